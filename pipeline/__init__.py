@@ -1,0 +1,1 @@
+"""Order, execution, accounting and storage of curation."""

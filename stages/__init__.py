@@ -1,0 +1,1 @@
+"""Verbs made runnable: batching inside a unit, resources, model lifetime."""

@@ -1,0 +1,34 @@
+"""Fixtures shared by every test: the real recordings beside the project, when they are there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+# Telemetry of dependencies off before any of them is imported, as the product does.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real recordings, models and schemas beside the project; a test that needs it skips without it."""
+    folder = REPOSITORY.parent / "shared"
+    if not (folder / "data" / "unpack.sh").exists():
+        pytest.skip("no ../shared/data beside the project: real recordings are not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def crawl(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real crawl, unpacked once: `<domain>/<file>`, `truth.jsonl`, `manifest.jsonl`, `broken/` with its odd files."""
+    folder = tmp_path_factory.mktemp("real")
+    subprocess.run([str(shared / "data" / "unpack.sh"), str(folder)], check=True)
+    subprocess.run(["sh", "make_odd.sh", "."], check=True, cwd=folder / "crawl" / "broken")
+    return folder / "crawl"
