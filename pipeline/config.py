@@ -1,0 +1,292 @@
+"""The settings tree of a curation run: defaults < YAML file < `key=value` on the command line.
+
+    dataclasses (defaults, types, comments) ──OmegaConf──> merged with CONFIG.yaml and dots ──check──> Settings
+
+Unknown keys and wrong types are errors that name the nearest real key. YAML holds numbers, names and paths; structure lives in
+code. Secrets never belong here: S3 credentials come from boto3's own chain (environment, profile, instance role).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from operators.errors import UserError
+
+
+@dataclass
+class SourceSettings:
+    path: str = ""  # directory, s3:// prefix, manifest (.jsonl .csv .parquet) or .tar of raw audio
+    domain: str | None = None  # overrides the first folder, and the manifest where it gives none
+    language: str | None = None  # what is spoken, when it is known for the whole source
+
+
+@dataclass
+class S3Settings:
+    endpoint_url: str | None = None  # for S3-compatible stores
+    region: str | None = None
+    profile: str | None = None  # a profile of ~/.aws; credentials themselves never stand here
+    addressing_style: str = "auto"
+    max_attempts: int = 8
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    multipart_threshold_mb: int = 64
+
+
+@dataclass
+class PlanSettings:
+    unit_minutes: float = 30.0  # about this much raw audio of one domain is one unit of work
+    edge_radius_seconds: float = 15.0  # a long recording is cut at the quietest point this near a unit's edge
+    probe_workers: int = 4
+
+
+@dataclass
+class AudioSettings:
+    codec: str = "flac"  # of the shards: flac or opus
+    opus_kbps: int = 32
+    max_hours: float = 48.0  # a recording is decoded no further than this
+    max_gigabytes: float = 64.0
+    decode_timeout_seconds: float = 300.0  # without progress, per attempt
+    decode_attempts: int = 2
+
+
+@dataclass
+class VadSettings:
+    engine: str = "pyannote"  # pyannote (whisperX's own), silero, fsmn, or module:Class
+    model: str | None = None  # folder or hub name, where the engine needs one
+    device: str = "cpu"
+    threads: int = 1
+    options: dict[str, Any] = field(default_factory=dict)  # the engine's own (step, onset, offset, ...)
+
+
+@dataclass
+class CutSettings:
+    min_seconds: float = 2.0
+    max_seconds: float = 30.0
+    options: dict[str, Any] = field(default_factory=dict)  # see operators.segments.CutSettings
+
+
+@dataclass
+class AsrSettings:
+    engine: str = "whisperx"  # or module:Class
+    model: str = "large-v3"  # hub name or a local CTranslate2 folder
+    device: str = "cpu"
+    compute_type: str = "default"
+    batch_size: int = 16
+    threads: int = 1
+    language: str | None = None  # one language for everything; otherwise per clip, or per source where it is given
+    trust_source_language: bool = True
+    languages: list[str] = field(default_factory=list)  # keep these only; empty: all
+    min_language_prob: float = 0.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class CopilotSettings:
+    engine: str = "funasr"  # or module:Class
+    # language -> model (hub name or folder), or a list of models for a vote; "*" serves every other language
+    models: dict[str, Any] = field(
+        default_factory=lambda: {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"}
+    )
+    device: str = "cpu"
+    batch_seconds: float = 300.0
+    threads: int = 1
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TextSettings:
+    fillers: bool = True  # drop fillers before comparing
+    erhua: bool = True  # 花儿 equals 花
+
+
+@dataclass
+class RoverSettings:
+    max_wer: float = 10.0  # percent
+    max_per: float = 5.0
+    drop_when: str = "either"  # "either" exceeds its limit (default), or only when "both" do
+    tones: bool = True
+    reference: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "*": "asr"})
+    label: dict[str, str] = field(default_factory=lambda: {"*": "asr"})
+
+
+@dataclass
+class WorkerSettings:
+    cpus: float = 1.0
+    gpus: float = 0.0
+    min_workers: int = 1
+    max_workers: int = 1
+
+
+@dataclass
+class ExecutionSettings:
+    runner: str = "ray"  # ray, or local: the same stages in one plain loop
+    address: str | None = None  # of a running cluster ("auto" finds it); None starts one here
+    num_cpus: int | None = None  # logical CPUs of the cluster started here; None: as many as the stages need
+    max_failures: int = 20  # give up after this many units have failed
+    max_restarts: int = 100  # of one worker
+    max_task_retries: int = 20  # of one unit whose worker died
+    scratch: str | None = None  # folder for temporary files
+    segment: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=1.0))
+    transcribe: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=1.0))
+    copilot: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.5))
+    rover: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.25))
+    write_shard: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.25))
+
+
+@dataclass
+class Settings:
+    output: str = ""  # run directory, local or s3://
+    sources: list[SourceSettings] = field(default_factory=list)
+    seed: int = 0
+    s3: S3Settings = field(default_factory=S3Settings)
+    plan: PlanSettings = field(default_factory=PlanSettings)
+    audio: AudioSettings = field(default_factory=AudioSettings)
+    vad: VadSettings = field(default_factory=VadSettings)
+    cut: CutSettings = field(default_factory=CutSettings)
+    asr: AsrSettings = field(default_factory=AsrSettings)
+    hallucination: dict[str, Any] = field(default_factory=dict)  # see operators.hallucination.HallucinationRules
+    copilot: CopilotSettings = field(default_factory=CopilotSettings)
+    text: TextSettings = field(default_factory=TextSettings)
+    rover: RoverSettings = field(default_factory=RoverSettings)
+    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+
+
+def load(path: str | None, overrides: list[str]) -> Settings:
+    """Settings from defaults, a YAML file and `key=value` overrides, in rising order of authority.
+
+    Paths inside the file are relative to the current directory, as on the command line. Raises UserError.
+    """
+    tree = OmegaConf.structured(Settings)
+    try:
+        if path is not None:
+            tree = OmegaConf.merge(tree, _read_yaml(path))
+        for override in overrides:
+            key, equals, _ = override.partition("=")
+            if not equals:
+                raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
+            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([override]))
+        settings = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
+    assert isinstance(settings, Settings)
+    _check(settings)
+    return settings
+
+
+def _read_yaml(path: str) -> Any:
+    if not Path(path).is_file():
+        raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
+    # No resolution of ${oc.env:...}: a settings file must not be able to pull secrets from the environment into config.yaml.
+    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
+    if isinstance(content.get("sources"), str):
+        content["sources"] = [content["sources"]]
+    if isinstance(content.get("sources"), list):
+        content["sources"] = [{"path": item} if isinstance(item, str) else item for item in content["sources"]]
+    return content
+
+
+def _explain(error: OmegaConfBaseException) -> str:
+    full_key = str(getattr(error, "full_key", "") or "")
+    message = str(error).splitlines()[0]
+    if "not in" in message or "Unexpected" in message or "Key" in message:
+        near = difflib.get_close_matches(full_key, list(setting_keys()), n=1, cutoff=0.5)
+        hint = f": did you mean {near[0]}?" if near else ": see pipeline/configs/full.yaml for every key"
+        return f"no setting is called {full_key}{hint}"
+    return f"setting {full_key}: {message}"
+
+
+def setting_keys() -> dict[str, Any]:
+    """Every leaf setting by its dotted key, with its default."""
+    leaves: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict) and value and prefix not in _FREE:
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        else:
+            leaves[prefix] = value
+
+    walk("", asdict(Settings()))
+    return leaves
+
+
+_FREE = ("copilot.models", "rover.reference", "rover.label")
+
+
+def _check(settings: Settings) -> None:
+    def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+        if value not in allowed:
+            raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
+
+    def at_least(key: str, value: float, least: float) -> None:
+        if not value >= least:
+            raise UserError(f"{key}={value}: must be at least {least}")
+
+    one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
+    one_of("execution.runner", settings.execution.runner, ("ray", "local"))
+    one_of("rover.drop_when", settings.rover.drop_when, ("either", "both"))
+    for table in ("reference", "label"):
+        for language, engine in getattr(settings.rover, table).items():
+            one_of(f"rover.{table}.{language}", engine, ("asr", "copilot"))
+    at_least("plan.unit_minutes", settings.plan.unit_minutes, 0.5)
+    at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
+    at_least("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds)
+    at_least("rover.max_wer", settings.rover.max_wer, 0)
+    at_least("rover.max_per", settings.rover.max_per, 0)
+    at_least("asr.batch_size", settings.asr.batch_size, 1)
+    if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
+        raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
+    for stage in STAGES:
+        workers = getattr(settings.execution, stage)
+        at_least(f"execution.{stage}.min_workers", workers.min_workers, 1)
+        at_least(f"execution.{stage}.max_workers", workers.max_workers, workers.min_workers)
+
+
+STAGES = ("segment", "transcribe", "copilot", "rover", "write_shard")
+
+
+def to_dict(settings: Settings) -> dict[str, Any]:
+    """The whole tree as plain values, for config.yaml."""
+    return asdict(settings)
+
+
+# Where and how fast a run works does not change what it writes; everything else does.
+_NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers", "vad.threads", "vad.device", "asr.device", "copilot.device")
+
+
+def output_settings(settings: Settings) -> dict[str, Any]:
+    """The settings that decide the bytes of a run, as dotted keys."""
+    leaves: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if any(prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT):
+            return
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else str(key), inner)
+        else:
+            leaves[prefix] = value
+
+    walk("", asdict(settings))
+    return leaves
+
+
+def fingerprint(settings: Settings) -> str:
+    """A short name of `output_settings`: two runs with equal fingerprints over equal sources write equal shards."""
+    text = json.dumps(output_settings(settings), sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

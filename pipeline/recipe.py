@@ -1,0 +1,172 @@
+"""Settings into stages, in reading order: this page is the pipeline.
+
+    Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from operators.audio import Limits
+from operators.errors import UserError
+from operators.hallucination import HallucinationRules
+from operators.rover import Rules
+from operators.segments import CutSettings
+from pipeline import config
+from pipeline.storage import Fetch, Store
+from stages.base import Resources, Stage
+from stages.copilot import Copilot
+from stages.rover import Vote
+from stages.segment import Segment, edge_radius_samples
+from stages.transcribe import Transcribe
+from stages.write_shard import WriteShard
+
+
+def build(settings: config.Settings, store: Store, fetcher: Fetch) -> list[Stage]:
+    """The stages of a run, each with the resources its settings ask for."""
+    return [
+        Segment(
+            fetcher=fetcher,
+            load_vad=vad(settings.vad),
+            cut_settings=cutting(settings.cut),
+            limits=limits(settings.audio),
+            decode_timeout_seconds=settings.audio.decode_timeout_seconds,
+            decode_attempts=settings.audio.decode_attempts,
+            edge_radius=edge_radius_samples(settings.plan.edge_radius_seconds),
+            resources=resources(settings.execution.segment),
+        ),
+        Transcribe(
+            load=recogniser(settings.asr),
+            rules=made(HallucinationRules, "hallucination", settings.hallucination),
+            language=settings.asr.language,
+            trust_source_language=settings.asr.trust_source_language,
+            languages=tuple(settings.asr.languages),
+            min_language_prob=settings.asr.min_language_prob,
+            resources=resources(settings.execution.transcribe),
+        ),
+        Copilot(load=copilots(settings.copilot), resources=resources(settings.execution.copilot)),
+        Vote(
+            rules=rules(settings.rover),
+            normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
+            resources=resources(settings.execution.rover),
+        ),
+        WriteShard(
+            store=store,
+            codec=settings.audio.codec,
+            opus_kbps=settings.audio.opus_kbps,
+            fingerprint=config.fingerprint(settings),
+            resources=resources(settings.execution.write_shard),
+        ),
+    ]
+
+
+def resources(workers: config.WorkerSettings) -> Resources:
+    return Resources(
+        cpus=workers.cpus, gpus=workers.gpus, min_workers=workers.min_workers, max_workers=workers.max_workers
+    )
+
+
+def limits(audio: config.AudioSettings) -> Limits:
+    return Limits(max_seconds=audio.max_hours * 3600, max_bytes=int(audio.max_gigabytes * 2**30))
+
+
+def rules(rover: config.RoverSettings) -> Rules:
+    return Rules(
+        max_wer=rover.max_wer,
+        max_per=rover.max_per,
+        drop_when=rover.drop_when,
+        tones=rover.tones,
+        reference=dict(rover.reference),
+        label=dict(rover.label),
+    )
+
+
+def cutting(cut: config.CutSettings) -> CutSettings:
+    return made(CutSettings, "cut.options", {"min_seconds": cut.min_seconds, "max_seconds": cut.max_seconds} | cut.options)
+
+
+def made(record: Callable[..., Any], key: str, values: dict[str, Any]) -> Any:
+    """A settings record of an operator from a free-form part of the tree. Raises UserError on a key it does not have."""
+    try:
+        return record(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{key}: {error}") from None
+
+
+def vad(settings: config.VadSettings) -> Load:
+    arguments: dict[str, Any] = {"device": settings.device, "threads": settings.threads} | settings.options
+    if settings.model is not None:
+        arguments["model"] = settings.model
+    if ":" in settings.engine:
+        return Load(settings.engine, settings.options)
+    return Load("operators.vad:load_vad", {"engine": settings.engine} | arguments)
+
+
+def recogniser(settings: config.AsrSettings) -> Load:
+    if settings.engine != "whisperx":
+        return Load(settings.engine, {"model": settings.model} | settings.options)
+    arguments = {
+        "model": settings.model,
+        "device": settings.device,
+        "compute_type": settings.compute_type,
+        "batch_size": settings.batch_size,
+        "threads": settings.threads,
+    }
+    return Load("operators.asr:WhisperX", arguments | settings.options)
+
+
+def copilots(settings: config.CopilotSettings) -> LoadCopilots:
+    arguments: dict[str, Any] = dict(settings.options)
+    engine = settings.engine
+    if engine == "funasr":
+        engine = "operators.asr:FunAsr"
+        arguments |= {
+            "device": settings.device,
+            "batch_seconds": settings.batch_seconds,
+            "threads": settings.threads,
+        }
+    models = {
+        language: [models] if isinstance(models, str) else list(models) for language, models in settings.models.items() if models
+    }
+    return LoadCopilots(models=models, engine=engine, arguments=arguments)
+
+
+@dataclass(frozen=True)
+class Load:
+    """A picklable call of `module:name`, made in the worker that will use the engine. `module:name` may be a user's own."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        return made(imported(self.target), self.target.partition(":")[2], self.arguments)
+
+
+@dataclass(frozen=True)
+class LoadCopilots:
+    models: dict[str, list[str]]
+    engine: str
+    arguments: dict[str, Any]
+
+    def __call__(self) -> Any:
+        from operators.asr import CopilotRouter
+
+        return CopilotRouter({
+            language: [Load(self.engine, {"model": model} | self.arguments) for model in models]
+            for language, models in self.models.items()
+        })
+
+
+def imported(target: str) -> Callable[..., Any]:
+    """The class or function that `module:name` names. Raises UserError when there is none."""
+    module, colon, name = target.partition(":")
+    if not colon:
+        raise UserError(f"unknown engine '{target}': expected a built-in name, or module:Class for one of your own")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"cannot load engine {target}: {error}") from None
+    return found

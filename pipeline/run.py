@@ -1,0 +1,258 @@
+"""Runs stages over units: as a Ray Data graph, or as a plain loop that is the reference for it.
+
+    units ──from_items──> [Segment] ──> [Transcribe] ──> [Copilot] ──> [Rover] ──> [WriteShard] ──> one small Outcome per unit
+                          actor pools, one unit per row and per block
+
+The only file that imports ray. Ray Data gives back-pressure, autoscaling per stage, fractional GPUs and retries of lost work; a
+unit that raises is reported and left undone, and the others go on. Progress is what the ledgers say, never what is counted here.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from operators.clip import Unit, pcm_bytes
+from operators.errors import UserError
+from pipeline.config import ExecutionSettings
+from stages.base import Resources, Stage
+
+WAVE_UNITS = 10_000
+"""Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What the driver learns of one unit. For the display only: the ledger is the truth."""
+
+    unit_id: str
+    domain: str = ""
+    samples: dict[str, int] = field(default_factory=dict)
+    """samples by outcome: kept, rejected, non_speech, unreadable."""
+    recordings: int = 0
+    clips: int = 0
+    kept_clips: int = 0
+    busy_seconds: dict[str, float] = field(default_factory=dict)
+    heard_seconds: dict[str, float] = field(default_factory=dict)
+    """seconds of audio that each stage worked on."""
+    error: str | None = None
+    user_error: bool = False
+
+
+class Worker:
+    """One stage in one process. Holds its models from construction on; turns a bug into an answer that names it."""
+
+    def __init__(self, stage: Stage, last: bool) -> None:
+        quiet_dependencies()
+        self._stage, self._last = stage, last
+        self._problem: Outcome | None = None
+        try:
+            stage.open()
+        except Exception as error:
+            self._problem = _failure("", stage.name, error)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["outcome"]:
+            return row
+        unit = _unpack(row)
+        if self._problem is not None:
+            return _answer(replace(self._problem, unit_id=unit.unit_id))
+        try:
+            done = timed(self._stage, unit)
+        except Exception as error:
+            return _answer(_failure(unit.unit_id, self._stage.name, error))
+        return _answer(outcome_of(done)) if self._last else _pack(done)
+
+
+def timed(stage: Stage, unit: Unit) -> Unit:
+    """The unit after the stage, with the seconds that took."""
+    started = time.perf_counter()
+    done = stage.process(unit)
+    return replace(done, busy_seconds=unit.busy_seconds | {stage.name: time.perf_counter() - started})
+
+
+def _failure(unit_id: str, stage: str, error: Exception) -> Outcome:
+    if isinstance(error, UserError):
+        return Outcome(unit_id=unit_id, error=str(error), user_error=True)
+    last = traceback.format_exc(limit=-6)
+    return Outcome(unit_id=unit_id, error=f"{stage}: {type(error).__name__}: {error}\n{last}")
+
+
+def outcome_of(unit: Unit) -> Outcome:
+    samples = dict.fromkeys(("kept", "rejected", "non_speech", "unreadable"), 0)
+    for clip in unit.clips:
+        samples["kept" if clip.verdict and clip.verdict.kept else "rejected"] += clip.span.samples
+    for stretch in unit.stretches:
+        samples[stretch.outcome] += stretch.span.samples
+    whole = (sum(samples.values()) - samples["unreadable"]) / 16_000
+    clips = sum(clip.span.seconds for clip in unit.clips if not _too_short(clip))
+    heard = {"Segment": whole, "Transcribe": clips, "Copilot": sum(c.span.seconds for c in unit.clips if len(c.hypotheses) > 1)}
+    return Outcome(
+        unit_id=unit.unit_id,
+        domain=unit.domain,
+        samples=samples,
+        recordings=len({piece.recording.recording_id for piece in unit.pieces}),
+        clips=len(unit.clips),
+        kept_clips=sum(1 for clip in unit.clips if clip.verdict and clip.verdict.kept),
+        busy_seconds=unit.busy_seconds,
+        heard_seconds={name: heard.get(name, clips) for name in unit.busy_seconds},
+    )
+
+
+def _too_short(clip: Any) -> bool:
+    rejection = clip.verdict.rejection if clip.verdict else None
+    return rejection is not None and rejection.stage == "segment"
+
+
+def _pack(unit: Unit) -> dict[str, Any]:
+    # Audio goes as one plain binary value, which Arrow holds without a copy; the records beside it are small.
+    bare = replace(unit, audio=np.zeros(0, np.int16))
+    return {"unit": pickle.dumps(bare), "audio": pcm_bytes(unit.audio), "outcome": b""}
+
+
+def _unpack(row: dict[str, Any]) -> Unit:
+    unit: Unit = pickle.loads(row["unit"])
+    return replace(unit, audio=np.frombuffer(row["audio"], dtype="<i2"))
+
+
+def _answer(outcome: Outcome) -> dict[str, Any]:
+    return {"unit": b"", "audio": b"", "outcome": pickle.dumps(outcome)}
+
+
+def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
+    """The same stages in one plain loop: the reference that Ray must equal."""
+    workers = [Worker(stage, last=stage is stages[-1]) for stage in stages]
+    try:
+        for unit in units:
+            row = _pack(unit)
+            for worker in workers:
+                row = worker(row)
+            yield pickle.loads(row["outcome"])
+    finally:
+        for stage in stages:
+            stage.close()
+
+
+def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings) -> Iterator[Outcome]:
+    """The stages as actor pools of one Ray Data graph. Ray must be running (`connect`)."""
+    import ray
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    # A unit whose workers died more often than they may is left undone; it must not end the others.
+    context.max_errored_blocks = -1
+    for start in range(0, len(units), WAVE_UNITS):
+        wave = [_pack(unit) for unit in units[start : start + WAVE_UNITS]]
+        dataset = ray.data.from_items(wave, override_num_blocks=len(wave))
+        for stage in stages:
+            asked = stage.resources
+            dataset = dataset.map(
+                Worker,
+                fn_constructor_args=(stage, stage is stages[-1]),
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=asked.min_workers, max_size=asked.max_workers, max_tasks_in_flight_per_actor=2
+                ),
+                num_cpus=asked.cpus,
+                num_gpus=asked.gpus or None,
+                max_restarts=settings.max_restarts,
+                max_task_retries=settings.max_task_retries,
+            )
+        for row in dataset.iter_rows():
+            yield pickle.loads(row["outcome"])
+
+
+def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
+    """Join the cluster that the settings or the environment name, or start one here that is large enough.
+
+    Raises UserError when the cluster cannot hold the workers: Ray Data would wait for ever without a word.
+    """
+    import ray
+
+    address = settings.address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address:
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"no Ray cluster at {address}: start one with 'ray start --head' ({_first_line(error)})") from None
+    else:
+        wanted = sum(stage.resources.cpus * stage.resources.max_workers for stage in stages)
+        # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
+        cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
+        ray.init(num_cpus=cpus, include_dashboard=False, **common)
+    check_fit([stage for stage in stages], [_free(node) for node in ray.nodes() if node["Alive"]])
+
+
+def _free(node: dict[str, Any]) -> tuple[float, float]:
+    return node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0)
+
+
+def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
+    """Proves that one node or another can hold every stage's smallest pool. Raises UserError naming the one that starves."""
+    free = [list(node) for node in nodes]
+    wanted: list[tuple[str, Resources]] = [(s.name, s.resources) for s in stages for _ in range(s.resources.min_workers)]
+    for name, asked in sorted(wanted, key=lambda item: (item[1].gpus, item[1].cpus), reverse=True):
+        for node in free:
+            if node[0] >= asked.cpus and node[1] >= asked.gpus:
+                node[0] -= asked.cpus
+                node[1] -= asked.gpus
+                break
+        else:
+            have = f"{sum(n[0] for n in nodes):g} CPUs and {sum(n[1] for n in nodes):g} GPUs on {len(nodes)} node(s)"
+            need_cpus = sum(item[1].cpus for item in wanted)
+            need_gpus = sum(item[1].gpus for item in wanted)
+            raise UserError(
+                f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs once the "
+                f"others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are {have}): lower "
+                f"execution.<stage>.cpus, or add nodes"
+            )
+
+
+def disconnect() -> None:
+    import ray
+
+    ray.shutdown()
+
+
+def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> Iterator[list[Any]]:
+    """`function` over chunks of items as Ray tasks, results in order. At most a few chunks per CPU are in flight."""
+    import ray
+
+    remote = ray.remote(function)
+    pending: list[Any] = []
+    in_flight = 4 * int(ray.cluster_resources().get("CPU", 1))
+    for start in range(0, len(items), chunk):
+        pending.append(remote.remote(items[start : start + chunk]))
+        if len(pending) >= in_flight:
+            yield ray.get(pending.pop(0))
+    for reference in pending:
+        yield ray.get(reference)
+
+
+def quiet_dependencies() -> None:
+    """Telemetry off, and the chatter of dependencies away from the user's terminal."""
+    for name, value in {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYANNOTE_METRICS_ENABLED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    }.items():
+        os.environ.setdefault(name, value)
+    for logger in ("ray", "ray.data", "whisperx", "funasr", "pyannote", "modelscope", "speechbrain", "lightning", "root"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,43 @@
+"""Copilot: a second, independent recogniser over the clips still in play, chosen by the language the ASR identified.
+
+A language that no model serves rejects the clip as `no_copilot`: a label that nobody confirmed is never kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from operators.asr import CopilotRouter
+from operators.clip import Rejection, Unit
+from operators.shard import clip_language
+from stages.base import Resources, reject
+
+
+@dataclass(kw_only=True)
+class Copilot:
+    load: Callable[[], CopilotRouter]
+    resources: Resources = field(default_factory=Resources)
+    name: str = "Copilot"
+
+    def open(self) -> None:
+        self._router = self.load()
+
+    def close(self) -> None:
+        self._router.close()
+
+    def process(self, unit: Unit) -> Unit:
+        chosen = [index for index, clip in enumerate(unit.clips) if clip.in_play]
+        if not chosen:
+            return unit
+        audio = unit.clip_audio()
+        languages = [clip_language(unit.clips[index]) for index in chosen]
+        heard = self._router.transcribe([audio[index] for index in chosen], languages)
+        clips = list(unit.clips)
+        for index, language, hypotheses in zip(chosen, languages, heard, strict=True):
+            if hypotheses is None:
+                missing = Rejection(stage="copilot", reason="no_copilot", detail=f"no model for {language}")
+                clips[index] = reject(clips[index], missing)
+            else:
+                clips[index] = replace(clips[index], hypotheses=clips[index].hypotheses + tuple(hypotheses))
+        return replace(unit, clips=tuple(clips))

@@ -1,0 +1,39 @@
+"""Rover: measure how far the transcripts of each clip in play agree, then keep or reject it.
+
+Measured once (`Agreement`), judged separately (`Verdict`): `redecide` repeats only the second half, from the ledger.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from operators.clip import Clip, Unit
+from operators.rover import Rover, Rules
+from operators.shard import clip_language
+from operators.text import Normaliser
+from stages.base import Resources
+
+
+@dataclass(kw_only=True)
+class Vote:
+    """The Rover stage. (`Rover` is the operator that it runs.)"""
+
+    rules: Rules
+    normaliser_settings: dict[str, bool] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+    name: str = "Rover"
+
+    def open(self) -> None:
+        self._rover = Rover(self.rules, Normaliser(**self.normaliser_settings))
+
+    def close(self) -> None:
+        pass
+
+    def process(self, unit: Unit) -> Unit:
+        return replace(unit, clips=tuple(self._decide(clip) if clip.in_play else clip for clip in unit.clips))
+
+    def _decide(self, clip: Clip) -> Clip:
+        asr, *copilots = clip.hypotheses
+        language = clip_language(clip)
+        agreement = self._rover.measure(asr, copilots, language)
+        return replace(clip, agreement=agreement, verdict=self._rover.judge(agreement, clip.hypotheses, language))

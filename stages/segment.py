@@ -1,0 +1,164 @@
+"""Segment: read each piece's audio, find speech, cut it into clips of 2-30 s.
+
+    piece ──fetch──> local file ──decode (in a child process)──> PCM ──move edges to quiet points──> VAD ──> cut
+          └─ cannot be read: an unreadable stretch with its reason        └─ clips, too-short islands, non-speech: they tile the piece
+
+Decoding runs in a process of its own, so a file that crashes or hangs the decoder costs that recording and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from operators.audio import AudioError, Limits
+from operators.clip import SAMPLE_RATE, Clip, Piece, Rejection, Span, Stretch, Unit, Verdict, clip_id
+from operators.decoder import IsolatedDecoder
+from operators.segments import CutSettings, cut, quiet_point
+from operators.vad import VoiceActivity
+from stages.base import Fetcher, Resources
+
+
+@dataclass(kw_only=True)
+class Segment:
+    fetcher: Fetcher
+    load_vad: Callable[[], VoiceActivity]
+    """builds the VAD engine in the worker that will run it."""
+    cut_settings: CutSettings
+    limits: Limits
+    decode_timeout_seconds: float
+    decode_attempts: int
+    edge_radius: int
+    """samples either side of a nominal edge that are searched for the quietest point."""
+    resources: Resources = field(default_factory=Resources)
+    name: str = "Segment"
+
+    def open(self) -> None:
+        self._decoder = IsolatedDecoder(self.limits, self.decode_timeout_seconds, attempts=self.decode_attempts)
+        self._vad = self.load_vad()
+
+    def close(self) -> None:
+        self._decoder.close()
+
+    def process(self, unit: Unit) -> Unit:
+        clips: list[Clip] = []
+        stretches: list[Stretch] = []
+        audio: list[np.ndarray] = []
+        for piece in unit.pieces:
+            found = self._segment_piece(piece)
+            clips += found.clips
+            stretches += found.stretches
+            audio += found.audio
+        joined = np.concatenate(audio) if audio else np.zeros(0, np.int16)
+        return replace(unit, clips=tuple(clips), stretches=tuple(stretches), audio=joined)
+
+    def _segment_piece(self, piece: Piece) -> _Found:
+        if piece.problem is not None:
+            return _unreadable(piece, piece.problem)
+        try:
+            with self.fetcher.fetch(piece.recording.uri) as path:
+                pcm, region, lost = self._read(piece, path)
+        except AudioError as error:
+            return _unreadable(piece, Rejection(stage="decode", reason=error.reason, detail=error.detail))
+        found = _Found()
+        recording_id = piece.recording.recording_id
+        for span, rejection in lost:
+            found.stretches.append(Stretch(recording_id=recording_id, span=span, outcome="unreadable", rejection=rejection))
+        for run in _gaps(region, [span for span, _ in lost]):
+            self._segment_run(recording_id, pcm[run.start - region.start : run.end - region.start], run.start, found)
+        return found
+
+    def _read(self, piece: Piece, path: str) -> tuple[np.ndarray, Span, list[tuple[Span, Rejection]]]:
+        """The piece's PCM, the span it covers after its edges moved to quiet points, and what of its time was lost."""
+        first = max(0, piece.start - self.edge_radius) if piece.start else 0
+        last = None if piece.end is None else piece.end + self.edge_radius
+        decoded = self._decoder.decode(path, member=piece.member, window=(first, last))
+        pcm, reached = decoded.pcm, first + len(decoded.pcm)
+
+        def edge(nominal: int) -> int:
+            # Both neighbours decode this whole window, so both find the same point. Past the recording's end there is nothing to share.
+            around = pcm[max(0, nominal - self.edge_radius - first) : nominal + self.edge_radius - first]
+            begin = max(0, nominal - self.edge_radius)
+            return begin + quiet_point(around, len(around) // 2, len(around) // 2) if len(around) else nominal
+
+        start = edge(piece.start) if piece.start else 0
+        end = reached if piece.end is None or reached <= piece.end - self.edge_radius else edge(piece.end)
+        start = min(start, reached) if reached > first else start
+        end = max(start, end)
+        nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
+        lost: list[tuple[Span, Rejection]] = []
+        for fault in decoded.faults:
+            # A fault inside the decoded audio belongs to whoever owns those samples; one beyond its end to the nominal owner.
+            inside = fault.span.start < reached
+            part = fault.span & (Span(start, end) if inside else nominal)
+            if part:
+                lost.append((part, Rejection(stage="decode", reason=fault.reason, detail=fault.detail)))
+        return pcm[start - first : end - first], Span(start, end), lost
+
+    def _segment_run(self, recording_id: str, pcm: np.ndarray, offset: int, found: _Found) -> None:
+        cutting = cut(self._vad.speech(pcm), pcm, len(pcm), self.cut_settings)
+        for span in cutting.non_speech:
+            found.stretches.append(Stretch(recording_id=recording_id, span=span.shift(offset), outcome="non_speech"))
+        too_short = Verdict(rejection=Rejection(stage="segment", reason="too_short"))
+        parts = [(span, speech, None) for span, speech in cutting.clips]
+        parts += [(span, speech, too_short) for span, speech in cutting.too_short]
+        for span, speech, verdict in sorted(parts, key=lambda part: part[0]):
+            moved = span.shift(offset)
+            name = clip_id(recording_id, moved)
+            clip = Clip(clip_id=name, recording_id=recording_id, span=moved, speech_samples=speech, verdict=verdict)
+            found.clips.append(clip)
+            found.audio.append(pcm[span.start : span.end])
+
+
+@dataclass(slots=True)
+class _Found:
+    clips: list[Clip] = field(default_factory=list)
+    stretches: list[Stretch] = field(default_factory=list)
+    audio: list[np.ndarray] = field(default_factory=list)
+
+
+def _unreadable(piece: Piece, rejection: Rejection) -> _Found:
+    end = piece.end if piece.end is not None else max(piece.start, piece.declared_samples or 0)
+    stretch = Stretch(
+        recording_id=piece.recording.recording_id,
+        span=Span(piece.start, end),
+        outcome="unreadable",
+        rejection=rejection,
+    )
+    return _Found(stretches=[stretch])
+
+
+def _gaps(region: Span, taken: list[Span]) -> list[Span]:
+    """What is left of `region` between the spans `taken`."""
+    left: list[Span] = []
+    start = region.start
+    for span in sorted(taken):
+        if span.start > start and start < region.end:
+            left.append(Span(start, min(span.start, region.end)))
+        start = max(start, span.end)
+    if start < region.end:
+        left.append(Span(start, region.end))
+    return left
+
+
+def edge_radius_samples(seconds: float) -> int:
+    return round(seconds * SAMPLE_RATE)
+
+
+def vad_loader(engine: str, settings: dict[str, Any]) -> Callable[[], VoiceActivity]:
+    """A picklable recipe for a VAD engine, loaded where it will run."""
+    return _LoadVad(engine, settings)
+
+
+@dataclass(frozen=True)
+class _LoadVad:
+    engine: str
+    settings: dict[str, Any]
+
+    def __call__(self) -> VoiceActivity:
+        from operators.vad import load_vad
+
+        return load_vad(self.engine, **self.settings)
