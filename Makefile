@@ -1,0 +1,40 @@
+# Two commands do everything on a machine with Python 3.11 and make:  make demo  |  make test
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+export RAY_USAGE_STATS_ENABLED=0 PYANNOTE_METRICS_ENABLED=0
+
+.PHONY: help setup demo test check bench soak clean
+help:
+	@echo "make demo    set up, run the whole pipeline on a small crawl, print where the report is"
+	@echo "make test    set up, run all tests (under 15 minutes on 2 cores)"
+	@echo "make check   ruff and mypy"
+	@echo "make bench   benchmarks, with their numbers (tens of minutes)"
+	@echo "make soak    the long kill test"
+
+setup: $(READY)
+$(READY): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: install Python 3.11, or say make PYTHON=/path/to/python3.11"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: setup
+	$(BIN)/python examples/demo.py
+
+test: setup
+	$(BIN)/python -m pytest -m "not soak and not gpu"
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python benchmarks/run_all.py
+
+soak: setup
+	$(BIN)/python -m pytest -m soak --timeout 7200 -s
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache

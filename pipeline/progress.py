@@ -1,0 +1,228 @@
+"""Live progress of a run: one table that redraws on a terminal, plain lines elsewhere.
+
+    Outcome per finished unit ──> totals ──> recordings, hours in, hours kept, per stage: speed, share of time busy, what it waits for, ETA
+
+It counts for the eye only. What is done is what the ledgers say.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from operators.clip import SAMPLE_RATE
+from pipeline.run import Outcome
+from stages.base import Stage
+
+LINE_EVERY_SECONDS = 15.0
+
+
+@dataclass(slots=True)
+class StageSpeed:
+    busy_seconds: float = 0.0
+    audio_seconds: float = 0.0
+    workers: int = 1
+    device: str = "cpu"
+
+    @property
+    def real_time_factor(self) -> float | None:
+        """Seconds of audio per second of one worker's work; None before the first unit."""
+        return self.audio_seconds / self.busy_seconds if self.busy_seconds else None
+
+
+@dataclass
+class Progress:
+    """Totals of a run in progress. `clock` is monotonic seconds."""
+
+    stages: list[Stage]
+    units: int
+    expected_seconds: float
+    """declared length of the audio still to do."""
+    done_before: int = 0
+    clock: Callable[[], float] = time.monotonic
+    done: int = 0
+    failed: int = 0
+    recordings: int = 0
+    clips: int = 0
+    kept_clips: int = 0
+    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("kept", "rejected", "non_speech", "unreadable"), 0))
+    speeds: dict[str, StageSpeed] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+        self.started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        for stage in self.stages:
+            device = "gpu" if stage.resources.gpus else "cpu"
+            self.speeds[stage.name] = StageSpeed(workers=stage.resources.min_workers, device=device)
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.error is not None:
+            self.failed += 1
+            return
+        self.done += 1
+        self.recordings += outcome.recordings
+        self.clips += outcome.clips
+        self.kept_clips += outcome.kept_clips
+        for name, count in outcome.samples.items():
+            self.samples[name] += count
+        for name, seconds in outcome.busy_seconds.items():
+            self.speeds[name].busy_seconds += seconds
+            self.speeds[name].audio_seconds += outcome.heard_seconds.get(name, 0.0)
+
+    @property
+    def elapsed(self) -> float:
+        return max(self.clock() - self.started, 1e-9)
+
+    @property
+    def input_seconds(self) -> float:
+        return sum(self.samples.values()) / SAMPLE_RATE
+
+    @property
+    def kept_seconds(self) -> float:
+        return self.samples["kept"] / SAMPLE_RATE
+
+    def eta_seconds(self) -> float | None:
+        """Time left at the mean speed so far; None before the first unit is done."""
+        if not self.done or not self.input_seconds:
+            return None
+        left = max(self.expected_seconds - self.input_seconds, 0.0)
+        return left * self.elapsed / self.input_seconds
+
+    def utilisation(self, name: str) -> float:
+        """Share of its workers' time that a stage worked, 0-1."""
+        speed = self.speeds[name]
+        return min(speed.busy_seconds / (self.elapsed * speed.workers), 1.0)
+
+    def waits_for(self) -> dict[str, str]:
+        """What holds each stage: the busiest stage sets the pace, those before it are held back, those after it wait for it."""
+        names = [stage.name for stage in self.stages]
+        if not any(self.speeds[name].busy_seconds for name in names):
+            return dict.fromkeys(names, "starting")
+        busiest = max(names, key=self.utilisation)
+        answer = {}
+        for name in names:
+            if name == busiest:
+                answer[name] = "sets the pace"
+            elif names.index(name) < names.index(busiest):
+                answer[name] = f"held back by {busiest}"
+            else:
+                answer[name] = f"waits for {busiest}"
+        return answer
+
+    def speed_record(self, finished_at: str) -> dict[str, Any]:
+        """What the report says of engine speeds, for `speed/*.json`."""
+        return {
+            "started": self.started_at,
+            "finished": finished_at,
+            "units": self.done,
+            "input_seconds": self.input_seconds,
+            "wall_seconds": self.elapsed,
+            "stages": {
+                name: {
+                    "busy_seconds": speed.busy_seconds,
+                    "audio_seconds": speed.audio_seconds,
+                    "actors": speed.workers,
+                    "device": speed.device,
+                }
+                for name, speed in self.speeds.items()
+            },
+        }
+
+    def line(self) -> str:
+        """Everything in one plain line, for logs."""
+        eta = self.eta_seconds()
+        waits = self.waits_for()
+        pace = next((name for name, why in waits.items() if why == "sets the pace"), "starting")
+        factors = " ".join(f"{n}={s.real_time_factor:.0f}x" for n, s in self.speeds.items() if s.real_time_factor)
+        return (
+            f"units {self.done_before + self.done}/{self.done_before + self.units}"
+            + (f" ({self.failed} failed)" if self.failed else "")
+            + f"  recordings {self.recordings}  in {hours(self.input_seconds)}  kept {hours(self.kept_seconds)}"
+            + f" ({share(self.kept_seconds, self.input_seconds)})  {factors}  pace: {pace}"
+            + f"  elapsed {clock_time(self.elapsed)}  ETA {clock_time(eta) if eta is not None else 'unknown yet'}"
+        )
+
+    def table(self) -> RenderableType:
+        eta = self.eta_seconds()
+        head = Text()
+        head.append(f"units {self.done_before + self.done}/{self.done_before + self.units}", style="bold")
+        if self.failed:
+            head.append(f"  {self.failed} failed", style="bold red")
+        head.append(f"   recordings {self.recordings}   in {hours(self.input_seconds)}   ")
+        head.append(f"kept {hours(self.kept_seconds)} ({share(self.kept_seconds, self.input_seconds)})", style="green")
+        head.append(f"   elapsed {clock_time(self.elapsed)}   ETA {clock_time(eta) if eta is not None else '…'}")
+        stages = Table(box=None, pad_edge=False, header_style="dim")
+        for column, justify in (("stage", "left"), ("× real time", "right"), ("busy", "right"), ("", "left")):
+            stages.add_column(column, justify=justify)  # type: ignore[arg-type]
+        for name, why in self.waits_for().items():
+            factor = self.speeds[name].real_time_factor
+            stages.add_row(name, f"{factor:,.0f}" if factor else "–", f"{self.utilisation(name):.0%}", Text(why, style="dim"))
+        bar = ProgressBar(total=max(self.units, 1), completed=self.done + self.failed, width=60)
+        return Group(head, bar, stages)
+
+
+class Display:
+    """Shows a Progress while it grows: a live table on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, progress: Progress, console: Console) -> None:
+        self._progress, self._console = progress, console
+        self._live = Live(console=console, get_renderable=progress.table, refresh_per_second=2) if console.is_terminal else None
+        self._last_line = float("-inf")
+
+    def __enter__(self) -> Display:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(self, *problem: Any) -> None:
+        if self._live is not None:
+            self._live.__exit__(*problem)
+        elif problem[0] is None:
+            self._print_line()
+
+    def add(self, outcome: Outcome) -> None:
+        self._progress.add(outcome)
+        if outcome.error is not None:
+            self._console.print(f"unit {outcome.unit_id} failed and is left undone: {outcome.error.strip()}", style="red", markup=False)
+        if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._print_line()
+
+    def _print_line(self) -> None:
+        self._last_line = time.monotonic()
+        self._console.print(self._progress.line(), soft_wrap=True, markup=False, highlight=False)
+
+
+def hours(seconds: float) -> str:
+    """A duration a person reads: 42 s, 12.3 min, 4.56 h, 1,234 h."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
+
+
+def share(part: float, whole: float) -> str:
+    return f"{part / whole:.1%}" if whole else "–"
+
+
+def clock_time(seconds: float) -> str:
+    whole = int(seconds)
+    days, rest = divmod(whole, 86_400)
+    text = f"{rest // 3600}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days} d {text}" if days else text
+
+
+def write_speed(store: Any, progress: Progress) -> None:
+    """Leave the speeds of this session in the run, for the report. Several sessions of one run are added up there."""
+    finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    name = f"speed/{finished.replace(':', '')}.json"
+    store.put(name, json.dumps(progress.speed_record(finished), indent=1, sort_keys=True).encode())
