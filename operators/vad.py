@@ -6,10 +6,10 @@
     silero     Silero VAD; weights ship inside the silero-vad wheel
     fsmn       FunASR's FSMN-VAD; an ONNX directory, a FunASR directory, or a hub name
 
-An engine only scores; one hysteresis turns every engine's scores into spans, so thresholds mean the same everywhere and the
-engines can be compared. One call is one piece of a recording: nothing is remembered between calls. Memory is bounded by the
-length of the piece (4 bytes a sample and one batch of windows). Same samples and same settings give the same spans; the
-thread count may move the last bit of a score, see docs/benchmarks.md.
+An engine only scores; one hysteresis turns every engine's scores into spans, so thresholds mean the same everywhere and
+the engines can be compared. One call is one piece of a recording: nothing is remembered between calls. Memory is
+bounded by the length of the piece (some 12 bytes a sample) and one batch of windows. Same samples and same settings give the same
+spans; the thread count may move the last bit of a score, see docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,13 +26,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from operators import fsmn
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Speech probability per frame: float32 [frames]. Frame i speaks for the sample `first + i * hop` and what follows."""
+    """Speech probability per frame: float32 [frames]. Frame i speaks for `hop` samples from `first + i * hop` on."""
 
     values: np.ndarray
     first: int
@@ -69,7 +69,7 @@ class Thresholds:
 
 
 def hysteresis(scores: Scores, total: int, thresholds: Thresholds) -> list[Span]:
-    """Spans of speech in an array of `total` samples: ordered, disjoint, never empty, at least `min_silence_seconds` apart.
+    """Spans of speech in an array of `total` samples: ordered, disjoint, none empty, `min_silence_seconds` apart.
 
     The rule is pyannote's and whisperX's Binarize (Gelly and Gauvain, Interspeech 2015): a frame above `onset` opens a
     span, a frame below `offset` closes it. Then gaps shorter than `min_silence_seconds` are filled, and only then spans
@@ -119,8 +119,8 @@ class PyannoteVad(_Engine):
     """whisperX's voice activity detector: pyannote segmentation (SincNet, LSTM), 5-s windows, 16.9-ms frames.
 
     `step` seconds between windows is the price: every second is computed 5 / step times. whisperX's own step is 0.5.
-    Where windows overlap their scores are averaged under a Hamming window; where they do not (step 5) a frame at a window's
-    edge has heard one side only. `half` runs the network in float16 and needs a CUDA device.
+    Where windows overlap their scores are averaged under a Hamming window; where they do not (step 5) a frame at a
+    window's edge has heard one side only. `half` runs the network in float16 and needs a CUDA device.
     `model` None is the checkpoint inside the whisperx wheel, unmodified and read without network.
 
     Source: whisperX (Bain et al., arXiv:2303.00747), section 3.1; Bredin and Laurent, Interspeech 2021.
@@ -163,7 +163,7 @@ class PyannoteVad(_Engine):
 
             if device.startswith("cuda") and not torch.cuda.is_available():
                 raise UserError(f"vad: device={device} but torch sees no CUDA device; set device=cpu")
-            # Lightning announces the checkpoint's upgrade in memory through this logger, whatever the caller's logging says
+            # Lightning announces here that it upgraded the checkpoint in memory, whatever the caller's logging says
             migration._log.setLevel("ERROR")
             segmentation = Model.from_pretrained(checkpoint)
             self._pipeline = VoiceActivitySegmentation(segmentation=segmentation, step=step, batch_size=batch_size)
@@ -224,17 +224,12 @@ class SileroVad(_Engine):
 class FsmnVad(_Engine):
     """FunASR's FSMN-VAD: 10-ms frames, 1 - P(silence), averaged over 200 ms as FunASR's window detector does.
 
-    `model` is a directory with `model.onnx`, a FunASR directory with `model.pt`, or a hub name such as `fsmn-vad` (FunASR
-    downloads it). FunASR's own state machine holds a span open for 0.8 s of silence and adds 0.2 s before and 0.1 s after;
-    here the spans follow the scores, and joining and padding are the segmenter's, as with every other engine.
+    `model` is a directory with `model.onnx`, a FunASR directory with `model.pt`, or a hub name such as `fsmn-vad`
+    (FunASR downloads it). FunASR's own state machine holds a span open for 0.8 s of silence and adds 0.2 s before and
+    0.1 s after; here the spans follow the scores, and joining and padding are the segmenter's, as with every engine.
 
     Source: github.com/modelscope/FunASR `funasr/models/fsmn_vad_streaming`; Zhang et al., arXiv:1803.05030.
     """
-
-    HOP = 160
-    FRAME = 400
-    BLOCK = 6000
-    """frames per call of the network: one minute, so that features never hold a whole recording five times over."""
 
     def __init__(
         self,
@@ -249,114 +244,13 @@ class FsmnVad(_Engine):
         device: str = "cpu",
     ) -> None:
         super().__init__(onset, offset, min_speech_seconds, min_silence_seconds)
-        self._smooth = max(1, round(smooth_seconds * SAMPLE_RATE / self.HOP))
-        folder = Path(model).expanduser()
-        looks_like_a_path = folder.is_absolute() or str(model).startswith((".", "~"))
-        if looks_like_a_path and not folder.is_dir():
-            raise UserError(f"vad: no FSMN-VAD model at {model}; give a directory with model.onnx or model.pt")
-        onnx = (folder / "model.onnx").is_file()
-        self._network = _FsmnOnnx(folder, threads) if onnx else _FsmnTorch(str(folder), device)
+        self._smooth = max(1, round(smooth_seconds * SAMPLE_RATE / fsmn.HOP))
+        self._network = fsmn.load_network(model, threads=threads, device=device)
 
     def scores(self, pcm: np.ndarray) -> Scores:
         """Frames of 400 samples every 160; a frame speaks for the hop in its middle. Under 400 samples: no frame."""
-        import torch
-        from torchaudio.compliance import kaldi
-
-        frames = 0 if len(pcm) < self.FRAME else 1 + (len(pcm) - self.FRAME) // self.HOP
-        fbank_TF = np.zeros((frames, 80), np.float32)
-        for begin in range(0, frames, self.BLOCK):
-            end = min(begin + self.BLOCK, frames)
-            block = pcm[begin * self.HOP : (end - 1) * self.HOP + self.FRAME].astype(np.float32)
-            fbank_TF[begin:end] = kaldi.fbank(
-                torch.from_numpy(block)[None],
-                num_mel_bins=80,
-                frame_length=25,
-                frame_shift=10,
-                dither=0.0,
-                energy_floor=0.0,
-                window_type="hamming",
-                sample_frequency=SAMPLE_RATE,
-            ).numpy()
-        silence = np.zeros(frames, np.float32)
-        state = self._network.start()
-        for begin in range(0, frames, self.BLOCK):
-            end = min(begin + self.BLOCK, frames)
-            # low frame rate features: 5 neighbours side by side, the first and last frame repeated at the ends
-            around = np.clip(np.arange(begin, end)[:, None] + np.arange(-2, 3), 0, frames - 1)
-            silence[begin:end], state = self._network(fbank_TF[around].reshape(end - begin, 400), state)
-        # the network never heard digital silence, the log of nothing, and calls its first frames speech
-        loud = np.concatenate(([0], np.cumsum(pcm != 0)))
-        start = np.arange(frames) * self.HOP
-        silence[loud[start + self.FRAME] == loud[start]] = 1.0
-        return Scores(_moving_average(1.0 - silence, self._smooth), first=(self.FRAME - self.HOP) // 2, hop=self.HOP)
-
-
-class _FsmnOnnx:
-    """FSMN through onnxruntime: float32 [frames, 400] and caches -> P(silence) float32 [frames] and caches."""
-
-    CACHES = [(f"in_cache{i}", (1, 128, 19, 1)) for i in range(4)]
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        import onnxruntime
-
-        if not (folder / "am.mvn").is_file():
-            raise UserError(f"vad: {folder} holds model.onnx but no am.mvn; copy FunASR's whole model directory")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        weights = str(folder / "model.onnx")
-        try:
-            self._session = onnxruntime.InferenceSession(weights, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exception types are not public
-            raise UserError(f"vad: {weights} is not a model that onnxruntime can run") from error
-        self._shift, self._scale = _read_cmvn(folder / "am.mvn")
-
-    def start(self) -> list[np.ndarray]:
-        return [np.zeros(shape, np.float32) for _, shape in self.CACHES]
-
-    def __call__(self, features_TD: np.ndarray, state: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-        feed = {"speech": ((features_TD + self._shift) * self._scale)[None]}
-        feed |= {name: cache for (name, _), cache in zip(self.CACHES, state, strict=True)}
-        probabilities, *state = self._session.run(None, feed)
-        return probabilities[0, :, 0], state
-
-
-def _read_cmvn(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Shift and scale, float32 [400] each, of a Kaldi nnet text file: `<AddShift>`, then `<Rescale>`, each one vector."""
-    vectors = re.findall(r"<LearnRateCoef>\s+\S+\s+\[([^\]]*)\]", path.read_text("utf-8"))
-    if len(vectors) != 2:
-        raise UserError(f"vad: {path} is not a FunASR am.mvn file; copy FunASR's whole model directory")
-    shift, scale = (np.array(vector.split(), np.float32) for vector in vectors)
-    return shift, scale
-
-
-class _FsmnTorch:
-    """The same through FunASR's AutoModel: `model.pt` directories and hub names."""
-
-    def __init__(self, model: str, device: str) -> None:
-        try:
-            with _quiet(), contextlib.redirect_stdout(None):
-                from funasr import AutoModel
-
-                auto = AutoModel(model=model, device=device, disable_update=True, disable_pbar=True, log_level="ERROR")
-            self._encoder = auto.model.encoder.eval()
-            self._shift, self._scale = auto.kwargs["frontend"].cmvn.numpy()
-        except Exception as error:  # a missing download, a wrong directory and a wrong model all surface differently
-            raise UserError(
-                f"vad: FunASR cannot load the FSMN-VAD model {model!r} ({type(error).__name__}); "
-                "set vad.model to a directory with model.onnx or model.pt"
-            ) from error
-        self._device = device
-
-    def start(self) -> dict[str, Any]:
-        return {}
-
-    def __call__(self, features_TD: np.ndarray, state: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
-        import torch
-
-        with torch.inference_mode():
-            feats = torch.from_numpy((features_TD + self._shift) * self._scale)[None].to(self._device)
-            return self._encoder(feats, cache=state)[0, :, 0].cpu().numpy(), state
+        speech = 1 - fsmn.silence(self._network, pcm)
+        return Scores(_moving_average(speech, self._smooth), first=(fsmn.FRAME - fsmn.HOP) // 2, hop=fsmn.HOP)
 
 
 ENGINES: dict[str, type[_Engine]] = {"pyannote": PyannoteVad, "silero": SileroVad, "fsmn": FsmnVad}
