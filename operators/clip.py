@@ -181,8 +181,12 @@ def clip_id(recording_id: str, span: Span) -> str:
     The readable part is for people; the hash keeps two recordings whose names differ only in odd characters apart.
     """
     readable = re.sub(r"[^A-Za-z0-9]+", "-", recording_id).strip("-")[-40:].strip("-") or "recording"
-    digest = hashlib.sha256(recording_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    return f"{readable}-{digest}_{span.start:010d}_{span.end:010d}"
+    return f"{readable}-{clip_hash(recording_id)}_{span.start:010d}_{span.end:010d}"
+
+
+def clip_hash(recording_id: str) -> str:
+    """The part of a clip's name that tells its recording apart from every other."""
+    return hashlib.sha256(recording_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def pcm_bytes(pcm: np.ndarray) -> bytes:

@@ -3,7 +3,7 @@
     <unit>.tar       kept clips only, WebDataset form: <clip_id>.flac, <clip_id>.txt, <clip_id>.json
     <unit>.parquet   the ledger: every stretch of every piece of the unit, kept or not; its presence means "done"
 
-    Unit ──write_tar──> tar bytes + where each clip lies ──ledger_table──> rows that tile the input ──ledger_bytes──> Parquet
+    Unit ──unit_rows──> rows that tile the input ──write_tar──> tar bytes, rows that know their place in it ──ledger_bytes──> Parquet
 
 The ledger's rows tile the pieces of the unit: each sample of input is in exactly one row, so accounting is a sum over rows.
 Both files are functions of the unit alone: fixed order, fixed times, no clock, so whoever does a unit again writes the same.
@@ -23,9 +23,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.clip import SAMPLE_RATE, Clip, Recording, Rejection, Stretch, Unit, pcm_bytes
+from operators.clip import SAMPLE_RATE, Clip, Rejection, Span, Unit, pcm_bytes
 
 SCHEMA_VERSION = 1
+
+Row = dict[str, Any]
+"""One row of a ledger by column name."""
 
 OUTCOMES = ("kept", "rejected", "non_speech", "unreadable")
 
@@ -85,53 +88,101 @@ def content_hash(pcm: np.ndarray) -> str:
     return hashlib.sha256(pcm_bytes(pcm)).hexdigest()[:32]
 
 
-def clip_record(clip: Clip, recording: Recording) -> dict[str, Any]:
-    """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never guessed."""
-    agreement = clip.agreement
-    record: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "clip_id": clip.clip_id,
-        "domain": recording.domain,
-        "language": clip_language(clip),
-        "duration": clip.span.seconds,
-        "uri": recording.uri,
-        "recording_id": recording.recording_id,
-        "start": clip.span.start,
-        "end": clip.span.end,
-        "hypotheses": [asdict(hypothesis) for hypothesis in clip.hypotheses],
-        "provenance": recording.provenance,
-    }
-    if agreement is not None:
-        record |= {"wer": agreement.wer, "per": agreement.per, "reference": agreement.reference}
-    return record
-
-
 def clip_language(clip: Clip) -> str | None:
     """The language of a clip is what the ASR called it, None before that."""
     return clip.hypotheses[0].language if clip.hypotheses else None
 
 
-def write_tar(unit: Unit, encode: Callable[[np.ndarray], bytes], extension: str) -> tuple[bytes, dict[str, tuple[int, int]]]:
-    """The unit's shard, and for each kept clip (offset, size) in bytes of its audio member.
-
-    `encode` maps int16 PCM to a file in the format `extension` names, the same bytes for the same samples.
-    """
+def unit_rows(unit: Unit) -> list[Row]:
+    """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come later."""
+    order = {piece.recording.recording_id: index for index, piece in reversed(list(enumerate(unit.pieces)))}
     recordings = {piece.recording.recording_id: piece.recording for piece in unit.pieces}
-    places: dict[str, tuple[int, int]] = {}
+    keyed: list[tuple[tuple[int, int, int], Row]] = []
+
+    def add(recording_id: str, span: Span, outcome: str, rejection: Rejection | None, more: Row) -> None:
+        recording = recordings[recording_id]
+        row: Row = dict.fromkeys(LEDGER_SCHEMA.names)
+        row |= {
+            "unit_id": unit.unit_id,
+            "domain": clean(unit.domain),
+            "recording_id": clean(recording_id),
+            "uri": clean(recording.uri),
+            "start": span.start,
+            "end": span.end,
+            "outcome": outcome,
+            "provenance": clean(json.dumps(recording.provenance, ensure_ascii=False, sort_keys=True)) if recording.provenance else None,
+        }
+        keyed.append(((order[recording_id], span.start, span.end), row | rejection_columns(rejection) | more))
+
+    for stretch in unit.stretches:
+        add(stretch.recording_id, stretch.span, stretch.outcome, stretch.rejection, {})
+    for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
+        if clip.verdict is None:
+            raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")
+        columns: Row = {
+            "clip_id": clip.clip_id,
+            "speech_samples": clip.speech_samples,
+            "content_hash": content_hash(pcm),
+            "language": clip_language(clip),
+            "hypotheses": [asdict(hypothesis) | {"text": clean(hypothesis.text)} for hypothesis in clip.hypotheses],
+            "label": clean(clip.verdict.label) if clip.verdict.label is not None else None,
+        }
+        if clip.agreement is not None:
+            columns |= asdict(clip.agreement)
+        add(clip.recording_id, clip.span, "kept" if clip.verdict.kept else "rejected", clip.verdict.rejection, columns)
+    return [row for _, row in sorted(keyed, key=lambda item: item[0])]
+
+
+def rejection_columns(rejection: Rejection | None) -> Row:
+    if rejection is None:
+        return {"stage": None, "reason": None, "detail": None}
+    return {"stage": rejection.stage, "reason": rejection.reason, "detail": clean(rejection.detail) or None}
+
+
+def sample_record(row: Row) -> dict[str, Any]:
+    """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never guessed."""
+    same = ("clip_id", "domain", "language", "uri", "recording_id", "start", "end", "hypotheses", "wer", "per", "reference")
+    return {name: row[name] for name in same} | {
+        "schema_version": SCHEMA_VERSION,
+        "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
+        "provenance": json.loads(row["provenance"]) if row["provenance"] else {},
+    }
+
+
+def write_tar(
+    rows: list[Row],
+    audio: Callable[[Row], bytes],
+    extension: str,
+    count_tokens: Callable[[str, str | None], int],
+) -> tuple[bytes, list[Row]]:
+    """The shard of a unit's rows, and the rows with the place of every kept clip filled in.
+
+    `audio(row)` gives a kept clip encoded in the format that `extension` names. `count_tokens(label, language)` gives the label's
+    length in tokens, which lets a trainer plan batches without opening a tar.
+    """
+    placed: list[Row] = []
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
-        for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
-            if clip.verdict is None or not clip.verdict.kept:
+        for row in rows:
+            if row["outcome"] != "kept":
+                placed.append(row | dict.fromkeys(("label", "tar_offset", "tar_size", "frames", "label_tokens")))
                 continue
-            audio = encode(pcm)
-            record = json.dumps(clip_record(clip, recordings[clip.recording_id]), ensure_ascii=False, sort_keys=True)
-            for suffix, data in ((extension, audio), ("json", _utf8(record)), ("txt", _utf8(clip.verdict.label or ""))):
-                info = tarfile.TarInfo(f"{clip.clip_id}.{suffix}")
-                info.size, info.mode = len(data), 0o644  # mtime, owner and group stay at their zero defaults
-                if suffix == extension:
-                    places[clip.clip_id] = (buffer.tell() + tarfile.BLOCKSIZE, len(data))
-                tar.addfile(info, io.BytesIO(data))
-    return buffer.getvalue(), places
+            data = audio(row)
+            placed.append(
+                row
+                | {
+                    "tar_offset": buffer.tell() + tarfile.BLOCKSIZE,
+                    "tar_size": len(data),
+                    "frames": feature_frames(row["end"] - row["start"]),
+                    "label_tokens": count_tokens(row["label"], row["language"]),
+                }
+            )
+            record = json.dumps(sample_record(row), ensure_ascii=False, sort_keys=True)
+            for suffix, member in ((extension, data), ("json", _utf8(record)), ("txt", _utf8(row["label"]))):
+                info = tarfile.TarInfo(f"{row['clip_id']}.{suffix}")
+                info.size, info.mode = len(member), 0o644  # mtime, owner and group stay at their zero defaults
+                tar.addfile(info, io.BytesIO(member))
+    return buffer.getvalue(), placed
 
 
 def _utf8(text: str) -> bytes:
@@ -139,84 +190,17 @@ def _utf8(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")
 
 
-def ledger_table(
-    unit: Unit, places: dict[str, tuple[int, int]], count_tokens: Callable[[str, str | None], int]
-) -> pa.Table:
-    """All that became of the unit, one row per clip or stretch, in plan order and then in time.
-
-    `count_tokens(label, language)` gives the label's length in tokens, which lets a trainer plan batches without opening a tar.
-    """
-    order = {piece.recording.recording_id: index for index, piece in enumerate(unit.pieces)}
-    recordings = {piece.recording.recording_id: piece.recording for piece in unit.pieces}
-    rows: list[tuple[tuple[int, int, int], dict[str, Any]]] = []
-
-    def base(recording: Recording, start: int, end: int, outcome: str, rejection: Rejection | None) -> dict[str, Any]:
-        return {
-            "unit_id": unit.unit_id,
-            "domain": unit.domain,
-            "recording_id": clean(recording.recording_id),
-            "uri": clean(recording.uri),
-            "start": start,
-            "end": end,
-            "outcome": outcome,
-            "stage": rejection.stage if rejection else None,
-            "reason": rejection.reason if rejection else None,
-            "detail": clean(rejection.detail) if rejection and rejection.detail else None,
-            "provenance": json.dumps(recording.provenance, ensure_ascii=False, sort_keys=True) if recording.provenance else None,
-        }
-
-    for stretch in unit.stretches:
-        recording = recordings[stretch.recording_id]
-        row = base(recording, stretch.span.start, stretch.span.end, stretch.outcome, stretch.rejection)
-        rows.append(((order[stretch.recording_id], stretch.span.start, stretch.span.end), row))
-    for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
-        if clip.verdict is None:
-            raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")
-        outcome = "kept" if clip.verdict.kept else "rejected"
-        row = base(recordings[clip.recording_id], clip.span.start, clip.span.end, outcome, clip.verdict.rejection)
-        row |= _clip_columns(clip, pcm, places, count_tokens)
-        rows.append(((order[clip.recording_id], clip.span.start, clip.span.end), row))
-    rows.sort(key=lambda item: item[0])
-    return pa.Table.from_pylist([row for _, row in rows], schema=LEDGER_SCHEMA)
-
-
-def _clip_columns(
-    clip: Clip,
-    pcm: np.ndarray,
-    places: dict[str, tuple[int, int]],
-    count_tokens: Callable[[str, str | None], int],
-) -> dict[str, Any]:
-    columns: dict[str, Any] = {
-        "clip_id": clip.clip_id,
-        "speech_samples": clip.speech_samples,
-        "content_hash": content_hash(pcm),
-        "language": clip_language(clip),
-        "hypotheses": [asdict(hypothesis) | {"text": clean(hypothesis.text)} for hypothesis in clip.hypotheses],
-    }
-    if clip.agreement is not None:
-        columns |= asdict(clip.agreement)
-    if clip.verdict is not None and clip.verdict.label is not None:
-        offset, size = places[clip.clip_id]
-        columns |= {
-            "label": clean(clip.verdict.label),
-            "tar_offset": offset,
-            "tar_size": size,
-            "frames": feature_frames(clip.span.samples),
-            "label_tokens": count_tokens(clip.verdict.label, clip_language(clip)),
-        }
-    return columns
-
-
 def clean(text: str) -> str:
     """Text that UTF-8 can hold: bytes of a file name that were no UTF-8 become visible escapes."""
     return _utf8(text).decode("utf-8")
 
 
-def ledger_bytes(table: pa.Table, metadata: dict[str, str]) -> bytes:
+def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
     """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's own."""
     named = {f"touchasp.{key}": value for key, value in metadata.items()} | {"touchasp.schema_version": str(SCHEMA_VERSION)}
+    table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA).replace_schema_metadata(named)
     sink = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata(named), sink, compression="zstd", store_schema=False)
+    pq.write_table(table, sink, compression="zstd", store_schema=False)
     return sink.getvalue()
 
 
@@ -229,19 +213,3 @@ def read_ledger(data: bytes) -> tuple[pa.Table, dict[str, str]]:
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
     return file.read().cast(LEDGER_SCHEMA), metadata
-
-
-def stretches_of(rows: pa.Table) -> list[Stretch]:
-    """The rows of a ledger that hold no clip, as records."""
-    from operators.clip import Span
-
-    return [
-        Stretch(
-            recording_id=row["recording_id"],
-            span=Span(row["start"], row["end"]),
-            outcome=row["outcome"],
-            rejection=Rejection(stage=row["stage"], reason=row["reason"], detail=row["detail"] or "") if row["reason"] else None,
-        )
-        for row in rows.to_pylist()
-        if row["clip_id"] is None
-    ]

@@ -63,15 +63,17 @@ class VadSettings:
     engine: str = "pyannote"  # pyannote (whisperX's own), silero, fsmn, or module:Class
     model: str | None = None  # folder or hub name, where the engine needs one
     device: str = "cpu"
-    threads: int = 1
-    options: dict[str, Any] = field(default_factory=dict)  # the engine's own (step, onset, offset, ...)
+    options: dict[str, Any] = field(default_factory=dict)  # the engine's own (step, batch_size, onset, offset, ...)
 
 
 @dataclass
 class CutSettings:
     min_seconds: float = 2.0
     max_seconds: float = 30.0
-    options: dict[str, Any] = field(default_factory=dict)  # see operators.segments.CutSettings
+    target_seconds: float = 15.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
+    max_gap_seconds: float = 0.8  # a pause up to this long stays inside a clip
+    rescue_gap_seconds: float = 2.0  # or this long, when an island would be too short otherwise
+    pad_seconds: float = 0.2  # of silence kept at each end
 
 
 @dataclass
@@ -81,7 +83,6 @@ class AsrSettings:
     device: str = "cpu"
     compute_type: str = "default"
     batch_size: int = 16
-    threads: int = 1
     language: str | None = None  # one language for everything; otherwise per clip, or per source where it is given
     trust_source_language: bool = True
     languages: list[str] = field(default_factory=list)  # keep these only; empty: all
@@ -92,13 +93,12 @@ class AsrSettings:
 @dataclass
 class CopilotSettings:
     engine: str = "funasr"  # or module:Class
-    # language -> model (hub name or folder), or a list of models for a vote; "*" serves every other language
+    # language -> model (hub name or folder), or a list of models for a vote
     models: dict[str, Any] = field(
         default_factory=lambda: {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"}
     )
     device: str = "cpu"
     batch_seconds: float = 300.0
-    threads: int = 1
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -114,14 +114,17 @@ class RoverSettings:
     max_per: float = 5.0
     drop_when: str = "either"  # "either" exceeds its limit (default), or only when "both" do
     tones: bool = True
-    reference: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "*": "asr"})
-    label: dict[str, str] = field(default_factory=lambda: {"*": "asr"})
+    # language -> whose transcript is the reference of the rates, and whose becomes the label: asr or copilot
+    reference: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
+    label: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
+    label_form: str = "spoken"  # "spoken": as compared, numbers in words; "written": as the engine wrote it
 
 
 @dataclass
 class WorkerSettings:
     cpus: float = 1.0
     gpus: float = 0.0
+    threads: int = 1  # of the worker's native libraries
     min_workers: int = 1
     max_workers: int = 1
 
@@ -165,7 +168,10 @@ def load(path: str | None, overrides: list[str]) -> Settings:
 
     Paths inside the file are relative to the current directory, as on the command line. Raises UserError.
     """
-    tree = OmegaConf.structured(Settings)
+    return _merge(OmegaConf.structured(Settings), path, overrides)
+
+
+def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
     try:
         if path is not None:
             tree = OmegaConf.merge(tree, _read_yaml(path))
@@ -173,7 +179,7 @@ def load(path: str | None, overrides: list[str]) -> Settings:
             key, equals, _ = override.partition("=")
             if not equals:
                 raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
-            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([override]))
+            tree = OmegaConf.merge(tree, _sources_as_records(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
@@ -182,6 +188,11 @@ def load(path: str | None, overrides: list[str]) -> Settings:
     assert isinstance(settings, Settings)
     _check(settings)
     return settings
+
+
+def override(settings: Settings, overrides: list[str]) -> Settings:
+    """The same settings with `key=value` changes. Raises UserError."""
+    return _merge(OmegaConf.structured(settings), None, overrides)
 
 
 def _read_yaml(path: str) -> Any:
@@ -193,6 +204,11 @@ def _read_yaml(path: str) -> Any:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
+    return _sources_as_records(content)
+
+
+def _sources_as_records(content: Any) -> Any:
+    """`sources: crawl/` and `sources: [a, b]` are short for records that name only a path."""
     if isinstance(content.get("sources"), str):
         content["sources"] = [content["sources"]]
     if isinstance(content.get("sources"), list):
@@ -240,6 +256,7 @@ def _check(settings: Settings) -> None:
     one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
     one_of("execution.runner", settings.execution.runner, ("ray", "local"))
     one_of("rover.drop_when", settings.rover.drop_when, ("either", "both"))
+    one_of("rover.label_form", settings.rover.label_form, ("spoken", "written"))
     for table in ("reference", "label"):
         for language, engine in getattr(settings.rover, table).items():
             one_of(f"rover.{table}.{language}", engine, ("asr", "copilot"))
@@ -266,7 +283,7 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 
 
 # Where and how fast a run works does not change what it writes; everything else does.
-_NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers", "vad.threads", "vad.device", "asr.device", "copilot.device")
+_NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers", "vad.device", "asr.device", "copilot.device")
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import pyarrow as pa
 
 from operators.clip import Unit
 from operators.errors import UserError
-from operators.shard import read_ledger
+from operators.shard import clean, read_ledger
 from pipeline.storage import Store
 from stages.write_shard import shard_keys
 
@@ -40,3 +41,44 @@ def ledgers(store: Store) -> Iterator[pa.Table]:
         raise UserError(f"no finished units in {store.root}: is this the output of a run? (expected shards/<domain>/*.parquet)")
     for name in names:
         yield read(store, name)[0]
+
+
+class TilingError(AssertionError):
+    """A ledger's rows leave a gap or overlap: samples were lost or counted twice."""
+
+
+def verify_tiling(units: list[Unit], store: Store) -> None:
+    """Proves that the rows of every finished unit tile its pieces, within units and across the cuts between them.
+
+    Raises TilingError naming the recording. A recording must be in the ledger of each unit that owns a piece of it.
+    """
+    done = done_units(store)
+    edges: dict[str, list[tuple[int, int]]] = {}
+    for unit in units:
+        if unit.unit_id not in done:
+            continue
+        rows = read(store, unit.unit_id)[0].select(["recording_id", "start", "end"]).to_pylist()
+        spans: dict[str, list[tuple[int, int]]] = {}
+        for row in rows:
+            spans.setdefault(row["recording_id"], []).append((row["start"], row["end"]))
+        for piece in unit.pieces:
+            recording_id = clean(piece.recording.recording_id)
+            own = sorted(spans.get(recording_id, []))
+            if not own:
+                # A piece past the true end of a recording whose header promised more holds nothing.
+                if piece.start == 0:
+                    raise TilingError(f"{unit.unit_id}: nothing in the ledger of {recording_id}")
+                continue
+            for (_, end), (start, _) in itertools.pairwise(own):
+                if end != start:
+                    raise TilingError(f"{unit.unit_id}: {recording_id} has a gap or overlap at samples {end}..{start}")
+            if piece.start or piece.end is not None:
+                edges.setdefault(recording_id, []).append((own[0][0], own[-1][1]))
+            elif own[0][0] != 0:
+                raise TilingError(f"{unit.unit_id}: {recording_id} starts at sample {own[0][0]}")
+    for recording_id, spans_of in edges.items():
+        whole = sum(1 for unit in units for piece in unit.pieces if clean(piece.recording.recording_id) == recording_id)
+        if len(spans_of) == whole:
+            for (_, end), (start, _) in itertools.pairwise(sorted(spans_of)):
+                if end != start:
+                    raise TilingError(f"{recording_id} has a gap or overlap between units at samples {end}..{start}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from operators.audio import Limits
@@ -16,16 +16,16 @@ from operators.hallucination import HallucinationRules
 from operators.rover import Rules
 from operators.segments import CutSettings
 from pipeline import config
-from pipeline.storage import Fetch, Store
-from stages.base import Resources, Stage
+from pipeline.storage import Store
+from stages.base import Fetcher, Resources, Stage
 from stages.copilot import Copilot
 from stages.rover import Vote
 from stages.segment import Segment, edge_radius_samples
 from stages.transcribe import Transcribe
-from stages.write_shard import WriteShard
+from stages.write_shard import ShardFormat, WriteShard
 
 
-def build(settings: config.Settings, store: Store, fetcher: Fetch) -> list[Stage]:
+def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
     """The stages of a run, each with the resources its settings ask for."""
     return [
         Segment(
@@ -39,7 +39,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetch) -> list[Stage
             resources=resources(settings.execution.segment),
         ),
         Transcribe(
-            load=recogniser(settings.asr),
+            load=recogniser(settings.asr, settings.execution.transcribe.threads),
             rules=made(HallucinationRules, "hallucination", settings.hallucination),
             language=settings.asr.language,
             trust_source_language=settings.asr.trust_source_language,
@@ -47,7 +47,10 @@ def build(settings: config.Settings, store: Store, fetcher: Fetch) -> list[Stage
             min_language_prob=settings.asr.min_language_prob,
             resources=resources(settings.execution.transcribe),
         ),
-        Copilot(load=copilots(settings.copilot), resources=resources(settings.execution.copilot)),
+        Copilot(
+            load=copilots(settings.copilot, settings.execution.copilot.threads),
+            resources=resources(settings.execution.copilot),
+        ),
         Vote(
             rules=rules(settings.rover),
             normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
@@ -55,18 +58,20 @@ def build(settings: config.Settings, store: Store, fetcher: Fetch) -> list[Stage
         ),
         WriteShard(
             store=store,
-            codec=settings.audio.codec,
-            opus_kbps=settings.audio.opus_kbps,
-            fingerprint=config.fingerprint(settings),
+            format=shard_format(settings),
             resources=resources(settings.execution.write_shard),
         ),
     ]
 
 
-def resources(workers: config.WorkerSettings) -> Resources:
-    return Resources(
-        cpus=workers.cpus, gpus=workers.gpus, min_workers=workers.min_workers, max_workers=workers.max_workers
+def shard_format(settings: config.Settings) -> ShardFormat:
+    return ShardFormat(
+        codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings)
     )
+
+
+def resources(workers: config.WorkerSettings) -> Resources:
+    return Resources(**asdict(workers))
 
 
 def limits(audio: config.AudioSettings) -> Limits:
@@ -74,18 +79,11 @@ def limits(audio: config.AudioSettings) -> Limits:
 
 
 def rules(rover: config.RoverSettings) -> Rules:
-    return Rules(
-        max_wer=rover.max_wer,
-        max_per=rover.max_per,
-        drop_when=rover.drop_when,
-        tones=rover.tones,
-        reference=dict(rover.reference),
-        label=dict(rover.label),
-    )
+    return made(Rules, "rover", asdict(rover))
 
 
 def cutting(cut: config.CutSettings) -> CutSettings:
-    return made(CutSettings, "cut.options", {"min_seconds": cut.min_seconds, "max_seconds": cut.max_seconds} | cut.options)
+    return made(CutSettings, "cut", asdict(cut))
 
 
 def made(record: Callable[..., Any], key: str, values: dict[str, Any]) -> Any:
@@ -97,15 +95,17 @@ def made(record: Callable[..., Any], key: str, values: dict[str, Any]) -> Any:
 
 
 def vad(settings: config.VadSettings) -> Load:
-    arguments: dict[str, Any] = {"device": settings.device, "threads": settings.threads} | settings.options
+    arguments = dict(settings.options)
     if settings.model is not None:
         arguments["model"] = settings.model
+    if settings.device != "cpu":
+        arguments["device"] = settings.device
     if ":" in settings.engine:
-        return Load(settings.engine, settings.options)
+        return Load(settings.engine, arguments)
     return Load("operators.vad:load_vad", {"engine": settings.engine} | arguments)
 
 
-def recogniser(settings: config.AsrSettings) -> Load:
+def recogniser(settings: config.AsrSettings, threads: int) -> Load:
     if settings.engine != "whisperx":
         return Load(settings.engine, {"model": settings.model} | settings.options)
     arguments = {
@@ -113,21 +113,16 @@ def recogniser(settings: config.AsrSettings) -> Load:
         "device": settings.device,
         "compute_type": settings.compute_type,
         "batch_size": settings.batch_size,
-        "threads": settings.threads,
+        "threads": threads,
     }
     return Load("operators.asr:WhisperX", arguments | settings.options)
 
 
-def copilots(settings: config.CopilotSettings) -> LoadCopilots:
-    arguments: dict[str, Any] = dict(settings.options)
-    engine = settings.engine
+def copilots(settings: config.CopilotSettings, threads: int) -> LoadCopilots:
+    engine, arguments = settings.engine, dict(settings.options)
     if engine == "funasr":
         engine = "operators.asr:FunAsr"
-        arguments |= {
-            "device": settings.device,
-            "batch_seconds": settings.batch_seconds,
-            "threads": settings.threads,
-        }
+        arguments = {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads} | arguments
     models = {
         language: [models] if isinstance(models, str) else list(models) for language, models in settings.models.items() if models
     }

@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import pickle
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -28,6 +29,10 @@ from stages.base import Resources, Stage
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
+
+
+ROLL_CALL = Unit(unit_id="", domain="", pieces=())
+"""The first row of every run: it does nothing but come back once a worker of each stage has loaded its models, or could not."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,7 @@ class Worker:
 
     def __init__(self, stage: Stage, last: bool) -> None:
         quiet_dependencies()
+        use_threads(stage.resources.threads)
         self._stage, self._last = stage, last
         self._problem: Outcome | None = None
         try:
@@ -66,6 +72,9 @@ class Worker:
         unit = _unpack(row)
         if self._problem is not None:
             return _answer(replace(self._problem, unit_id=unit.unit_id))
+        if unit.unit_id == ROLL_CALL.unit_id:
+            return _answer(Outcome(unit_id=unit.unit_id)) if self._last else _pack(unit)
+        use_threads(self._stage.resources.threads)
         try:
             done = timed(self._stage, unit)
         except Exception as error:
@@ -129,10 +138,10 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
 
 
 def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
-    """The same stages in one plain loop: the reference that Ray must equal."""
+    """The same stages in one plain loop: the reference that Ray must equal. The first outcome is the roll call's."""
     workers = [Worker(stage, last=stage is stages[-1]) for stage in stages]
     try:
-        for unit in units:
+        for unit in [ROLL_CALL, *units]:
             row = _pack(unit)
             for worker in workers:
                 row = worker(row)
@@ -143,7 +152,7 @@ def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
 
 
 def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings) -> Iterator[Outcome]:
-    """The stages as actor pools of one Ray Data graph. Ray must be running (`connect`)."""
+    """The stages as actor pools of one Ray Data graph; one outcome is the roll call's. Ray must be running (`connect`)."""
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -152,7 +161,7 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
     # A unit whose workers died more often than they may is left undone; it must not end the others.
     context.max_errored_blocks = -1
     for start in range(0, len(units), WAVE_UNITS):
-        wave = [_pack(unit) for unit in units[start : start + WAVE_UNITS]]
+        wave = [_pack(unit) for unit in ([ROLL_CALL] if start == 0 else []) + units[start : start + WAVE_UNITS]]
         dataset = ray.data.from_items(wave, override_num_blocks=len(wave))
         for stage in stages:
             asked = stage.resources
@@ -218,6 +227,14 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
             )
 
 
+def describe_cluster() -> str:
+    """The cluster that is connected, in a few words."""
+    import ray
+
+    nodes = [_free(node) for node in ray.nodes() if node["Alive"]]
+    return f"Ray with {len(nodes)} node(s), {sum(n[0] for n in nodes):g} logical CPUs, {sum(n[1] for n in nodes):g} GPUs"
+
+
 def disconnect() -> None:
     import ray
 
@@ -252,6 +269,15 @@ def quiet_dependencies() -> None:
         os.environ.setdefault(name, value)
     for logger in ("ray", "ray.data", "whisperx", "funasr", "pyannote", "modelscope", "speechbrain", "lightning", "root"):
         logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+def use_threads(count: int) -> None:
+    """Thread counts of native libraries in this process, now and for what is imported later."""
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(count)
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 def _first_line(error: Exception) -> str:

@@ -7,7 +7,7 @@ every unit that reaches it, then `close()`. A stage takes a unit and answers wit
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from operators.clip import Clip, Rejection, Unit, Verdict
@@ -19,6 +19,8 @@ class Resources:
 
     cpus: float = 1.0
     gpus: float = 0.0
+    threads: int = 1
+    """of the worker's native libraries (OpenMP, torch): fixed, because sums in another order are other sums."""
     min_workers: int = 1
     max_workers: int = 1
 
@@ -45,17 +47,17 @@ class Store(Protocol):
 
     def read(self, key: str) -> bytes: ...
 
+    def read_range(self, key: str, offset: int, size: int) -> bytes: ...
+
     def exists(self, key: str) -> bool: ...
 
 
 class Fetcher(Protocol):
-    """Gives a source's bytes as a local file for as long as the context lasts."""
+    """Gives a source's bytes as a local file for as long as the context lasts; a tar's member lies at its place in the tar."""
 
-    def fetch(self, uri: str) -> AbstractContextManager[str]: ...
+    def fetch(self, uri: str, member: tuple[int, int] | None = None) -> AbstractContextManager[str]: ...
 
 
 def reject(clip: Clip, rejection: Rejection) -> Clip:
     """The same clip, out of play."""
-    from dataclasses import replace
-
     return replace(clip, verdict=Verdict(rejection=rejection))

@@ -35,5 +35,5 @@ class Vote:
     def _decide(self, clip: Clip) -> Clip:
         asr, *copilots = clip.hypotheses
         language = clip_language(clip)
-        agreement = self._rover.measure(asr, copilots, language)
+        agreement = self._rover.measure(asr, copilots, language, clip.span.seconds)
         return replace(clip, agreement=agreement, verdict=self._rover.judge(agreement, clip.hypotheses, language))

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
-from operators.audio import AudioError, Limits
+from operators.audio import AudioError, FileRange, Limits
 from operators.clip import SAMPLE_RATE, Clip, Piece, Rejection, Span, Stretch, Unit, Verdict, clip_id
 from operators.decoder import IsolatedDecoder
 from operators.segments import CutSettings, cut, quiet_point
@@ -59,10 +58,14 @@ class Segment:
         if piece.problem is not None:
             return _unreadable(piece, piece.problem)
         try:
-            with self.fetcher.fetch(piece.recording.uri) as path:
+            with self.fetcher.fetch(piece.recording.uri, piece.member) as path:
                 pcm, region, lost = self._read(piece, path)
         except AudioError as error:
             return _unreadable(piece, Rejection(stage="decode", reason=error.reason, detail=error.detail))
+        except FileNotFoundError:
+            return _unreadable(piece, Rejection(stage="fetch", reason="missing", detail="no such object"))
+        except PermissionError as error:
+            return _unreadable(piece, Rejection(stage="fetch", reason="permission", detail=str(error)))
         found = _Found()
         recording_id = piece.recording.recording_id
         for span, rejection in lost:
@@ -75,7 +78,7 @@ class Segment:
         """The piece's PCM, the span it covers after its edges moved to quiet points, and what of its time was lost."""
         first = max(0, piece.start - self.edge_radius) if piece.start else 0
         last = None if piece.end is None else piece.end + self.edge_radius
-        decoded = self._decoder.decode(path, member=piece.member, window=(first, last))
+        decoded = self._decoder.decode(FileRange(path, *piece.member) if piece.member else path, (first, last))
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
         def edge(nominal: int) -> int:
@@ -90,16 +93,16 @@ class Segment:
         end = max(start, end)
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
-        for fault in decoded.faults:
-            # A fault inside the decoded audio belongs to whoever owns those samples; one beyond its end to the nominal owner.
-            inside = fault.span.start < reached
-            part = fault.span & (Span(start, end) if inside else nominal)
+        for problem in decoded.problems:
+            # What was lost inside the decoded audio belongs to whoever owns those samples; one beyond its end to the nominal owner.
+            inside = problem.span.start < reached
+            part = problem.span & (Span(start, end) if inside else nominal)
             if part:
-                lost.append((part, Rejection(stage="decode", reason=fault.reason, detail=fault.detail)))
+                lost.append((part, Rejection(stage="decode", reason=problem.reason)))
         return pcm[start - first : end - first], Span(start, end), lost
 
     def _segment_run(self, recording_id: str, pcm: np.ndarray, offset: int, found: _Found) -> None:
-        cutting = cut(self._vad.speech(pcm), pcm, len(pcm), self.cut_settings)
+        cutting = cut(self._vad.speech(pcm), pcm, self.cut_settings)
         for span in cutting.non_speech:
             found.stretches.append(Stretch(recording_id=recording_id, span=span.shift(offset), outcome="non_speech"))
         too_short = Verdict(rejection=Rejection(stage="segment", reason="too_short"))
@@ -146,19 +149,3 @@ def _gaps(region: Span, taken: list[Span]) -> list[Span]:
 
 def edge_radius_samples(seconds: float) -> int:
     return round(seconds * SAMPLE_RATE)
-
-
-def vad_loader(engine: str, settings: dict[str, Any]) -> Callable[[], VoiceActivity]:
-    """A picklable recipe for a VAD engine, loaded where it will run."""
-    return _LoadVad(engine, settings)
-
-
-@dataclass(frozen=True)
-class _LoadVad:
-    engine: str
-    settings: dict[str, Any]
-
-    def __call__(self) -> VoiceActivity:
-        from operators.vad import load_vad
-
-        return load_vad(self.engine, **self.settings)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from operators.audio import encode_flac, encode_opus
 from operators.clip import Unit
-from operators.shard import clean, ledger_bytes, ledger_table, write_tar
+from operators.shard import Row, ledger_bytes, unit_rows, write_tar
 from operators.text import Normaliser, tokens
 from stages.base import Resources, Store
 
@@ -29,61 +30,71 @@ def shard_keys(unit_id: str) -> tuple[str, str, str]:
     return f"{stem}.tar", f"quarantine/{unit_id}.jsonl", f"{stem}.parquet"
 
 
-@dataclass(kw_only=True)
-class WriteShard:
-    store: Store
+@dataclass(frozen=True, kw_only=True)
+class ShardFormat:
+    """How clips are encoded, and the settings fingerprint that a ledger carries."""
+
     codec: str = "flac"
     opus_kbps: int = 32
     fingerprint: str = ""
-    """of the settings that decide the output, kept in the ledger's metadata."""
+
+    @property
+    def extension(self) -> str:
+        return self.codec
+
+    def encoder(self) -> Callable[[np.ndarray], bytes]:
+        return encode_flac if self.codec == "flac" else partial(encode_opus, bitrate=self.opus_kbps * 1000)
+
+
+@dataclass(kw_only=True)
+class WriteShard:
+    store: Store
+    format: ShardFormat = field(default_factory=ShardFormat)
     resources: Resources = field(default_factory=Resources)
     name: str = "WriteShard"
 
     def open(self) -> None:
-        self._encode = encode_flac if self.codec == "flac" else partial(encode_opus, bitrate=self.opus_kbps * 1000)
-        self._normaliser = Normaliser()
+        self._encode = self.format.encoder()
 
     def close(self) -> None:
         pass
 
     def process(self, unit: Unit) -> Unit:
-        tar, places = write_tar(unit, self._encode, "flac" if self.codec == "flac" else "opus")
-        table = ledger_table(unit, places, self._count_tokens)
-        metadata = {
-            "unit_id": unit.unit_id,
-            "fingerprint": self.fingerprint,
-            "tar_bytes": str(len(tar)),
-            "tar_sha256": hashlib.sha256(tar).hexdigest(),
-            "kept_clips": str(len(places)),
-        }
-        tar_key, quarantine_key, ledger_key = shard_keys(unit.unit_id)
-        self.store.put(tar_key, tar)
-        lines = quarantine_lines(unit)
-        if lines:
-            self.store.put(quarantine_key, lines)
-        self.store.put(ledger_key, ledger_bytes(table, metadata))
+        audio = dict(zip((clip.clip_id for clip in unit.clips), unit.clip_audio(), strict=True))
+        commit(self.store, unit.unit_id, unit_rows(unit), lambda row: self._encode(audio[row["clip_id"]]), self.format)
         return replace(unit, audio=np.zeros(0, np.int16))
 
-    def _count_tokens(self, label: str, language: str | None) -> int:
-        return len(tokens(self._normaliser.spoken(label, language)))
+
+def commit(store: Store, unit_id: str, rows: list[Row], audio: Callable[[Row], bytes], shard_format: ShardFormat) -> None:
+    """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept row."""
+    tar, placed = write_tar(rows, audio, shard_format.extension, label_length)
+    metadata = {
+        "unit_id": unit_id,
+        "fingerprint": shard_format.fingerprint,
+        "tar_bytes": str(len(tar)),
+        "tar_sha256": hashlib.sha256(tar).hexdigest(),
+        "kept_clips": str(sum(row["outcome"] == "kept" for row in placed)),
+    }
+    tar_key, quarantine_key, ledger_key = shard_keys(unit_id)
+    store.put(tar_key, tar)
+    lines = quarantine_lines(placed)
+    if lines:
+        store.put(quarantine_key, lines)
+    store.put(ledger_key, ledger_bytes(placed, metadata))
 
 
-def quarantine_lines(unit: Unit) -> bytes:
+_spoken = Normaliser(fillers=False)
+
+
+def label_length(label: str, language: str | None) -> int:
+    """Tokens of a label as spoken: one per Han character, one per word in other scripts."""
+    return len(tokens(_spoken.spoken(label, language)))
+
+
+def quarantine_lines(rows: list[Row]) -> bytes:
     """One JSON line for each recording, or stretch of one, that could not be read."""
-    recordings = {piece.recording.recording_id: piece.recording for piece in unit.pieces}
-    lines = []
-    for stretch in unit.stretches:
-        if stretch.outcome == "unreadable" and stretch.rejection is not None:
-            line = {
-                "uri": recordings[stretch.recording_id].uri,
-                "recording_id": stretch.recording_id,
-                "domain": unit.domain,
-                "unit_id": unit.unit_id,
-                "start": stretch.span.start,
-                "end": stretch.span.end,
-                "stage": stretch.rejection.stage,
-                "reason": stretch.rejection.reason,
-                "detail": stretch.rejection.detail,
-            }
-            lines.append(clean(json.dumps(line, ensure_ascii=False, sort_keys=True)) + "\n")
-    return "".join(lines).encode("utf-8")
+    names = ("uri", "recording_id", "domain", "unit_id", "start", "end", "stage", "reason", "detail")
+    chosen = [{name: row[name] for name in names} for row in rows if row["outcome"] == "unreadable"]
+    return "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in chosen).encode("utf-8")
+
+

@@ -1,0 +1,143 @@
+"""The command line: python -m pipeline plan | run | check | report | redecide | show."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+
+from rich.console import Console
+
+from operators.errors import UserError
+from pipeline import config
+from pipeline.run import quiet_dependencies
+
+DESCRIPTION = """\
+Raw crawled audio in; training shards out, with labels that two independent recognisers agree on and a
+report that accounts for every second."""
+
+EXAMPLES = {
+    "main": """\
+examples:
+  python -m pipeline run my.yaml                          curate what my.yaml names; run again to go on after a stop
+  python -m pipeline run my.yaml rover.max_wer=8 output=s3://bucket/run
+  python -m pipeline report runs/first                    retention per domain: terminal, JSON, one HTML page
+  python -m pipeline redecide runs/first rover.max_wer=15 the same run under other thresholds, without listening again
+  ray job submit --working-dir . -- python -m pipeline run my.yaml""",
+    "run": """\
+CONFIG is a YAML file; key=value settings override it. The least that it needs:
+
+  output: runs/first
+  sources: [{path: crawl/}]          # a folder (first folder = domain), a manifest, a tar; local or s3://
+  asr: {model: large-v3}             # hub name or local CTranslate2 folder
+  copilot: {models: {zh: paraformer-zh, en: paraformer-en}}
+
+Ray: starts by itself, joins a running cluster (execution.address=auto), or runs inside 'ray job submit'.
+A stopped run goes on where it was: give the same command again. Exit codes: 0 done, 1 units left undone, 2 a mistake to mend.
+
+examples:
+  python -m pipeline run my.yaml
+  python -m pipeline run my.yaml execution.runner=local      the same shards, in one process, without Ray
+  python -m pipeline run my.yaml asr.device=cuda execution.transcribe.gpus=0.5 execution.transcribe.max_workers=4""",
+    "plan": "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list them per domain",
+    "check": "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models and cluster, without curating anything",
+    "report": "examples:\n  python -m pipeline report runs/first\n  python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000",
+    "redecide": """\
+Judges every clip of a finished run again under other rover.* or text.* settings. No recogniser runs: what comes back is cut from
+the sources again, what stays is copied. The new run equals a fresh one with these settings, byte for byte.
+
+examples:
+  python -m pipeline redecide runs/first rover.max_wer=15
+  python -m pipeline redecide runs/first rover.drop_when=both --output runs/lenient""",
+    "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    def describe(name: str) -> dict[str, object]:
+        return {"epilog": EXAMPLES[name], "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    main = argparse.ArgumentParser(prog="python -m pipeline", description=DESCRIPTION, **describe("main"))  # type: ignore[arg-type]
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", **describe(name))  # type: ignore[arg-type]
+        command.add_argument("--debug", action="store_true", help="show tracebacks and the log lines of dependencies")
+        return command
+
+    for name, text in (
+        ("run", "curate: everything that is not done yet, then the report"),
+        ("plan", "cut the sources into units of work"),
+        ("check", "try everything a run needs, without curating"),
+    ):
+        command = add(name, text)
+        command.add_argument("config", metavar="CONFIG", help="YAML file with settings")
+        command.add_argument("settings", metavar="key=value", nargs="*", help="settings that override the file")
+    command = add("report", "write and print the retention report of a run")
+    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command = add("redecide", "judge a finished run again under other thresholds")
+    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    command.add_argument("settings", metavar="key=value", nargs="+", help="new settings: rover.* and text.*")
+    command.add_argument("--output", metavar="DIR", help="new run directory (default: RUN plus a hash of the settings)")
+    command = add("show", "one clip's story, from recording to verdict")
+    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
+    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    return main
+
+
+def command(arguments: argparse.Namespace, console: Console) -> int:
+    """Run one command. Answers the exit code. Raises UserError."""
+    if arguments.command in ("run", "plan", "check"):
+        from pipeline.curate import Curation
+
+        settings = config.load(arguments.config, arguments.settings)
+        curation = Curation(settings=settings, console=console)
+        if arguments.command == "run":
+            return curation.run()
+        if arguments.command == "check":
+            return curation.check()
+        curation.print_plan(curation.plan())
+        return 0
+    if arguments.command == "redecide":
+        from pipeline.redecide import redecide
+
+        return redecide(arguments.run, arguments.settings, arguments.output, console)
+    from pipeline.curate import existing_run
+
+    settings, store = existing_run(arguments.run, arguments.settings)
+    if arguments.command == "show":
+        from pipeline.show import show
+
+        show(store, arguments.clip_id, console)
+        return 0
+    from pipeline.curate import report
+
+    report(settings, store, console)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = parser().parse_args(argv)
+    quiet_dependencies()
+    console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
+    try:
+        return command(arguments, console)
+    except UserError as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"touchasp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("touchasp: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of native libraries may hold the interpreter at exit; everything that must last has been written.
+    os._exit(code)

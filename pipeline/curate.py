@@ -1,0 +1,182 @@
+"""What `run` does, in order: preflight, plan, run what has no ledger yet, check the accounting, report.
+
+    settings ──> preflight ──> plan.parquet ──> units without a ledger ──runner──> shards + ledgers ──verify──> report
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import yaml
+from rich.console import Console
+
+from operators.clip import SAMPLE_RATE, Unit
+from operators.errors import UserError
+from pipeline import ledger, recipe
+from pipeline import run as running
+from pipeline.config import Settings, fingerprint, output_settings, to_dict
+from pipeline.plan import load_plan, make_plan, save_plan
+from pipeline.preflight import Preflight
+from pipeline.progress import Display, Progress, hours, write_speed
+from pipeline.report import report_run
+from pipeline.sources import probe_files, read_sources
+from pipeline.storage import Fetch, Store, open_store
+from stages.base import Stage
+
+PACKAGES = ("touchasp", "av", "ctranslate2", "faster-whisper", "funasr", "numpy", "pyarrow", "pypinyin", "ray", "torch", "whisperx")
+
+
+@dataclass(kw_only=True)
+class Curation:
+    """A run directory with the settings that made it, or will."""
+
+    settings: Settings
+    console: Console
+
+    def __post_init__(self) -> None:
+        if not self.settings.output:
+            raise UserError("no output: say where the run goes, for example output=runs/first")
+        self.store: Store = open_store(self.settings.output, self.settings.s3)
+        self.fetch = Fetch(self.settings.s3, self.settings.execution.scratch)
+
+    def plan(self) -> list[Unit]:
+        """The run's units: the stored plan, or a new one made from the sources and stored. Raises UserError."""
+        if self.store.exists("plan.parquet"):
+            self._same_settings()
+            return load_plan(self.store)
+        if not self.settings.sources:
+            raise UserError("no sources: say what to curate, for example sources=[{path: crawl/}]")
+        files = list(read_sources(self.settings.sources, self.settings.s3))
+        if not files:
+            raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
+        started = time.monotonic()
+        lengths = probe_files(files, self.fetch, self.settings.plan.probe_workers, limits=recipe.limits(self.settings.audio))
+        units = make_plan(files, lengths, self.settings.plan)
+        self.store.put("config.yaml", self.config_bytes())
+        save_plan(units, self.store)
+        total = declared_seconds(units)
+        self.console.print(
+            f"planned {len(files):,} recordings, {hours(total)} declared, into {len(units):,} units in {time.monotonic() - started:.0f} s",
+            highlight=False,
+        )
+        return units
+
+    def config_bytes(self) -> bytes:
+        versions = {}
+        for package in PACKAGES:
+            try:
+                versions[package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                versions[package] = "not installed"
+        content = {"fingerprint": fingerprint(self.settings), "settings": to_dict(self.settings), "versions": versions}
+        return yaml.safe_dump(content, allow_unicode=True, sort_keys=False).encode("utf-8")
+
+    def _same_settings(self) -> None:
+        """A run directory holds one run: other settings would mix two kinds of shard in it. Raises UserError."""
+        stored = stored_config(self.store)
+        if stored["fingerprint"] == fingerprint(self.settings):
+            return
+        before = output_settings(settings_from(stored["settings"]))
+        now = output_settings(self.settings)
+        changed = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        raise UserError(
+            f"{self.store.root} was made with other settings ({'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}): "
+            "choose another output, or use 'redecide' to change thresholds"
+        )
+
+    def run(self) -> int:
+        """Curate everything that is not done yet and write the report. Answers the exit code (`finish`). Raises UserError."""
+        preflight = Preflight(self.settings, self.store, self.console)
+        preflight.before_plan()
+        units = self.plan()
+        todo = ledger.to_do(units, self.store)
+        if len(todo) < len(units):
+            self.console.print(f"{len(units) - len(todo):,} of {len(units):,} units are done already", highlight=False)
+        failed = 0
+        if todo:
+            preflight.after_plan(declared_seconds(todo))
+            failed = self.work(recipe.build(self.settings, self.store, self.fetch), todo, len(units) - len(todo))
+        return self.finish(units, failed)
+
+    def finish(self, units: list[Unit], failed: int) -> int:
+        """Check the accounting and write the report. Answers the exit code: 0, or 1 with units left undone."""
+        left = ledger.to_do(units, self.store)
+        verify(units, self.store)
+        report_run(self.store, self.settings, self.fetch, self.console)
+        if left:
+            names = ", ".join(unit.unit_id for unit in left[:5])
+            self.console.print(f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.", style="red")
+            return 1
+        return 0
+
+    def work(self, stages: list[Stage], todo: list[Unit], done_before: int) -> int:
+        """Run stages over units, showing progress. Answers how many units failed. Raises UserError."""
+        execution = self.settings.execution
+        preflight = Preflight(self.settings, self.store, self.console)
+        if execution.runner == "ray":
+            running.connect(execution, stages)
+            preflight.passed("cluster", running.describe_cluster())
+        progress = Progress(stages, units=len(todo), expected_seconds=declared_seconds(todo), done_before=done_before)
+        started = time.monotonic()
+        try:
+            with Display(progress, self.console) as display:
+                for outcome in self._outcomes(stages, todo):
+                    self._check(outcome)
+                    if outcome.unit_id == running.ROLL_CALL.unit_id:
+                        preflight.passed("engines", f"every stage has loaded its models ({time.monotonic() - started:.0f} s)")
+                        continue
+                    display.add(outcome)
+                    if progress.failed >= execution.max_failures:
+                        raise UserError(f"gave up after {progress.failed} failed units, the last: {(outcome.error or '').strip()}")
+        finally:
+            if progress.done:
+                write_speed(self.store, progress)
+            if execution.runner == "ray":
+                running.disconnect()
+        return progress.failed
+
+    def _outcomes(self, stages: list[Stage], todo: list[Unit]) -> Iterator[running.Outcome]:
+        if self.settings.execution.runner == "local":
+            return running.run_local(stages, todo)
+        return running.run_ray(stages, todo, self.settings.execution)
+
+    def _check(self, outcome: running.Outcome) -> None:
+        if outcome.user_error:
+            raise UserError(outcome.error or "")
+
+
+def declared_seconds(units: list[Unit]) -> float:
+    """Declared length of the audio in some units; what declares none counts as nothing."""
+    total = 0
+    for unit in units:
+        for piece in unit.pieces:
+            end = piece.end if piece.end is not None else piece.declared_samples
+            total += max(0, (end or 0) - piece.start)
+    return total / SAMPLE_RATE
+
+
+def stored_config(store: Store) -> dict[str, object]:
+    """config.yaml of a run. Raises UserError when the folder is no run."""
+    if not store.exists("config.yaml"):
+        raise UserError(f"{store.root} is no run directory: it has no config.yaml")
+    content = yaml.safe_load(store.read("config.yaml"))
+    if not isinstance(content, dict) or not {"settings", "fingerprint"} <= content.keys():
+        raise UserError(f"{store.root}/config.yaml is damaged: expected settings and fingerprint in it")
+    return content
+
+
+def settings_from(values: object) -> Settings:
+    """The settings of a stored config.yaml, as they were."""
+    from omegaconf import OmegaConf
+
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), values))
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def verify(units: list[Unit], store: Store) -> None:
+    """Every finished unit's rows tile its pieces: no gap, no overlap, no recording missing. Raises ConservationError."""
+    ledger.verify_tiling(units, store)

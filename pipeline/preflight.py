@@ -1,0 +1,65 @@
+"""Checks before anything heavy: one line each, and the first failure ends the run with the line that mends it.
+
+    settings ──> output writable ──> sources readable ──plan──> disk enough ──> cluster can hold the graph ──> engines load
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+
+from rich.console import Console
+
+from operators.errors import UserError
+from pipeline.config import Settings
+from pipeline.progress import hours
+from pipeline.sources import check_source
+from pipeline.storage import Store
+
+FLAC_BYTES_PER_SECOND = 18_000
+"""16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy speech."""
+
+
+@dataclass
+class Preflight:
+    settings: Settings
+    store: Store
+    console: Console
+
+    def passed(self, check: str, detail: str) -> None:
+        self.console.print(f"[green]ok[/] {check:<8} {detail}", highlight=False)
+
+    def before_plan(self) -> None:
+        """Output and sources. Raises UserError."""
+        probe = ".preflight"
+        self.store.put(probe, b"touchasp")
+        self.store.delete(probe)
+        self.passed("output", f"{self.store.root} is writable")
+        for source in self.settings.sources:
+            self.passed("source", check_source(source, self.settings.s3))
+        self._models()
+
+    def _models(self) -> None:
+        """Cheap look at model paths before minutes go into planning; they are really loaded by the stages' roll call."""
+        named = {"vad.model": self.settings.vad.model, "asr.model": self.settings.asr.model}
+        for language, models in self.settings.copilot.models.items():
+            for model in [models] if isinstance(models, str) else (models or []):
+                named[f"copilot.models.{language}"] = model
+        for key, model in named.items():
+            if model and (model.startswith((".", "/", "~")) or model.count("/") > 1) and not os.path.isdir(os.path.expanduser(model)):
+                raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
+
+    def after_plan(self, input_seconds: float) -> None:
+        """Disk for the shards, if everything were kept. Raises UserError."""
+        if "://" in self.store.root:
+            return
+        per_second = FLAC_BYTES_PER_SECOND if self.settings.audio.codec == "flac" else self.settings.audio.opus_kbps * 130
+        need = input_seconds * per_second
+        free = shutil.disk_usage(self.store.root).free
+        if need > free:
+            raise UserError(
+                f"the disk of {self.store.root} has {free / 1e9:.1f} GB free and {hours(input_seconds)} of audio may need "
+                f"{need / 1e9:.1f} GB: free some space, choose another output, or set audio.codec=opus"
+            )
+        self.passed("disk", f"{free / 1e9:.0f} GB free, at most {need / 1e9:.2f} GB needed")

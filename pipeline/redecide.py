@@ -1,0 +1,69 @@
+"""`redecide`: the run that other thresholds would have given, from the ledgers of one that is there.
+
+    RUN's config + key=value ──only rover.* and text.* may change──> new run directory ──Rejudge per unit──> shards, ledgers, report
+
+The new run is a run like any other; an interrupted redecide goes on where it stopped when it is called again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import yaml
+from rich.console import Console
+
+from operators.errors import UserError
+from pipeline import config, ledger, recipe
+from pipeline.curate import Curation, settings_from, stored_config
+from pipeline.plan import load_plan, save_plan
+from pipeline.storage import open_store
+from stages.rejudge import Rejudge
+
+CHANGEABLE = ("rover.", "text.")
+MEASURED = ("rover.tones", "rover.reference", "text.")
+"""Settings on which the measured rates depend; a change of the others only judges anew."""
+
+
+def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
+    """Write the run that `run` would have been with the settings `overrides`. Answers the exit code. Raises UserError."""
+    s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
+    old = open_store(run, s3)
+    before = settings_from(stored_config(old)["settings"])
+    settings = config.override(before, overrides)
+    old_values, new_values = config.output_settings(before), config.output_settings(settings)
+    changed = [key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)]
+    refused = [key for key in changed if not key.startswith(CHANGEABLE)]
+    if refused:
+        raise UserError(f"redecide can change rover.* and text.* only, not {refused[0]}: that needs a fresh run")
+    if not changed:
+        raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
+    settings = replace(settings, output=output or f"{run.rstrip('/')}-{config.fingerprint(settings)[:8]}")
+    curation = Curation(settings=settings, console=console)
+    units = load_plan(old)
+    missing = ledger.to_do(units, old)
+    if missing:
+        raise UserError(f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first")
+    if not curation.store.exists("plan.parquet"):
+        curation.store.put("config.yaml", curation.config_bytes())
+        save_plan(units, curation.store)
+    stored = yaml.safe_load(curation.store.read("config.yaml"))
+    if stored["fingerprint"] != config.fingerprint(settings):
+        raise UserError(f"{settings.output} holds a run with other settings: choose another --output")
+    stage = Rejudge(
+        old=old,
+        new=curation.store,
+        fetcher=curation.fetch,
+        rules=recipe.rules(settings.rover),
+        measure_again=any(key.startswith(MEASURED) for key in changed),
+        limits=recipe.limits(settings.audio),
+        decode_timeout_seconds=settings.audio.decode_timeout_seconds,
+        decode_attempts=settings.audio.decode_attempts,
+        format=recipe.shard_format(settings),
+        normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
+        resources=recipe.resources(settings.execution.segment),
+    )
+    todo = ledger.to_do(units, curation.store)
+    failed = curation.work([stage], todo, len(units) - len(todo)) if todo else 0
+    return curation.finish(units, failed)
+
+

@@ -1,0 +1,95 @@
+"""`show`: one clip's story, from recording to verdict, out of the ledger."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from operators.clip import SAMPLE_RATE, Unit, clip_hash
+from operators.errors import UserError
+from operators.rover import align
+from operators.text import tokens
+from pipeline import ledger
+from pipeline.plan import load_plan
+from pipeline.progress import clock_time
+from pipeline.storage import Store
+from stages.write_shard import shard_keys
+
+
+def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
+    """A clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all. Raises UserError."""
+    units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
+    for unit in units:
+        if not store.exists(shard_keys(unit.unit_id)[2]):
+            continue
+        for row in ledger.read(store, unit.unit_id)[0].to_pylist():
+            if row["clip_id"] == clip_id:
+                return row
+    raise UserError(f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of the report")
+
+
+def _may_hold(unit: Unit, clip_id: str) -> bool:
+    return any(clip_hash(piece.recording.recording_id) in clip_id for piece in unit.pieces)
+
+
+def show(store: Store, clip_id: str, console: Console) -> None:
+    """Print the clip's story."""
+    row = find_clip(store, clip_id)
+    story = Table(show_header=False, box=None, pad_edge=False)
+    story.add_column(style="dim", no_wrap=True)
+    story.add_column()
+
+    def tell(name: str, value: object) -> None:
+        story.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+
+    seconds = (row["end"] - row["start"]) / SAMPLE_RATE
+    tell("clip", row["clip_id"])
+    tell("recording", row["recording_id"])
+    tell("uri", row["uri"])
+    for name, value in json.loads(row["provenance"] or "{}").items():
+        tell(f"  {name}", value)
+    tell("domain, unit", f"{row['domain']}, {row['unit_id']}")
+    begin, end = (clock_time(row[edge] / SAMPLE_RATE) for edge in ("start", "end"))
+    tell("1 Segment", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
+                      f"{row['speech_samples'] / max(row['end'] - row['start'], 1):.0%} speech")  # fmt: skip
+    for index, heard in enumerate(row["hypotheses"] or []):
+        stage = "2 Transcribe" if index == 0 else "3 Copilot"
+        facts = [heard["engine"]]
+        if heard["language"]:
+            sure = f" ({heard['language_prob']:.0%})" if heard["language_prob"] is not None else ""
+            facts.append(heard["language"] + sure)
+        if heard["avg_logprob"] is not None:
+            facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
+        tell(stage, ", ".join(facts))
+        tell("", f"“{heard['text']}”")
+    if row["wer"] is not None:
+        tell("4 Rover", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
+        asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
+        tell("  asr", asr)
+        tell("  copilot", copilot)
+    if row["outcome"] == "kept":
+        tell("verdict", Text("kept", style="bold green"))
+        tell("  label", f"“{row['label']}”")
+        tell("  lies in", f"{store.url(shard_keys(row['unit_id'])[0])}, {row['tar_size']:,} bytes at {row['tar_offset']:,}")
+    else:
+        tell("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
+        if row["detail"]:
+            tell("", row["detail"])
+    tell("content", row["content_hash"])
+    console.print(story)
+
+
+def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
+    """Both spoken forms with what differs marked."""
+    first, second = Text(), Text()
+    for edit in align(tokens(asr), tokens(copilot)):
+        same = edit.kind == "equal"
+        for text, token, style in ((first, edit.reference, "bold red"), (second, edit.hypothesis, "bold yellow")):
+            if token:
+                text.append(token, style="" if same else style)
+                text.append(" ")
+    return first, second
