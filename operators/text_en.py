@@ -1,0 +1,187 @@
+"""Spoken form of the Latin parts of a transcript: numbers as words, contractions open, one spelling, no fillers.
+
+    text ─write_symbols, write_number─> "five dollars", "march fifth" ─lower case─> respell ─> "can not", "going to", "color"
+         ─reread_english (operators.numbers)─> one reading per number ─strip_fillers─>
+
+Contractions and reduced forms are opened on purpose: "can't", "cannot" and "can not" differ by an engine's house style far
+more often than by what was said.
+"""
+
+from __future__ import annotations
+
+import re
+
+from operators.numbers import english_digits, english_value, ordinal_english, reading_english
+
+_MONTHS = "january february march april may june july august september october november december".split()
+_MONTH = "|".join(_MONTHS)
+_MONTH_SHORT = re.compile(r"\b(jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.?(?=\s\d)", re.I)
+_MONTH_DAY = re.compile(rf"\b({_MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.]\d)", re.I)
+_DAY_MONTH = re.compile(rf"\b(\d{{1,2}})\s(?=(?:{_MONTH})\b)", re.I)
+_DAY_WORDS = "|".join(english_value(day) for day in range(31, 0, -1))
+_MONTH_DAY_WORDS = re.compile(rf"\b((?!may){'|'.join(f'{m}(?!may)' for m in _MONTHS if m not in ('march', 'may'))}) ({_DAY_WORDS})\b(?! hundred| thousand)")
+
+_NUMBER = r"\d+(?:\.\d+)?"
+_SCALE = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "bn": "billion", "B": "billion"}
+_CURRENCY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yuan", "cent")}
+_MONEY = re.compile(rf"([$€£¥])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|[kKmMB])\b)?")
+_TIME = re.compile(r"(?<![\d:])(\d{1,2}):([0-5]\d)(?![\d:])")
+_PHONE = re.compile(r"(?<![\d-])(?:\d{3}-)?\d{3}-\d{4}(?![\d-])")
+_FRACTION = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])")
+_UNITS = {
+    "km/h": "kilometers per hour", "mph": "miles per hour", "km": "kilometers", "kg": "kilograms", "cm": "centimeters", "mm": "millimeters",
+    "ml": "milliliters", "mg": "milligrams", "lbs": "pounds", "lb": "pounds", "oz": "ounces", "ft": "feet", "°F": "degrees fahrenheit",
+    "°C": "degrees celsius", "°": "degrees",
+}  # fmt: skip
+_UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
+_ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
+_DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
+_HALVES = {2: "half", 4: "quarter"}
+
+_ABBREVIATIONS = {
+    "mr": "mister", "mrs": "missus", "dr": "doctor", "prof": "professor", "vs": "versus", "etc": "et cetera", "ok": "okay", "jr": "junior",
+    "sr": "senior", "mt": "mount", "gov": "governor", "sgt": "sergeant", "capt": "captain", "lt": "lieutenant",
+}  # fmt: skip
+
+_WHOLE = {
+    "can't": "can not", "cannot": "can not", "cant": "can not", "won't": "will not", "wont": "will not", "shan't": "shall not",
+    "dont": "do not", "doesnt": "does not", "didnt": "did not", "isnt": "is not", "arent": "are not", "wasnt": "was not",
+    "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not", "couldnt": "could not", "wouldnt": "would not",
+    "shouldnt": "should not", "im": "i am", "ive": "i have", "youre": "you are", "youve": "you have", "theyre": "they are",
+    "weve": "we have", "thats": "that is", "whats": "what is", "theres": "there is", "let's": "let us",
+    "gonna": "going to", "wanna": "want to", "gotta": "got to", "kinda": "kind of", "sorta": "sort of", "gimme": "give me",
+    "lemme": "let me", "dunno": "do not know", "outta": "out of", "hafta": "have to", "coulda": "could have", "shoulda": "should have",
+    "woulda": "would have", "y'all": "you all", "ma'am": "madam", "'em": "them", "'cause": "because", "cuz": "because", "'til": "until",
+    "till": "until", "c'mon": "come on", "alright": "all right", "o'clock": "", "percent": "percent", "hundert": "hundert",
+    "nope": "nope", "thru": "through", "tonite": "tonight", "goodbye": "good bye", "bye-bye": "bye bye", "email": "email",
+    "website": "web site", "healthcare": "health care", "anymore": "any more", "wifi": "wi fi", "online": "on line", "ok": "okay",
+    "o.k": "okay", "yeah": "yeah",
+}  # fmt: skip
+for _same in ("percent", "hundert", "nope", "email", "yeah"):
+    del _WHOLE[_same]
+
+# British to American; stems that inflect are matched with their endings.
+_STEMS = {
+    "colour": "color", "favour": "favor", "flavour": "flavor", "honour": "honor", "labour": "labor", "neighbour": "neighbor",
+    "behaviour": "behavior", "harbour": "harbor", "humour": "humor", "rumour": "rumor", "vapour": "vapor", "organis": "organiz",
+    "realis": "realiz", "recognis": "recogniz", "apologis": "apologiz", "criticis": "criticiz", "emphasis(?=e|ing)": "emphasiz",
+    "specialis": "specializ", "civilis": "civiliz", "travell": "travel", "cancell(?!ation)": "cancel", "modell": "model", "labell": "label",
+    "centre": "center", "theatre": "theater", "metre": "meter", "kilometre": "kilometer", "centimetre": "centimeter", "litre": "liter",
+    "defence": "defense", "offence": "offense", "licence": "license", "catalogue": "catalog", "dialogue": "dialog", "programme": "program",
+    "grey": "gray", "tyre": "tire", "plough": "plow", "mould": "mold", "jewellery": "jewelry", "aluminium": "aluminum", "cheque": "check",
+    "fulfil(?!l)": "fulfill", "enrol(?!l)": "enroll", "skilful": "skillful", "moustache": "mustache", "pyjama": "pajama", "cosy": "cozy",
+    "storey": "story", "judgement": "judgment", "acknowledgement": "acknowledgment", "ageing": "aging", "learnt": "learned",
+    "whilst": "while", "amongst": "among", "towards": "toward", "mum(?=s?\\b)": "mom", "kerb": "curb", "sceptic": "skeptic",
+}  # fmt: skip
+_STEM = re.compile(rf"\b(?:{'|'.join(_STEMS)})")
+_STEM_OF = {re.sub(r"\(.*", "", british): american for british, american in _STEMS.items()}
+_CLITIC = re.compile(r"(?<=[a-z])(?:n't|'(?:re|ve|ll|m|d))\b")
+_CLITICS = {"n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am", "'d": " would"}
+_IS = re.compile(r"\b(it|he|she|that|what|there|here|where|who|how|this|when|why)'s\b")
+_WHOLE_WORD = re.compile(rf"(?<![\w'])(?:{'|'.join(sorted(map(re.escape, _WHOLE), key=len, reverse=True))})(?![\w'])")
+_PHRASES = (
+    (re.compile(r"\bper cent\b"), "percent"),
+    (re.compile(r"\b(dollars?|pounds?|euros?) and (?=[a-z]+(?: [a-z]+)? (?:cents?|pence)\b)"), r"\1 "),
+    (re.compile(r"\bnegative (?=(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\b)"), "minus "),
+    (re.compile(r"\be[- ](mail|book|commerce)(?=s?\b)"), r"e\1"),
+    (re.compile(r"\b([ap]) m\b(?! i\b)"), r"\1m"),
+    (re.compile(r"\bmaam\b"), "madam"),
+)
+_ABBREVIATION = re.compile(rf"\b(?:{'|'.join(_ABBREVIATIONS)})\b\.?")
+_DOTTED = re.compile(r"\b(?:[a-z]\.){2,}[a-z]?\b|\b(?:[a-z]\.){2,}")
+_FILLERS = re.compile(r"(?<![\w'])(?:u+h+|u+m+|e+rm?|u+hm|h+m+|m{2,}|a+h+)(?![\w'])")
+
+
+def write_symbols(text: str) -> str:
+    """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March fifth."""
+    text = _PHONE.sub(lambda match: english_digits(match.group().replace("-", "")), text)
+    text = _MONEY.sub(_money, text)
+    text = _TIME.sub(_clock, text)
+    text = _MONTH_SHORT.sub(lambda match: next(m for m in _MONTHS if m.startswith(match[1].lower()[:3])), text)
+    text = _MONTH_DAY.sub(lambda match: f"{match[1]} {ordinal_english(int(match[2]))}", text)
+    text = _DAY_MONTH.sub(lambda match: f"{ordinal_english(int(match[1]))} ", text)
+    text = _UNIT.sub(lambda match: f" {_UNITS[match[1]]} ", text)
+    text = _FRACTION.sub(_fraction, text)
+    text = _ORDINAL.sub(lambda match: ordinal_english(int(match[1])) if len(match[1]) < 13 else match.group(), text)
+    text = _DECADE.sub(_decade, text)
+    text = re.sub(r"(?<=\d)\s?%", " percent", text)
+    text = re.sub(r"(?:#|\bno\.\s?|\bNo\.\s?)(?=\d)", "number ", text)
+    text = re.sub(r"(?<=\d)\s?[–—~-]\s?(?=\d)", " to ", text)
+    text = re.sub(rf"(^|[\s(])-(?={_NUMBER})", r"\1minus ", text)
+    for symbol, word in (("+", "plus"), ("×", "times"), ("÷", "divided by"), ("=", "equals")):
+        if symbol in text:
+            text = re.sub(rf"(?<=\d)\s?{re.escape(symbol)}\s?(?=\d)", f" {word} ", text)
+    return text
+
+
+def _money(match: re.Match[str]) -> str:
+    sign, amount, scale = match.groups()
+    unit, hundredth = _CURRENCY[sign]
+    if scale:
+        return f"{amount} {_SCALE.get(scale, scale)} {unit}s "
+    whole, _, cents = amount.partition(".")
+    words = "" if cents and not int(whole) else f"{whole} {_plural(unit, whole)}"
+    if cents and int(cents):
+        if len(cents) > 2:
+            return f"{amount} {unit}s"
+        cents = str(int(cents.ljust(2, "0")))
+        words += f" {cents} {hundredth if hundredth == 'pence' else _plural(hundredth, cents)}"
+    return words
+
+
+def _plural(unit: str, amount: str) -> str:
+    return unit if unit == "yuan" or int(amount) == 1 else unit + "s"
+
+
+def _clock(match: re.Match[str]) -> str:
+    minute = int(match[2])
+    return match[1] + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
+
+
+def _fraction(match: re.Match[str]) -> str:
+    above, below = int(match[1]), int(match[2])
+    if not 0 < above < below <= 10:
+        return f"{above} {below}"
+    part = _HALVES.get(below) or ordinal_english(below)
+    return f"{english_value(above)} {part}{'s' if above > 1 else ''}"
+
+
+def _decade(match: re.Match[str]) -> str:
+    century, decade = match[1], int(match[2])
+    if century and decade == 0:
+        return f"{english_value(int(century))} hundreds" if century != "20" else "two thousands"
+    if decade < 20:
+        return match.group()
+    return f"{english_value(int(century)) if century else ''} {english_value(decade)[:-1]}ies"
+
+
+def write_number(whole: str, fraction: str | None) -> str:
+    """One Arabic number in English words, a space on either side: "15" -> " fifteen ", "3.5" -> " three point five "."""
+    words = reading_english(whole.lstrip("0") or "0" if fraction is not None else whole)
+    return f" {words} point {english_digits(fraction)} " if fraction is not None else f" {words} "
+
+
+def respell(text: str) -> str:
+    """Lower-case text with contractions open, abbreviations spoken and British spellings turned American."""
+    text = _DOTTED.sub(lambda match: match.group().replace(".", ""), text)
+    text = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match.group().rstrip(".")], text)
+    text = _WHOLE_WORD.sub(lambda match: _WHOLE[match.group()], text)
+    if "'" in text:
+        text = _IS.sub(r"\1 is", text)
+        text = _CLITIC.sub(lambda match: _CLITICS[match.group()], text)
+    text = _STEM.sub(lambda match: _STEM_OF[match.group()], text)
+    for pattern, words in _PHRASES:
+        text = pattern.sub(words, text)
+    return _MONTH_DAY_WORDS.sub(_ordinal_day, text)
+
+
+_ORDINAL_DAYS = {english_value(day): ordinal_english(day) for day in range(1, 32)}
+
+
+def _ordinal_day(match: re.Match[str]) -> str:
+    return f"{match[1]} {_ORDINAL_DAYS[match[2]]}"
+
+
+def strip_fillers(text: str) -> str:
+    """um, uh, er, hmm, ah dropped from lower-case text; "oh", "yeah" and "mhm" are words and stay."""
+    return _FILLERS.sub(" ", text)
