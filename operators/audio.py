@@ -9,8 +9,8 @@ same stretch must agree to the bit. It is affordable: FFmpeg runs through unwant
 
 **What is lost keeps its place.** A packet that will not decode becomes silence of its own length ("decode_error"); a jump of
 50 ms or more in the timestamps becomes silence of that length, reported ("gap") from half a second on, since shorter jumps are
-how a recorder writes pauses. Neither goes past the declared length: there only the place is reported. When the audio ends 0.1 s
-or more before its declared length the rest is "truncated". A stretch with NaN or infinity is "non_finite".
+how a recorder writes pauses. Neither goes past the declared length: there only the place is reported. When the audio ends a
+quarter of a second or more before its declared length the rest is "truncated". A stretch with NaN or infinity is "non_finite".
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 
 import av
 import numpy as np
+import soundfile
 
 from operators.clip import SAMPLE_RATE
 from operators.media import (
@@ -60,8 +61,8 @@ __all__ = [
 PROBLEMS = ("truncated", "decode_error", "gap", "non_finite", "too_large", "trailing_data")
 """Why a part of a recording cannot be read. "trailing_data": the header claims less than the file holds; the rest is not used."""
 
-_TOLERANCE = SAMPLE_RATE // 10
-"""A declared length may round, or count an encoder's padding: a difference of up to 0.1 s is not a loss."""
+_TOLERANCE = SAMPLE_RATE // 4
+"""A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter second."""
 
 _JUMP_SECONDS = 0.05
 _GAP_SECONDS = 0.5
@@ -139,7 +140,7 @@ class Collector:
 
     def __init__(self, window: tuple[int, int | None]) -> None:
         # Untouched pages cost nothing: a window far past the end of a short file does not use its size.
-        self._pcm = np.empty(1 << 20 if window[1] is None else window[1] - window[0], np.int16)
+        self._pcm = np.empty(1 << 20 if window[1] is None else min(window[1] - window[0], 1 << 27), np.int16)
         self._count = 0
 
     def add(self, pcm: np.ndarray) -> None:
@@ -161,31 +162,36 @@ class Collector:
 
 def encode_flac(pcm: np.ndarray) -> bytes:
     """FLAC of int16 [samples] at 16 kHz, lossless, the same bytes for the same samples."""
-    return _encode(pcm, "flac", "flac", {"compression_level": "5"})
+    _check_clip(pcm)
+    written = io.BytesIO()
+    # libsndfile's FLAC is three times as fast as FFmpeg's and 4 % smaller.
+    soundfile.write(written, pcm, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return written.getvalue()
 
 
 def encode_opus(pcm: np.ndarray, bitrate: int = 32_000) -> bytes:
     """Ogg Opus of int16 [samples] at 16 kHz and `bitrate` bits/s, the same bytes for the same samples."""
-    return _encode(pcm, "ogg", "libopus", {"b": str(bitrate), "application": "voip"})
-
-
-def _encode(pcm: np.ndarray, container: str, codec: str, options: dict[str, str]) -> bytes:
-    if pcm.dtype != np.int16 or pcm.ndim != 1 or not len(pcm):
-        raise ValueError(f"want int16 [samples > 0], got {pcm.dtype} {list(pcm.shape)}")
+    _check_clip(pcm)
     written = io.BytesIO()
-    # bitexact: no encoder version in the tags, no random Ogg serial number
-    with av.open(written, "w", format=container, options={"fflags": "+bitexact"}) as output:
-        stream: Any = output.add_stream(codec, rate=SAMPLE_RATE, options={**options, "flags": "+bitexact"})
+    # FFmpeg's muxer, not libsndfile's, which draws the Ogg serial number at random; bitexact: no serial, no version in the tags.
+    with av.open(written, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
+        options = {"b": str(bitrate), "application": "voip", "flags": "+bitexact"}
+        stream: Any = output.add_stream("libopus", rate=SAMPLE_RATE, options=options)
         stream.codec_context.layout, stream.codec_context.format = "mono", "s16"
         stream.codec_context.thread_count = 1
         stream.codec_context.open()
-        frame_size = stream.codec_context.frame_size or 4096
-        for at in range(0, len(pcm), frame_size):
-            frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm[np.newaxis, at : at + frame_size]), "s16", "mono")
+        for at in range(0, len(pcm), stream.codec_context.frame_size):
+            samples = np.ascontiguousarray(pcm[np.newaxis, at : at + stream.codec_context.frame_size])
+            frame = av.AudioFrame.from_ndarray(samples, "s16", "mono")
             frame.sample_rate, frame.time_base, frame.pts = SAMPLE_RATE, Fraction(1, SAMPLE_RATE), at
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
     return written.getvalue()
+
+
+def _check_clip(pcm: np.ndarray) -> None:
+    if pcm.dtype != np.int16 or pcm.ndim != 1 or not len(pcm):
+        raise ValueError(f"want int16 [samples > 0], got {pcm.dtype} {list(pcm.shape)}")
 
 
 def _run(media: Media, timeline: Timeline, start: int, limits: Limits, emit: Emit) -> bool:

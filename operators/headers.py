@@ -18,6 +18,17 @@ ReadAt = Callable[[int, int], bytes]
 _UNKNOWN_SIZES = (0, 0x7FFFFFFF, 0x7FFFFFFF - 36, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0x80000000, 0x7FFFF000)
 """data sizes that streaming writers leave in a WAV header they could not go back to: "to the end of the file"."""
 
+_NOT_MEDIA = (
+    (b"#EXTM3U", "a playlist"),
+    (b"ffconcat", "a playlist"),
+    (b"[playlist]", "a playlist"),
+    (b"v=0", "a session description"),
+    (b"<", "markup, such as an HTML page"),
+    (b"{", "JSON"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+)
+
 _TAIL = 1 << 17
 """Bytes searched for the last Ogg page: a page is at most 65,307 bytes long."""
 
@@ -55,6 +66,12 @@ def looks_like_media(head: bytes) -> bool:
     if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3", b"FORM", b".snd", b"caff", b"MAC ", b"wvpk"):
         return True
     return head[:3] in (b"ID3", b"FLV") or head[4:8] in (b"ftyp", b"moov", b"mdat")
+
+
+def name_of_text(head: bytes) -> str:
+    """What a crawler most often saves under an audio name instead of audio; "" when it is something else."""
+    head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    return next((name for start, name in _NOT_MEDIA if head.startswith(start)), "")
 
 
 def _wav(read_at: ReadAt, size: int) -> Claims:

@@ -22,7 +22,7 @@ import av
 import av.container
 
 from operators.clip import SAMPLE_RATE
-from operators.headers import Claims, looks_like_media, read_claims
+from operators.headers import Claims, looks_like_media, name_of_text, read_claims
 
 REASONS = (
     "missing",  # no such file
@@ -142,8 +142,10 @@ def open_media(source: Source, limits: Limits) -> Iterator[Media]:
                 io_open=_refuse,
             )
         except av.FFmpegError as error:
-            reason = "bad_header" if looks_like_media(view.read_at(0, 16)) else "not_audio"
-            raise AudioError(reason, _explain(error)) from None
+            head = view.read_at(0, 512)
+            if looks_like_media(head):
+                raise AudioError("bad_header", _explain(error)) from None
+            raise AudioError("not_audio", name_of_text(head) or _explain(error)) from None
         with container:
             stream = _audio_stream(container, limits)
             yield Media(
@@ -239,7 +241,7 @@ def _audio_stream(container: av.container.InputContainer, limits: Limits) -> Any
     if not streams:
         raise AudioError("no_audio_stream")
     stream = container.streams.best("audio") or streams[0]
-    codec = stream.codec_context
+    codec: Any = stream.codec_context
     if codec is None:
         raise AudioError("unsupported_codec")
     if codec.channels < 1 or codec.sample_rate < 1:
@@ -287,15 +289,15 @@ def _explain(error: av.FFmpegError) -> str:
 
 
 _DEMUXERS = (
-    "3gp aa aac aax ac3 aea aiff amr amrnb amrwb ape apc aptx aptx_hd asf asf_o ast au avi bonk caf codec2 daud dsf dss dts "
-    "dtshd dv eac3 flac flv gsm gxf hca hcom iff ilbc ircam iss ivf kux laf lc3 live_flv loas matroska mlp mov mp3 mpc "
-    "mpc8 mpeg mpegts msf mxf nistsphere nsv nut oma osq paf pva pvf qcp qoa rka rm rso sbc sds shn sol sox spdif tak truehd "
-    "tta voc vqf w64 wav wavarc wsd wtv wv wve xa xwma ogg"
-).split()
+    "3gp,aa,aac,aax,ac3,aea,aiff,amr,amrnb,amrwb,apc,ape,aptx,aptx_hd,asf,asf_o,ast,au,avi,bonk,caf,codec2,daud,"
+    "dsf,dss,dts,dtshd,dv,eac3,flac,flv,gsm,gxf,hca,hcom,iff,ilbc,ircam,iss,ivf,kux,laf,lc3,live_flv,loas,matroska,"
+    "mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,msf,mxf,nistsphere,nsv,nut,ogg,oma,osq,paf,pva,pvf,qcp,qoa,rka,rm,rso,sbc,"
+    "sds,shn,sol,sox,spdif,tak,truehd,tta,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,wve,xa,xwma"
+)
 """Containers of recorded sound or film that hold their own data. Not here, so never opened: what refers to other files or
 hosts, devices, still images, subtitles, text art, game formats and headerless data that any bytes could be taken for."""
 
-_DECLARING = {"3gp", "aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp3", "ogg", "tak", "tta", "w64", "wav", "wv"}
+_DECLARING = frozenset("3gp,aiff,ape,asf,au,avi,caf,flac,matroska,mov,mp3,ogg,tak,tta,w64,wav,wv".split(","))
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""
 
 
@@ -313,6 +315,6 @@ def _audio_decoders() -> list[str]:
 
 _OPTIONS = {
     "protocol_whitelist": "none",  # the name of no protocol
-    "format_whitelist": ",".join(_DEMUXERS),
+    "format_whitelist": _DEMUXERS,
     "codec_whitelist": ",".join(_audio_decoders()),
 }

@@ -45,6 +45,7 @@ _RESAMPLER = {
 }
 """libswresample's settings, all named so that another version's defaults change nothing."""
 
+
 class Problem(NamedTuple):
     """A stretch of a recording that could not be read, and why. An empty span: something is missing there, length unknown."""
 
