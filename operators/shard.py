@@ -200,7 +200,7 @@ def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
     named = {f"touchasp.{key}": value for key, value in metadata.items()} | {"touchasp.schema_version": str(SCHEMA_VERSION)}
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA).replace_schema_metadata(named)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", store_schema=False)
+    pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
 
 

@@ -93,7 +93,7 @@ class AsrSettings:
 @dataclass
 class CopilotSettings:
     engine: str = "funasr"  # or module:Class
-    # language -> model (hub name or folder), or a list of models for a vote
+    # language -> model (hub name or folder), or a list of models for a vote; "*" serves the rest
     models: dict[str, Any] = field(
         default_factory=lambda: {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"}
     )

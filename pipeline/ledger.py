@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -54,6 +55,7 @@ def verify_tiling(units: list[Unit], store: Store) -> None:
     """
     done = done_units(store)
     edges: dict[str, list[tuple[int, int]]] = {}
+    pieces = Counter(clean(piece.recording.recording_id) for unit in units for piece in unit.pieces)
     for unit in units:
         if unit.unit_id not in done:
             continue
@@ -63,11 +65,15 @@ def verify_tiling(units: list[Unit], store: Store) -> None:
             spans.setdefault(row["recording_id"], []).append((row["start"], row["end"]))
         for piece in unit.pieces:
             recording_id = clean(piece.recording.recording_id)
-            own = sorted(spans.get(recording_id, []))
-            if not own:
+            told = spans.get(recording_id, [])
+            # A row without length says that something is missing at a point; it takes part in no tiling.
+            own = sorted(span for span in told if span[0] < span[1])
+            if not told:
                 # A piece past the true end of a recording whose header promised more holds nothing.
                 if piece.start == 0:
                     raise TilingError(f"{unit.unit_id}: nothing in the ledger of {recording_id}")
+                continue
+            if not own:
                 continue
             for (_, end), (start, _) in itertools.pairwise(own):
                 if end != start:
@@ -76,9 +82,8 @@ def verify_tiling(units: list[Unit], store: Store) -> None:
                 edges.setdefault(recording_id, []).append((own[0][0], own[-1][1]))
             elif own[0][0] != 0:
                 raise TilingError(f"{unit.unit_id}: {recording_id} starts at sample {own[0][0]}")
-    for recording_id, spans_of in edges.items():
-        whole = sum(1 for unit in units for piece in unit.pieces if clean(piece.recording.recording_id) == recording_id)
-        if len(spans_of) == whole:
-            for (_, end), (start, _) in itertools.pairwise(sorted(spans_of)):
+    for recording_id, owned in edges.items():
+        if len(owned) == pieces[recording_id]:
+            for (_, end), (start, _) in itertools.pairwise(sorted(owned)):
                 if end != start:
                     raise TilingError(f"{recording_id} has a gap or overlap between units at samples {end}..{start}")

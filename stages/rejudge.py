@@ -40,7 +40,7 @@ class Rejudge:
 
     def open(self) -> None:
         self._rover = Rover(self.rules, Normaliser(**self.normaliser_settings))
-        self._decoder = IsolatedDecoder(self.limits, self.decode_timeout_seconds, attempts=self.decode_attempts)
+        self._decoder = IsolatedDecoder(self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts)
         self._encode = self.format.encoder()
 
     def close(self) -> None:

@@ -36,7 +36,7 @@ class Segment:
     name: str = "Segment"
 
     def open(self) -> None:
-        self._decoder = IsolatedDecoder(self.limits, self.decode_timeout_seconds, attempts=self.decode_attempts)
+        self._decoder = IsolatedDecoder(self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts)
         self._vad = self.load_vad()
 
     def close(self) -> None:
@@ -94,10 +94,12 @@ class Segment:
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
         for problem in decoded.problems:
-            # What was lost inside the decoded audio belongs to whoever owns those samples; one beyond its end to the nominal owner.
-            inside = problem.span.start < reached
-            part = problem.span & (Span(start, end) if inside else nominal)
-            if part:
+            # What was lost inside the decoded audio belongs to whoever owns those samples; beyond its end, to the nominal owner.
+            owner = Span(start, end) if problem.span.start < reached else nominal
+            part = problem.span & owner
+            if part is None and not problem.span.samples and start <= problem.span.start <= end and decoded.end_reached:
+                part = problem.span  # something is missing there, nobody knows how much
+            if part is not None:
                 lost.append((part, Rejection(stage="decode", reason=problem.reason)))
         return pcm[start - first : end - first], Span(start, end), lost
 

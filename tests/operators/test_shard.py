@@ -1,0 +1,116 @@
+"""Shards are plain WebDataset, ledgers tile the input, and the same unit gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset
+
+from operators.audio import encode_flac
+from operators.clip import Clip, Hypothesis, Piece, Recording, Rejection, Span, Stretch, Unit, Verdict, clip_id
+from operators.shard import LEDGER_SCHEMA, content_hash, feature_frames, ledger_bytes, read_ledger, unit_rows, write_tar
+
+ODD = "talk #1 \U0001f399️ \udce9 ../../etc <b>"
+
+
+def unit() -> Unit:
+    recording = Recording(recording_id=ODD, uri=f"crawl/{ODD}.mp3", domain="talk", provenance={"license": "CC0", "year": 2020})
+    spans = [Span(8_000, 48_000), Span(48_000, 96_000), Span(100_000, 110_000)]
+    verdicts = [
+        Verdict(label="hello world"),
+        Verdict(rejection=Rejection(stage="rover", reason="wer", detail="WER 50 %")),
+        Verdict(rejection=Rejection(stage="segment", reason="too_short")),
+    ]
+    heard = Hypothesis(engine="whisperx", text="Hello, world", language="en", language_prob=0.9, avg_logprob=-0.1)
+    clips = tuple(
+        Clip(clip_id=clip_id(ODD, span), recording_id=ODD, span=span, speech_samples=9, hypotheses=(heard,), verdict=verdict)
+        for span, verdict in zip(spans, verdicts, strict=True)
+    )
+    stretches = (
+        Stretch(recording_id=ODD, span=Span(0, 8_000), outcome="non_speech"),
+        Stretch(recording_id=ODD, span=Span(96_000, 100_000), outcome="unreadable", rejection=Rejection(stage="decode", reason="gap")),
+    )
+    pcm = (np.random.default_rng(0).standard_normal(98_000) * 3000).astype(np.int16)
+    return Unit(unit_id="talk-000000", domain="talk", pieces=(Piece(recording=recording),), clips=clips, stretches=stretches, audio=pcm)
+
+
+def shard() -> tuple[bytes, list[dict[str, object]], Unit]:
+    made = unit()
+    audio = dict(zip((clip.clip_id for clip in made.clips), made.clip_audio(), strict=True))
+    tar, rows = write_tar(unit_rows(made), lambda row: encode_flac(audio[row["clip_id"]]), "flac", lambda text, _: len(text.split()))
+    return tar, rows, made
+
+
+def test_webdataset_reads_the_shard(tmp_path: Path) -> None:
+    tar, _, made = shard()
+    path = tmp_path / "talk-000000.tar"
+    path.write_bytes(tar)
+    samples = list(webdataset.WebDataset(str(path), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [made.clips[0].clip_id]
+    pcm, rate = soundfile.read(io.BytesIO(samples[0]["flac"]), dtype="int16")
+    assert rate == 16_000
+    assert np.array_equal(pcm, made.clip_audio()[0])
+    assert samples[0]["txt"].decode() == "hello world"
+    record = json.loads(samples[0]["json"])
+    assert record["provenance"] == {"license": "CC0", "year": 2020}
+    assert (record["start"], record["end"], record["duration"]) == (8_000, 48_000, 2.5)
+    assert not {"age", "gender", "emotion", "events"} & record.keys(), "an unknown attribute is absent, never guessed"
+
+
+def test_ledger_says_where_the_audio_lies() -> None:
+    tar, rows, made = shard()
+    kept = next(row for row in rows if row["outcome"] == "kept")
+    member = tar[kept["tar_offset"] : kept["tar_offset"] + kept["tar_size"]]  # type: ignore[operator]
+    assert np.array_equal(soundfile.read(io.BytesIO(member), dtype="int16")[0], made.clip_audio()[0])
+    assert kept["label_tokens"] == 2
+    assert kept["frames"] == feature_frames(40_000) == 248
+
+
+def test_ledger_rows_tile_the_input_in_order() -> None:
+    _, rows, _ = shard()
+    assert [(row["start"], row["end"], row["outcome"], row["reason"]) for row in rows] == [
+        (0, 8_000, "non_speech", None),
+        (8_000, 48_000, "kept", None),
+        (48_000, 96_000, "rejected", "wer"),
+        (96_000, 100_000, "unreadable", "gap"),
+        (100_000, 110_000, "rejected", "too_short"),
+    ]
+
+
+def test_same_unit_same_bytes_and_round_trip() -> None:
+    first, second = shard(), shard()
+    assert first[0] == second[0]
+    data = ledger_bytes(first[1], {"unit_id": "talk-000000"})
+    assert data == ledger_bytes(second[1], {"unit_id": "talk-000000"})
+    table, metadata = read_ledger(data)
+    assert table.schema.equals(LEDGER_SCHEMA)
+    assert metadata["unit_id"] == "talk-000000"
+    assert table.to_pylist()[1]["hypotheses"][0]["text"] == "Hello, world"
+
+
+def test_a_clip_without_verdict_is_a_bug() -> None:
+    made = unit()
+    undecided = Clip(clip_id="x", recording_id=ODD, span=Span(0, 98_000))
+    with pytest.raises(ValueError, match="without a verdict"):
+        unit_rows(Unit(unit_id="u", domain="talk", pieces=made.pieces, clips=(undecided,), audio=made.audio))
+
+
+def test_clip_ids_are_safe_and_tell_recordings_apart() -> None:
+    span = Span(0, 32_000)
+    names = [clip_id(name, span) for name in (ODD, "a/b", "a-b", "a b", "", "." * 300, "日本語")]
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert "." not in name
+        assert "/" not in name
+        assert name.isascii()
+        assert len(name) < 95, "USTAR holds names of up to 100 bytes"
+
+
+def test_content_hash_is_of_the_samples() -> None:
+    pcm = np.arange(100, dtype=np.int16)
+    assert content_hash(pcm) == content_hash(pcm.copy()) != content_hash(pcm[::-1])
