@@ -12,9 +12,8 @@ Only `FOLD_COLUMNS` of a ledger are read; texts stay on disk until an example is
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -24,7 +23,8 @@ import pyarrow.compute as pc
 
 from operators.clip import SAMPLE_RATE
 from operators.shard import OUTCOMES
-from pipeline.histograms import Distributions, distributions_by
+from pipeline.examples import Example, candidates, choose, codes, name_hash
+from pipeline.histograms import ClipColumns, Distributions, distributions_by
 
 FOLD_COLUMNS = (
     "unit_id", "domain", "recording_id", "uri", "start", "end", "outcome", "stage", "reason", "speech_samples", "language",
@@ -36,8 +36,6 @@ TOO_SHORT = "too_short"
 AGREEMENT_REASONS = ("wer", "per", "wer_and_per")
 """Reasons that a change of the two thresholds can undo."""
 
-EXAMPLES_PER_REASON = 4
-EASY_LISTENING_SECONDS = 12
 _BATCH_ROWS = 1 << 15
 
 
@@ -61,25 +59,6 @@ Cause = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Example:
-    """Where an example clip is found again: its ledger and its span. Ordered by rank, a hash of recording and start."""
-
-    rank: int
-    unit_id: str
-    domain: str
-    recording_id: str
-    start: int
-    end: int
-    outcome: str
-    stage: str = ""
-    reason: str = ""
-
-    @property
-    def order(self) -> tuple[int, str, int]:
-        return self.rank, self.recording_id, self.start
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
     """The account of one domain, or of all. Amounts of time are integer samples at 16 kHz.
 
@@ -97,7 +76,8 @@ class Tally:
     """files the plan already refused; one row each, however often the same name comes."""
     unread_hashes: Mapping[Cause, frozenset[int]] = field(default_factory=dict)
     """of the other files that could not be read, in part or whole."""
-    distributions: Distributions = field(default_factory=Distributions)
+    distributions: Distributions | None = None
+    """None where no clip was found."""
 
     @property
     def rejected_total(self) -> Amount:
@@ -147,7 +127,7 @@ class Tally:
             recordings=self.recordings + other.recordings,
             unread_in_plan=_add(self.unread_in_plan, other.unread_in_plan, int.__add__),
             unread_hashes=_add(self.unread_hashes, other.unread_hashes, frozenset.union),
-            distributions=self.distributions.plus(other.distributions),
+            distributions=_both(self.distributions, other.distributions),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -178,7 +158,7 @@ class Tally:
                 "unreadable": self.unreadable_total,
                 "difference": self.difference,
             },
-            "distributions": self.distributions.to_json(),
+            "distributions": (self.distributions or Distributions()).to_json(),
         }
 
 
@@ -191,7 +171,7 @@ class Retention:
     languages: Mapping[str, Distributions] = field(default_factory=dict)
     """by language of the clip; "" for clips rejected before a language was known."""
     examples: tuple[Example, ...] = ()
-    """up to EXAMPLES_PER_REASON per domain, kept or by cause of rejection; clips of at most 12 s are preferred."""
+    """up to EXAMPLES_PER_REASON for each domain and outcome and, of rejected clips, cause."""
 
     @property
     def total(self) -> Tally:
@@ -227,7 +207,7 @@ def merge(a: Retention, b: Retention) -> Retention:
         ledgers=a.ledgers + b.ledgers,
         domains=_add(a.domains, b.domains, Tally.plus),
         languages=_add(a.languages, b.languages, Distributions.plus),
-        examples=_choose([*a.examples, *b.examples]),
+        examples=choose([*a.examples, *b.examples]),
     )
 
 
@@ -254,19 +234,123 @@ def _batches(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
 
 
 def _fold_batch(ledgers: list[pa.Table]) -> Retention:
-    table = pa.concat_tables(ledgers).combine_chunks()
-    _check(table)
-    table = table.append_column("samples", pc.subtract(table["end"], table["start"]))
-    refused = pc.and_(pc.equal(table["outcome"], "unreadable"), pc.equal(pc.fill_null(table["stage"], ""), "plan"))
-    tallies: dict[str, Tally] = {}
+    table = _plain(pa.concat_tables(ledgers))
+    outcome = table["outcome"]
+    refused = pc.and_(pc.equal(outcome, "unreadable"), pc.equal(table["stage"], "plan"))
+    accounts = [
+        *_inputs(table.filter(pc.invert(refused))),
+        *_refusals(table.filter(refused)),
+        *_unread(table.filter(pc.and_not(pc.equal(outcome, "unreadable"), refused))),
+        *_outcomes(table),
+    ]
+    domains: dict[str, Tally] = {}
+    for domain, account in accounts:
+        domains[domain] = domains[domain].plus(account) if domain in domains else account
+    clips = table.filter(pc.is_in(outcome, pa.array(["kept", "rejected"])))
+    by_domain, by_language = _distributions(clips, "domain"), _distributions(clips, "language")
+    return Retention(
+        ledgers=len(ledgers),
+        domains={domain: replace(tally, distributions=by_domain.get(domain)) for domain, tally in domains.items()},
+        languages=by_language,
+        examples=choose(candidates(clips)),
+    )
 
-    def count(domain: str | None, **changes: Any) -> None:
-        tallies[domain or ""] = tallies.get(domain or "", Tally()).plus(Tally(**changes))
 
-    # Extents, not sums: input is measured apart from the outcomes. A file refused in the plan may carry a name already taken.
-    for row in _groups(table.filter(pc.invert(refused)), "unit_id", "domain", "recording_id", "uri").extents():
-        count(row["domain"], **row["changes"])
-    for row in _rows(table.filter(refused), ["domain", "stage", "reason"], [("samples", "sum"), ("start", "count")]):
+def _plain(table: pa.Table) -> pa.Table:
+    """The table in one chunk, texts as plain strings with null as "", with a column `samples`; ValueError when it lies."""
+    texts = ("unit_id", "domain", "recording_id", "uri", "outcome", "stage", "reason", "language")
+    for name in texts:
+        column = pc.fill_null(pc.cast(table[name], pa.string()), "")
+        table = table.set_column(table.schema.get_field_index(name), name, column)
+    table = table.append_column("samples", pc.subtract(table["end"], table["start"])).combine_chunks()
+    unknown = pc.invert(pc.is_in(table["outcome"], pa.array(OUTCOMES)))
+    backward = pc.or_(pc.less(table["samples"], 0), pc.less(table["start"], 0))
+    dropped = pc.is_in(table["outcome"], pa.array(["rejected", "unreadable"]))
+    silent = pc.and_(dropped, pc.equal(table["reason"], ""))
+    for wrong, what in ((unknown, "an unknown outcome"), (backward, "a backward span"), (silent, "no reason")):
+        if pc.any(wrong).as_py():
+            row = table.filter(wrong).slice(0, 1).to_pylist()[0]
+            raise ValueError(f"ledger of unit {row['unit_id']!r} has a row with {what}: {row}")
+    return table
+
+
+def _rows(table: pa.Table, keys: list[str], sums: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    return table.group_by(keys, use_threads=False).aggregate(sums).to_pylist()
+
+
+def _inputs(table: pa.Table) -> Iterator[tuple[str, Tally]]:
+    """Input per domain as the extent of each recording in each ledger, measured apart from the outcomes."""
+    extents = table.group_by(["unit_id", "domain", "recording_id", "uri"], use_threads=False).aggregate(
+        [("start", "min"), ("end", "max")]
+    )
+    extents = extents.append_column("samples", pc.subtract(extents["end_max"], extents["start_min"]))
+    # A recording is cut into pieces of several units; it counts where its first sample is.
+    extents = extents.append_column("first", pc.cast(pc.equal(extents["start_min"], 0), pa.int64()))
+    for row in _rows(extents, ["domain"], [("samples", "sum"), ("first", "sum")]):
+        yield row["domain"], Tally(input=row["samples_sum"], recordings=row["first_sum"])
+
+
+def _refusals(table: pa.Table) -> Iterator[tuple[str, Tally]]:
+    """Files that the plan refused: a row is a file, whose name may be one that is already taken (a duplicate)."""
+    table = table.append_column("first", pc.cast(pc.equal(table["start"], 0), pa.int64()))
+    for row in _rows(table, ["domain", "stage", "reason"], [("samples", "sum"), ("first", "sum")]):
+        files = row["first_sum"]
+        refused = {(row["stage"], row["reason"]): files}
+        yield row["domain"], Tally(input=row["samples_sum"], recordings=files, unread_in_plan=refused)
+
+
+def _unread(table: pa.Table) -> Iterator[tuple[str, Tally]]:
+    for row in _rows(table, ["domain", "stage", "reason", "recording_id", "uri"], []):
+        name = name_hash(row["domain"], row["recording_id"], row["uri"])
+        yield row["domain"], Tally(unread_hashes={(row["stage"], row["reason"]): frozenset([name])})
+
+
+def _outcomes(table: pa.Table) -> Iterator[tuple[str, Tally]]:
+    keys = ["domain", "outcome", "stage", "reason"]
+    for row in _rows(table, keys, [("samples", "sum"), ("samples", "count"), ("speech_samples", "sum")]):
+        amount = Amount(row["samples_sum"], row["samples_count"], row["speech_samples_sum"] or 0)
         cause = (row["stage"], row["reason"])
-        count(row["domain"], input=row["samples_sum"], recordings=row["start_count"], unread_in_plan={cause: row["start_count"]})
-    return Retention()
+        match row["outcome"]:
+            case "kept":
+                yield row["domain"], Tally(kept=amount)
+            case "rejected":
+                yield row["domain"], Tally(rejected={cause: amount})
+            case "non_speech":
+                yield row["domain"], Tally(non_speech=amount.samples)
+            case "unreadable":
+                yield row["domain"], Tally(unreadable={cause: amount.samples})
+
+
+def _distributions(clips: pa.Table, by: str) -> dict[str, Distributions]:
+    group, names = codes(clips[by])
+    columns = ClipColumns(
+        samples=clips["samples"].to_numpy(),
+        rejected=_flags(pc.equal(clips["outcome"], "rejected")),
+        rule_decides=_flags(
+            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))
+        ),
+        wer=_rates(clips["wer"]),
+        per=_rates(clips["per"]),
+        rate=_rates(clips["tokens_per_second"]),
+    )
+    return dict(zip(names, distributions_by(group, len(names), columns), strict=True))
+
+
+def _flags(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    return np.asarray(column, dtype=bool)
+
+
+def _rates(column: pa.ChunkedArray) -> np.ndarray:
+    return pc.fill_null(column, float("nan")).to_numpy()
+
+
+def _add(a: Mapping[Any, Any], b: Mapping[Any, Any], plus: Callable[[Any, Any], Any]) -> dict[Any, Any]:
+    return {key: plus(a[key], b[key]) if key in a and key in b else a.get(key, b.get(key)) for key in sorted({*a, *b})}
+
+
+def _both(a: Distributions | None, b: Distributions | None) -> Distributions | None:
+    return a.plus(b) if a and b else a or b
+
+
+def _time(samples: int) -> dict[str, int | float]:
+    return {"samples": samples, "seconds": samples / SAMPLE_RATE}

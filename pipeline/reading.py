@@ -1,0 +1,114 @@
+"""Numbers and reasons as a person reads them, for the terminal and the page.
+
+    samples, percents, reason codes ──> "12.3 min", "51.6 %", "The two transcripts differ in too many words."
+"""
+
+from __future__ import annotations
+
+from operators.clip import SAMPLE_RATE
+
+EXPLANATIONS = {
+    # decode and plan: files, or stretches of them
+    "missing": "The file is not there.",
+    "not_a_file": "A folder, pipe or device where a recording was expected.",
+    "permission": "The file may not be read.",
+    "read_error": "The disk or the store failed while the file was read.",
+    "empty_file": "The file has no bytes.",
+    "too_large": "Beyond a limit on size, length, channels or sample rate.",
+    "not_audio": "No known audio or video format: a web page, a text, an archive, a playlist.",
+    "bad_header": "A known format whose header is damaged.",
+    "no_audio_stream": "A video without sound.",
+    "unsupported_codec": "A codec that FFmpeg does not decode.",
+    "decode_error": "The audio data are damaged.",
+    "decoder_crash": "The decoder crashed on this file, each time it was tried.",
+    "decoder_timeout": "The decoder did not finish in time.",
+    "truncated": "The file ends before the length that it declares.",
+    "trailing_data": "Bytes after the end of the audio that cannot be decoded.",
+    "non_finite": "Sample values that are no numbers.",
+    "duplicate": "The same recording was named before.",
+    "bad_manifest_line": "A line of the manifest that cannot be read.",
+    # segment
+    "too_short": "Speech of less than 2 s with no neighbour near enough to join.",
+    # transcribe
+    "empty_asr": "The recogniser wrote nothing.",
+    "loop": "The recogniser repeats itself: it lost the thread.",
+    "stock_phrase": "A phrase that recognisers invent over silence or music, such as “Thank you for watching”.",
+    "too_fast": "More words per second than anyone speaks.",
+    "too_slow": "Too few words for the length of the clip.",
+    "low_logprob": "The recogniser was unsure of its own words.",
+    "other_language": "A language that the run does not collect.",
+    "uncertain_language": "The language could not be told with enough certainty.",
+    # copilot
+    "no_copilot": "No second recogniser is set up for this language, so nobody can confirm the transcript.",
+    "empty_copilot": "The second recogniser wrote nothing.",
+    # rover
+    "wer": "The two transcripts differ in too many words, though they sound alike.",
+    "per": "The two transcripts differ in too many sounds.",
+    "wer_and_per": "The two transcripts differ in too many words and too many sounds.",
+}
+"""In plain words what each reason means."""
+
+
+def explain(reason: str) -> str:
+    return EXPLANATIONS.get(reason, "")
+
+
+def human_time(samples: int) -> str:
+    """A length that a person reads: 42.0 s, 12.3 min, 4.56 h, 1,234 h, 1.26 M h."""
+    return human_seconds(samples / SAMPLE_RATE)
+
+
+def human_seconds(seconds: float) -> str:
+    if seconds == 0:
+        return "0 s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    if seconds < 3597:
+        return f"{seconds / 60:.1f} min"
+    hours = seconds / 3600
+    if hours >= 999_500:
+        return f"{hours / 1e6:,.2f} M h"
+    return f"{hours:.2f} h" if hours < 99.995 else f"{hours:,.0f} h"
+
+
+def human_percent(percent: float | None) -> str:
+    if percent is None:
+        return "–"
+    # What is not all must not read as all, nor what is not nothing as nothing.
+    if 99.95 <= percent < 100:
+        return "99.9 %"
+    return "<0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
+
+
+def human_factor(factor: float | None) -> str:
+    return "–" if factor is None else f"{factor:.1f}×" if factor < 9.95 else f"{factor:,.0f}×"
+
+
+def clock(samples: int) -> str:
+    """A place in a recording: 0:12:34.5."""
+    tenths = samples * 10 // SAMPLE_RATE
+    hours, rest = divmod(tenths, 36_000)
+    return f"{hours}:{rest // 600:02d}:{rest % 600 / 10:04.1f}"
+
+
+def shares_in_one_unit(samples: list[int]) -> list[str]:
+    """Lengths in the unit that suits the first, the sum of the others, rounded so that they still add up as printed.
+
+    Every term is rounded down, then the largest remainders up, until the printed terms sum to the printed total.
+    """
+    total = samples[0] / SAMPLE_RATE
+    unit, scale = ("h", 3600) if total >= 3597 else ("min", 60) if total >= 59.95 else ("s", 1)
+    decimals = 0 if total / scale >= 99_999.5 else 1 if total / scale >= 9_999.5 else 2
+    quantum = SAMPLE_RATE * scale // 10**decimals
+    floors = [count // quantum for count in samples]
+    whole = (samples[0] + quantum // 2) // quantum
+    missing = whole - sum(floors[1:])
+    by_remainder = sorted(range(1, len(samples)), key=lambda at: (-(samples[at] % quantum), at))
+    for at in by_remainder[: max(0, missing)]:
+        floors[at] += 1
+    return [f"{count / 10**decimals:,.{decimals}f} {unit}" for count in [whole, *floors[1:]]]
+
+
+def printable(text: str) -> str:
+    """Text from a crawl that a terminal may print: control and direction characters become escapes."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

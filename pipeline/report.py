@@ -1,0 +1,157 @@
+"""The retention report of a run: a table for the terminal, report.json, and report.html to read and listen to.
+
+    ledgers ──fold──> Retention ─┬─> render_terminal
+    speed/*.json ────> Speeds ───┼─> report.json
+    tars, sources ──> examples ──┴─> report.html
+
+report.json, schema 1. A *time* is {"samples": int at 16 kHz, "seconds": float}; samples are exact.
+
+    schema_version, sample_rate, ledgers
+    thresholds          {"max_wer", "max_per" (percent), "drop_when": "either" | "both"}
+    total, domains[]    one account each; those of `domains` have "domain" as well:
+        recordings          files, the unreadable included
+        unreadable_files    files with something unreadable
+        input, speech, clips_2_30_s, non_speech    times; speech counts all clips, clips_2_30_s all but the too short
+        kept                time + "clips", "voiced_samples" (what the VAD called speech)
+        retention_percent, retention_of_clips_percent    kept in percent of input, of clips_2_30_s; null without any
+        rejected[]          {"stage", "reason", "clips"} + time
+        unreadable[]        {"stage", "reason", "files"} + time, where a length is known
+        identity            samples: input = kept + rejected + non_speech + unreadable, and their "difference", 0
+        distributions       {"wer", "per", "rate", "duration"}: {"edges", "kept" and "rejected": {"clips"[], "samples"[]}}
+                            (bins: pipeline/histograms.py) and "wer_per": {"edges", "cells": [[wer bin, per bin, samples]]}
+    languages[]         {"language" (null: not known), "distributions"}
+    speeds              null, or sums over sessions (pipeline/speeds.py)
+    examples[]          where the clips that the page plays lie: unit, recording, span, outcome
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from pipeline.examples import Audio, RunStore, shortlist
+from pipeline.reading import human_percent, human_time, printable
+from pipeline.report_html import render_html, shown_domains
+from pipeline.retention import Cause, Retention, Tally
+from pipeline.speeds import fold_speeds
+
+SCHEMA_VERSION = 1
+_REASONS_PER_TABLE = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Thresholds:
+    """The agreement rule of the run, as in operators.rover.Rules: percent, and how the two limits combine."""
+
+    max_wer: float = 10.0
+    max_per: float = 5.0
+    drop_when: str = "either"
+
+
+def write_report(
+    run_store: RunStore,
+    retention: Retention,
+    speeds: Iterable[Mapping[str, Any]] = (),
+    examples_audio: Audio | None = None,
+    *,
+    thresholds: Thresholds | None = None,
+    title: str = "Retention report",
+) -> None:
+    """Write report.json and report.html into a run directory; the same run gives the same bytes.
+
+    `speeds` are the parsed speed/*.json; `examples_audio` cuts a rejected clip again, given its ledger row. Raises
+    ConservationError before anything is written when the account does not add up.
+    """
+    retention.assert_conserved()
+    rule = thresholds or Thresholds()
+    measured = fold_speeds(speeds)
+    shortlists = [
+        shortlist(retention.examples, name, {cause: amount.samples for cause, amount in tally.rejected.items()})
+        for name, tally in shown_domains(retention)
+    ]
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "thresholds": asdict(rule),
+        **retention.to_json(),
+        "speeds": measured.to_json() if measured else None,
+        "examples": [asdict(example) for shown in shortlists for example in shown],
+    }
+    page = render_html(run_store, retention, measured, shortlists, examples_audio, thresholds=rule, title=title)
+    run_store.put("report.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
+    run_store.put("report.html", page)
+
+
+def render_terminal(retention: Retention) -> RenderableType:
+    """Retention per domain, then time lost per reason: rich tables, sorted by the share that was kept."""
+    rows = sorted(retention.domains.items(), key=lambda item: (-(item[1].retention or 0), item[0]))
+    total = retention.total
+    parts: list[RenderableType] = [_identity(total), _domains(rows, total)]
+    causes = sorted(total.rejected, key=lambda cause: (-total.rejected[cause].samples, cause))
+    for first in range(0, len(causes), _REASONS_PER_TABLE):
+        parts += [Text(), _lost(rows, total, causes[first : first + _REASONS_PER_TABLE])]
+    if total.unreadable_files:
+        parts += [Text(), _unreadable(total)]
+    return Group(*parts)
+
+
+def _identity(total: Tally) -> Text:
+    line = Text()
+    line.append(f"{human_time(total.input)} in", style="bold")
+    line.append(" = ")
+    line.append(f"{human_time(total.kept.samples)} kept ({human_percent(total.retention)})", style="bold green")
+    line.append(f" + {human_time(total.rejected_total.samples)} rejected + {human_time(total.non_speech)} non-speech")
+    line.append(f" + {human_time(total.unreadable_total)} unreadable")
+    if total.difference:
+        line.append(f"   {total.difference:,} samples do not add up", style="bold red")
+    return line
+
+
+def _domains(rows: list[tuple[str, Tally]], total: Tally) -> Table:
+    table = Table(title="Retention per domain", title_justify="left", header_style="dim", show_footer=True, box=None, pad_edge=False)
+    columns = ["files", "unreadable", "in", "speech", "2-30 s clips", "kept", "clips", "retention"]
+    cells = [_numbers(tally) for _, tally in rows]
+    table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
+    for header, footer in zip(columns, _numbers(total), strict=True):
+        table.add_column(header, justify="right", footer=Text(footer, style="bold"), no_wrap=True)
+    table.add_column("")
+    for (name, tally), numbers in zip(rows, cells, strict=True):
+        table.add_row(Text(printable(name)), *numbers, _bar(tally))
+    return table
+
+
+def _numbers(tally: Tally) -> list[str]:
+    times = [human_time(samples) for samples in (tally.input, tally.speech, tally.clipped, tally.kept.samples)]
+    counts = [f"{count:,}" for count in (tally.recordings, tally.unreadable_files_total, tally.kept.clips)]
+    return [*counts[:2], *times, counts[2], human_percent(tally.retention)]
+
+
+def _bar(tally: Tally, width: int = 20) -> Text:
+    filled = round((tally.retention or 0) / 100 * width)
+    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
+
+
+def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> Table:
+    table = Table(title="Time lost per reason", title_justify="left", header_style="dim", show_footer=True, box=None, pad_edge=False)
+    table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
+    for cause in causes:
+        header = Text(f"{printable(cause[0])}\n{printable(cause[1])}")
+        table.add_column(header, justify="right", footer=Text(human_time(total.rejected[cause].samples), style="bold"), no_wrap=True)
+    for name, tally in rows:
+        lost = [human_time(tally.rejected[cause].samples) if cause in tally.rejected else "–" for cause in causes]
+        table.add_row(Text(printable(name)), *lost)
+    return table
+
+
+def _unreadable(total: Tally) -> Table:
+    table = Table(title="Unreadable", title_justify="left", header_style="dim", box=None, pad_edge=False)
+    for header in ("reason", "files", "time, where known"):
+        table.add_column(header, justify="left" if header == "reason" else "right")
+    for cause, files in total.unreadable_files.items():
+        table.add_row(Text(printable(f"{cause[0]}: {cause[1]}")), f"{files:,}", human_time(total.unreadable.get(cause, 0)))
+    return table
