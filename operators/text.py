@@ -95,7 +95,6 @@ class Normaliser:
         latin = _HAS_LATIN.search(text) is not None
         if han and tongue != "ja":
             text = text_zh.one_script(text, cantonese=tongue == "yue")
-        english = latin and tongue != "other"
         if self.numbers:
             if _HAS_DIGIT.search(text):
                 text = _write_digits(text, tongue, han=han or _HAS_KANA.search(text) is not None, latin=latin)
@@ -107,13 +106,10 @@ class Normaliser:
             if "++" in text:
                 text = re.sub(r"(?<=[A-Za-z])\+\+", "加加" if han else " plus plus", text)
         text = text.casefold()
-        if english or (self.numbers and _HAS_LATIN.search(text) and tongue != "other"):
+        if tongue != "other" and _HAS_LATIN.search(text):
             if "&" in text:
                 text = text.replace("&", " and ")
-            if self.contractions:
-                text = text_en.respell(text)
-            if self.fillers:
-                text = text_en.strip_fillers(text)
+            text = text_en.respell(text, contractions=self.contractions, fillers=self.fillers)
             if self.numbers:
                 text = reread_english(text.replace("-", " "))
         text = _join(_TOKEN.findall(unicodedata.normalize("NFKC", text)))

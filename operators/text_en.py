@@ -10,6 +10,7 @@ more often than by what was said.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from operators.numbers import english_digits, english_value, ordinal_english, reading_english
 
@@ -19,7 +20,6 @@ _MONTH_SHORT = re.compile(r"\b(jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.?
 _MONTH_DAY = re.compile(rf"\b({_MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.]\d)", re.I)
 _DAY_MONTH = re.compile(rf"\b(\d{{1,2}})\s(?=(?:{_MONTH})\b)", re.I)
 _DAY_WORDS = "|".join(english_value(day) for day in range(31, 0, -1))
-_MONTH_DAY_WORDS = re.compile(rf"\b((?!may){'|'.join(f'{m}(?!may)' for m in _MONTHS if m not in ('march', 'may'))}) ({_DAY_WORDS})\b(?! hundred| thousand)")
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SCALE = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "bn": "billion", "B": "billion"}
@@ -38,12 +38,10 @@ _ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
 _DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
 _HALVES = {2: "half", 4: "quarter"}
 
-_ABBREVIATIONS = {
+# What a word is scored as. Two words per entry where engines disagree on the space; nothing here changes what is heard much.
+_WORDS = {
     "mr": "mister", "mrs": "missus", "dr": "doctor", "prof": "professor", "vs": "versus", "etc": "et cetera", "ok": "okay", "jr": "junior",
-    "sr": "senior", "mt": "mount", "gov": "governor", "sgt": "sergeant", "capt": "captain", "lt": "lieutenant",
-}  # fmt: skip
-
-_WHOLE = {
+    "sr": "senior", "mt": "mount", "sgt": "sergeant", "capt": "captain", "lt": "lieutenant",
     "can't": "can not", "cannot": "can not", "cant": "can not", "won't": "will not", "wont": "will not", "shan't": "shall not",
     "dont": "do not", "doesnt": "does not", "didnt": "did not", "isnt": "is not", "arent": "are not", "wasnt": "was not",
     "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not", "couldnt": "could not", "wouldnt": "would not",
@@ -51,45 +49,42 @@ _WHOLE = {
     "weve": "we have", "thats": "that is", "whats": "what is", "theres": "there is", "let's": "let us",
     "gonna": "going to", "wanna": "want to", "gotta": "got to", "kinda": "kind of", "sorta": "sort of", "gimme": "give me",
     "lemme": "let me", "dunno": "do not know", "outta": "out of", "hafta": "have to", "coulda": "could have", "shoulda": "should have",
-    "woulda": "would have", "y'all": "you all", "ma'am": "madam", "'em": "them", "'cause": "because", "cuz": "because", "'til": "until",
-    "till": "until", "c'mon": "come on", "alright": "all right", "o'clock": "", "percent": "percent", "hundert": "hundert",
-    "nope": "nope", "thru": "through", "tonite": "tonight", "goodbye": "good bye", "bye-bye": "bye bye", "email": "email",
-    "website": "web site", "healthcare": "health care", "anymore": "any more", "wifi": "wi fi", "online": "on line", "ok": "okay",
-    "o.k": "okay", "yeah": "yeah",
+    "woulda": "would have", "y'all": "you all", "ma'am": "madam", "maam": "madam", "'em": "them", "'cause": "because", "cuz": "because",
+    "'til": "until", "till": "until", "c'mon": "come on", "alright": "all right", "o'clock": "", "oclock": "", "thru": "through",
+    "learnt": "learned", "whilst": "while", "amongst": "among", "towards": "toward", "mum": "mom", "mums": "moms", "grey": "gray",
+    "ageing": "aging", "storey": "story", "storeys": "stories", "fourty": "forty", "enrol": "enroll", "fulfil": "fulfill",
 }  # fmt: skip
-for _same in ("percent", "hundert", "nope", "email", "yeah"):
-    del _WHOLE[_same]
 
-# British to American; stems that inflect are matched with their endings.
+# British to American: a word that begins with the first is spelt with the second, whatever its ending.
 _STEMS = {
     "colour": "color", "favour": "favor", "flavour": "flavor", "honour": "honor", "labour": "labor", "neighbour": "neighbor",
-    "behaviour": "behavior", "harbour": "harbor", "humour": "humor", "rumour": "rumor", "vapour": "vapor", "organis": "organiz",
-    "realis": "realiz", "recognis": "recogniz", "apologis": "apologiz", "criticis": "criticiz", "emphasis(?=e|ing)": "emphasiz",
-    "specialis": "specializ", "civilis": "civiliz", "travell": "travel", "cancell(?!ation)": "cancel", "modell": "model", "labell": "label",
-    "centre": "center", "theatre": "theater", "metre": "meter", "kilometre": "kilometer", "centimetre": "centimeter", "litre": "liter",
-    "defence": "defense", "offence": "offense", "licence": "license", "catalogue": "catalog", "dialogue": "dialog", "programme": "program",
-    "grey": "gray", "tyre": "tire", "plough": "plow", "mould": "mold", "jewellery": "jewelry", "aluminium": "aluminum", "cheque": "check",
-    "fulfil(?!l)": "fulfill", "enrol(?!l)": "enroll", "skilful": "skillful", "moustache": "mustache", "pyjama": "pajama", "cosy": "cozy",
-    "storey": "story", "judgement": "judgment", "acknowledgement": "acknowledgment", "ageing": "aging", "learnt": "learned",
-    "whilst": "while", "amongst": "among", "towards": "toward", "mum(?=s?\\b)": "mom", "kerb": "curb", "sceptic": "skeptic",
+    "behaviour": "behavior", "harbour": "harbor", "humour": "humor", "rumour": "rumor", "organis": "organiz", "realis": "realiz",
+    "recognis": "recogniz", "apologis": "apologiz", "criticis": "criticiz", "specialis": "specializ", "civilis": "civiliz",
+    "travell": "travel", "cancelled": "canceled", "cancelling": "canceling", "modell": "model", "labell": "label", "centre": "center",
+    "theatre": "theater", "metre": "meter", "kilometre": "kilometer", "centimetre": "centimeter", "litre": "liter", "defence": "defense",
+    "offence": "offense", "licence": "license", "catalogue": "catalog", "dialogue": "dialog", "programme": "program", "plough": "plow",
+    "mould": "mold", "jewellery": "jewelry", "aluminium": "aluminum", "skilful": "skillful", "moustache": "mustache", "pyjama": "pajama",
+    "cosy": "cozy", "judgement": "judgment", "acknowledgement": "acknowledgment", "sceptic": "skeptic",
 }  # fmt: skip
-_STEM = re.compile(rf"\b(?:{'|'.join(_STEMS)})")
-_STEM_OF = {re.sub(r"\(.*", "", british): american for british, american in _STEMS.items()}
-_CLITIC = re.compile(r"(?<=[a-z])(?:n't|'(?:re|ve|ll|m|d))\b")
+_UNCHANGED_STEMS = ("realist", "realism", "criticism", "specialist", "organism", "organist", "programmer", "programmed", "realistic")
+_STEM = re.compile("|".join(_STEMS))
 _CLITICS = {"n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am", "'d": " would"}
-_IS = re.compile(r"\b(it|he|she|that|what|there|here|where|who|how|this|when|why)'s\b")
-_WHOLE_WORD = re.compile(rf"(?<![\w'])(?:{'|'.join(sorted(map(re.escape, _WHOLE), key=len, reverse=True))})(?![\w'])")
+_WITH_IS = frozenset("it he she that what there here where who how this when why".split())
+
+_WORD = re.compile(r"(?<![\w'])'?[a-z]+(?:'[a-z]+)*(?![\w])")
+_FILLER = re.compile(r"u+h+|u+m+|e+r+m?|u+hm|h+m+|m{2,}|a+h+")
 _PHRASES = (
     (re.compile(r"\bper cent\b"), "percent"),
     (re.compile(r"\b(dollars?|pounds?|euros?) and (?=[a-z]+(?: [a-z]+)? (?:cents?|pence)\b)"), r"\1 "),
     (re.compile(r"\bnegative (?=(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\b)"), "minus "),
     (re.compile(r"\be[- ](mail|book|commerce)(?=s?\b)"), r"e\1"),
+    (re.compile(r"\bwi[- ]fi\b"), "wifi"),
+    (re.compile(r"\b(web|health|good)[- ](site|care|bye)(?=s?\b)"), r"\1\2"),
     (re.compile(r"\b([ap]) m\b(?! i\b)"), r"\1m"),
-    (re.compile(r"\bmaam\b"), "madam"),
+    (re.compile(rf"\b({'|'.join(m for m in _MONTHS if m not in ('march', 'may'))}) ({_DAY_WORDS})\b(?! hundred| thousand)"), None),
 )
-_ABBREVIATION = re.compile(rf"\b(?:{'|'.join(_ABBREVIATIONS)})\b\.?")
-_DOTTED = re.compile(r"\b(?:[a-z]\.){2,}[a-z]?\b|\b(?:[a-z]\.){2,}")
-_FILLERS = re.compile(r"(?<![\w'])(?:u+h+|u+m+|e+rm?|u+hm|h+m+|m{2,}|a+h+)(?![\w'])")
+_WORTH_PHRASES = re.compile(rf"per cent|cent|pence|negative|\be[- ]|wi[- ]|web|health|good|[ap] m\b|{_MONTH}")
+_DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")
 
 
 def write_symbols(text: str) -> str:
@@ -161,18 +156,41 @@ def write_number(whole: str, fraction: str | None) -> str:
     return f" {words} point {english_digits(fraction)} " if fraction is not None else f" {words} "
 
 
-def respell(text: str) -> str:
-    """Lower-case text with contractions open, abbreviations spoken and British spellings turned American."""
-    text = _DOTTED.sub(lambda match: match.group().replace(".", ""), text)
-    text = _ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match.group().rstrip(".")], text)
-    text = _WHOLE_WORD.sub(lambda match: _WHOLE[match.group()], text)
-    if "'" in text:
-        text = _IS.sub(r"\1 is", text)
-        text = _CLITIC.sub(lambda match: _CLITICS[match.group()], text)
-    text = _STEM.sub(lambda match: _STEM_OF[match.group()], text)
-    for pattern, words in _PHRASES:
-        text = pattern.sub(words, text)
-    return _MONTH_DAY_WORDS.sub(_ordinal_day, text)
+def respell(text: str, *, contractions: bool, fillers: bool) -> str:
+    """Lower-case text with contractions open, abbreviations spoken, British spellings turned American, no um or uh."""
+    if "." in text:
+        text = _DOTTED.sub(lambda match: match.group().replace(".", ""), text)
+    if fillers:
+        text = _WORD.sub(lambda match: "" if _is_filler(match.group()) else match.group(), text)
+    if contractions:
+        text = _WORD.sub(lambda match: _scored_as(match.group()), text)
+        if _WORTH_PHRASES.search(text):
+            for pattern, words in _PHRASES:
+                text = pattern.sub(words or _ordinal_day, text)
+    return text
+
+
+@lru_cache(maxsize=1 << 16)
+def _is_filler(word: str) -> bool:
+    """um, uh, er, hmm, ah; "oh", "yeah" and "mhm" are words and stay."""
+    return _FILLER.fullmatch(word) is not None
+
+
+@lru_cache(maxsize=1 << 16)
+def _scored_as(word: str) -> str:
+    """One word as it is scored: "can't" -> "can not", "colours" -> "colors", "they'll" -> "they will"."""
+    if word in _WORDS:
+        return _WORDS[word]
+    stem = _STEM.match(word)
+    if stem is not None and not word.startswith(_UNCHANGED_STEMS):
+        return _STEMS[stem.group()] + word[stem.end() :]
+    if "'" in word:
+        head, clitic = (word[:-3], "n't") if word.endswith("n't") else (word[: word.rindex("'")], word[word.rindex("'") :])
+        if head and clitic in _CLITICS:
+            return _scored_as(head) + _CLITICS[clitic]
+        if clitic == "'s" and head in _WITH_IS:
+            return f"{head} is"
+    return word
 
 
 _ORDINAL_DAYS = {english_value(day): ordinal_english(day) for day in range(1, 32)}
@@ -180,8 +198,3 @@ _ORDINAL_DAYS = {english_value(day): ordinal_english(day) for day in range(1, 32
 
 def _ordinal_day(match: re.Match[str]) -> str:
     return f"{match[1]} {_ORDINAL_DAYS[match[2]]}"
-
-
-def strip_fillers(text: str) -> str:
-    """um, uh, er, hmm, ah dropped from lower-case text; "oh", "yeah" and "mhm" are words and stay."""
-    return _FILLERS.sub(" ", text)

@@ -43,10 +43,15 @@ _ODD_VALUE = {"〇": "零", "○": "零", "廿": "二十", "卅": "三十", "幺
 _RUN = re.compile(rf"{_N}{{2,}}")
 _AFTER_LATIN = re.compile(rf"(?<=[A-Za-z])(\s?)((?:{_N}{{2,}}|[二三四五六七八九]|一(?![{HAN}])))(?![{MEASURES}点月号楼班级期年]|{_N})")
 _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
-_TWO_POINT = re.compile(r"两点(?=[零一二三四五六七八九十])")
+_TWO_POINT = re.compile(r"两点(?=[零一二三四五六七八九十半])")
 
 # Clock times: the parts that digits leave unsaid (3:30 is 三点半 or 三点三十分) fall together.
-_CLOCK = ((re.compile("点半(?!点|天)"), "点三十"), (re.compile("点一刻"), "点十五"), (re.compile("点三刻"), "点四十五"), (re.compile("点整"), "点"))
+_CLOCK = (
+    (re.compile("点三十(?:分(?![之钟])|(?![一二三四五六七八九分]))"), "点半"),
+    (re.compile("点一刻"), "点十五"),
+    (re.compile("点三刻"), "点四十五"),
+    (re.compile("点整"), "点"),
+)
 _CLOCK_MINUTE = re.compile("(点(?:[二三四五]?十[一二三四五六七八九]?|零[一二三四五六七八九]))分(?![之钟])")
 
 _UNITS = {
