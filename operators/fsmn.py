@@ -93,7 +93,7 @@ def _fbank(pcm: np.ndarray) -> np.ndarray:
 class OnnxNetwork:
     """FSMN through onnxruntime, on the CPU."""
 
-    CACHES = [(f"in_cache{i}", (1, 128, 19, 1)) for i in range(4)]
+    CACHES = tuple((f"in_cache{i}", (1, 128, 19, 1)) for i in range(4))
 
     def __init__(self, folder: Path, threads: int) -> None:
         import onnxruntime

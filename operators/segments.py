@@ -13,6 +13,7 @@ Everything is integer arithmetic over integer samples, so the answer does not de
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -72,9 +73,7 @@ def cut(speech: list[Span], pcm: np.ndarray, settings: CutSettings | None = None
     settings = settings or CutSettings()
     total = len(pcm)
     speech = [span for span in speech if span.samples]
-    if any(left.end > right.start for left, right in zip(speech, speech[1:], strict=False)) or (
-        speech and speech[-1].end > total
-    ):
+    if any(left.end > right.start for left, right in pairwise(speech)) or (speech and speech[-1].end > total):
         raise ValueError("speech spans must be ordered, disjoint and inside the array")
 
     islands = _pad(speech, pcm, round(settings.pad_seconds * SAMPLE_RATE))
@@ -104,7 +103,7 @@ def quiet_point(pcm: np.ndarray, centre: int, radius: int) -> int:
     """
     low, high = max(0, centre - radius), min(len(pcm), centre + radius)
     if high - low < _FRAME:
-        return min(max(centre, low), max(high, low))
+        return min(max(centre, 0), len(pcm))
     window = pcm[low:high].astype(np.int64)
     starts = np.arange(0, len(window) - _FRAME + 1, _HOP)
     sums = np.concatenate(([0], np.cumsum(window)))
@@ -155,9 +154,7 @@ def _speech_samples(atoms: list[Span], speech: list[Span]) -> list[int]:
     return (until([atom.end for atom in atoms]) - until([atom.start for atom in atoms])).tolist()
 
 
-def _partition(
-    atoms: list[Span], gaps: list[int], counts: list[int], settings: CutSettings
-) -> list[tuple[int, int, bool]]:
+def _partition(atoms: list[Span], gaps: list[int], counts: list[int], settings: CutSettings) -> list[tuple[int, int, bool]]:
     """Group neighbouring atoms into clips, or leave one out, at the least total cost in samples.
 
     A clip costs `max_gap_seconds` (so a pause shorter than that is worth swallowing), plus its pauses, plus what it
