@@ -142,6 +142,11 @@ def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Edit]:
     return steps
 
 
+def _tokens(spoken: str) -> list[str]:
+    """`tokens` of a spoken form, where an ASCII text is words between spaces and needs no regular expression."""
+    return spoken.split() if spoken.isascii() else tokens(spoken)
+
+
 class Rover:
     """Measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
 
@@ -161,7 +166,7 @@ class Rover:
         if not copilots:
             raise ValueError("no copilot to compare with")
         asr_norm = self.normaliser.spoken(asr.text, language)
-        asr_tokens = tokens(asr_norm)
+        asr_tokens = _tokens(asr_norm)
         copilot_norms = [self.normaliser.spoken(copilot.text, language) for copilot in copilots]
         rates = [self._rates(asr_norm, asr_tokens, copilot_norm, language) for copilot_norm in copilot_norms]
         nearest = min(range(len(rates)), key=lambda index: (sum(rates[index]), index))
@@ -178,7 +183,7 @@ class Rover:
     def _rates(self, asr_norm: str, asr_tokens: list[str], copilot_norm: str, language: str | None) -> tuple[float, float]:
         if asr_norm == copilot_norm:  # most pairs worth keeping
             return 0.0, 0.0
-        reference, hypothesis = asr_tokens, tokens(copilot_norm)
+        reference, hypothesis = asr_tokens, _tokens(copilot_norm)
         reference_phones = self.phonetiser.phones(asr_norm, language)
         hypothesis_phones = self.phonetiser.phones(copilot_norm, language)
         if self.rules.side(self.rules.reference, language) == "copilot":
