@@ -89,7 +89,12 @@ class WhisperX:
             except (RuntimeError, ValueError) as error:  # a truncated file, not a Whisper, no such GPU
                 raise UserError(f"asr.model={model}: CTranslate2 cannot load it: {_first_line(error)}") from error
             _check_mels(self._model, model)
-            options = {"beam_size": beam_size, "initial_prompt": initial_prompt, **(asr_options or {})}
+            options = {
+                "beam_size": beam_size,
+                "initial_prompt": initial_prompt,
+                "suppress_numerals": suppress_numerals,
+                **(asr_options or {}),
+            }
             try:
                 self._pipeline = whisperx.asr.load_model(
                     str(folder), kind, compute_type=compute_type, model=self._model, vad_model=_NO_VAD, asr_options=options
@@ -100,7 +105,7 @@ class WhisperX:
                 default=language,
                 candidates=tuple(languages),
                 max_new_tokens=max_new_tokens,
-                suppress_numerals=suppress_numerals,
+                suppress_numerals=self._pipeline.suppress_numerals,
             )
 
     def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
@@ -236,9 +241,11 @@ def _model_class() -> type:
             self._numerals = find_numeral_symbol_tokens(self._tokenizers["en"]) if suppress_numerals else []
             self._default = default
             self._candidates = tuple(canonical_language(code) for code in candidates)
-            for code in (*self._candidates, *([default] if default else [])):
-                if self._prompt_language(code) is None or code in self._candidates and code not in known:
-                    raise UserError(f"asr.language: this model has no language {code!r}; it has {', '.join(known)}")
+            missing = [code for code in self._candidates if code not in known]
+            if default and self._prompt_language(default) is None:
+                missing.append(default)
+            if missing:
+                raise UserError(f"asr.language: this model has no language {missing[0]!r}; it has {', '.join(known)}")
 
         def _prompt_language(self, code: str) -> str | None:
             code = canonical_language(code)
