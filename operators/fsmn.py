@@ -60,8 +60,8 @@ def silence(network: Network, pcm: np.ndarray) -> np.ndarray:
         # low frame rate features: 5 neighbours side by side, the first and the last frame repeated at the ends
         around = np.clip(np.arange(begin, end)[:, None] + np.arange(-2, 3), 0, frames - 1)
         found[begin:end], state = network(fbank_TF[around].reshape(end - begin, 400), state)
-    # the network never heard digital silence, the log of nothing, and calls its first frames speech
-    sounding = np.concatenate(([0], np.cumsum(pcm != 0)))
+    # the network never heard digital silence or bare dither (the last bit), and calls the first frames of them speech
+    sounding = np.concatenate(([0], np.cumsum((pcm > 1) | (pcm < -1))))
     start = np.arange(frames) * HOP
     found[sounding[start + FRAME] == sounding[start]] = 1.0
     return found
