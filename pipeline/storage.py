@@ -4,16 +4,16 @@
              └─ one PUT, or multipart ──> its completion ─> the object, whole   (S3, pipeline/s3.py)
     fetch(uri) ─> a local path for as long as the context lasts                 (any source, local or s3://)
 
-Keys are ours: relative, with "/" between parts. URIs are the user's: local paths (plain, never percent-decoded), `s3://bucket/key`,
-and `x.tar#member`. A reader sees the old object or the new one, never a part, whatever dies when.
+Keys are ours: relative, with "/" between parts. URIs are the user's (pipeline/uri.py). A reader sees the old object or the new
+one, never a part, whatever dies when.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import io
 import os
-import re
 import secrets
 import shutil
 from abc import ABC, abstractmethod
@@ -22,17 +22,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import quote, unquote_to_bytes
 
 from operators.errors import UserError
 from pipeline.config import S3Settings
 from pipeline.scratch import scratch_file
+from pipeline.uri import is_s3, scheme, split_member, split_s3, uri_to_path
 
 TEMPORARY = ".tmp-"
 """Names that start so are writes in progress, or what a killed writer left: no listing shows them."""
-
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
 
 
 class StoreUnavailable(UserError):
@@ -183,37 +180,67 @@ class Fetch:
         from S3 is a sparse file with the member's bytes where they lie in the tar, so the same (offset, size) reads both.
         A local path is handed out unseen. From S3, FileNotFoundError and UserError (AccessRefused: this object) are raised here.
         """
-        with self._copy(uri, member, ends=None) as (path, _):
-            yield path
-
-    @contextmanager
-    def fetch_ends(self, uri: str, member: tuple[int, int] | None = None, ends: int = 1 << 20) -> Iterator[tuple[str, bool]]:
-        """Like `fetch`, for reading headers: from S3 only the first and last `ends` bytes come, zeros lie between.
-
-        Containers keep what they declare at one of their ends. The second value says whether all the bytes are there.
-        """
-        with self._copy(uri, member, ends) as found:
-            yield found
-
-    @contextmanager
-    def _copy(self, uri: str, member: tuple[int, int] | None, ends: int | None) -> Iterator[tuple[str, bool]]:
         place = uri if member is None else split_member(uri)[0]
         if not is_s3(place):
-            yield uri_to_path(place), True
+            yield uri_to_path(place)
             return
         store, key = locate(place, self.s3)
         offset, size = member or (0, store.size(key))
-        parts = [(offset, size)]
-        if ends is not None and size > 2 * ends:
-            parts = [(offset, ends), (offset + size - ends, ends)]
         with scratch_file(self.scratch) as (path, file):
             with _explained(path, "write the scratch file"):
-                for start, count in parts:
-                    file.seek(start)
-                    store.download(key, start, count, file)
-                file.truncate(offset + size)
+                file.seek(offset)
+                store.download(key, offset, size, file)
                 file.flush()
-            yield path, len(parts) == 1
+            yield path
+
+    def open(self, uri: str, member: tuple[int, int] | None = None) -> str | RangedFile:
+        """What a decoder can read headers from without a download: the local path, or ranged reads of the object on S3.
+
+        A tar on local disk is its path; the member's range is for the caller to apply. Raises as `fetch`.
+        """
+        place = uri if member is None else split_member(uri)[0]
+        if not is_s3(place):
+            return uri_to_path(place)
+        store, key = locate(place, self.s3)
+        return RangedFile(store, key, *(member or (0, store.size(key))))
+
+
+class RangedFile(io.RawIOBase):
+    """An object, or a part of one, as a seekable binary file: each read that its buffer cannot answer is one ranged read."""
+
+    def __init__(self, store: Store, key: str, offset: int, size: int, buffer_bytes: int = 256 << 10) -> None:
+        super().__init__()
+        self._store, self._key, self._offset, self._size, self._buffer_bytes = store, key, offset, size, buffer_bytes
+        self._at = self._buffer_at = 0
+        self._buffer = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self._size - self._at)
+        size = left if size < 0 else min(size, left)
+        if not self._buffer_at <= self._at <= self._at + size <= self._buffer_at + len(self._buffer):
+            ahead = min(left, max(size, self._buffer_bytes))
+            self._buffer = self._store.read_range(self._key, self._offset + self._at, ahead)
+            self._buffer_at = self._at
+        start = self._at - self._buffer_at
+        data = self._buffer[start : start + size]
+        self._at += len(data)
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        at = offset + (0, self._at, self._size)[whence]
+        if at < 0:
+            raise ValueError(f"seek to {at}, before the start")
+        self._at = at
+        return at
+
+    def tell(self) -> int:
+        return self._at
 
 
 def open_store(root: str, s3: S3Settings | None = None) -> Store:
@@ -243,47 +270,6 @@ def check_key(key: str) -> None:
     """Raises ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
     if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"not a storage key: {key!r}")
-
-
-def scheme(uri: str) -> str | None:
-    """"http" of `http://...`; None for a plain path."""
-    found = _SCHEME.match(uri)
-    return found.group(1).lower() if found else None
-
-
-def is_s3(uri: str) -> bool:
-    return scheme(uri) == "s3"
-
-
-def split_s3(uri: str) -> tuple[str, str]:
-    """(bucket, key) of an s3:// URI. Keys are taken as they stand: "#", "?" and "%" are ordinary characters."""
-    bucket, _, key = uri.partition("://")[2].partition("/")
-    if not bucket:
-        raise UserError(f"{uri} names no bucket: write s3://bucket/prefix")
-    return bucket, key
-
-
-def split_member(uri: str) -> tuple[str, str | None]:
-    """(tar, member) of `x.tar#member`; (uri, None) for anything else."""
-    found = _TAR_MEMBER.search(uri)
-    return (uri[: found.end() - 1], uri[found.end() :]) if found else (uri, None)
-
-
-def path_to_uri(path: str) -> str:
-    """A local path as text that any file can hold.
-
-    It is the path itself, except for the rare name that is not UTF-8, which no ledger could store: `bytes:/caf%E9.mp3`.
-    """
-    try:
-        path.encode()
-    except UnicodeEncodeError:
-        return "bytes:" + quote(os.fsencode(path))
-    return path
-
-
-def uri_to_path(uri: str) -> str:
-    """The local path of an URI made by `path_to_uri`; every other URI is a path already."""
-    return os.fsdecode(unquote_to_bytes(uri[len("bytes:") :])) if uri.startswith("bytes:/") else uri
 
 
 class _Swept(Exception):

@@ -1,0 +1,242 @@
+"""Plan: sources into units, a fixed order with fixed names, and plan.parquet that holds them.
+
+    SourceFile + declared length ──sort by domain, uri──> pieces ──fill units of about 30 minutes──> Unit("podcast-000012")
+                                   a recording longer than a unit: pieces with nominal edges at multiples of the unit's length
+
+Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts is found
+when the audio is read, at a quiet point of a window which both neighbours hear.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from itertools import accumulate, groupby, islice
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
+from operators.errors import UserError
+from pipeline.config import PlanSettings
+from pipeline.sources import SourceFile
+from pipeline.storage import Store
+
+PLAN_KEY = "plan.parquet"
+PLAN_VERSION = 1
+
+UNKNOWN_SAMPLES = 60 * SAMPLE_RATE
+"""What a recording of unknown length counts for while units are filled."""
+LEAST_SAMPLES = SAMPLE_RATE
+"""What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its files are."""
+
+
+def make_plan(files: Iterable[SourceFile], lengths: Sequence[int | None], settings: PlanSettings) -> list[Unit]:
+    """Units of `settings.unit_minutes` of raw audio, each of one domain.
+
+    Args:
+        files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are counted.
+        lengths: declared samples at 16 kHz of each, None where none is known (as `probe_files` answers).
+        settings: the unit's length, and how near to an edge the quiet point may lie.
+    """
+    unit_samples = round(settings.unit_minutes * 60 * SAMPLE_RATE)
+    radius = round(settings.edge_radius_seconds * SAMPLE_RATE)
+    if not 0 <= 2 * radius < unit_samples:
+        raise UserError("plan.edge_radius_seconds must be less than half of plan.unit_minutes: neighbouring cuts would meet")
+    pairs = sorted(zip(files, lengths, strict=True), key=lambda pair: (pair[0].domain, pair[0].uri))
+    slugs = domain_slugs(file.domain for file, _ in pairs)
+    units: list[Unit] = []
+    for domain, members in groupby(pairs, key=lambda pair: pair[0].domain):
+        pieces = (piece for file, length in members for piece in _pieces(file, length, unit_samples, radius))
+        for index, filled in enumerate(_fill(pieces, unit_samples)):
+            units.append(Unit(unit_id=f"{slugs[domain]}-{index:06d}", domain=domain, pieces=filled))
+    return units
+
+
+def _pieces(file: SourceFile, length: int | None, unit_samples: int, radius: int) -> Iterator[Piece]:
+    recording = file.recording()
+    # The whole window of an edge lies inside the recording, so the last piece is a radius to a unit and a radius long.
+    edges = range(unit_samples, (length or 0) - radius, unit_samples)
+    starts = [0, *edges]
+    for start, end in zip(starts, [*edges, None], strict=True):
+        yield Piece(
+            recording=recording, start=start, end=end, declared_samples=length, member=file.member, problem=file.problem
+        )
+
+
+def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, ...]]:
+    """Pieces in their order, as many to a unit as fit; one that does not fit even alone is a unit."""
+    filling: list[Piece] = []
+    filled = 0
+    for piece in pieces:
+        weight = _weight(piece)
+        if filling and filled + weight > unit_samples:
+            yield tuple(filling)
+            filling, filled = [], 0
+        filling.append(piece)
+        filled += weight
+    if filling:
+        yield tuple(filling)
+
+
+def _weight(piece: Piece) -> int:
+    if piece.problem is not None:
+        return LEAST_SAMPLES
+    end = piece.end if piece.end is not None else piece.declared_samples
+    return UNKNOWN_SAMPLES if end is None else max(LEAST_SAMPLES, end - piece.start)
+
+
+def domain_slugs(domains: Iterable[str]) -> dict[str, str]:
+    """A name for each domain that is safe in a path and as an S3 key, and belongs to no other of these domains.
+
+    Letters and digits of every script stay (访谈 is 访谈), in lower case as some disks cannot tell "A" from "a"; the
+    rest becomes "-". Where two domains would share a slug, the one that is spelled like it keeps it; the others get a hash.
+    """
+    distinct = sorted(set(domains))
+    sharing: dict[str, list[str]] = defaultdict(list)
+    for domain in distinct:
+        sharing[_slug(domain)].append(domain)
+    slugs = {domain: slug for slug, group in sharing.items() for domain in group if group == [domain] or domain == slug}
+    taken = set(slugs.values())
+    for domain in distinct:
+        if domain not in slugs:
+            digest = hashlib.sha256(domain.encode()).hexdigest()
+            slug = next(name for length in range(8, 65) if (name := f"{_slug(domain)}-{digest[:length]}") not in taken)
+            slugs[domain] = slug
+            taken.add(slug)
+    return slugs
+
+
+def _slug(domain: str) -> str:
+    kept = [c if _is_word(c) else "-" for c in unicodedata.normalize("NFKC", domain[:1000]).lower()]
+    words = [word for word in "".join(kept).split("-") if word]
+    return "-".join(words)[:32].strip("-") or "domain"
+
+
+def _is_word(character: str) -> bool:
+    # Marks are letters' vowels in many scripts.
+    return character == "_" or unicodedata.category(character)[0] in "LMN"
+
+
+_PROBLEM = pa.struct([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
+_PIECE = pa.struct(
+    [
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("language", pa.string()),
+        ("provenance", pa.string()),  # JSON object
+        ("start", pa.int64()),  # samples at 16 kHz
+        ("end", pa.int64()),  # null: to the end of the recording
+        ("declared_samples", pa.int64()),
+        ("member_offset", pa.int64()),  # bytes in the tar
+        ("member_size", pa.int64()),
+        ("problem", _PROBLEM),
+    ]
+)
+PLAN_SCHEMA = pa.schema([("unit_id", pa.string()), ("domain", pa.string()), ("pieces", pa.list_(_PIECE))])
+
+
+def save_plan(units: Sequence[Unit], store: Store, fingerprint: str = "") -> None:
+    """Write plan.parquet, one row per unit; the same units give the same bytes. `fingerprint` may name what they came from."""
+    metadata = {"touchasp.plan_version": str(PLAN_VERSION), "touchasp.fingerprint": fingerprint}
+    sink = io.BytesIO()
+    with pq.ParquetWriter(sink, PLAN_SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+        for start in range(0, len(units), _UNITS_TOGETHER):
+            writer.write_table(_table(units[start : start + _UNITS_TOGETHER]))
+    store.put(PLAN_KEY, sink.getvalue())
+
+
+_UNITS_TOGETHER = 2048
+
+
+def _table(units: Sequence[Unit]) -> pa.Table:
+    pieces = [piece for unit in units for piece in unit.pieces]
+    columns = {
+        "recording_id": [piece.recording.recording_id for piece in pieces],
+        "uri": [piece.recording.uri for piece in pieces],
+        "language": [piece.recording.language for piece in pieces],
+        "provenance": [_to_json(piece.recording) for piece in pieces],
+        "start": [piece.start for piece in pieces],
+        "end": [piece.end for piece in pieces],
+        "declared_samples": [piece.declared_samples for piece in pieces],
+        "member_offset": [piece.member and piece.member[0] for piece in pieces],
+        "member_size": [piece.member and piece.member[1] for piece in pieces],
+        "problem": [piece.problem and asdict(piece.problem) for piece in pieces],
+    }
+    arrays = [pa.array(columns[column.name], column.type) for column in _PIECE]
+    offsets = list(accumulate((len(unit.pieces) for unit in units), initial=0))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(arrays, fields=list(_PIECE)))
+    unit_ids, domains = [unit.unit_id for unit in units], [unit.domain for unit in units]
+    return pa.Table.from_arrays([pa.array(unit_ids), pa.array(domains), lists], schema=PLAN_SCHEMA)
+
+
+def load_plan(store: Store) -> list[Unit]:
+    """The units of a run's plan.parquet, as they were saved. Raises UserError when there is none, or none that can be read."""
+    with _open_plan(store) as file:
+        return [unit for group in range(file.num_row_groups) for unit in _units(file.read_row_group(group))]
+
+
+def plan_fingerprint(store: Store) -> str:
+    """The fingerprint that `save_plan` was given. Raises as `load_plan`."""
+    with _open_plan(store) as file:
+        return (file.schema_arrow.metadata or {}).get(b"touchasp.fingerprint", b"").decode()
+
+
+def _open_plan(store: Store) -> pq.ParquetFile:
+    try:
+        content = store.read(PLAN_KEY)
+    except FileNotFoundError:
+        raise UserError(f"{store.root} holds no plan: run 'plan' or 'run' with its settings first") from None
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+    except pa.ArrowException as error:
+        raise UserError(f"{store.url(PLAN_KEY)} is damaged: remove it and plan again ({str(error)[:100]})") from error
+    version = (file.schema_arrow.metadata or {}).get(b"touchasp.plan_version", b"none").decode()
+    if version != str(PLAN_VERSION):
+        raise UserError(f"{store.url(PLAN_KEY)} has plan version {version}, this program reads {PLAN_VERSION}: plan again")
+    return file
+
+
+def _units(table: pa.Table) -> Iterator[Unit]:
+    lists = table["pieces"].combine_chunks()
+    flat = lists.flatten()
+    counts, domains = lists.value_lengths().to_pylist(), table["domain"].to_pylist()
+    domain_of_piece = [domain for domain, count in zip(domains, counts) for _ in range(count)]
+    pieces = map(_piece, domain_of_piece, *(flat.field(column.name).to_pylist() for column in _PIECE))
+    for unit_id, domain, count in zip(table["unit_id"].to_pylist(), domains, counts, strict=True):
+        yield Unit(unit_id=unit_id, domain=domain, pieces=tuple(islice(pieces, count)))
+
+
+def _piece(
+    domain: str,
+    recording_id: str,
+    uri: str,
+    language: str | None,
+    provenance: str,
+    start: int,
+    end: int | None,
+    declared_samples: int | None,
+    member_offset: int | None,
+    member_size: int | None,
+    problem: dict[str, str] | None,
+) -> Piece:
+    recording = Recording(
+        recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance)
+    )
+    return Piece(
+        recording=recording,
+        start=start,
+        end=end,
+        declared_samples=declared_samples,
+        member=None if member_offset is None or member_size is None else (member_offset, member_size),
+        problem=None if problem is None else Rejection(**problem),
+    )
+
+
+def _to_json(recording: Recording) -> str:
+    return json.dumps(recording.provenance, ensure_ascii=False, allow_nan=False, sort_keys=True) if recording.provenance else "{}"
