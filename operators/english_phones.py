@@ -194,6 +194,5 @@ def guess(word: str, words: dict[str, Phones]) -> Phones:
     if found:
         return found
     letters = word.replace("'", "")
-    if not re.search("[aeiouy]", letters):
-        return tuple(" ".join(LETTER_NAMES[letter] for letter in letters).split())
-    return letter_to_sound(letters)
+    sounds = letter_to_sound(letters) if re.search("[aeiouy]", letters) else ()
+    return sounds or tuple(" ".join(LETTER_NAMES[letter] for letter in letters).split())

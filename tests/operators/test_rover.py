@@ -1,0 +1,282 @@
+"""Measuring agreement, judging it, and voting: against jiwer, against the plain loop, and both readings of the rule."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jiwer
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from operators.clip import Agreement, Hypothesis
+from operators.errors import UserError
+from operators.rover import (
+    EMPTY_ASR,
+    EMPTY_COPILOT,
+    PER,
+    REASONS,
+    WER,
+    WER_AND_PER,
+    Edits,
+    Rover,
+    Rules,
+    align,
+    edit_counts,
+    error_rate,
+    judge_pair,
+    reject,
+)
+from operators.text import Normaliser, tokens
+from operators.vote import vote, vote_tokens
+
+TOKENS = st.lists(st.sampled_from(["我", "你", "the", "a", "x"]), max_size=12)
+
+
+def plain_distance(reference: list[str], hypothesis: list[str]) -> int:
+    """Levenshtein by the textbook loop."""
+    row = list(range(len(hypothesis) + 1))
+    for i, token in enumerate(reference, start=1):
+        diagonal, row[0] = row[0], i
+        for j, other in enumerate(hypothesis, start=1):
+            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (token != other))
+    return row[-1]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TOKENS, TOKENS)
+def test_edit_counts_equal_the_plain_loop(reference: list[str], hypothesis: list[str]) -> None:
+    edits = edit_counts(reference, hypothesis)
+    assert edits.total == plain_distance(reference, hypothesis)
+    assert edits.deletions - edits.insertions == len(reference) - len(hypothesis)
+    assert edits.reference_length == len(reference)
+    assert edits.rate == error_rate(reference, hypothesis)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TOKENS.filter(bool), TOKENS)
+def test_edit_counts_equal_jiwer(reference: list[str], hypothesis: list[str]) -> None:
+    theirs = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
+    edits = edit_counts(reference, hypothesis)
+    assert (edits.substitutions, edits.deletions, edits.insertions) == (theirs.substitutions, theirs.deletions, theirs.insertions)
+    assert edits.rate == pytest.approx(100 * theirs.wer)
+
+
+def test_rates_of_empty_references_are_never_nan() -> None:
+    assert edit_counts([], []).rate == 0.0
+    assert edit_counts([], ["a", "b"]).rate == 100.0
+    assert edit_counts(["a"], []).rate == 100.0
+    assert edit_counts(["a"], ["b", "c", "d"]).rate == 300.0
+
+
+@pytest.mark.parametrize("tenths", range(1, 60))
+def test_a_rate_of_exactly_ten_percent_is_exactly_ten(tenths: int) -> None:
+    assert Edits(tenths, 0, 0, 10 * tenths).rate == 10.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(TOKENS, TOKENS)
+def test_an_alignment_spells_both_sides_with_the_fewest_edits(reference: list[str], hypothesis: list[str]) -> None:
+    steps = align(reference, hypothesis)
+    assert [step.reference for step in steps if step.kind != "insertion"] == reference
+    assert [step.hypothesis for step in steps if step.kind != "deletion"] == hypothesis
+    assert all((step.kind == "equal") == (step.reference == step.hypothesis) for step in steps)
+    assert sum(step.kind != "equal" for step in steps) == plain_distance(reference, hypothesis)
+
+
+# measure
+
+
+def heard(text: str, engine: str = "engine") -> Hypothesis:
+    return Hypothesis(engine=engine, text=text)
+
+
+def measure(asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: Rules | None = None) -> Agreement:
+    return Rover(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
+
+
+def test_measure_scores_spoken_forms() -> None:
+    agreement = measure("今天 23 度。", "今天二十三度")
+    assert (agreement.wer, agreement.per) == (0.0, 0.0)
+    assert agreement.asr_norm == agreement.copilot_norm == "今天二十三度"
+    assert agreement.tokens_per_second == 6 / 4
+
+
+def test_a_homophone_costs_words_but_no_phones() -> None:
+    agreement = measure("他今天没有来学校上课", "她今天没有来学校上课")
+    assert agreement.wer == 10.0
+    assert agreement.per == 0.0
+
+
+def test_tones_count_unless_switched_off() -> None:
+    assert measure("我要买花", "我要卖花").per > 0
+    assert measure("我要买花", "我要卖花", rules=Rules(tones=False)).per == 0.0
+
+
+def test_the_reference_is_the_copilot_for_chinese_and_the_asr_elsewhere() -> None:
+    chinese, english = measure("我们走吧", "我们走"), measure("let us go now", "let us go", language="en")
+    assert (chinese.reference, chinese.wer) == ("copilot", pytest.approx(100 / 3))
+    assert (english.reference, english.wer) == ("asr", 25.0)
+    assert measure("我们走吧", "我们走", language="zh-CN").reference == "copilot"
+    switched = Rules(reference={"zh": "asr", "default": "copilot"})
+    assert measure("我们走吧", "我们走", rules=switched).wer == 25.0
+    assert measure("let us go", "let us go now", language="en", rules=switched).wer == 25.0
+
+
+def test_of_several_copilots_the_nearest_counts_and_of_equals_the_first() -> None:
+    agreement = measure("今天天气很好", "昨天天气不好", "今天天气很好", "今天天气很好啊")
+    assert (agreement.wer, agreement.copilot_norm) == (0.0, "今天天气很好")
+    tied = measure("今天天气很好", "今天天气不好", "今天天气不好")
+    assert tied == measure("今天天气很好", "今天天气不好")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.text(alphabet="他她它买卖天气ab ", max_size=8), min_size=2, max_size=4),
+    st.text(alphabet="他她它买卖天气ab ", max_size=8),
+)
+def test_one_more_copilot_never_loses_a_clip_that_agrees(copilots: list[str], asr: str) -> None:
+    all_of_them, fewer = measure(asr, *copilots), measure(asr, *copilots[:-1])
+    assert all_of_them.wer + all_of_them.per <= fewer.wer + fewer.per
+
+
+def test_measuring_without_a_copilot_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="no copilot"):
+        measure("你好")
+
+
+# judge
+
+
+def agreement_of(wer: float, per: float, asr: str = "好", copilot: str = "好") -> Agreement:
+    return Agreement(wer=wer, per=per, asr_norm=asr, copilot_norm=copilot, reference="asr", tokens_per_second=3.0)
+
+
+@pytest.mark.parametrize(
+    ("wer", "per", "either", "both"),
+    [
+        (0.0, 0.0, None, None),
+        (10.0, 5.0, None, None),
+        (10.01, 5.0, WER, None),
+        (10.0, 5.01, PER, None),
+        (10.01, 5.01, WER_AND_PER, WER_AND_PER),
+        (400.0, 0.0, WER, None),
+    ],
+)
+def test_both_readings_of_the_rule(wer: float, per: float, either: str | None, both: str | None) -> None:
+    for drop_when, expected in (("either", either), ("both", both)):
+        rejection = reject(agreement_of(wer, per), Rules(drop_when=drop_when))
+        assert (rejection.reason if rejection else None) == expected
+        assert rejection is None or (rejection.stage == "rover" and rejection.reason in REASONS and rejection.detail)
+
+
+def test_nothing_heard_is_a_reason_of_its_own() -> None:
+    assert judge_pair("。", "你好", "zh")[1].rejection.reason == EMPTY_ASR
+    assert judge_pair("你好", "", "zh")[1].rejection.reason == EMPTY_COPILOT
+    assert judge_pair("", "", "zh")[1].rejection.reason == EMPTY_ASR
+    for text in ("", "你好"):  # whatever the bounds, also where the rate alone would pass
+        _, verdict = judge_pair(text, "", "zh", Rules(max_wer=1000, max_per=1000, drop_when="both"))
+        assert not verdict.kept
+
+
+def test_the_label_follows_language_and_setting() -> None:
+    chinese = ("今天天气真的非常好我们去他家", "今天天气真的非常好我们去她家", "zh")
+    english = ("We have all seen the big grey cat sitting there", "we have all seen the big gray cat sitting their", "en")
+    loose = Rules(max_wer=15)
+    assert judge_pair(*chinese, loose)[1].label == chinese[1]
+    assert judge_pair(*chinese, replace(loose, label={"default": "asr"}))[1].label == chinese[0]
+    assert judge_pair(*english, loose)[1].label == Normaliser().spoken(english[0], "en")
+    assert judge_pair(*english, replace(loose, label={"en": "copilot"}))[1].label.endswith("their")
+    assert judge_pair(*english, replace(loose, label_form="written"))[1].label == english[0]
+
+
+def test_judging_again_with_other_bounds_needs_nothing_but_the_agreement() -> None:
+    hypotheses = [heard("他今天没有来学校上课了"), heard("她今天没有来学校上客了")]
+    agreement = Rover().measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
+    assert not Rover().judge(agreement, hypotheses, "zh").kept
+    loose = Rules(max_wer=20)
+    again = Rover(loose).judge(agreement, hypotheses, "zh")
+    assert again == Rover(loose).judge(Rover(loose).measure(hypotheses[0], hypotheses[1:], "zh", 3.0), hypotheses, "zh")
+    assert again.label == "她今天没有来学校上客了"
+
+
+def test_three_engines_vote_for_the_label() -> None:
+    hypotheses = [heard("我们今天去公园看花吧"), heard("我们今天去工园看花吧"), heard("我们今天去公园看画吧")]
+    rover = Rover(Rules(max_wer=20, max_per=20))
+    agreement = rover.measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
+    assert rover.judge(agreement, hypotheses, "zh").label == "我们今天去公园看花吧"
+
+
+@pytest.mark.parametrize(
+    "settings_",
+    [
+        {"max_wer": -1},
+        {"max_per": float("nan")},
+        {"drop_when": "never"},
+        {"label_form": "raw"},
+        {"reference": {"zh": "whisper"}},
+        {"label": {"default": ""}},
+    ],
+)
+def test_bad_rules_are_the_users_to_mend(settings_: dict) -> None:
+    with pytest.raises(UserError, match=r"rover\."):
+        Rules(**settings_)
+
+
+# vote
+
+
+@settings(max_examples=300, deadline=None)
+@given(TOKENS, TOKENS)
+def test_two_equal_engines_outvote_a_third_wherever_it_stands(agreed: list[str], other: list[str]) -> None:
+    assert vote_tokens([agreed, agreed, other]) == agreed
+    assert vote_tokens([agreed, other, agreed]) == agreed
+    assert vote_tokens([other, agreed, agreed]) == agreed
+
+
+@settings(max_examples=200, deadline=None)
+@given(TOKENS, TOKENS)
+def test_of_two_engines_the_first_wins(first: list[str], second: list[str]) -> None:
+    assert vote_tokens([first, second]) == vote_tokens([first]) == first
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TOKENS, min_size=1, max_size=5))
+def test_a_vote_only_says_what_an_engine_said_and_is_deterministic(hypotheses: list[list[str]]) -> None:
+    winner = vote_tokens(hypotheses)
+    assert set(winner) <= {token for hypothesis in hypotheses for token in hypothesis}
+    assert len(winner) <= sum(map(len, hypotheses))
+    assert vote_tokens([list(hypothesis) for hypothesis in hypotheses]) == winner
+
+
+def test_each_word_is_voted_on_its_own() -> None:
+    # no engine is right everywhere, each word has a majority
+    assert vote_tokens([["a", "b", "X", "d"], ["a", "Y", "c", "d"], ["Z", "b", "c", "d"]]) == ["a", "b", "c", "d"]
+    # a word that most engines did not hear goes, one that most heard comes
+    assert vote_tokens([["a", "b", "c"], ["a", "c"], ["a", "c"]]) == ["a", "c"]
+    assert vote_tokens([["a", "c"], ["a", "b", "c"], ["a", "b", "c"]]) == ["a", "b", "c"]
+
+
+def test_a_vote_over_text_is_spaced_like_a_spoken_form() -> None:
+    engines = ["我用 iphone fifteen 打电话", "我用 iphone 打电话", "我用 iphone fifteen 大电话"]
+    assert vote(engines) == "我用 iphone fifteen 打电话"
+    assert vote(["好", "", ""]) == ""
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="我们走ab cd'あア한글 3", max_size=12), st.text(alphabet="我们走ab", max_size=5))
+def test_a_majority_label_is_its_spoken_form_to_the_character(text: str, other: str) -> None:
+    spoken = Normaliser().spoken(text, "zh")
+    assert vote([spoken, Normaliser().spoken(other, "zh"), spoken]) == spoken
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(alphabet="we'll go to the café 3 naïve OK.", max_size=30))
+def test_tokens_of_an_ascii_spoken_form_are_its_words(text: str) -> None:
+    spoken = Normaliser().spoken(text, "en")  # Rover relies on it
+    assert not spoken.isascii() or tokens(spoken) == spoken.split()
+
+
+def test_nobody_to_vote_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="nobody"):
+        vote([])
