@@ -119,6 +119,7 @@ _TAGS = re.compile(
     re.IGNORECASE,
 )
 
+_NO_LETTER = re.compile(r"[^\w♪♫♬♩🎵🎶]|_")
 _TOKEN = re.compile(f"[{_HAN}0-9]|(?:(?![{_HAN}0-9])[\\w'’])+")
 _ONE_SYLLABLE = re.compile(f"[{_HAN}0-9]")
 _UNSPACED_WORD_LETTERS = 6
@@ -154,8 +155,7 @@ def _rejection(reason: str, detail: str) -> Rejection:
 
 def fold(text: str) -> str:
     """Text with width and case folded and everything but letters, digits and music notes gone."""
-    folded = unicodedata.normalize("NFKC", text).lower()
-    return "".join(character for character in folded if character.isalnum() or character in "♪♫♬♩🎵🎶")
+    return _NO_LETTER.sub("", unicodedata.normalize("NFKC", text).lower())
 
 
 def stock_share(text: str) -> float:
