@@ -8,8 +8,7 @@ AAC and MP3 decoders carry state that a seek loses, so samples after one are clo
 same stretch must agree to the bit. It is affordable: FFmpeg runs through unwanted audio at 800 (Opus) to 6,000 times real time.
 
 **What is lost keeps its place.** A packet that will not decode becomes silence of its own length ("decode_error"); a jump of
-50 ms or more in the timestamps becomes silence of that length, reported ("gap") from half a second on, since shorter jumps are
-how a recorder writes pauses. Neither goes past the declared length: there only the place is reported. When the audio ends a
+50 ms or more in the timestamps becomes silence of that length ("gap"). Neither goes past the declared length: there only the place is reported. When the audio ends a
 quarter of a second or more before its declared length the rest is "truncated". A stretch with NaN or infinity is "non_finite".
 """
 
@@ -65,7 +64,8 @@ _TOLERANCE = SAMPLE_RATE // 4
 """A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter second."""
 
 _JUMP_SECONDS = 0.05
-_GAP_SECONDS = 0.5
+"""Timestamps of good files jitter by less (Matroska rounds to 1 ms, some writers to a video frame)."""
+
 _SEEK_MARGIN_SECONDS = 60
 _NOTHING = np.zeros(0, np.int16)
 _SIGN_OF_LIFE = 256
@@ -221,8 +221,9 @@ def _run(media: Media, timeline: Timeline, start: int, limits: Limits, emit: Emi
                 at = frame.pts * tick
                 jump = 0.0 if expected is None else at - expected
                 if jump >= _JUMP_SECONDS:
-                    timeline.lose(jump, "gap" if jump >= _GAP_SECONDS else None, room)
-                expected = at + frame.samples / rate
+                    timeline.lose(jump, "gap", room)
+                expected = at
+            expected = None if expected is None else expected + frame.samples / rate
             if timeline.wants(frame.samples, rate, channels):
                 timeline.add(_samples(frame, channels), rate)
             else:
@@ -239,25 +240,22 @@ def _packets(media: Media, timeline: Timeline, start: int) -> Iterator[Any]:
     container, stream = media.container, media.stream
     codec = stream.codec_context
     target = (start // SAMPLE_RATE - _SEEK_MARGIN_SECONDS) * codec.sample_rate
-    exact = container.format.name in ("wav", "w64") and codec.name.startswith("pcm_") and target > 0
-    if exact:
+    packets = container.demux(stream)
+    if container.format.name in ("wav", "w64") and codec.name.startswith("pcm_") and target > 0:
         try:
             container.seek(target, stream=stream)
-        except av.FFmpegError:  # past the end of a cut-off file
-            exact = False
+            first = next(packets)
+            if first.pts is None:
+                raise EOFError
+            timeline.seek(first.pts, codec.sample_rate, codec.channels)
+            yield first
+        except (EOFError, av.FFmpegError):  # cut off before the window: only reading it all tells where
             container.seek(0, stream=stream)
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets)
-        except StopIteration:
-            return
-        except av.FFmpegError:  # the container breaks off here: what came before is good, the rest is missing
-            return
-        if exact:
-            timeline.seek(packet.pts, codec.sample_rate, codec.channels)
-            exact = False
-        yield packet
+            packets = container.demux(stream)
+    try:
+        yield from packets
+    except av.FFmpegError:  # the container breaks off here: what came before is good, the rest is missing
+        return
 
 
 def _samples(frame: av.AudioFrame, channels: int) -> np.ndarray:

@@ -247,6 +247,8 @@ def _audio_stream(container: av.container.InputContainer, limits: Limits) -> Any
     if codec.channels < 1 or codec.sample_rate < 1:
         raise AudioError("bad_header", f"{codec.channels} channels at {codec.sample_rate} Hz")
     check_format(codec.sample_rate, codec.channels, limits)
+    if codec.codec.canonical_name in _CHECKED:
+        codec.options = {"err_detect": "crccheck+explode"}
     codec.thread_count = 1  # workers are processes; a decoder's own threads would only fight them
     try:
         codec.open()
@@ -297,7 +299,11 @@ _DEMUXERS = (
 """Containers of recorded sound or film that hold their own data. Not here, so never opened: what refers to other files or
 hosts, devices, still images, subtitles, text art, game formats and headerless data that any bytes could be taken for."""
 
-_DECLARING = frozenset("3gp,aiff,ape,asf,au,avi,caf,flac,matroska,mov,mp3,ogg,tak,tta,w64,wav,wv".split(","))
+_CHECKED = ("flac", "tta")
+"""Codecs whose every frame carries a checksum. Without it damage decodes to full-scale noise that passes for speech; lossy codecs'
+checks also refuse frames that are merely unusual."""
+
+_DECLARING = {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav", "wv"}
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""
 
 

@@ -116,16 +116,15 @@ class Timeline:
         """Start at `samples` of the stored rate instead of 0, where an exact seek has put the decoder."""
         self._at(sample_rate, channels).skip(samples)
 
-    def lose(self, seconds: float, reason: str | None, limit: int | None) -> None:
-        """Keep time moving over something lost: silence, reported if there is a `reason`.
+    def lose(self, seconds: float, reason: str, limit: int | None) -> None:
+        """Keep time moving over something lost: silence, reported.
 
         If that would pass `limit` (in samples; None: unknown), time stands still and only the place is reported.
         """
         start, segment = self.samples, self._segment
         room = 0 if limit is None else max(0, limit - start)
         if segment is None or seconds * SAMPLE_RATE > room:
-            if reason:
-                self.report(start, start, reason)
+            self.report(start, start, reason)
             return
         left = round(seconds * segment.rate)
         while left > 0:
@@ -135,8 +134,7 @@ class Timeline:
             else:
                 segment.skip(count)
             left -= count
-        if reason:
-            self.report(start, self.samples, reason)
+        self.report(start, self.samples, reason)
 
     def close(self) -> None:
         """The recording ended: hand out what the resampler still holds."""
@@ -173,7 +171,7 @@ class _Segment:
         self._first = max(0, start * rate // SAMPLE_RATE // self._block - 2) * self._block
         """the stored sample from which on frames are wanted."""
         self._received = 0
-        self._held: list[np.ndarray] = []
+        self._held: list[np.ndarray] = []  # float32 [C, n]
         self._held_samples = 0
         self._at = self._first  # of the next block to mix
         self.produced = self._first * SAMPLE_RATE // rate
@@ -194,7 +192,7 @@ class _Segment:
     def push(self, frame: np.ndarray) -> Iterator[tuple[np.ndarray, list[tuple[int, int]]]]:
         early = max(0, self._first - self._received)
         self._received += frame.shape[1]
-        self._held.append(frame[:, early:])
+        self._held.append(_to_float(frame[:, early:]))
         self._held_samples += frame.shape[1] - early
         if self._held_samples >= self._block:
             held = np.concatenate(self._held, axis=1)
@@ -214,7 +212,7 @@ class _Segment:
                 yield np.pad(tail[:missing], (0, max(0, missing - len(tail)))), []
 
     def _convert(self, block: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
-        block, bad = _to_float(block, self.rate)
+        block, bad = _finite(block, self.rate)
         mono = self._mix(block)
         if self._resampler is None:
             pcm = _quantise(mono)
@@ -243,14 +241,20 @@ class _Segment:
         return mono
 
 
-def _to_float(block: np.ndarray, rate: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
-    """float32 in [-1, 1], and the stretches that held NaN or infinity, which become silence."""
-    if block.dtype == np.uint8:
-        return (block.astype(np.float32) - 128) / 128, []
-    if block.dtype.kind == "i":
-        return block.astype(np.float32) / np.float32(2.0 ** (8 * block.dtype.itemsize - 1)), []
-    finite = np.isfinite(block)
+def _to_float(frame: np.ndarray) -> np.ndarray:
+    """float32, full scale ±1, whatever the decoder's sample type; NaN and infinity stay."""
+    if frame.dtype == np.uint8:
+        return (frame.astype(np.float32) - 128) / 128
+    if frame.dtype.kind == "i":
+        return frame.astype(np.float32) / np.float32(2.0 ** (8 * frame.dtype.itemsize - 1))
+    with np.errstate(over="ignore"):  # a double too large for a float becomes infinity, and is reported as such
+        return frame.astype(np.float32)
+
+
+def _finite(block: np.ndarray, rate: int) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """The block within [-1, 1], and the stretches that held NaN or infinity, which become silence."""
     bad: list[tuple[int, int]] = []
+    finite = np.isfinite(block)
     if not finite.all():
         places = np.flatnonzero(~finite.all(axis=0))
         for run in np.split(places, np.flatnonzero(np.diff(places) > _JOIN_SECONDS * rate) + 1):
@@ -258,7 +262,7 @@ def _to_float(block: np.ndarray, rate: int) -> tuple[np.ndarray, list[tuple[int,
         block = block.copy()
         for low, high in bad:
             block[:, low:high] = 0
-    return np.clip(block, -1, 1).astype(np.float32), bad
+    return np.clip(block, -1, 1), bad
 
 
 def _weights(block: np.ndarray) -> np.ndarray:
