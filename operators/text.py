@@ -52,8 +52,8 @@ _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`"
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DIGITS = re.compile(r"(\d+)(?:\.(\d+))?(?!\.\d)|\d+")
 _MULTIPLIED = re.compile(r"(?<![\d.])\d{1,4}(?=[百千万亿])")
-_DOMAIN = re.compile(r"(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)\b)")
-_LETTER_RUN = re.compile(r"(?<![\w'])[A-Za-z](?:[ .-][A-Za-z])+(?![\w'])")
+_DOMAIN = re.compile(r"(?<=\bwww)\.(?=\w)|(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)(?![A-Za-z0-9]))", re.A)
+_LETTER_RUN = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z](?:[ .-][A-Za-z])+(?![A-Za-z0-9'])")
 
 _MANDARIN = frozenset({"zh", "cmn", "zho", "chi", "sichuan", "minnan", "nan", "wuu", "mandarin"})
 _CANTONESE = frozenset({"yue", "cantonese"})

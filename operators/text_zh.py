@@ -43,7 +43,9 @@ _ODD_VALUE = {"〇": "零", "○": "零", "廿": "二十", "卅": "三十", "幺
 _RUN = re.compile(rf"{_N}{{2,}}")
 _AFTER_LATIN = re.compile(rf"(?<=[A-Za-z])(\s?)((?:{_N}{{2,}}|[二三四五六七八九]|一(?![{HAN}])))(?![{MEASURES}点月号楼班级期年]|{_N})")
 _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
-_TWO_POINT = re.compile(r"两点(?=[零一二三四五六七八九十半])")
+_TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
+_TWO_O_CLOCK = re.compile(r"(?<![第十百千万亿零一二三四五六七八九两])二点(?![零一二三四五六七八九])")
+_WHOLE_PERCENT = re.compile(rf"百分之一百(?!{_N}|点)")
 
 # Clock times: the parts that digits leave unsaid (3:30 is 三点半 or 三点三十分) fall together.
 _CLOCK = (
@@ -151,7 +153,9 @@ def reread_numbers(text: str) -> str:
         for pattern, words in _CLOCK:
             text = pattern.sub(words, text)
         text = _CLOCK_MINUTE.sub(r"\1", text)
-        text = _TWO_POINT.sub("二点", text)
+        text = _TWO_O_CLOCK.sub("两点", _TWO_DECIMAL.sub("二点", text))
+    if "百分之一百" in text:
+        text = _WHOLE_PERCENT.sub("百分之百", text)
     return text
 
 
@@ -164,7 +168,7 @@ def _reread_run(match: re.Match[str]) -> str:
         if len(run) < 3:
             return run  # 五六个 is five or six
         return reading_han("".join(str(HAN_DIGITS.index(char)) for char in run), before, after)
-    if run[-1] in HAN_DIGITS and after[:1] in MEASURES and run[-2] in "百千万亿":
+    if run[-1] in HAN_DIGITS and run[-2] in "百千万亿" and after and after[0] in MEASURES:
         return run  # 三百一个 is 300 apiece, not 310
     value = parse_han(run)
     return run if value is None else reading_han(str(value), before, after)
