@@ -37,7 +37,7 @@ from pipeline.storage import AccessRefused, Store, StoreUnavailable, check_key
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
 _CHUNK_BYTES = 64 << 10  # what a cut connection may lose and ask for again
-_BODY_ERRORS = (aws.HTTPClientError, aws.IncompleteReadError, HTTPError, ConnectionError, TimeoutError)
+_NETWORK = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, HTTPError, ConnectionError, TimeoutError)
 
 _clients: dict[tuple[Any, ...], Any] = {}
 _making = threading.Lock()
@@ -119,7 +119,7 @@ class S3Store(Store):
                     sink.truncate()
                     done, before, etag = 0, 0, None
                     failures = self._pause(failures + 1, error)
-                except _BODY_ERRORS as error:
+                except _NETWORK as error:
                     failures = self._pause(1 if done > before else failures + 1, error)
 
     def _get(self, key: str, start: int, size: int | None, etag: str | None) -> Any:
@@ -211,7 +211,7 @@ class S3Store(Store):
         where = f"s3://{self.bucket}" if key is None else f"s3://{self.bucket}/{self._key(key)}"
         try:
             yield
-        except (aws.BotoCoreError, aws.ClientError, HTTPError, ConnectionError, TimeoutError) as error:
+        except (aws.BotoCoreError, aws.ClientError, *_NETWORK) as error:
             raise _explain(error, where, self.bucket, self.s3) from None  # boto's own text may quote request headers
 
 
@@ -251,7 +251,7 @@ def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Excep
         return UserError(
             f"no usable credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or s3.profile, or log in again"
         )
-    if isinstance(error, (aws.HTTPClientError, aws.IncompleteReadError, HTTPError, ConnectionError, TimeoutError)):
+    if isinstance(error, _NETWORK):
         return StoreUnavailable(
             f"cannot reach {_endpoint(s3)} for {where} after {s3.max_attempts} tries ({type(error).__name__}): "
             "check s3.endpoint_url and the network"

@@ -3,7 +3,7 @@
     test ──boto3 over HTTP──> FaultyProxy(rules) ──> moto, `python tests/s3_server.py`, on 127.0.0.1
 
 The server ends when its standard input closes, so it cannot outlive the tests, however they die.
-Use the fixtures by `from tests.s3_server import s3_server, bucket  # noqa: F401`, or `start_server()` directly.
+Fixtures `s3_server` and `bucket` come by `from tests.s3_server import bucket, s3_server` in a conftest.py.
 """
 
 from __future__ import annotations
@@ -119,6 +119,11 @@ class Rule:
         self.seen += 1
         return self.skip < self.seen <= self.skip + self.times
 
+    def answer(self, method: str) -> bytes:
+        """The body of an "error": none for HEAD, as HTTP has it."""
+        body = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>on purpose</Message></Error>"
+        return b"" if method == "HEAD" else body.encode()
+
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
@@ -183,23 +188,24 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         rule = proxy.rule_for(self.command, self.path)
         action = rule.action if rule else None
-        sent = 0
         if rule and action == "delay":
             time.sleep(rule.seconds)
         if rule and action == "error":
-            sent = self._answer_error(rule)
+            status, headers, payload = rule.status, [("Content-Type", "application/xml")], rule.answer(self.command)
         elif action == "reset":
-            self._reset()
+            status, headers, payload = 0, [], b""
         else:
             status, headers, payload = self._ask(body)
-            if action == "lose_response":
-                self._reset()
-            else:
-                cut = rule.after_bytes if rule and action == "cut" else None
-                sent = self._answer(status, headers, payload, cut)
-        with proxy.lock:
+        part = payload[: rule.after_bytes] if rule and action == "cut" else payload
+        silent = action in ("reset", "lose_response")
+        with proxy.lock:  # before anything is sent, so that a client with its answer finds its request here
+            sent = 0 if silent else len(part)
             seen = Request(method=self.command, path=self.path, range=self.headers.get("Range"), sent_bytes=sent, fault=action)
             proxy.requests.append(seen)
+        if not silent:
+            self._answer(status, headers, payload, part)
+        if silent or action == "cut":
+            self._reset()
 
     do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _serve
 
@@ -216,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             upstream.close()
 
-    def _answer(self, status: int, headers: list[tuple[str, str]], payload: bytes, cut: int | None) -> int:
+    def _answer(self, status: int, headers: list[tuple[str, str]], payload: bytes, part: bytes) -> None:
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() not in ("connection", "transfer-encoding", "content-length"):
@@ -225,17 +231,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", length)
         self.send_header("Connection", "close")
         self.end_headers()
-        part = payload if cut is None else payload[:cut]
         self.wfile.write(part)
-        if cut is not None:
-            self.wfile.flush()
+        self.wfile.flush()
+        if part is not payload:
             time.sleep(0.02)  # let the part arrive: a reset makes the receiver drop what it has not read yet
-            self._reset()
-        return len(part)
-
-    def _answer_error(self, rule: Rule) -> int:
-        payload = f"<?xml version='1.0'?><Error><Code>{rule.code}</Code><Message>on purpose</Message></Error>".encode()
-        return self._answer(rule.status, [("Content-Type", "application/xml")], b"" if self.command == "HEAD" else payload, None)
 
     def _reset(self) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
