@@ -20,14 +20,20 @@ _HAN_UNIT = {"十": 10, "百": 100, "千": 1000}
 _MYRIADS = ("", "万", "亿", "万亿")
 
 MEASURES = (
-    "个位名本张条只头匹件块元角毛天周星礼小秒分次遍回场顿口杯瓶碗盘盒箱包袋部台辆架艘列座栋幢层间家所户排组群帮批节课篇页句行段首支"
+    "个位名本张条只头匹件块元角毛天周星礼小秒分次遍回场顿口杯瓶碗盘盒箱包袋部台辆架艘列座栋幢层"
+    "间家所户排组群帮批节课篇页句行段首支"
     "枚颗粒滴片朵棵株根束串堆双对副套米厘毫公里英尺寸斤克吨升倍人种类样项款份岁成股门则亩平立码年步把晚杆圈场站桌局颗趟笔扇封顶"
     "面道处摄度蚊架啖餐件樽罐仙"
 )
-"""First characters of measure words and units: a bare 2 before one of them is read 两. Ordinal neighbours (月 日 号 楼 班) are not in it."""
+"""First characters of measure words and units: a bare 2 before one of them is read 两."""
+
+ORDINAL_NEIGHBOURS = "点月号楼班级期年"
+"""What a number counts without being read 两 before it: 二月, 二号楼."""
 
 _DIGITWISE_AFTER = re.compile(r"室|房|路公|路车|次列车|次航班|号房|航班")
-_DIGITWISE_BEFORE = re.compile(r"(?:电话|手机|号码|热线|拨打|拨|密码|验证码|房间|房间号|尾号|编号|邮编|代码|学号|工号|航班|微信|车牌)[是为:号]?$")
+_DIGITWISE_BEFORE = re.compile(
+    r"(?:电话|手机|号码|热线|拨打|拨|密码|验证码|房间|房间号|尾号|编号|邮编|代码|学号|工号|航班|微信|车牌)[是为:号]?$"
+)
 _HOTLINES = frozenset({"110", "119", "120", "122", "114", "911", "999"})
 
 
@@ -141,14 +147,41 @@ def _is_count(digits: str) -> bool:
     return digits in "0123456789" or digits in "9876543210"
 
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-).split()
-_TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()
+_ONES = [
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+]
+_TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"trillion": 10**12, "billion": 10**9, "million": 10**6, "thousand": 1000}
 _ENGLISH_VALUE = {word: value for value, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS) if i > 1}
 _ENGLISH_VALUE |= {"fourty": 40, "oh": 0, "o": 0}
-_ORDINALS = {"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth", "twelve": "twelfth"}
+_ORDINALS = {
+    "one": "first",
+    "two": "second",
+    "three": "third",
+    "five": "fifth",
+    "eight": "eighth",
+    "nine": "ninth",
+    "twelve": "twelfth",
+}
 
 _WORD = "|".join([*_ONES, *_TENS[2:], "fourty"])
 _ENGLISH_RUN = re.compile(
@@ -190,7 +223,9 @@ def reading_english(digits: str) -> str:
     number = int(digits)
     if 1100 <= number < 2000 or 2010 <= number < 2100:
         century, rest = divmod(number, 100)
-        return f"{english_value(century)} " + ("hundred" if rest == 0 else f"oh {_ONES[rest]}" if rest < 10 else english_value(rest))
+        return f"{english_value(century)} " + (
+            "hundred" if rest == 0 else f"oh {_ONES[rest]}" if rest < 10 else english_value(rest)
+        )
     if number == 911 or (size >= 5 and not digits.endswith("00")):
         return english_digits(digits)
     return english_value(number)
@@ -226,7 +261,11 @@ def _reread_run(match: re.Match[str]) -> str:
             out.append(reading_english("".join(str(_ENGLISH_VALUE[word]) for word in words[at:end])))
             at = end
             continue
-        if words[at] == "twenty" and words[at + 1 : at + 2] in (["oh"], ["o"]) and _ENGLISH_VALUE.get("".join(words[at + 2 : at + 3]), 0) in range(1, 10):
+        if (
+            words[at] == "twenty"
+            and words[at + 1 : at + 2] in (["oh"], ["o"])
+            and _ENGLISH_VALUE.get("".join(words[at + 2 : at + 3]), 0) in range(1, 10)
+        ):
             out.append(reading_english(f"200{_ENGLISH_VALUE[words[at + 2]]}"))
             at += 3
             continue

@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from operators import text_en, text_zh
-from operators.numbers import reread_english
+from operators.numbers import MEASURES, ORDINAL_NEIGHBOURS, reread_english
 from operators.text_zh import HAN
 
 # Scripts written without spaces: a token is one character with its marks. Kana has no word boundary to count by.
@@ -47,8 +47,12 @@ _HAS_DIGIT = re.compile("[0-9]")
 _PLAIN = re.compile(r"[\u4e00-\u9fff]*")
 
 _TAG = re.compile(r"<\|[^|<>]*\|>|\[[^\[\]]{0,40}\]")
-_DROPPED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff™®©]")
-_APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`": "'", "´": "'", "²": "2", "³": "3", "−": "-", "⁄": "/", "∶": ":"})
+_DROPPED = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff™®©]"
+)
+_APOSTROPHES = str.maketrans(
+    {"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`": "'", "´": "'", "²": "2", "³": "3", "−": "-", "⁄": "/", "∶": ":"}
+)
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DIGITS = re.compile(r"(\d+)(?:\.(\d+))?(?!\.\d)|\d+")
 _MULTIPLIED = re.compile(r"(?<![\d.])\d{1,4}(?=[百千万亿])")
@@ -183,7 +187,7 @@ def _write_digits(text: str, tongue: str, *, han: bool, latin: bool) -> str:
 def _is_english_number(before: str, after: str) -> bool:
     """In a sentence with Han: does the number belong to the Latin word before it (iPhone 15), or after it (3 apples)?"""
     if re.search(r"[A-Za-z][ -]?$", before):
-        return not re.match(rf"\s?[{text_zh.MEASURES}点月号楼班级期年]", after)
+        return not re.match(rf"\s?[{MEASURES}{ORDINAL_NEIGHBOURS}]", after)
     return re.match(r" [A-Za-z]{2}", after) is not None
 
 
@@ -202,7 +206,7 @@ def _join(parts: list[str]) -> str:
     out: list[str] = []
     unspaced = True
     for part in parts:
-        alone = part[0] > "\u2fff" and part[0] < "\uac00" or part[0] >= "\U00020000" or "\uf900" <= part[0] <= "\ufaff"
+        alone = (part[0] > "\u2fff" and part[0] < "\uac00") or part[0] >= "\U00020000" or "\uf900" <= part[0] <= "\ufaff"
         if out and not (alone and unspaced):
             out.append(" ")
         out.append(part)

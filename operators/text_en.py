@@ -14,8 +14,22 @@ from functools import lru_cache
 
 from operators.numbers import english_digits, english_value, ordinal_english, reading_english
 
-_MONTHS = "january february march april may june july august september october november december".split()
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
 _MONTH = "|".join(_MONTHS)
+_PLAIN_MONTH = "|".join(month for month in _MONTHS if month not in ("march", "may"))  # these two are words of their own
 _MONTH_SHORT = re.compile(r"\b(jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.?(?=\s\d)", re.I)
 _MONTH_DAY = re.compile(rf"\b({_MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.]\d)", re.I)
 _DAY_MONTH = re.compile(rf"\b(\d{{1,2}})\s(?=(?:{_MONTH})\b)", re.I)
@@ -29,47 +43,164 @@ _TIME = re.compile(r"(?<![\d:])(\d{1,2}):([0-5]\d)(?![\d:])")
 _PHONE = re.compile(r"(?<![\d-])(?:\d{3}-)?\d{3}-\d{4}(?![\d-])")
 _FRACTION = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])")
 _UNITS = {
-    "km/h": "kilometers per hour", "mph": "miles per hour", "km": "kilometers", "kg": "kilograms", "cm": "centimeters", "mm": "millimeters",
-    "ml": "milliliters", "mg": "milligrams", "lbs": "pounds", "lb": "pounds", "oz": "ounces", "ft": "feet", "°F": "degrees fahrenheit",
-    "°C": "degrees celsius", "°": "degrees",
-}  # fmt: skip
+    "km/h": "kilometers per hour",
+    "mph": "miles per hour",
+    "km": "kilometers",
+    "kg": "kilograms",
+    "cm": "centimeters",
+    "mm": "millimeters",
+    "ml": "milliliters",
+    "mg": "milligrams",
+    "lbs": "pounds",
+    "lb": "pounds",
+    "oz": "ounces",
+    "ft": "feet",
+    "°F": "degrees fahrenheit",
+    "°C": "degrees celsius",
+    "°": "degrees",
+}
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
 _DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
 _HALVES = {2: "half", 4: "quarter"}
 
-# What a word is scored as. Two words per entry where engines disagree on the space; nothing here changes what is heard much.
+# What a word is scored as: contractions and reduced forms open, abbreviations spoken, one spelling.
 _WORDS = {
-    "mr": "mister", "mrs": "missus", "dr": "doctor", "prof": "professor", "vs": "versus", "etc": "et cetera", "ok": "okay", "jr": "junior",
-    "sr": "senior", "mt": "mount", "sgt": "sergeant", "capt": "captain", "lt": "lieutenant",
-    "can't": "can not", "cannot": "can not", "cant": "can not", "won't": "will not", "wont": "will not", "shan't": "shall not",
-    "dont": "do not", "doesnt": "does not", "didnt": "did not", "isnt": "is not", "arent": "are not", "wasnt": "was not",
-    "werent": "were not", "havent": "have not", "hasnt": "has not", "hadnt": "had not", "couldnt": "could not", "wouldnt": "would not",
-    "shouldnt": "should not", "im": "i am", "ive": "i have", "youre": "you are", "youve": "you have", "theyre": "they are",
-    "weve": "we have", "thats": "that is", "whats": "what is", "theres": "there is", "let's": "let us",
-    "gonna": "going to", "wanna": "want to", "gotta": "got to", "kinda": "kind of", "sorta": "sort of", "gimme": "give me",
-    "lemme": "let me", "dunno": "do not know", "outta": "out of", "hafta": "have to", "coulda": "could have", "shoulda": "should have",
-    "woulda": "would have", "y'all": "you all", "ma'am": "madam", "maam": "madam", "'em": "them", "'cause": "because", "cuz": "because",
-    "'til": "until", "till": "until", "c'mon": "come on", "alright": "all right", "o'clock": "", "oclock": "", "thru": "through",
-    "learnt": "learned", "whilst": "while", "amongst": "among", "towards": "toward", "mum": "mom", "mums": "moms", "grey": "gray",
-    "ageing": "aging", "storey": "story", "storeys": "stories", "fourty": "forty", "enrol": "enroll", "fulfil": "fulfill",
-}  # fmt: skip
+    "mr": "mister",
+    "mrs": "missus",
+    "dr": "doctor",
+    "prof": "professor",
+    "vs": "versus",
+    "etc": "et cetera",
+    "ok": "okay",
+    "jr": "junior",
+    "sr": "senior",
+    "mt": "mount",
+    "sgt": "sergeant",
+    "capt": "captain",
+    "lt": "lieutenant",
+    "can't": "can not",
+    "cannot": "can not",
+    "cant": "can not",
+    "won't": "will not",
+    "wont": "will not",
+    "shan't": "shall not",
+    "dont": "do not",
+    "doesnt": "does not",
+    "didnt": "did not",
+    "isnt": "is not",
+    "arent": "are not",
+    "wasnt": "was not",
+    "werent": "were not",
+    "havent": "have not",
+    "hasnt": "has not",
+    "hadnt": "had not",
+    "couldnt": "could not",
+    "wouldnt": "would not",
+    "shouldnt": "should not",
+    "im": "i am",
+    "ive": "i have",
+    "youre": "you are",
+    "youve": "you have",
+    "theyre": "they are",
+    "weve": "we have",
+    "thats": "that is",
+    "whats": "what is",
+    "theres": "there is",
+    "let's": "let us",
+    "gonna": "going to",
+    "wanna": "want to",
+    "gotta": "got to",
+    "kinda": "kind of",
+    "sorta": "sort of",
+    "gimme": "give me",
+    "lemme": "let me",
+    "dunno": "do not know",
+    "outta": "out of",
+    "hafta": "have to",
+    "coulda": "could have",
+    "shoulda": "should have",
+    "woulda": "would have",
+    "y'all": "you all",
+    "ma'am": "madam",
+    "maam": "madam",
+    "'em": "them",
+    "'cause": "because",
+    "cuz": "because",
+    "'til": "until",
+    "till": "until",
+    "c'mon": "come on",
+    "alright": "all right",
+    "o'clock": "",
+    "oclock": "",
+    "thru": "through",
+    "learnt": "learned",
+    "whilst": "while",
+    "amongst": "among",
+    "towards": "toward",
+    "mum": "mom",
+    "mums": "moms",
+    "grey": "gray",
+    "ageing": "aging",
+    "storey": "story",
+    "storeys": "stories",
+    "fourty": "forty",
+    "enrol": "enroll",
+    "fulfil": "fulfill",
+}
 
 # British to American: a word that begins with the first is spelt with the second, whatever its ending.
 _STEMS = {
-    "colour": "color", "favour": "favor", "flavour": "flavor", "honour": "honor", "labour": "labor", "neighbour": "neighbor",
-    "behaviour": "behavior", "harbour": "harbor", "humour": "humor", "rumour": "rumor", "organis": "organiz", "realis": "realiz",
-    "recognis": "recogniz", "apologis": "apologiz", "criticis": "criticiz", "specialis": "specializ", "civilis": "civiliz",
-    "travell": "travel", "cancelled": "canceled", "cancelling": "canceling", "modell": "model", "labell": "label", "centre": "center",
-    "theatre": "theater", "metre": "meter", "kilometre": "kilometer", "centimetre": "centimeter", "litre": "liter", "defence": "defense",
-    "offence": "offense", "licence": "license", "catalogue": "catalog", "dialogue": "dialog", "programme": "program", "plough": "plow",
-    "mould": "mold", "jewellery": "jewelry", "aluminium": "aluminum", "skilful": "skillful", "moustache": "mustache", "pyjama": "pajama",
-    "cosy": "cozy", "judgement": "judgment", "acknowledgement": "acknowledgment", "sceptic": "skeptic",
-}  # fmt: skip
-_UNCHANGED_STEMS = ("realist", "realism", "criticism", "specialist", "organism", "organist", "programmer", "programmed", "realistic")
+    "colour": "color",
+    "favour": "favor",
+    "flavour": "flavor",
+    "honour": "honor",
+    "labour": "labor",
+    "neighbour": "neighbor",
+    "behaviour": "behavior",
+    "harbour": "harbor",
+    "humour": "humor",
+    "rumour": "rumor",
+    "organis": "organiz",
+    "realis": "realiz",
+    "recognis": "recogniz",
+    "apologis": "apologiz",
+    "criticis": "criticiz",
+    "specialis": "specializ",
+    "civilis": "civiliz",
+    "travell": "travel",
+    "cancelled": "canceled",
+    "cancelling": "canceling",
+    "modell": "model",
+    "labell": "label",
+    "centre": "center",
+    "theatre": "theater",
+    "metre": "meter",
+    "kilometre": "kilometer",
+    "centimetre": "centimeter",
+    "litre": "liter",
+    "defence": "defense",
+    "offence": "offense",
+    "licence": "license",
+    "catalogue": "catalog",
+    "dialogue": "dialog",
+    "programme": "program",
+    "plough": "plow",
+    "mould": "mold",
+    "jewellery": "jewelry",
+    "aluminium": "aluminum",
+    "skilful": "skillful",
+    "moustache": "mustache",
+    "pyjama": "pajama",
+    "cosy": "cozy",
+    "judgement": "judgment",
+    "acknowledgement": "acknowledgment",
+    "sceptic": "skeptic",
+}
+_UNCHANGED_STEMS = ("realist", "realism", "criticism", "specialist", "organism", "organist", "programmer", "programmed")
 _STEM = re.compile("|".join(_STEMS))
 _CLITICS = {"n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am", "'d": " would"}
-_WITH_IS = frozenset("it he she that what there here where who how this when why".split())
+_WITH_IS = frozenset(["it", "he", "she", "that", "what", "there", "here", "where", "who", "how", "this", "when", "why"])
 
 _WORD = re.compile(r"(?<![\w'])'?[a-z]+(?:'[a-z]+)*(?![\w])")
 _FILLER = re.compile(r"u+h+|u+m+|e+r+m?|u+hm|h+m+|m{2,}|a+h+")
@@ -81,7 +212,7 @@ _PHRASES = (
     (re.compile(r"\bwi[- ]fi\b"), "wifi"),
     (re.compile(r"\b(web|health|good)[- ](site|care|bye)(?=s?\b)"), r"\1\2"),
     (re.compile(r"\b([ap]) m\b(?! i\b)"), r"\1m"),
-    (re.compile(rf"\b({'|'.join(m for m in _MONTHS if m not in ('march', 'may'))}) ({_DAY_WORDS})\b(?! hundred| thousand)"), None),
+    (re.compile(rf"\b({_PLAIN_MONTH}) ({_DAY_WORDS})\b(?! hundred| thousand)"), None),
 )
 _WORTH_PHRASES = re.compile(rf"per cent|cent|pence|negative|\be[- ]|wi[- ]|web|health|good|[ap] m\b|{_MONTH}")
 _DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")

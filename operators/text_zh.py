@@ -12,21 +12,68 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from operators.numbers import HAN_DIGITS, MEASURES, han_digits, parse_han, reading_english, reading_han
+from operators.numbers import HAN_DIGITS, MEASURES, ORDINAL_NEIGHBOURS, han_digits, parse_han, reading_english, reading_han
 
-# Two spellings of one word with one pronunciation (异形词, GF 1001-2001 and its successors), and what tw2s would touch.
+# Two spellings of one word with one pronunciation (异形词, GF 1001-2001 and its successors).
 _VARIANTS_ZH = {
-    "甚么": "什么", "妳": "你", "牠": "它", "想像": "想象", "好象": "好像", "其它": "其他", "部份": "部分", "身分": "身份", "成份": "成分",
-    "惟一": "唯一", "帐号": "账号", "帐户": "账户", "当做": "当作", "叫作": "叫做", "看作": "看做", "定购": "订购", "预定": "预订", "定金": "订金",
-    "思惟": "思维", "倒楣": "倒霉", "辞汇": "词汇", "计画": "计划", "连络": "联络", "份量": "分量", "图象": "图像", "录象": "录像", "装璜": "装潢",
-    "交待": "交代", "渡假": "度假", "做为": "作为", "做客": "作客", "凭藉": "凭借", "热呼呼": "热乎乎", "祇": "只", "衹": "只", "麽": "么",
-}  # fmt: skip
+    "甚么": "什么",
+    "妳": "你",
+    "牠": "它",
+    "想像": "想象",
+    "好象": "好像",
+    "其它": "其他",
+    "部份": "部分",
+    "身分": "身份",
+    "成份": "成分",
+    "惟一": "唯一",
+    "帐号": "账号",
+    "帐户": "账户",
+    "当做": "当作",
+    "叫作": "叫做",
+    "看作": "看做",
+    "定购": "订购",
+    "预定": "预订",
+    "定金": "订金",
+    "思惟": "思维",
+    "倒楣": "倒霉",
+    "辞汇": "词汇",
+    "计画": "计划",
+    "连络": "联络",
+    "份量": "分量",
+    "图象": "图像",
+    "录象": "录像",
+    "装璜": "装潢",
+    "交待": "交代",
+    "渡假": "度假",
+    "做为": "作为",
+    "做客": "作客",
+    "凭藉": "凭借",
+    "热呼呼": "热乎乎",
+    "祇": "只",
+    "衹": "只",
+    "麽": "么",
+}
 
 # Cantonese has no one spelling; these are the same word written two ways (words.hk and the LSHK character list).
 _VARIANTS_YUE = {
-    "俾": "畀", "噉": "咁", "依家": "而家", "搵": "揾", "哂": "晒", "嗮": "晒", "喇": "啦", "嘞": "啦", "咯": "啰", "噃": "喎", "咩嘢": "乜嘢",
-    "尐": "啲", "吖": "啊", "系度": "喺度", "嗰": "𠮶", "甚么": "什么", "妳": "你",
-}  # fmt: skip
+    "俾": "畀",
+    "噉": "咁",
+    "依家": "而家",
+    "搵": "揾",
+    "哂": "晒",
+    "嗮": "晒",
+    "喇": "啦",
+    "嘞": "啦",
+    "咯": "啰",
+    "噃": "喎",
+    "咩嘢": "乜嘢",
+    "尐": "啲",
+    "吖": "啊",
+    "系度": "喺度",
+    "嗰": "𠮶",
+    "甚么": "什么",
+    "妳": "你",
+}
 
 _VARIANT_PATTERN = {
     True: re.compile("|".join(_VARIANTS_YUE)),
@@ -38,10 +85,13 @@ _LETTER_D = re.compile(r"(?<=[\u3400-\u9fff])\s?[dD](?![A-Za-z0-9])")
 
 HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _N = "[零一二三四五六七八九十百千万亿两]"
-_ODD_NUMERALS = re.compile("[〇○廿卅]|幺(?=[零一二三四五六七八九幺]{2})|(?<=[零一二三四五六七八九]{2})幺|(?<=[零一二三四五六七八九])幺(?=[零一二三四五六七八九])")
+_D = f"[{HAN_DIGITS}]"
+_ODD_NUMERALS = re.compile(rf"[〇○廿卅]|幺(?=[{HAN_DIGITS}幺]{{2}})|(?<={_D}{{2}})幺|(?<={_D})幺(?={_D})")
 _ODD_VALUE = {"〇": "零", "○": "零", "廿": "二十", "卅": "三十", "幺": "一"}
 _RUN = re.compile(rf"{_N}{{2,}}")
-_AFTER_LATIN = re.compile(rf"(?<=[A-Za-z])(\s?)((?:{_N}{{2,}}|[二三四五六七八九]|一(?![{HAN}])))(?![{MEASURES}点月号楼班级期年]|{_N})")
+_AFTER_LATIN = re.compile(
+    rf"(?<=[A-Za-z])\s?((?:{_N}{{2,}}|[二三四五六七八九]|一(?![{HAN}])))(?![{MEASURES}{ORDINAL_NEIGHBOURS}]|{_N})"
+)
 _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
 _TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
 _TWO_O_CLOCK = re.compile(r"(?<![第十百千万亿零一二三四五六七八九两])二点(?![零一二三四五六七八九])")
@@ -57,9 +107,26 @@ _CLOCK = (
 _CLOCK_MINUTE = re.compile("(点(?:[二三四五]?十[一二三四五六七八九]?|零[一二三四五六七八九]))分(?![之钟])")
 
 _UNITS = {
-    "km/h": "公里每小时", "m/s": "米每秒", "km2": "平方公里", "m2": "平方米", "m3": "立方米", "km": "公里", "kg": "公斤", "cm": "厘米", "mm": "毫米",
-    "ml": "毫升", "mL": "毫升", "mg": "毫克", "m": "米", "g": "克", "L": "升", "°C": "度", "°F": "华氏度", "°": "度", "℃": "度",
-}  # fmt: skip
+    "km/h": "公里每小时",
+    "m/s": "米每秒",
+    "km2": "平方公里",
+    "m2": "平方米",
+    "m3": "立方米",
+    "km": "公里",
+    "kg": "公斤",
+    "cm": "厘米",
+    "mm": "毫米",
+    "ml": "毫升",
+    "mL": "毫升",
+    "mg": "毫克",
+    "m": "米",
+    "g": "克",
+    "L": "升",
+    "°C": "度",
+    "°F": "华氏度",
+    "°": "度",
+    "℃": "度",
+}
 _NUMBER = r"\d+(?:\.\d+)?"
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _CURRENCY = {"¥": "元", "￥": "元", "US$": "美元", "HK$": "港元", "NT$": "台币", "$": "美元", "€": "欧元", "£": "英镑"}
@@ -175,7 +242,7 @@ def _reread_run(match: re.Match[str]) -> str:
 
 
 def _english_number(match: re.Match[str]) -> str:
-    run = match[2]
+    run = match[1]
     if all(char in HAN_DIGITS for char in run):
         digits = "".join(str(HAN_DIGITS.index(char)) for char in run)
     else:
