@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
@@ -60,10 +61,9 @@ def silence(network: Network, pcm: np.ndarray) -> np.ndarray:
         # low frame rate features: 5 neighbours side by side, the first and the last frame repeated at the ends
         around = np.clip(np.arange(begin, end)[:, None] + np.arange(-2, 3), 0, frames - 1)
         found[begin:end], state = network(fbank_TF[around].reshape(end - begin, 400), state)
-    # the network never heard digital silence or bare dither (the last bit), and calls the first frames of them speech
-    sounding = np.concatenate(([0], np.cumsum((pcm > 1) | (pcm < -1))))
-    start = np.arange(frames) * HOP
-    found[sounding[start + FRAME] == sounding[start]] = 1.0
+        # the network never heard digital silence or bare dither (the last bit), and calls the first frames of them speech
+        sound = sliding_window_view(pcm[begin * HOP : (end - 1) * HOP + FRAME], FRAME)[::HOP]
+        found[begin:end][(sound.max(axis=1) <= 1) & (sound.min(axis=1) >= -1)] = 1.0
     return found
 
 

@@ -34,11 +34,11 @@ class CutSettings:
 
     min_seconds: float = 2.0
     max_seconds: float = 30.0
-    target_seconds: float = 15.0
+    target_seconds: float = 20.0
     """joining stops about here; only unbroken speech, or the saving of a short island, makes a clip longer."""
     max_gap_seconds: float = 0.8
     """a pause up to this long is kept inside a clip; a longer one parts two clips."""
-    rescue_gap_seconds: float = 2.0
+    rescue_gap_seconds: float = 2.5
     """a pause up to this long is kept when an island shorter than `min_seconds` would be lost otherwise."""
     pad_seconds: float = 0.2
     """silence kept at each end of a clip, less where the neighbour is nearer: VADs clip weak onsets and tails."""

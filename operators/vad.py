@@ -122,6 +122,7 @@ class PyannoteVad(_Engine):
     Where windows overlap their scores are averaged under a Hamming window; where they do not (step 5) a frame at a
     window's edge has heard one side only. `half` runs the network in float16 and needs a CUDA device.
     `model` None is the checkpoint inside the whisperx wheel, unmodified and read without network.
+    whisperX's own offset is 0.363; 0.2 loses less speech in noise (docs/benchmarks.md).
 
     Source: whisperX (Bain et al., arXiv:2303.00747), section 3.1; Bredin and Laurent, Interspeech 2021.
     """
@@ -135,7 +136,7 @@ class PyannoteVad(_Engine):
         step: float = 2.5,
         batch_size: int = 8,
         onset: float = 0.5,
-        offset: float = 0.363,
+        offset: float = 0.2,
         min_speech_seconds: float = 0.1,
         min_silence_seconds: float = 0.1,
         device: str = "cpu",
@@ -194,7 +195,7 @@ class PyannoteVad(_Engine):
 class SileroVad(_Engine):
     """Silero VAD 6 (MIT) from the silero-vad wheel: a streaming LSTM over 32-ms frames, through onnxruntime.
 
-    The defaults of its thresholds are the package's own.
+    The package's own thresholds are 0.5 / 0.35; lower ones find more speech here and still no sound effects (docs/benchmarks.md).
     Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
     """
 
@@ -203,8 +204,8 @@ class SileroVad(_Engine):
     def __init__(
         self,
         *,
-        onset: float = 0.5,
-        offset: float = 0.35,
+        onset: float = 0.3,
+        offset: float = 0.2,
         min_speech_seconds: float = 0.25,
         min_silence_seconds: float = 0.1,
     ) -> None:
@@ -235,8 +236,8 @@ class FsmnVad(_Engine):
         self,
         model: str | Path = "fsmn-vad",
         *,
-        onset: float = 0.5,
-        offset: float = 0.3,
+        onset: float = 0.6,
+        offset: float = 0.4,
         min_speech_seconds: float = 0.1,
         min_silence_seconds: float = 0.1,
         smooth_seconds: float = 0.2,
