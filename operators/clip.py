@@ -153,6 +153,8 @@ class Stretch:
     span: Span
     outcome: str
     rejection: Rejection | None = None
+    uri: str | None = None
+    """set where the recording id alone would mislead: a duplicate has another's id, or the same twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

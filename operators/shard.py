@@ -96,7 +96,7 @@ def clip_language(clip: Clip) -> str | None:
 def unit_rows(unit: Unit) -> list[Row]:
     """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come later."""
     order = {piece.recording.recording_id: index for index, piece in reversed(list(enumerate(unit.pieces)))}
-    recordings = {piece.recording.recording_id: piece.recording for piece in unit.pieces}
+    recordings = {piece.recording.recording_id: piece.recording for piece in reversed(unit.pieces)}  # of duplicates the first
     keyed: list[tuple[tuple[int, int, int], Row]] = []
 
     def add(recording_id: str, span: Span, outcome: str, rejection: Rejection | None, more: Row) -> None:
@@ -115,7 +115,7 @@ def unit_rows(unit: Unit) -> list[Row]:
         keyed.append(((order[recording_id], span.start, span.end), row | rejection_columns(rejection) | more))
 
     for stretch in unit.stretches:
-        add(stretch.recording_id, stretch.span, stretch.outcome, stretch.rejection, {})
+        add(stretch.recording_id, stretch.span, stretch.outcome, stretch.rejection, {"uri": clean(stretch.uri)} if stretch.uri else {})
     for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
         if clip.verdict is None:
             raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")

@@ -135,7 +135,6 @@ class ExecutionSettings:
     address: str | None = None  # of a running cluster ("auto" finds it); None starts one here
     num_cpus: int | None = None  # logical CPUs of the cluster started here; None: as many as the stages need
     max_failures: int = 20  # give up after this many units have failed
-    max_restarts: int = 100  # of one worker
     max_task_retries: int = 20  # of one unit whose worker died
     scratch: str | None = None  # folder for temporary files
     segment: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=1.0))
@@ -179,7 +178,7 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
             key, equals, _ = override.partition("=")
             if not equals:
                 raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
-            tree = OmegaConf.merge(tree, _sources_as_records(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
+            tree = OmegaConf.merge(tree, _plain(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
@@ -198,17 +197,21 @@ def override(settings: Settings, overrides: list[str]) -> Settings:
 def _read_yaml(path: str) -> Any:
     if not Path(path).is_file():
         raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
-    # No resolution of ${oc.env:...}: a settings file must not be able to pull secrets from the environment into config.yaml.
     content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
-    return _sources_as_records(content)
+    return _plain(content)
 
 
-def _sources_as_records(content: Any) -> Any:
-    """`sources: crawl/` and `sources: [a, b]` are short for records that name only a path."""
+def _plain(content: Any) -> Any:
+    """A settings tree without surprises. `sources: crawl/` and `sources: [a, b]` are short for records that name only a path.
+
+    ${...} is refused: a settings file must not be able to pull secrets out of the environment and into config.yaml.
+    """
+    if "${" in json.dumps(content, default=str):
+        raise UserError("settings may not hold ${...}: write the value itself")
     if isinstance(content.get("sources"), str):
         content["sources"] = [content["sources"]]
     if isinstance(content.get("sources"), list):

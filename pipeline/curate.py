@@ -6,25 +6,34 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import yaml
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from operators.clip import SAMPLE_RATE, Unit
+from operators.audio import AudioError, encode_flac
+from operators.clip import SAMPLE_RATE, Span, Unit
+from operators.decoder import IsolatedDecoder
 from operators.errors import UserError
+from operators.shard import clean
 from pipeline import ledger, recipe
 from pipeline import run as running
-from pipeline.config import Settings, fingerprint, output_settings, to_dict
+from pipeline.config import Settings, fingerprint, load, output_settings, to_dict
 from pipeline.plan import load_plan, make_plan, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
-from pipeline.report import report_run
+from pipeline.report import Thresholds, render_terminal, write_report
+from pipeline.retention import fold
 from pipeline.sources import probe_files, read_sources
 from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
+from stages.segment import read_span
 
 PACKAGES = ("touchasp", "av", "ctranslate2", "faster-whisper", "funasr", "numpy", "pyarrow", "pypinyin", "ray", "torch", "whisperx")
 
@@ -101,11 +110,32 @@ class Curation:
             failed = self.work(recipe.build(self.settings, self.store, self.fetch), todo, len(units) - len(todo))
         return self.finish(units, failed)
 
+    def check(self) -> int:
+        """Everything that `run` checks and nothing that it does. Answers 0. Raises UserError."""
+        preflight = Preflight(self.settings, self.store, self.console)
+        preflight.before_plan()
+        preflight.after_plan(0.0)
+        self.work(recipe.build(self.settings, self.store, self.fetch), [], 0)
+        return 0
+
+    def print_plan(self, units: list[Unit]) -> None:
+        """The plan per domain."""
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for column in ("domain", "units", "recordings", "declared", "refused"):
+            table.add_column(column, justify="left" if column == "domain" else "right")
+        for domain in sorted({unit.domain for unit in units}):
+            own = [unit for unit in units if unit.domain == domain]
+            recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
+            refused = sum(piece.problem is not None for piece in recordings.values())
+            table.add_row(Text(domain), f"{len(own):,}", f"{len(recordings):,}", hours(declared_seconds(own)), f"{refused:,}")
+        self.console.print(table)
+        self.console.print(f"plan: {self.store.url('plan.parquet')}", highlight=False, soft_wrap=True)
+
     def finish(self, units: list[Unit], failed: int) -> int:
         """Check the accounting and write the report. Answers the exit code: 0, or 1 with units left undone."""
         left = ledger.to_do(units, self.store)
-        verify(units, self.store)
-        report_run(self.store, self.settings, self.fetch, self.console)
+        ledger.verify_tiling(units, self.store)
+        report(self.settings, self.store, self.console)
         if left:
             names = ", ".join(unit.unit_id for unit in left[:5])
             self.console.print(f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.", style="red")
@@ -177,6 +207,34 @@ def settings_from(values: object) -> Settings:
     return settings
 
 
-def verify(units: list[Unit], store: Store) -> None:
-    """Every finished unit's rows tile its pieces: no gap, no overlap, no recording missing. Raises ConservationError."""
-    ledger.verify_tiling(units, store)
+def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
+    """A run directory with the settings that made it; `s3.*` overrides say how to reach it. Raises UserError."""
+    refused = [override for override in overrides if not override.startswith("s3.")]
+    if refused:
+        raise UserError(f"{refused[0]}: only s3.* settings can be given here; 'redecide' changes thresholds")
+    reach = load(None, overrides).s3
+    store = open_store(root, reach)
+    settings = settings_from(stored_config(store)["settings"])
+    return replace(settings, output=root, s3=reach if overrides else settings.s3), store
+
+
+def report(settings: Settings, store: Store, console: Console) -> None:
+    """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError, ConservationError."""
+    retention = fold(ledger.ledgers(store))
+    speeds = [json.loads(store.read(key)) for key, _ in store.list("speed/")]
+    pieces = {clean(piece.recording.recording_id): piece for unit in load_plan(store) for piece in unit.pieces}
+    fetch = Fetch(settings.s3, settings.execution.scratch)
+    with IsolatedDecoder(recipe.limits(settings.audio), timeout_seconds=settings.audio.decode_timeout_seconds) as decoder:
+
+        def audio(row: Mapping[str, Any]) -> bytes | None:
+            try:
+                pcm = read_span(fetch, decoder, pieces[row["recording_id"]], Span(row["start"], row["end"]))
+            except (AudioError, OSError, UserError):
+                return None  # the source has moved on; the page says so
+            return encode_flac(pcm)
+
+        rover = settings.rover
+        rule = Thresholds(max_wer=rover.max_wer, max_per=rover.max_per, drop_when=rover.drop_when)
+        write_report(store, retention, speeds, audio, thresholds=rule)
+    console.print(render_terminal(retention))
+    console.print(f"\nreport: {store.url('report.html')}", highlight=False, soft_wrap=True)

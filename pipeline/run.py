@@ -9,6 +9,7 @@ unit that raises is reported and left undone, and the others go on. Progress is 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import os
@@ -16,7 +17,9 @@ import pickle
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -156,6 +159,10 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
     import ray
 
     context = ray.data.DataContext.get_current()
+    for handler in list(logging.getLogger("ray.data").handlers):
+        if isinstance(handler, logging.StreamHandler):  # Ray Data's console lines; its log file stays
+            handler.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", category=ray.util.annotations.RayDeprecationWarning)  # **ray_remote_args has no successor yet
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A unit whose workers died more often than they may is left undone; it must not end the others.
@@ -173,10 +180,13 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
                 ),
                 num_cpus=asked.cpus,
                 num_gpus=asked.gpus or None,
-                max_restarts=settings.max_restarts,
+                max_restarts=-1,  # workers come back as long as there are machines; what is bounded is the tries of one unit
                 max_task_retries=settings.max_task_retries,
             )
-        for row in dataset.iter_rows():
+        rows = iter(dataset.iter_rows())
+        with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
+            first = next(rows, None)
+        for row in rows if first is None else itertools.chain([first], rows):
             yield pickle.loads(row["outcome"])
 
 
@@ -264,11 +274,23 @@ def quiet_dependencies() -> None:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     }.items():
         os.environ.setdefault(name, value)
     for logger in ("ray", "ray.data", "whisperx", "funasr", "pyannote", "modelscope", "speechbrain", "lightning", "root"):
         logging.getLogger(logger).setLevel(logging.ERROR)
+
+
+@contextmanager
+def native_stderr_silenced() -> Iterator[None]:
+    """What native code of this process writes to stderr meanwhile goes nowhere; exceptions come after."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def use_threads(count: int) -> None:

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from operators.audio import FileRange, Limits
+from operators.audio import Limits
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
 from operators.decoder import IsolatedDecoder
 from operators.rover import Rover, Rules
 from operators.shard import Row, clean, content_hash, read_ledger, rejection_columns
 from operators.text import Normaliser
 from stages.base import Fetcher, Resources, Store
+from stages.segment import read_span
 from stages.write_shard import ShardFormat, commit, shard_keys
 
 
@@ -78,8 +79,7 @@ class Rejudge:
         )
 
     def _recut(self, row: Row, piece: Piece) -> np.ndarray:
-        with self.fetcher.fetch(piece.recording.uri, piece.member) as path:
-            pcm = self._decoder.decode(FileRange(path, *piece.member) if piece.member else path, (row["start"], row["end"])).pcm
+        pcm = read_span(self.fetcher, self._decoder, piece, Span(row["start"], row["end"]))
         if content_hash(pcm) != row["content_hash"]:
             raise ValueError(f"{piece.recording.uri} is not the file it was when {row['clip_id']} was cut from it")
         return pcm

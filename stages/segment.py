@@ -78,7 +78,7 @@ class Segment:
         """The piece's PCM, the span it covers after its edges moved to quiet points, and what of its time was lost."""
         first = max(0, piece.start - self.edge_radius) if piece.start else 0
         last = None if piece.end is None else piece.end + self.edge_radius
-        decoded = self._decoder.decode(FileRange(path, *piece.member) if piece.member else path, (first, last))
+        decoded = self._decoder.decode(_source(piece, path), (first, last))
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
         def edge(nominal: int) -> int:
@@ -132,6 +132,7 @@ def _unreadable(piece: Piece, rejection: Rejection) -> _Found:
         span=Span(piece.start, end),
         outcome="unreadable",
         rejection=rejection,
+        uri=piece.recording.uri,
     )
     return _Found(stretches=[stretch])
 
@@ -147,6 +148,16 @@ def _gaps(region: Span, taken: list[Span]) -> list[Span]:
     if start < region.end:
         left.append(Span(start, region.end))
     return left
+
+
+def _source(piece: Piece, path: str) -> str | FileRange:
+    return FileRange(path, *piece.member) if piece.member else path
+
+
+def read_span(fetcher: Fetcher, decoder: IsolatedDecoder, piece: Piece, span: Span) -> np.ndarray:
+    """int16 [samples] of a span of a recording, the same samples as when its clips were cut. Raises AudioError, OSError."""
+    with fetcher.fetch(piece.recording.uri, piece.member) as path:
+        return decoder.decode(_source(piece, path), (span.start, span.end)).pcm
 
 
 def edge_radius_samples(seconds: float) -> int:
