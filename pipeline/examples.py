@@ -129,7 +129,7 @@ def collect(store: RunStore, shortlists: list[list[Example]], audio: Audio | Non
     for turn in range(turns):
         for shown in shortlists:
             # Kept and rejected by turns, so that a tight budget does not silence all of one kind.
-            order = sorted(range(len(shown)), key=lambda at: (at if shown[at].outcome == "kept" else at - _kept(shown) + 0.5))
+            order = sorted(range(len(shown)), key=lambda at: at if shown[at].outcome == "kept" else at - _kept(shown) + 0.5)
             if turn < len(shown) and left > 0:
                 example = shown[order[turn]]
                 sound = _audio(store, rows[example], audio)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy as np
 from operators.clip import SAMPLE_RATE
 
 SCORE_EDGES = np.concatenate([np.arange(0, 20, 0.5), np.arange(20, 30), [30, 35, 40, 45, 50, 60, 70, 80, 90, 100]])
-"""Percent. Bin 0 is exactly 0, bin i is (edge i-1, edge i], the last is all above 100: a rule `rate <= edge` cuts between bins."""
+"""Percent. Bin 0 is exactly 0, bin i is (edge i-1, edge i], the last is above 100: a rule `rate <= edge` cuts between bins."""
 RATE_EDGES = np.arange(0.25, 12.25, 0.25)
 """Tokens per second. Bin i is [edge i-1, edge i)."""
 DURATION_EDGES = np.arange(1, 31)
@@ -27,27 +28,25 @@ DURATION_EDGES = np.arange(1, 31)
 SCORE_BINS, RATE_BINS, DURATION_BINS = len(SCORE_EDGES) + 1, len(RATE_EDGES) + 1, len(DURATION_EDGES) + 1
 
 
-def _zeros(*shape: int) -> Any:
-    return field(default_factory=lambda: np.zeros(shape, np.int64))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Distributions:
     """int64 [bins, 2, 2] each: axis 1 is kept or rejected, axis 2 is clips or samples. `wer_per`: int64 [WER, PER] samples."""
 
-    wer: np.ndarray = _zeros(SCORE_BINS, 2, 2)
-    per: np.ndarray = _zeros(SCORE_BINS, 2, 2)
-    rate: np.ndarray = _zeros(RATE_BINS, 2, 2)
-    duration: np.ndarray = _zeros(DURATION_BINS, 2, 2)
-    wer_per: np.ndarray = _zeros(SCORE_BINS, SCORE_BINS)
+    wer: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, 2, 2), np.int64))
+    per: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, 2, 2), np.int64))
+    rate: np.ndarray = field(default_factory=partial(np.zeros, (RATE_BINS, 2, 2), np.int64))
+    duration: np.ndarray = field(default_factory=partial(np.zeros, (DURATION_BINS, 2, 2), np.int64))
+    wer_per: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, SCORE_BINS), np.int64))
 
     def plus(self, other: Distributions) -> Distributions:
         return Distributions(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
 
     def kept_at(self, max_wer: float, max_per: float, *, drop_only_when_both: bool = False) -> int:
-        """Samples kept with these thresholds (rounded down to edges); the other reading drops only what exceeds both."""
-        wer = int(np.searchsorted(SCORE_EDGES, max_wer, side="right"))
-        per = int(np.searchsorted(SCORE_EDGES, max_per, side="right"))
+        """Samples kept with these thresholds; the other reading drops only what exceeds both.
+
+        Exact at edges. Between two a threshold counts as the lower, above 100 % as none.
+        """
+        wer, per = _bins_within(max_wer), _bins_within(max_per)
         if drop_only_when_both:
             return int(self.wer_per.sum() - self.wer_per[wer:, per:].sum())
         return int(self.wer_per[:wer, :per].sum())
@@ -65,6 +64,10 @@ class Distributions:
         cells = np.argwhere(self.wer_per)
         joint = [[int(i), int(j), int(self.wer_per[i, j])] for i, j in cells]
         return histograms | {"wer_per": {"edges": SCORE_EDGES.tolist(), "cells": joint}}
+
+
+def _bins_within(limit: float) -> int:
+    return SCORE_BINS if limit > SCORE_EDGES[-1] else int(np.searchsorted(SCORE_EDGES, limit, side="right"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

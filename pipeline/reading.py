@@ -1,6 +1,6 @@
 """Numbers and reasons as a person reads them, for the terminal and the page.
 
-    samples, percents, reason codes ──> "12.3 min", "51.6 %", "The two transcripts differ in too many words."
+samples, percents, reason codes ──> "12.3 min", "51.6 %", "The two transcripts differ in too many words."
 """
 
 from __future__ import annotations

@@ -112,8 +112,12 @@ def _identity(total: Tally) -> Text:
     return line
 
 
+def _table(title: str, **settings: Any) -> Table:
+    return Table(title=title, title_justify="left", header_style="dim", box=None, pad_edge=False, **settings)
+
+
 def _domains(rows: list[tuple[str, Tally]], total: Tally) -> Table:
-    table = Table(title="Retention per domain", title_justify="left", header_style="dim", show_footer=True, box=None, pad_edge=False)
+    table = _table("Retention per domain", show_footer=True)
     columns = ["files", "unreadable", "in", "speech", "2-30 s clips", "kept", "clips", "retention"]
     cells = [_numbers(tally) for _, tally in rows]
     table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
@@ -133,15 +137,16 @@ def _numbers(tally: Tally) -> list[str]:
 
 def _bar(tally: Tally, width: int = 20) -> Text:
     filled = round((tally.retention or 0) / 100 * width)
-    return Text.assemble(("━" * filled, "green"), ("━" * (width - filled), "bright_black"))
+    return Text.assemble(("█" * filled, "green"), ("░" * (width - filled), "bright_black"))
 
 
 def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> Table:
-    table = Table(title="Time lost per reason", title_justify="left", header_style="dim", show_footer=True, box=None, pad_edge=False)
+    table = _table("Time lost per reason", show_footer=True)
     table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
     for cause in causes:
         header = Text(f"{printable(cause[0])}\n{printable(cause[1])}")
-        table.add_column(header, justify="right", footer=Text(human_time(total.rejected[cause].samples), style="bold"), no_wrap=True)
+        footer = Text(human_time(total.rejected[cause].samples), style="bold")
+        table.add_column(header, justify="right", footer=footer, no_wrap=True)
     for name, tally in rows:
         lost = [human_time(tally.rejected[cause].samples) if cause in tally.rejected else "–" for cause in causes]
         table.add_row(Text(printable(name)), *lost)
@@ -149,7 +154,7 @@ def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> T
 
 
 def _unreadable(total: Tally) -> Table:
-    table = Table(title="Unreadable", title_justify="left", header_style="dim", box=None, pad_edge=False)
+    table = _table("Unreadable")
     for header in ("reason", "files", "time, where known"):
         table.add_column(header, justify="left" if header == "reason" else "right")
     for cause, files in total.unreadable_files.items():

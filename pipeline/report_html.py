@@ -171,6 +171,7 @@ def _payload(
         "rule": {"maxWer": thresholds.max_wer, "maxPer": thresholds.max_per, "dropWhen": thresholds.drop_when},
         "edges": {"score": SCORE_EDGES.tolist(), "rate": RATE_EDGES.tolist(), "duration": DURATION_EDGES.tolist()},
         "agreement": list(AGREEMENT_REASONS),
+        "explanations": {reason: explain(reason) for _, reason in sorted(total.rejected)},
         "scopes": accounts,
         "languages": [{"name": name or "not known", **_histograms(found, joint=False)} for name, found in heard],
     }
@@ -196,14 +197,14 @@ def _card(clip: ExampleClip) -> dict[str, Any]:
         "outcome": row["outcome"],
         "reason": row["reason"] or "",
         "explanation": explain(row["reason"] or ""),
-        "detail": _cut(row["detail"] or ""),
+        "detail": _cut(row["detail"] or "") if row["stage"] != "rover" else "",  # it repeats the rates
         "wer": row["wer"],
         "per": row["per"],
         "language": row["language"] or "",
         "duration": human_time(row["end"] - row["start"]),
         "audio": _data_uri(clip.audio) if clip.audio else None,
         "lines": _lines(row, heard),
-        "raw": [{"engine": each["engine"] or "", "text": _cut(each["text"] or "")} for each in heard],
+        "raw": _heard(heard) if row["asr_norm"] is not None else [],
         "label": _cut(row["label"] or ""),
         "recording_id": _cut(row["recording_id"], 200),
         "time": f"{clock(row['start'])}–{clock(row['end'])}",
@@ -211,10 +212,14 @@ def _card(clip: ExampleClip) -> dict[str, Any]:
     }
 
 
+def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{"engine": each["engine"] or "", "text": _cut(each["text"] or "")} for each in hypotheses]
+
+
 def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What was compared, differences marked; before anything was compared, what was heard."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
-        return [{"engine": each["engine"] or "", "role": "", "runs": _runs([("same", _cut(each["text"] or ""))])} for each in heard]
+        return [{"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)]
     edits = align(tokens(_cut(row["asr_norm"])), tokens(_cut(row["copilot_norm"])))
     kinds = {"equal": "same", "substitution": "sub", "deletion": "del", "insertion": "ins"}
     # With several copilots the ledger does not say which of them was nearest to the ASR.

@@ -67,7 +67,7 @@ class Tally:
     """
 
     input: int = 0
-    kept: Amount = Amount()
+    kept: Amount = field(default_factory=Amount)
     rejected: Mapping[Cause, Amount] = field(default_factory=dict)
     non_speech: int = 0
     unreadable: Mapping[Cause, int] = field(default_factory=dict)
@@ -326,9 +326,7 @@ def _distributions(clips: pa.Table, by: str) -> dict[str, Distributions]:
     columns = ClipColumns(
         samples=clips["samples"].to_numpy(),
         rejected=_flags(pc.equal(clips["outcome"], "rejected")),
-        rule_decides=_flags(
-            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))
-        ),
+        rule_decides=_flags(pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))),
         wer=_rates(clips["wer"]),
         per=_rates(clips["per"]),
         rate=_rates(clips["tokens_per_second"]),

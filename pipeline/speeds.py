@@ -1,6 +1,6 @@
 """Engine speeds: what the sessions of a run measured of themselves, added up for the report.
 
-    speed/*.json, one per session ──fold_speeds──> Speeds: per stage, audio heard, time at work, share of workers' time
+speed/*.json, one per session ──fold_speeds──> Speeds: per stage, audio heard, time at work, share of workers' time
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ class Speeds:
 
     def to_json(self) -> dict[str, Any]:
         stages = [
-            asdict(stage) | {"real_time_factor": stage.real_time_factor, "utilisation": stage.utilisation} for stage in self.stages
+            asdict(stage) | {"real_time_factor": stage.real_time_factor, "utilisation": stage.utilisation}
+            for stage in self.stages
         ]
         return asdict(self) | {"real_time_factor": self.real_time_factor, "stages": stages}
 

@@ -53,14 +53,15 @@ function niceStep(most, steps) {
 function stackedBars(rows, options) {
   const width = options.width, step = options.step || 26, bar = step - 8;
   const narrow = width < 480;
-  const left = Math.min(narrow ? 110 : 190, Math.max(40, ...rows.map((row) => breadth(shorten(row.label, 26)))) + 12);
-  const right = options.figures === false ? 4 : Math.max(...rows.map((row) => breadth(row.figure))) + 10;
+  const widest = Math.max(0, ...rows.map((row) => breadth(shorten(row.label, 26))));
+  const left = widest ? Math.min(narrow ? 110 : 190, Math.max(40, widest) + 12) : 0;
+  const right = options.figures === false ? 0 : Math.max(0, ...rows.map((row) => breadth(row.figure))) + 10;
   const room = Math.max(60, width - left - right);
   const chart = svg(width, rows.length * step + 4, options.label);
   rows.forEach((row, index) => {
     const y = index * step + 4;
     const group = el("g", {});
-    if (left > 40) group.append(el("text", { x: left - 8, y: y + bar / 2 + 4, "text-anchor": "end" }, shorten(row.label, narrow ? 15 : 26), tip(row.label)));
+    if (left) group.append(el("text", { x: left - 8, y: y + bar / 2 + 4, "text-anchor": "end" }, shorten(row.label, narrow ? 15 : 26), tip(row.label)));
     group.append(el("rect", { class: "track", x: left, y, width: room, height: bar, rx: 2 }));
     let at = left;
     for (const [kind, value, name] of row.parts) {
@@ -80,7 +81,7 @@ function waterfall(total, steps, kept, options) {
   const width = options.width, step = 28, bar = 18, narrow = width < 480;
   const rows = [["In", "in", total, ""], ...steps, ["Kept", "kept", kept, ""]];
   const left = Math.min(narrow ? 130 : 220, Math.max(...rows.map((row) => breadth(shorten(row[0], narrow ? 18 : 32)))) + 14);
-  const right = narrow ? 66 : 150;
+  const right = narrow ? 74 : 138;
   const room = Math.max(60, width - left - right);
   const chart = svg(width, rows.length * step + 6, options.label);
   const scale = (samples) => total ? room * samples / total : 0;
@@ -93,7 +94,9 @@ function waterfall(total, steps, kept, options) {
     chart.append(el("rect", { class: kind, x: left + scale(begin), y, width: Math.max(scale(end - begin), samples ? 1 : 0), height: bar },
       tip(`${label}: ${time(samples)}, ${grouped(samples)} samples${detail ? " · " + detail : ""}`)));
     const sign = down && samples ? "−" : "";
-    chart.append(el("text", { x: left + room + 8, y: y + 13, class: down ? "" : "strong" }, sign + time(samples) + (narrow ? "" : `  ${percent(samples, total)}`)));
+    const weight = down ? "" : "strong";
+    chart.append(el("text", { x: left + room + 74, y: y + 13, class: weight, "text-anchor": "end" }, sign + time(samples)));
+    if (!narrow) chart.append(el("text", { x: width, y: y + 13, class: weight || "faint", "text-anchor": "end" }, percent(samples, total)));
     if (down) level -= samples;
   });
   return chart;
@@ -157,17 +160,18 @@ function curves(lines, options) {
   return chart;
 }
 
-// A grid of cells {i, j, samples, title} on named edges; darker is more, by square root. `limits` = [x, y] in cells.
+// A grid of cells {i, j, samples, title} on named edges; darker is more, by square root. Full agreement (0, 0) would pale the rest.
+// `limits` = [x, y] in cells.
 function heatmap(cells, options) {
   const width = options.width, left = 44, bottom = 36, top = 6, right = 8, count = options.count;
   const size = Math.min((width - left - right) / count, 13), rise = size;
   const height = top + rise * count + bottom;
   const chart = svg(width, height, options.label);
-  const most = Math.max(1, ...cells.map((cell) => cell.samples));
+  const most = Math.max(1, ...cells.map((cell) => (cell.i || cell.j ? cell.samples : 1)));
   const x = (i) => left + i * size, y = (j) => top + rise * (count - j);
   chart.append(el("rect", { class: "track", x: left, y: top, width: size * count, height: rise * count }));
   for (const cell of cells) {
-    chart.append(el("rect", { class: "cell", x: x(cell.i), y: y(cell.j + 1), width: size - 0.5, height: rise - 0.5, "fill-opacity": (0.1 + 0.9 * Math.sqrt(cell.samples / most)).toFixed(3) }, tip(cell.title)));
+    chart.append(el("rect", { class: "cell", x: x(cell.i), y: y(cell.j + 1), width: size - 0.5, height: rise - 0.5, "fill-opacity": (0.12 + 0.88 * Math.sqrt(Math.min(1, cell.samples / most))).toFixed(3) }, tip(cell.title)));
   }
   for (const [value, text] of options.ticks) {
     chart.append(el("text", { class: "tick", x: x(value), y: top + rise * count + 14, "text-anchor": "middle" }, text));

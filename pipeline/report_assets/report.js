@@ -34,7 +34,7 @@
     if (scope.unreadable) steps.push(["unreadable", "unreadable", scope.unreadable, "files or stretches that could not be decoded"]);
     if (scope.nonSpeech) steps.push(["not speech", "silent", scope.nonSpeech, "music, noise, silence"]);
     for (const [stage, reason, samples, clips] of scope.rejected) {
-      steps.push([`${stage}: ${reason}`, agreement.has(reason) ? "disagree" : "rejected", samples, `${grouped(clips)} clips`]);
+      steps.push([`${stage}: ${reason}`, agreement.has(reason) ? "disagree" : "rejected", samples, `${grouped(clips)} clips. ${data.explanations[reason] || ""}`]);
     }
     put("waterfall-chart", waterfall(scope.input, steps, scope.kept, { width: widthOf("waterfall-chart"), label: `From ${time(scope.input)} in to ${time(scope.kept)} kept, ${scope.name}` }));
   }
