@@ -35,8 +35,6 @@ It was never trained. Its transcripts depend on the audio but mean nothing: use 
 No licence attaches to the weights; they are output of a random number generator.
 """
 
-WIDTH = 32
-HEADS = 2
 END_DIM, FLAT_DIM = 0, 1  # coordinates of the Whisper decoder kept out of the random part: see `_randomise_whisper`
 HAN = [chr(code) for code in itertools.chain(range(0x4E00, 0xA000), range(0x3400, 0x4DC0))]  # Unified, Extension A
 SYMBOLS = [*"\"#()*+/:;<=>@[\\]^_`{|}~-'♪"]
@@ -129,7 +127,7 @@ def _randomise_whisper(model: WhisperForConditionalGeneration, tokenizer: PreTra
             for projection in (layer.self_attn.out_proj, layer.encoder_attn.out_proj, layer.fc2):
                 projection.weight[[END_DIM, FLAT_DIM]] = 0
         words = decoder.embed_tokens.weight
-        words.copy_(torch.randn_like(words) * 3 / math.sqrt(WIDTH))
+        words.copy_(torch.randn_like(words) * 3 / math.sqrt(words.shape[1]))
         words[:, [END_DIM, FLAT_DIM]] = 0
         ids = tokenizer.get_vocab()
         partial = [i for i in range(tokenizer.convert_tokens_to_ids("<|endoftext|>")) if "\ufffd" in tokenizer.decode([i])]
@@ -159,8 +157,13 @@ def _level_languages(model: WhisperForConditionalGeneration, tokenizer: PreTrain
         model.model.decoder.embed_tokens.weight[ids, FLAT_DIM] -= torch.stack(scores).mean(0)
 
 
-def make_whisper(folder: Path, seed: int = 0, *, multilingual: bool = True) -> Path:
-    """Write a random CTranslate2 Whisper that unmodified `whisperx.load_model(folder)` loads; returns the folder."""
+def make_whisper(
+    folder: Path, seed: int = 0, *, multilingual: bool = True, width: int = 32, layers: int = 2, heads: int = 2
+) -> Path:
+    """Write a random CTranslate2 Whisper that unmodified `whisperx.load_model(folder)` loads; returns the folder.
+
+    width, layers (of encoder and of decoder) and heads as in a published size give that size's speed: base is 512, 6, 8.
+    """
     import torch
     from ctranslate2.converters import TransformersConverter
     from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalGeneration
@@ -169,13 +172,13 @@ def make_whisper(folder: Path, seed: int = 0, *, multilingual: bool = True) -> P
     end, start = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|startoftranscript|>"])
     config = WhisperConfig(
         vocab_size=51866 if multilingual else 51864,
-        d_model=WIDTH,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=HEADS,
-        decoder_attention_heads=HEADS,
-        encoder_ffn_dim=2 * WIDTH,
-        decoder_ffn_dim=2 * WIDTH,
+        d_model=width,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        encoder_attention_heads=heads,
+        decoder_attention_heads=heads,
+        encoder_ffn_dim=4 * width,
+        decoder_ffn_dim=4 * width,
         decoder_start_token_id=start,
         pad_token_id=end,
         bos_token_id=end,
@@ -192,7 +195,7 @@ def make_whisper(folder: Path, seed: int = 0, *, multilingual: bool = True) -> P
     model.generation_config = GenerationConfig(
         suppress_tokens=sorted(suppressed),
         begin_suppress_tokens=[tokenizer.encode(" ", add_special_tokens=False)[0], end],
-        alignment_heads=[[1, head] for head in range(HEADS)],
+        alignment_heads=[[layers - 1, head] for head in range(heads)],
         lang_to_id={t: tokenizer.convert_tokens_to_ids(t) for t in languages if t != "<|notimestamps|>"},
         decoder_start_token_id=start,
         eos_token_id=end,
