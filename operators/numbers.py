@@ -129,6 +129,8 @@ def reading_han(digits: str, before: str = "", after: str = "") -> str:
         return HAN_DIGITS[int(digits)]
     if digits[0] == "0" or size >= 12:
         return han_digits(digits)
+    if size == 2 and before.endswith("米") and not measured:
+        return han_digits(digits)  # 一米八五 is 1.85 m
     if size == 2:
         return han_digits(digits) if after[:1] == "后" and digits[1] in "05" and digits[0] in "56789" else han_value(int(digits))
     if size == 4 and after[:1] == "年":

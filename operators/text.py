@@ -115,7 +115,7 @@ class Normaliser:
                 text = text.replace("&", " and ")
             text = text_en.respell(text, contractions=self.contractions, fillers=self.fillers)
             if self.numbers:
-                text = reread_english(text.replace("-", " "))
+                text = reread_english(text_en.write_romans(text.replace("-", " ")))
         text = _join(_TOKEN.findall(unicodedata.normalize("NFKC", text)))
         if han and tongue != "other":
             if self.fillers:

@@ -62,10 +62,19 @@ _UNITS = {
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
 _DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
+_RANGE = re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.])")
+_ROMAN_VALUE = {"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi": 11, "xii": 12}
+_ROMAN = re.compile(
+    rf"(?:(?<=\bwar )|(?<=\bpart )|(?<=\bchapter )|(?<=\bvolume )|(?<=\bphase )|(?<=\btype ))(?:{'|'.join(_ROMAN_VALUE)})\b"
+)
+_ONE_ITEM = re.compile(r"\b(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)")
 _HALVES = {2: "half", 4: "quarter"}
 
 # What a word is scored as: contractions and reduced forms open, abbreviations spoken, one spelling.
 _WORDS = {
+    "mins": "minutes",
+    "secs": "seconds",
+    "hrs": "hours",
     "mr": "mister",
     "mrs": "missus",
     "dr": "doctor",
@@ -221,7 +230,7 @@ _DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")
 def write_symbols(text: str) -> str:
     """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March fifth."""
     text = _PHONE.sub(lambda match: english_digits(match.group().replace("-", "")), text)
-    text = _MONEY.sub(_money, text)
+    text = _ONE_ITEM.sub(r"\1", _MONEY.sub(_money, text))
     text = _TIME.sub(_clock, text)
     text = _MONTH_SHORT.sub(lambda match: next(m for m in _MONTHS if m.startswith(match[1].lower()[:3])), text)
     text = _MONTH_DAY.sub(lambda match: f"{match[1]} {ordinal_english(int(match[2]))}", text)
@@ -232,12 +241,18 @@ def write_symbols(text: str) -> str:
     text = _DECADE.sub(_decade, text)
     text = re.sub(r"(?<=\d)\s?%", " percent", text)
     text = re.sub(r"(?:#|\bno\.\s?|\bNo\.\s?)(?=\d)", "number ", text)
-    text = re.sub(r"(?<=\d)\s?[–—~-]\s?(?=\d)", " to ", text)
+    text = _RANGE.sub(_range, text)
     text = re.sub(rf"(^|[\s(])-(?={_NUMBER})", r"\1minus ", text)
     for symbol, word in (("+", "plus"), ("×", "times"), ("÷", "divided by"), ("=", "equals")):
         if symbol in text:
             text = re.sub(rf"(?<=\d)\s?{re.escape(symbol)}\s?(?=\d)", f" {word} ", text)
     return text
+
+
+def _range(match: re.Match[str]) -> str:
+    """10-15 is a range and says "to"; 3-2 is a score and does not."""
+    first, second = match.groups()
+    return f"{first} to {second}" if int(first) < int(second) else f"{first} {second}"
 
 
 def _money(match: re.Match[str]) -> str:
@@ -285,6 +300,11 @@ def write_number(whole: str, fraction: str | None) -> str:
     """One Arabic number in English words, a space on either side: "15" -> " fifteen ", "3.5" -> " three point five "."""
     words = reading_english(whole.lstrip("0") or "0" if fraction is not None else whole)
     return f" {words} point {english_digits(fraction)} " if fraction is not None else f" {words} "
+
+
+def write_romans(text: str) -> str:
+    """A Roman numeral behind a word that numbers things, in lower-case text: "world war ii" -> "world war two"."""
+    return _ROMAN.sub(lambda match: english_value(_ROMAN_VALUE[match.group()]), text)
 
 
 def respell(text: str, *, contractions: bool, fillers: bool) -> str:

@@ -85,12 +85,12 @@ _LETTER_D = re.compile(r"(?<=[\u3400-\u9fff])\s?[dD](?![A-Za-z0-9])")
 
 HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _N = "[零一二三四五六七八九十百千万亿两]"
-_D = f"[{HAN_DIGITS}]"
-_ODD_NUMERALS = re.compile(rf"[〇○廿卅]|幺(?=[{HAN_DIGITS}幺]{{2}})|(?<={_D}{{2}})幺|(?<={_D})幺(?={_D})")
+_D = f"[{HAN_DIGITS}幺]"
+_ODD_NUMERALS = re.compile(rf"[〇○廿卅]|幺(?={_D}{{2}})|(?<={_D}{{2}})幺|(?<={_D})幺(?={_D})")
 _ODD_VALUE = {"〇": "零", "○": "零", "廿": "二十", "卅": "三十", "幺": "一"}
 _RUN = re.compile(rf"{_N}{{2,}}")
 _AFTER_LATIN = re.compile(
-    rf"(?<=[A-Za-z])\s?((?:{_N}{{2,}}|[二三四五六七八九]|一(?![{HAN}])))(?![{MEASURES}{ORDINAL_NEIGHBOURS}]|{_N})"
+    rf"(?<=[A-Za-z])\s?((?:{_N}{{2,}}|[二三四五六七八九]|一(?=[的季])|一(?![{HAN}])))(?![{MEASURES}{ORDINAL_NEIGHBOURS}]|{_N})"
 )
 _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
 _TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
@@ -133,6 +133,7 @@ _CURRENCY = {"¥": "元", "￥": "元", "US$": "美元", "HK$": "港元", "NT$":
 _MONEY = re.compile(rf"(US\$|HK\$|NT\$|[¥$€£])\s?({_NUMBER})([万亿]*)(?:元|(?:美|港|欧)元)?")
 _DATE = re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])")
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
+_PHONE = re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4})(?![\d-])")
 _SCORE = re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])")
 _SCORE_BEFORE = re.compile(r"(?:比分|以|赢|输|败|胜|打成|领先|落后|战平)(?:了|是|为)?\s?$")
 _CENTS = re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)")
@@ -166,6 +167,7 @@ def one_script(text: str, *, cantonese: bool) -> str:
 def write_symbols(text: str, *, cantonese: bool) -> str:
     """Symbols around Arabic digits to Han: ￥5 -> 5元, 12% -> 百分之12, 3:05 -> 3点零5, 5km -> 5公里, -3°C -> 零下3度."""
     currency = _CURRENCY | ({"$": "蚊"} if cantonese else {})
+    text = _PHONE.sub(lambda match: match.group().replace("-", ""), text)
     text = _MONEY.sub(lambda match: f"{match[2]}{match[3]}{currency[match[1]]}", text)
     text = _CENTS.sub(r"\1", text)
     text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", text)
