@@ -8,8 +8,9 @@ AAC and MP3 decoders carry state that a seek loses, so samples after one are clo
 same stretch must agree to the bit. It is affordable: FFmpeg runs through unwanted audio at 800 (Opus) to 6,000 times real time.
 
 **What is lost keeps its place.** A packet that will not decode becomes silence of its own length ("decode_error"); a jump of
-50 ms or more in the timestamps becomes silence of that length ("gap"). Neither goes past the declared length: there only the place is reported. When the audio ends a
-quarter of a second or more before its declared length the rest is "truncated". A stretch with NaN or infinity is "non_finite".
+50 ms or more in the timestamps becomes silence of that length ("gap"). Neither goes past the declared length: there only the
+place is reported. When the audio ends a quarter of a second or more before its declared length the rest is "truncated". A
+stretch with NaN or infinity is "non_finite".
 """
 
 from __future__ import annotations

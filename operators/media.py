@@ -300,8 +300,8 @@ _DEMUXERS = (
 hosts, devices, still images, subtitles, text art, game formats and headerless data that any bytes could be taken for."""
 
 _CHECKED = ("flac", "tta")
-"""Codecs whose every frame carries a checksum. Without it damage decodes to full-scale noise that passes for speech; lossy codecs'
-checks also refuse frames that are merely unusual."""
+"""Codecs whose every frame carries a checksum: else damage may decode to noise that passes for sound. The checks of lossy codecs
+also refuse frames that are merely unusual."""
 
 _DECLARING = {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav", "wv"}
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""

@@ -127,7 +127,7 @@ def test_16_khz_mono_pcm_is_untouched(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(str(write_wav(tmp_path / "a.wav", pcm))).pcm, pcm)
 
 
-@pytest.mark.parametrize(("rate", "channels", "subtype"), [(44100, 2, "PCM_24"), (48000, 8, "PCM_16"), (7999, 1, "PCM_16")])
+@pytest.mark.parametrize(("rate", "channels", "subtype"), [(44100, 2, "PCM_24"), (24000, 8, "PCM_16"), (7999, 1, "PCM_16")])
 def test_a_seek_in_wav_gives_what_decoding_from_the_start_gives(rate: int, channels: int, subtype: str, tmp_path: Path) -> None:
     signal = (noise(75, channels, rate) * 2**31).astype(np.int32)
     sought = str(write_wav(tmp_path / "a.wav", signal, rate, subtype))
