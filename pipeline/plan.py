@@ -64,9 +64,7 @@ def _pieces(file: SourceFile, length: int | None, unit_samples: int, radius: int
     edges = range(unit_samples, (length or 0) - radius, unit_samples)
     starts = [0, *edges]
     for start, end in zip(starts, [*edges, None], strict=True):
-        yield Piece(
-            recording=recording, start=start, end=end, declared_samples=length, member=file.member, problem=file.problem
-        )
+        yield Piece(recording=recording, start=start, end=end, declared_samples=length, member=file.member, problem=file.problem)
 
 
 def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, ...]]:
@@ -225,9 +223,7 @@ def _piece(
     member_size: int | None,
     problem: dict[str, str] | None,
 ) -> Piece:
-    recording = Recording(
-        recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance)
-    )
+    recording = Recording(recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance))
     return Piece(
         recording=recording,
         start=start,

@@ -1,7 +1,7 @@
 """Scratch files for downloaded sources: removed after use, and after a killed process by the next one to come.
 
-    <scratch>/touchasp-<random>/ one folder per process, `lock` held for as long as the process lives
-                                 a folder whose lock is free has no owner any more and is removed
+    process ──> SCRATCH/touchasp-<random>/ with `lock`, held for as long as the process lives ──> its files
+    a folder whose lock is free has no owner any more ──> removed
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Walk a folder that a crawler filled: every file, and everything that only looks like one, without opening any.
 
-    folder ──scandir, sorted──> Found(path, bytes)       regular files, and links to files
-                            └─> Found(path, problem)     folders that may not be listed, FIFOs, sockets, devices, second names
+folder ──scandir, sorted──> Found(path, bytes)       regular files, and links to files
+                        └─> Found(path, problem)     folders that may not be listed, FIFOs, sockets, devices, second names
 """
 
 from __future__ import annotations

@@ -174,6 +174,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     proxy: FaultyProxy
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Silence: clients that give up are what this is for."""
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
