@@ -14,7 +14,7 @@ from typing import Any
 
 from operators.numbers import HAN_DIGITS, MEASURES, ORDINAL_NEIGHBOURS, han_digits, parse_han, reading_english, reading_han
 
-# Two spellings of one word with one pronunciation (异形词, GF 1001-2001 and its successors).
+# Two spellings with one pronunciation (异形词; many are pairs of GF 1001-2001): no listener can tell which was meant.
 _VARIANTS_ZH = {
     "甚么": "什么",
     "妳": "你",
@@ -54,7 +54,7 @@ _VARIANTS_ZH = {
     "麽": "么",
 }
 
-# Cantonese has no one spelling; these are the same word written two ways (words.hk and the LSHK character list).
+# Cantonese has no one spelling: the same word written two ways.
 _VARIANTS_YUE = {
     "俾": "畀",
     "噉": "咁",
