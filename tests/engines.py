@@ -14,6 +14,7 @@ import importlib.util
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -52,6 +53,24 @@ def sounds(*seconds: float, seed: int = 0) -> list[np.ndarray]:
         signal = voice * syllables + 0.02 * rng.standard_normal(samples)
         clips.append((signal / np.abs(signal).max() * 12_000).astype(np.int16))
     return clips
+
+
+def mixed_clips() -> list[np.ndarray]:
+    """Clips of mixed lengths, the shortest and the longest allowed among them, and one of digital silence."""
+    return [*sounds(2, 30, 5, 7.1, 3.3, 12), np.zeros(2 * 16_000, np.int16)]
+
+
+def nothing_known(clips: Sequence[np.ndarray]) -> list[None]:
+    """No language given for any clip."""
+    return [None] * len(clips)
+
+
+def spoiled(folder: Path, target: Path, *, without: str = "", **contents: bytes) -> str:
+    """A copy of a model folder with one file left out, or others overwritten (`model_bin` for model.bin)."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns(without or "none"))
+    for name, content in contents.items():
+        (target / name.replace("_", ".")).write_bytes(content)
+    return str(target)
 
 
 @functools.cache
