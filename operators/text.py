@@ -135,7 +135,10 @@ def tokens(text: str) -> list[str]:
 
 
 def evaluation_form(text: str) -> str:
-    """The form test sets are scored in (TouchASP, "Multilingual Speech Recognition"): Han simplified, Latin upper case, punctuation dropped."""
+    """The form test sets are scored in: Han simplified, Latin upper case, punctuation dropped.
+
+    TouchASP, "Multilingual Speech Recognition".
+    """
     return _join(_TOKEN.findall(unicodedata.normalize("NFKC", text_zh.simplify(_clean(text)).upper())))
 
 
