@@ -201,8 +201,13 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def text(value: str) -> str:
-    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out."""
-    return value.encode("utf-8", "backslashreplace").decode("utf-8") if _has_surrogate(value) else value
+    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as `\\xe9`."""
+    if not _has_surrogate(value):
+        return value
+    try:
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _has_surrogate(value: str) -> bool:
