@@ -39,10 +39,15 @@ function percent(part, whole) {
   return value > 0 && value < 0.05 ? "<0.1 %" : value.toFixed(1) + " %";
 }
 
-function shorten(text, most) { const letters = Array.from(text); return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : text; }
-
 // Rough width of a text of 12 px: Han characters are twice as wide as Latin ones.
 function breadth(text) { let sum = 0; for (const c of text) sum += c.codePointAt(0) > 0x2e7f ? 12 : 6.8; return sum; }
+
+function shorten(text, room) {
+  const letters = Array.from(text);
+  if (breadth(text) <= room) return text;
+  while (letters.length > 1 && breadth(letters.join("")) > room - 9) letters.pop();
+  return letters.join("") + "…";
+}
 
 function niceStep(most, steps) {
   const raw = most / steps, power = Math.pow(10, Math.floor(Math.log10(raw)));
@@ -53,15 +58,15 @@ function niceStep(most, steps) {
 function stackedBars(rows, options) {
   const width = options.width, step = options.step || 26, bar = step - 8;
   const narrow = width < 480;
-  const widest = Math.max(0, ...rows.map((row) => breadth(shorten(row.label, 26))));
-  const left = widest ? Math.min(narrow ? 110 : 190, Math.max(40, widest) + 12) : 0;
+  const widest = Math.max(0, ...rows.map((row) => breadth(row.label)));
+  const left = widest ? Math.min(narrow ? 110 : 200, Math.max(40, widest) + 12) : 0;
   const right = options.figures === false ? 0 : Math.max(0, ...rows.map((row) => breadth(row.figure))) + 10;
   const room = Math.max(60, width - left - right);
   const chart = svg(width, rows.length * step + 4, options.label);
   rows.forEach((row, index) => {
     const y = index * step + 4;
     const group = el("g", {});
-    if (left) group.append(el("text", { x: left - 8, y: y + bar / 2 + 4, "text-anchor": "end" }, shorten(row.label, narrow ? 15 : 26), tip(row.label)));
+    if (left) group.append(el("text", { x: left - 8, y: y + bar / 2 + 4, "text-anchor": "end" }, shorten(row.label, left - 8), tip(row.label)));
     group.append(el("rect", { class: "track", x: left, y, width: room, height: bar, rx: 2 }));
     let at = left;
     for (const [kind, value, name] of row.parts) {
@@ -80,7 +85,7 @@ function stackedBars(rows, options) {
 function waterfall(total, steps, kept, options) {
   const width = options.width, step = 28, bar = 18, narrow = width < 480;
   const rows = [["In", "in", total, ""], ...steps, ["Kept", "kept", kept, ""]];
-  const left = Math.min(narrow ? 130 : 220, Math.max(...rows.map((row) => breadth(shorten(row[0], narrow ? 18 : 32)))) + 14);
+  const left = Math.min(narrow ? 130 : 220, Math.max(...rows.map((row) => breadth(row[0]))) + 14);
   const right = narrow ? 74 : 138;
   const room = Math.max(60, width - left - right);
   const chart = svg(width, rows.length * step + 6, options.label);
@@ -90,7 +95,7 @@ function waterfall(total, steps, kept, options) {
     const y = index * step + 4, down = index > 0 && index < rows.length - 1;
     const end = down ? level : samples, begin = down ? level - samples : 0;
     if (index > 0) chart.append(el("line", { class: "link", x1: left + scale(end), x2: left + scale(end), y1: y - (step - bar), y2: y }));
-    chart.append(el("text", { x: left - 8, y: y + 13, "text-anchor": "end", class: down ? "" : "strong" }, shorten(label, narrow ? 18 : 32), tip(label)));
+    chart.append(el("text", { x: left - 8, y: y + 13, "text-anchor": "end", class: down ? "" : "strong" }, shorten(label, left - 8), tip(label)));
     chart.append(el("rect", { class: kind, x: left + scale(begin), y, width: Math.max(scale(end - begin), samples ? 1 : 0), height: bar },
       tip(`${label}: ${time(samples)}, ${grouped(samples)} samples${detail ? " · " + detail : ""}`)));
     const sign = down && samples ? "−" : "";

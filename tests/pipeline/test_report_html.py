@@ -295,6 +295,18 @@ def test_waterfall_steps_end_at_what_was_kept(browser: Browser, run: FolderStore
         assert left + kept == pytest.approx(level, abs=1.1)
 
 
+def test_print_leaves_out_controls_but_no_number(browser: Browser, run: FolderStore) -> None:
+    browser.open(run.root / "report.html")
+    seen = "[...document.querySelectorAll('%s')].filter(each => each.getClientRects().length).length"
+    numbers = ".term, .chart rect, .chart text, #listen .clip, table td"
+    on_screen = browser.evaluate(seen % numbers)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    live = browser.evaluate("document.querySelectorAll('#live-bars rect, #live-bars text').length")
+    assert browser.evaluate(seen % numbers) == on_screen - live
+    assert browser.evaluate(seen % "audio, button, select, input") == browser.evaluate(seen % "figcaption select")
+    browser.send("Emulation.setEmulatedMedia", media="")
+
+
 def test_audio_plays_in_a_browser(browser: Browser, run: FolderStore) -> None:
     page_of(run)
     browser.open(run.root / "report.html")
