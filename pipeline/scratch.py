@@ -1,6 +1,6 @@
 """Scratch files for downloaded sources: removed after use, and after a killed process by the next one to come.
 
-    process ──> SCRATCH/touchasp-<random>/ with `lock`, held for as long as the process lives ──> its files
+    process ──> SCRATCH/touchasp-scratch-<random>/ with `lock`, held for as long as the process lives ──> its files
     a folder whose lock is free has no owner any more ──> removed
 """
 
@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from operators.errors import UserError
 
-_PREFIX = "touchasp-"
+_PREFIX = "touchasp-scratch-"
 _LOCK = "lock"
 
 
@@ -79,8 +79,13 @@ def _remove_own(owner: int, path: Path) -> None:
 def _remove_abandoned(root: Path) -> None:
     for path in root.glob(f"{_PREFIX}*/{_LOCK}"):
         try:
-            with path.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(path.parent, ignore_errors=True)
+            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # /tmp is everybody's: it may be a FIFO by now
         except OSError:
-            continue  # its owner lives, or belongs to another user
+            continue  # another user's, or just removed
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(path.parent, ignore_errors=True)
+        except OSError:
+            continue  # its owner lives
+        finally:
+            os.close(lock)
