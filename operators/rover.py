@@ -68,9 +68,9 @@ class Edit(NamedTuple):
 class Rules:
     """When two transcripts agree well enough, and which of them becomes the label.
 
-    `reference` and `label` map a language to "asr" or "copilot", with "default" for the rest. `label_form` "spoken"
-    writes the label as it was compared (the two engines agreed on that, not on case, commas or digits); "written" keeps
-    the engine's own text. `reference` and `tones` take part in measuring, the rest in judging alone.
+    `reference` and `label` map a language to "asr" or "copilot", with "default" for the rest. `label_form` "written"
+    keeps the engine's own text; "spoken" writes the label as it was compared, which unifies more than a transcript
+    should (can't and can not, how a number is read). `reference` and `tones` take part in measuring, the rest in judging alone.
     """
 
     max_wer: float = 10.0
@@ -81,7 +81,7 @@ class Rules:
     """"either": dropped when WER or PER exceeds its bound; "both": only when both do."""
     reference: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
     label: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label_form: Literal["spoken", "written"] = "spoken"
+    label_form: Literal["spoken", "written"] = "written"
     tones: bool = True
 
     def __post_init__(self) -> None:

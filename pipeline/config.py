@@ -117,7 +117,7 @@ class RoverSettings:
     # language -> whose transcript is the reference of the rates, and whose becomes the label: asr or copilot
     reference: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
     label: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label_form: str = "spoken"  # "spoken": as compared, numbers in words; "written": as the engine wrote it
+    label_form: str = "written"  # as the engine wrote it; "spoken": as compared, numbers in words, no punctuation
 
 
 @dataclass
@@ -285,8 +285,8 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return asdict(settings)
 
 
-# Where and how fast a run works does not change what it writes; everything else does.
-_NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers", "vad.device", "asr.device", "copilot.device")
+# Where and how fast a run works does not change what it writes; everything else does, devices too: a GPU sums in another order.
+_NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers")
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:

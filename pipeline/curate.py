@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import yaml
@@ -29,11 +31,14 @@ from pipeline.plan import load_plan, make_plan, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
 from pipeline.report import Thresholds, render_terminal, write_report
-from pipeline.retention import fold
-from pipeline.sources import probe_files, read_sources
+from pipeline.retention import FOLD_COLUMNS, fold
+from pipeline.sources import SourceFile, probe_files, read_sources
 from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
 from stages.segment import read_span
+
+PROBE_CHUNK = 256
+"""Files whose headers one task of a cluster reads."""
 
 PACKAGES = ("touchasp", "av", "ctranslate2", "faster-whisper", "funasr", "numpy", "pyarrow", "pypinyin", "ray", "torch", "whisperx")
 
@@ -62,7 +67,7 @@ class Curation:
         if not files:
             raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
         started = time.monotonic()
-        lengths = probe_files(files, self.fetch, self.settings.plan.probe_workers, limits=recipe.limits(self.settings.audio))
+        lengths = self._probe(files)
         units = make_plan(files, lengths, self.settings.plan)
         self.store.put("config.yaml", self.config_bytes())
         save_plan(units, self.store)
@@ -72,6 +77,17 @@ class Curation:
             highlight=False,
         )
         return units
+
+    def _probe(self, files: list[SourceFile]) -> list[int | None]:
+        """Declared lengths: read by the nodes of a cluster where there is one, else by a few threads here."""
+        execution = self.settings.execution
+        probe = partial(
+            probe_files, fetch=self.fetch, workers=self.settings.plan.probe_workers, limits=recipe.limits(self.settings.audio)
+        )
+        if execution.runner != "ray" or running.cluster_address(execution) is None:
+            return probe(files)
+        running.connect(execution, recipe.build(self.settings, self.store, self.fetch))
+        return list(itertools.chain.from_iterable(running.scatter(probe, files, chunk=PROBE_CHUNK)))
 
     def config_bytes(self) -> bytes:
         versions = {}
@@ -220,9 +236,10 @@ def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
 
 def report(settings: Settings, store: Store, console: Console) -> None:
     """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError, ConservationError."""
-    retention = fold(ledger.ledgers(store))
+    retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
     speeds = [json.loads(store.read(key)) for key, _ in store.list("speed/")]
-    pieces = {clean(piece.recording.recording_id): piece for unit in load_plan(store) for piece in unit.pieces}
+    good = (piece for unit in load_plan(store) for piece in unit.pieces if piece.problem is None)
+    pieces = {clean(piece.recording.recording_id): piece for piece in good}
     fetch = Fetch(settings.s3, settings.execution.scratch)
     with IsolatedDecoder(recipe.limits(settings.audio), timeout_seconds=settings.audio.decode_timeout_seconds) as decoder:
 

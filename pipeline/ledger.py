@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from operators.clip import Unit
 from operators.errors import UserError
@@ -35,13 +36,16 @@ def read(store: Store, unit_id: str) -> tuple[pa.Table, dict[str, str]]:
     return read_ledger(store.read(shard_keys(unit_id)[2]))
 
 
-def ledgers(store: Store) -> Iterator[pa.Table]:
-    """Every ledger of a run, one at a time, in the order of their names. Raises UserError when there is none."""
+def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """Every ledger of a run, one at a time, in the order of their names. Raises UserError when there is none.
+
+    `columns` leaves the others, texts among them, unread.
+    """
     names = sorted(done_units(store))
     if not names:
         raise UserError(f"no finished units in {store.root}: is this the output of a run? (expected shards/<domain>/*.parquet)")
     for name in names:
-        yield read(store, name)[0]
+        yield pq.read_table(pa.BufferReader(store.read(shard_keys(name)[2])), columns=None if columns is None else list(columns))
 
 
 class TilingError(AssertionError):

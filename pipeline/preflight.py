@@ -33,8 +33,11 @@ class Preflight:
     def before_plan(self) -> None:
         """Output and sources. Raises UserError."""
         probe = ".preflight"
-        self.store.put(probe, b"touchasp")
-        self.store.delete(probe)
+        try:
+            self.store.put(probe, b"touchasp")
+            self.store.delete(probe)
+        except OSError as error:
+            raise UserError(f"cannot write to {self.store.root} ({error.strerror}): choose another output") from None
         self.passed("output", f"{self.store.root} is writable")
         for source in self.settings.sources:
             self.passed("source", check_source(source, self.settings.s3))

@@ -112,7 +112,7 @@ def outcome_of(unit: Unit) -> Outcome:
         unit_id=unit.unit_id,
         domain=unit.domain,
         samples=samples,
-        recordings=len({piece.recording.recording_id for piece in unit.pieces}),
+        recordings=sum(piece.start == 0 for piece in unit.pieces),
         clips=len(unit.clips),
         kept_clips=sum(1 for clip in unit.clips if clip.verdict and clip.verdict.kept),
         busy_seconds=unit.busy_seconds,
@@ -197,7 +197,9 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
     """
     import ray
 
-    address = settings.address or os.environ.get("RAY_ADDRESS")
+    if ray.is_initialized():
+        return
+    address = cluster_address(settings)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         try:
@@ -210,6 +212,11 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
     check_fit([stage for stage in stages], [_free(node) for node in ray.nodes() if node["Alive"]])
+
+
+def cluster_address(settings: ExecutionSettings) -> str | None:
+    """Of the running cluster to join, None to start one here. 'ray job submit' sets RAY_ADDRESS."""
+    return settings.address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _free(node: dict[str, Any]) -> tuple[float, float]:
