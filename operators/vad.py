@@ -8,8 +8,8 @@
 
 An engine only scores; one hysteresis turns every engine's scores into spans, so thresholds mean the same everywhere and
 the engines can be compared. One call is one piece of a recording: nothing is remembered between calls. Memory is
-bounded by the length of the piece (8 bytes a sample beside the PCM) and one batch of windows. Same samples and same settings give the same
-spans; the thread count may move the last bit of a score, see docs/benchmarks.md.
+bounded by the length of the piece (8 bytes a sample beside the PCM) and one batch of windows. Same samples and same
+settings give the same spans; what may move the last bit of a score is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
