@@ -70,9 +70,9 @@ class VadSettings:
 class CutSettings:
     min_seconds: float = 2.0
     max_seconds: float = 30.0
-    target_seconds: float = 15.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
+    target_seconds: float = 20.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
     max_gap_seconds: float = 0.8  # a pause up to this long stays inside a clip
-    rescue_gap_seconds: float = 2.0  # or this long, when an island would be too short otherwise
+    rescue_gap_seconds: float = 2.5  # or this long, when an island would be too short otherwise
     pad_seconds: float = 0.2  # of silence kept at each end
 
 

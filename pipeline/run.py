@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import pickle
+import socket
 import sys
 import time
 import traceback
@@ -202,6 +203,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
     address = cluster_address(settings)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
+        _reach(address)
         try:
             ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -212,6 +214,17 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
     check_fit([stage for stage in stages], [_free(node) for node in ray.nodes() if node["Alive"]])
+
+
+def _reach(address: str) -> None:
+    """One quick look whether anything listens there: Ray itself would try for minutes, and loudly. Raises UserError."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not port.isdigit():
+        return  # "auto", which finds a cluster of this machine or says at once that there is none
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"no Ray cluster at {address} ({error.strerror or error}): start one with 'ray start --head'") from None
 
 
 def cluster_address(settings: ExecutionSettings) -> str | None:
