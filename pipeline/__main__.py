@@ -1,4 +1,4 @@
-"""The command line: python -m pipeline plan | run | check | report | redecide | show."""
+"""The command line: python -m pipeline plan | run | check | report | redecide | score | show."""
 
 from __future__ import annotations
 
@@ -50,6 +50,16 @@ the sources again, what stays is copied. The new run equals a fresh one with the
 examples:
   python -m pipeline redecide runs/first rover.max_wer=15
   python -m pipeline redecide runs/first rover.drop_when=both --output runs/lenient""",
+    "score": """\
+Compares what each engine wrote, and the labels that were kept, with what was really said. FILE is JSONL, one recording a line:
+
+  {"recording_id": "talk-7", "language": "en", "segments": [{"start_s": 1.2, "end_s": 4.0, "text": "good morning"}]}
+
+Writes score.json and score.html into the run; docs/how-to/check-label-quality.md says how to read them.
+
+examples:
+  python -m pipeline score runs/first --truth truth.jsonl
+  python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5 --spoken""",
     "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
 }
 
@@ -81,6 +91,19 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("settings", metavar="key=value", nargs="+", help="new settings: rover.* and text.*")
     command.add_argument("--output", metavar="DIR", help="new run directory (default: RUN plus a hash of the settings)")
+    command = add("score", "compare a run's labels and engines with a truth file")
+    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command.add_argument("--truth", metavar="FILE", required=True, help="what was said, JSONL, local or s3://")
+    for name, default, text in (
+        ("right", "0,5,10", "error rates, in percent, within which a label counts as right"),
+        ("tolerance", 0.3, "seconds that a true segment may stick out of its clip"),
+        ("silence", 0.8, "the same, into what was taken as silence"),
+    ):
+        text += " (default: %(default)s)"
+        command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
+    command.add_argument("--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot")
+    command.add_argument("--seed", type=int, default=0, help="of the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
@@ -112,6 +135,12 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         from pipeline.show import show
 
         show(store, arguments.clip_id, console)
+        return 0
+    if arguments.command == "score":
+        from pipeline.score import question, score, write_score
+
+        asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
+        write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)
         return 0
     from pipeline.curate import report
 

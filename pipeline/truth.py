@@ -1,0 +1,180 @@
+"""What was really said: a truth file, and the part of it that a clip holds.
+
+    truth.jsonl ──read_truth──> TrueRecording by name ──align(clip, its silence)──> the clip's text, or why it has none
+
+A line of the file is one recording, {"recording_id" or "path", "language", "segments": [{"start_s", "end_s", "text"}]};
+other keys are not read. A segment without "text" was written down by nobody: clips that touch it cannot be scored.
+"text": "" says that there are no words. A recording without segments has no speech at all.
+
+Truth usually comes as whole sentences with silence at their edges, which a voice activity detector cuts away. So a
+segment may stick out of its clip by a little (`tolerance`) anywhere, by more (`silence`) where no clip took the rest.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from operators.clip import SAMPLE_RATE, Span
+from operators.errors import UserError
+
+Placement = Literal["scored", "cut", "overlapping", "no_text"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrueSegment:
+    span: Span
+    text: str | None
+    """None: nobody wrote down what is said here."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrueRecording:
+    """One recording's segments, by start. `reached`, the furthest end up to each, says where a search may begin."""
+
+    name: str
+    language: str | None
+    segments: tuple[TrueSegment, ...]
+    reached: tuple[int, ...]
+
+    def near(self, span: Span) -> Iterator[TrueSegment]:
+        """The segments that share a sample with `span`, in order."""
+        first = bisect_right(self.reached, span.start)
+        last = bisect_left(self.segments, span.end, key=lambda segment: segment.span.start)
+        return (segment for segment in self.segments[first:last] if segment.span & span)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slack:
+    """How far a segment may stick out of the clip that it belongs to, in samples."""
+
+    tolerance: int = round(0.3 * SAMPLE_RATE)
+    """anywhere; a segment that reaches no further into a clip than this is not part of it."""
+    silence: int = round(0.8 * SAMPLE_RATE)
+    """where the voice activity detector heard nothing; no less than `tolerance`."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tolerance <= self.silence:
+            raise UserError("the tolerances are seconds from 0, and --silence is no less than --tolerance")
+
+
+def align(recording: TrueRecording, clip: Span, quiet: Span, slack: Slack) -> tuple[Placement, str]:
+    """The text of the segments that lie in a clip, and whether the clip can be scored by it.
+
+    `quiet` is the clip with the non-speech right before and after it. "cut": a segment lies partly in the clip;
+    "overlapping": two voices at once, whose words have no order; "no_text": a segment that nobody wrote down.
+    """
+    begin = max(clip.start - slack.silence, quiet.start - slack.tolerance)
+    end = min(clip.end + slack.silence, quiet.end + slack.tolerance)
+    own: list[TrueSegment] = []
+    is_cut = False
+    for segment in recording.near(clip):
+        start, stop = segment.span.start, segment.span.end
+        shared = segment.span & clip
+        inside = begin <= start and stop <= end
+        if shared is None or (shared.samples <= slack.tolerance and not (inside and _middle_in(segment.span, clip))):
+            continue
+        own.append(segment)
+        is_cut |= not inside
+    if any(segment.text is None for segment in own):
+        return "no_text", ""
+    if is_cut:
+        return "cut", ""
+    ends = list(itertools.accumulate((segment.span.end for segment in own), max))
+    if any(end - after.span.start > slack.tolerance for end, after in zip(ends, own[1:], strict=False)):
+        return "overlapping", ""
+    return "scored", " ".join(segment.text or "" for segment in own)
+
+
+def _middle_in(segment: Span, clip: Span) -> bool:
+    """Decides for segments so short that they are within the tolerance on both sides of a clip's edge."""
+    return clip.start <= (segment.start + segment.end) // 2 < clip.end
+
+
+class Truth:
+    """The recordings of a truth file, found by recording_id, by path, or by a path that ends in theirs."""
+
+    def __init__(self, recordings: Sequence[tuple[Sequence[str], TrueRecording]]) -> None:
+        self._by_name = {name: recording for names, recording in recordings for name in names}
+        self._taken: dict[str, str] = {}
+        self.recordings = len(recordings)
+
+    def find(self, recording_id: str, uri: str) -> TrueRecording | None:
+        """The truth of one of the run's recordings. Raises UserError when it is that of another one as well."""
+        for name in (recording_id, uri, *_endings(uri)):
+            found = self._by_name.get(name)
+            if found is not None:
+                other = self._taken.setdefault(found.name, recording_id)
+                if other != recording_id:
+                    raise UserError(
+                        f"the truth of {found.name!r} fits two recordings of the run, {other!r} and {recording_id!r}: "
+                        "give their recording_id in the truth file"
+                    )
+                return found
+        return None
+
+
+def _endings(uri: str) -> Iterator[str]:
+    """The path without its first part, its first two, ...: a crawl may lie anywhere when it is curated."""
+    for cut in re.finditer(r"/+|(?<=\.tar)#", uri):
+        yield uri[cut.end() :]
+
+
+def read_truth(data: bytes, name: str) -> Truth:
+    """A truth file's content. Raises UserError naming the line that is wrong."""
+    recordings: list[tuple[Sequence[str], TrueRecording]] = []
+    taken: set[str] = set()
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            names, recording = _recording(json.loads(line))
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{name}:{number}: {error}") from None
+        if taken & names:
+            raise UserError(f"{name}:{number}: {min(taken & names)!r} came before")
+        taken |= names
+        recordings.append((sorted(names), recording))
+    if not recordings:
+        raise UserError(f"{name} holds no truth: expected one JSON object per recording")
+    return Truth(recordings)
+
+
+def _recording(line: Any) -> tuple[set[str], TrueRecording]:
+    if not isinstance(line, dict):
+        raise ValueError("expected a JSON object")
+    names = {str(line[key]) for key in ("recording_id", "path") if line.get(key)}
+    if not names:
+        raise ValueError("no recording_id and no path")
+    listed = line.get("segments")
+    if not isinstance(listed, list):
+        raise ValueError("no list of segments")
+    segments = sorted((_segment(segment) for segment in listed), key=lambda segment: segment.span)
+    reached = itertools.accumulate((segment.span.end for segment in segments), max)
+    language = line.get("language")
+    name = str(line.get("recording_id") or line["path"])
+    return names, TrueRecording(name, str(language).lower() if language else None, tuple(segments), tuple(reached))
+
+
+def _segment(segment: Any) -> TrueSegment:
+    if not isinstance(segment, dict):
+        raise ValueError("a segment is a JSON object")
+    start, end = (_seconds(segment.get(key)) for key in ("start_s", "end_s"))
+    if not 0 <= start <= end:
+        raise ValueError(f"a segment runs from start_s to end_s, in seconds, not from {start} to {end}")
+    text = segment.get("text")
+    if text is not None and not isinstance(text, str):
+        raise ValueError(f"the text of the segment at {start} s is no string")
+    return TrueSegment(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)), text)
+
+
+def _seconds(value: object) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"start_s and end_s are seconds, not {value!r}")
+    return value
