@@ -1,0 +1,179 @@
+"""Log-mel features of a whole corpus in one memory map, and the training examples cut from it.
+
+    manifest ──audio──frontend──> features.f16 [frames, 80] + index.json ──Corpus.examples(r, max_seconds)──> Example
+    Example: a run of whole sentences of one recording, frames [start, end), its text and language; silence has no text
+
+Features are kept before any normalisation that looks at a whole clip, so that a run of sentences cut from a recording has
+the features that the same clip would have by itself (but for a frame at either end).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from examples.starter_engines.synthesize import read_manifest
+from examples.starter_engines.voices import SAMPLE_RATE
+
+FRAMES_PER_SECOND = 100
+BINS = 80
+MARGIN_FRAMES = 60
+"""how much pause an example may keep at either end: what a voice activity detector leaves."""
+
+Frontend = Callable[[np.ndarray], np.ndarray]
+"""float32 [samples] at 16 kHz -> float32 [frames, 80]"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    start: int
+    end: int
+    text: str
+    language: str
+
+    @property
+    def frames(self) -> int:
+        return self.end - self.start
+
+
+def whisper_frontend(samples: np.ndarray) -> np.ndarray:
+    """whisperX's log10 mel energies before its clamp to 8 below the clip's loudest: float32 [frames, 80], at least -10."""
+    import torch
+    from whisperx.audio import HOP_LENGTH, N_FFT, mel_filters
+
+    audio = torch.from_numpy(samples)
+    spectrum = torch.stft(audio, N_FFT, HOP_LENGTH, window=torch.hann_window(N_FFT), return_complex=True)
+    mel = mel_filters("cpu", BINS) @ (spectrum[..., :-1].abs() ** 2)
+    return torch.clamp(mel, min=1e-10).log10().T.contiguous().numpy()
+
+
+def paraformer_frontend(samples: np.ndarray) -> np.ndarray:
+    """FunASR's log filterbank before frame stacking and normalisation: float32 [frames, 80]. No dither."""
+    import torch
+    from funasr.frontends.wav_frontend import WavFrontend
+
+    frontend = WavFrontend(dither=0.0)
+    audio = torch.from_numpy(samples)[None]
+    features, _ = frontend(audio, torch.tensor([audio.shape[1]]))
+    return features[0].numpy()
+
+
+def extract(manifest: Path, folder: Path, frontend: Frontend) -> None:
+    """Write the features of every recording of `manifest` and their index into `folder`."""
+    import soundfile
+
+    folder.mkdir(parents=True, exist_ok=True)
+    index: list[dict[str, Any]] = []
+    start = 0
+    with (folder / "features.f16").open("wb") as out:
+        for row in read_manifest(manifest):
+            samples, rate = soundfile.read(row["file"], dtype="float32", always_2d=True)
+            if rate != SAMPLE_RATE:
+                raise ValueError(f"{row['file']} has {rate} Hz: resample the corpus to {SAMPLE_RATE} Hz first")
+            features = frontend(samples.mean(1)).astype(np.float16)
+            out.write(features.tobytes())
+            index.append(
+                {
+                    "start": start,
+                    "frames": len(features),
+                    "language": row["language"],
+                    "snr_db": row.get("snr_db"),
+                    "sentences": [
+                        [
+                            min(len(features), round(segment["start_s"] * FRAMES_PER_SECOND)),
+                            min(len(features), round(segment["end_s"] * FRAMES_PER_SECOND)),
+                            segment["text"],
+                        ]
+                        for segment in row["segments"]
+                    ],
+                }
+            )
+            start += len(features)
+    (folder / "index.json").write_text(json.dumps(index, ensure_ascii=False), "utf-8")  # last: its presence says done
+
+
+class Corpus:
+    """Features and index of `extract`, opened for reading."""
+
+    def __init__(self, folder: Path) -> None:
+        self.index: list[dict[str, Any]] = json.loads((folder / "index.json").read_text("utf-8"))
+        self.features = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, BINS)
+
+    def texts(self) -> list[str]:
+        return [text for row in self.index for _, _, text in row["sentences"]]
+
+    def texts_with_language(self) -> list[tuple[str, str]]:
+        return [(text, row["language"]) for row in self.index for _, _, text in row["sentences"]]
+
+    def cut(self, example: Example) -> np.ndarray:
+        """float32 [frames, 80]"""
+        return np.asarray(self.features[example.start : example.end], np.float32)
+
+    def examples(self, r: random.Random, max_seconds: float, min_snr_db: float = -99.0) -> list[Example]:
+        """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0)."""
+        out: list[Example] = []
+        for row in self.index:
+            if row["snr_db"] is not None and row["snr_db"] < min_snr_db:
+                continue
+            base, sentences = row["start"], row["sentences"]
+            if not sentences:
+                seconds = min(row["frames"] / FRAMES_PER_SECOND, r.uniform(2, max(6.0, max_seconds)))
+                frames = int(seconds * FRAMES_PER_SECOND)
+                at = base + r.randint(0, row["frames"] - frames)
+                out.append(Example(start=at, end=at + frames, text="", language=row["language"]))
+                continue
+            first = 0
+            while first < len(sentences):
+                limit = r.uniform(2, max(2.0, max_seconds)) * FRAMES_PER_SECOND
+                last = first
+                while last + 1 < len(sentences) and sentences[last + 1][1] - sentences[first][0] < limit and max_seconds > 0:
+                    last += 1
+                before = sentences[first - 1][1] if first else 0
+                after = sentences[last + 1][0] if last + 1 < len(sentences) else row["frames"]
+                start = sentences[first][0] - r.randint(0, min(MARGIN_FRAMES, max(0, sentences[first][0] - before)))
+                end = sentences[last][1] + r.randint(0, min(MARGIN_FRAMES, max(0, after - sentences[last][1])))
+                text = join([text for _, _, text in sentences[first : last + 1]])
+                out.append(Example(start=base + start, end=base + end, text=text, language=row["language"]))
+                first = last + 1
+        return out
+
+
+def join(sentences: list[str]) -> str:
+    """One transcript of sentences said in a row: a space wherever Latin letters touch anything."""
+    text = " ".join(sentences)
+    return re.sub(r"(?<=[一-鿿]) (?=[一-鿿])", "", text)
+
+
+def batches(
+    corpus: Corpus, r: random.Random, max_seconds: float, frames_per_batch: int, min_snr_db: float = -99.0
+) -> Iterator[list[Example]]:
+    """Without end: passes over the corpus, each cut anew, in batches of like length and bounded padded size, shuffled."""
+    while True:
+        ordered = sorted(corpus.examples(r, max_seconds, min_snr_db), key=lambda e: (e.frames + r.uniform(-20, 20), e.start))
+        grouped: list[list[Example]] = [[]]
+        for example in ordered:
+            if grouped[-1] and (len(grouped[-1]) + 1) * example.frames > frames_per_batch:
+                grouped.append([])
+            grouped[-1].append(example)
+        r.shuffle(grouped)
+        yield from grouped
+
+
+def mask(x: np.ndarray, r: np.random.Generator) -> None:
+    """SpecAugment in place on [frames, 80]: two bands of up to 12 bins, one stretch of up to 25 frames for every 3 s."""
+    fill = x.mean()
+    for _ in range(2):
+        width = int(r.integers(0, 13))
+        at = int(r.integers(0, BINS - width + 1))
+        x[:, at : at + width] = fill
+    for _ in range(1 + len(x) // 300):
+        width = int(r.integers(0, 26))
+        at = int(r.integers(0, max(1, len(x) - width)))
+        x[at : at + width] = fill

@@ -1,0 +1,338 @@
+"""A small Whisper: vocabulary, training with an auxiliary CTC head, and export to a CTranslate2 folder for whisperX.
+
+    texts ──byte-level BPE──> tokenizer.json          (Han characters stay single, English words grow whole)
+    Corpus ──log-mel clips──> encoder ─┬─> phone CTC   0.4 of the loss, dropped at export
+                                       └─> decoder     0.6: <|sot|> <|zh|en|> <|transcribe|> <|notimestamps|> text <|eot|>
+    checkpoint ──HF folder──ct2 converter, int8──> model.bin, config.json, tokenizer.json, ...
+
+Three phases, which is what makes this train in half an hour: single sentences at their own length (positions sliced), runs
+of sentences up to 29 s, and at the end the full 30-s window that inference always pads to. Clips without speech have an
+empty transcript, so the model learns to write nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import re
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from examples.starter_engines.features import Corpus, Example, batches, mask
+from examples.starter_engines.phone_ctc import ctc_loss, inventory
+
+if TYPE_CHECKING:
+    import torch
+    from tokenizers import Tokenizer
+    from transformers import WhisperForConditionalGeneration
+
+LANGUAGES = ("zh", "en")
+MAX_TOKENS = 224
+WINDOW_FRAMES = 3000
+CTC_WEIGHT = 0.4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    steps: int
+    max_seconds: float
+    frames_per_batch: int
+    full_window: bool = False
+    min_snr_db: float = -99.0
+    """leave noisier recordings out: clean speech first"""
+
+
+PHASES = (
+    Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
+    Phase(steps=1300, max_seconds=0, frames_per_batch=6_000),
+    Phase(steps=450, max_seconds=29, frames_per_batch=8_000),
+    Phase(steps=50, max_seconds=29, frames_per_batch=12_000, full_window=True),
+)
+
+
+# --- vocabulary --------------------------------------------------------------------------------------------------------
+
+
+def written(text: str) -> str:
+    """The transcript as the tokenizer sees it: every Latin word has its space in front, as Whisper's do."""
+    text = re.sub(r"(?<=[a-z']) (?=[一-鿿])", "", text)
+    return " " + text if text[:1].isascii() and text else text
+
+
+def train_tokenizer(texts: list[str], size: int = 3000) -> Tokenizer:
+    """Byte-level BPE with Whisper's special tokens in Whisper's order. `size` bounds the text tokens."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES as ALL_LANGUAGES
+
+    tokenizer = Tokenizer(models.BPE())
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\p{Han}"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, min_frequency=3, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+    )
+    # faster-whisper suppresses the first token of " -" and of " '": each must be a token of its own, or spaces are suppressed
+    tokenizer.train_from_iterator([written(t) for t in texts] + [" - ' -- '' " * 3] * 3, trainer)
+    state = json.loads(tokenizer.to_str())["model"]
+    vocabulary, merges = state["vocab"], [tuple(merge) for merge in state["merges"]]
+    for mark in "-'":
+        if "Ġ" + mark not in vocabulary:
+            vocabulary["Ġ" + mark] = len(vocabulary)
+            merges.append(("Ġ", mark))
+    vocabulary[""] = len(vocabulary)  # as in OpenAI's vocabulary; CTranslate2 takes its presence to mean "multilingual"
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
+    tasks = ["<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>", "<|notimestamps|>"]
+    special = ["<|endoftext|>", "<|startoftranscript|>", *(f"<|{code}|>" for code in ALL_LANGUAGES), *tasks]
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
+    return tokenizer
+
+
+# --- model ---------------------------------------------------------------------------------------------------------------
+
+
+def build(tokenizer: Tokenizer, *, width: int = 128, heads: int = 4, layers: int = 4) -> WhisperForConditionalGeneration:
+    from transformers import WhisperConfig, WhisperForConditionalGeneration
+
+    end = tokenizer.token_to_id("<|endoftext|>")
+    return WhisperForConditionalGeneration(
+        WhisperConfig(
+            vocab_size=tokenizer.get_vocab_size(),
+            d_model=width,
+            encoder_layers=layers,
+            decoder_layers=2,
+            encoder_attention_heads=heads,
+            decoder_attention_heads=heads,
+            encoder_ffn_dim=4 * width,
+            decoder_ffn_dim=4 * width,
+            dropout=0.0,
+            attn_implementation="eager",  # on a CPU the fused kernel's backward pass is several times slower
+            decoder_start_token_id=tokenizer.token_to_id("<|startoftranscript|>"),
+            pad_token_id=end,
+            bos_token_id=end,
+            eos_token_id=end,
+            suppress_tokens=[],
+            begin_suppress_tokens=[],
+        )
+    )
+
+
+def encode(model: WhisperForConditionalGeneration, mel: torch.Tensor) -> torch.Tensor:
+    """The encoder on clips of any length up to 30 s: mel [batch, 80, frames] -> [batch, frames / 2, width].
+
+    transformers accepts the full window only; the positions of a shorter clip are a prefix of the window's.
+    """
+    from torch.nn.functional import dropout, gelu
+
+    encoder = model.model.encoder
+    x = gelu(encoder.conv2(gelu(encoder.conv1(mel)))).permute(0, 2, 1)
+    x = dropout(x + encoder.embed_positions.weight[: x.shape[1]], encoder.dropout, encoder.training)
+    for layer in encoder.layers:
+        x = layer(x, None, layer_head_mask=None)[0]
+    return encoder.layer_norm(x)
+
+
+def collate(
+    corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, r: np.random.Generator, full_window: bool, augment: bool = True
+) -> dict[str, Any]:
+    """Tensors of a batch: mel [batch, 80, frames] as whisperX computes it, decoder inputs and targets, plain texts."""
+    import torch
+
+    frames = WINDOW_FRAMES if full_window else min(WINDOW_FRAMES, 2 * math.ceil(max(e.frames for e in batch) / 2))
+    mel = np.zeros((len(batch), 80, frames), np.float32)
+    special = tokenizer.token_to_id
+    end, start = special("<|endoftext|>"), special("<|startoftranscript|>")
+    inputs, targets, texts = [], [], []
+    for index, example in enumerate(batch):
+        x = corpus.cut(example)[:frames]
+        x = np.maximum(x, x.max() - 8)
+        floor = float(max(-10.0, x.max() - 8))
+        if augment:
+            mask(x, r)
+        mel[index] = floor
+        mel[index, :, : len(x)] = x.T
+        text = tokenizer.encode(written(example.text), add_special_tokens=False).ids[: MAX_TOKENS - 4]
+        language = special(f"<|{example.language}|>")
+        tokens = [start, language, special("<|transcribe|>"), special("<|notimestamps|>"), *text, end]
+        # the task tokens are given at inference, and silence has no language: neither is learnt
+        target = [language if text else -100, -100, -100, *text, end]
+        inputs.append(tokens[:-1])
+        targets.append(target)
+        texts.append((example.text, example.language))
+    width = max(map(len, inputs))
+    return {
+        "mel": torch.from_numpy((mel + 4) / 4),
+        "inputs": torch.tensor([row + [end] * (width - len(row)) for row in inputs]),
+        "targets": torch.tensor([row + [-100] * (width - len(row)) for row in targets]),
+        "texts": texts,
+        "frames": torch.tensor([min(frames, e.frames) // 2 for e in batch]),
+    }
+
+
+def losses(
+    model: WhisperForConditionalGeneration, head: torch.nn.Module, phone_ids: dict[str, int], batch: dict[str, Any]
+) -> dict[str, torch.Tensor]:
+    """Cross-entropy of the decoder per token (smoothing 0.1), CTC of the encoder per phone; share of tokens right."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.autocast("cpu", torch.bfloat16):
+        memory = encode(model, batch["mel"])
+        hidden = model.model.decoder(input_ids=batch["inputs"], encoder_hidden_states=memory, use_cache=False)[0]
+        logits = model.proj_out(hidden)
+        frames_logits = head(memory)
+    logits = logits.float()
+    ce = cross_entropy(logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=-100, label_smoothing=0.1)
+    ctc = ctc_loss(frames_logits, batch["frames"], batch["texts"], phone_ids)
+    counted = batch["targets"] != -100
+    right = ((logits.argmax(-1) == batch["targets"]) & counted).sum() / counted.sum()
+    return {"loss": (1 - CTC_WEIGHT) * ce + CTC_WEIGHT * ctc, "ce": ce, "ctc": ctc, "right": right}
+
+
+# --- training ------------------------------------------------------------------------------------------------------------
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> float:
+    """Linear warm-up, then half a cosine down to 2 % of the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup))))
+
+
+def train(
+    corpus: Corpus, dev: Corpus, folder: Path, *, seed: int, phases: tuple[Phase, ...] = PHASES, peak: float = 2e-3
+) -> Path:
+    """Train, or go on from `folder/checkpoint.pt`; returns the checkpoint. Logs a line every 25 steps."""
+    import torch
+
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = folder / "tokenizer.json"
+    if not vocabulary.exists():
+        train_tokenizer(corpus.texts()).save(str(vocabulary))
+    tokenizer = load_tokenizer(vocabulary)
+    torch.manual_seed(seed)
+    model = build(tokenizer)
+    phone_ids = {phone: index for index, phone in enumerate(inventory(corpus.texts_with_language()))}
+    head = torch.nn.Linear(model.config.d_model, len(phone_ids) + 1)
+    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    checkpoint, step, total = folder / "checkpoint.pt", 0, sum(phase.steps for phase in phases)
+    if checkpoint.exists():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        head.load_state_dict(state["head"])
+        optimiser.load_state_dict(state["optimiser"])
+        step = state["step"]
+    print(
+        f"whisper: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens, "
+        f"{total} steps from {step}",
+        flush=True,
+    )
+    began = time.monotonic()
+    bounds = np.cumsum([phase.steps for phase in phases])
+    while step < total:
+        number = int(np.searchsorted(bounds, step, side="right"))
+        phase = phases[number]
+        r = random.Random(f"{seed}/{number}/{step}")
+        stream = batches(corpus, r, phase.max_seconds, phase.frames_per_batch, phase.min_snr_db)
+        model.train()
+        while step < bounds[number]:
+            g = np.random.default_rng((seed, step))
+            examples = next(stream)
+            if phase.full_window:
+                examples = examples[: max(1, phase.frames_per_batch // WINDOW_FRAMES)]
+            out = losses(model, head, phone_ids, collate(corpus, examples, tokenizer, g, phase.full_window))
+            for group in optimiser.param_groups:
+                group["lr"] = learning_rate(step, total, peak)
+            optimiser.zero_grad()
+            out["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimiser.step()
+            step += 1
+            if step % 25 == 0:
+                print(
+                    f"step {step} phase {number} ce {out['ce']:.3f} ctc {out['ctc']:.3f} right {out['right']:.3f} "
+                    f"{time.monotonic() - began:.0f} s",
+                    flush=True,
+                )
+            if step % 200 == 0 or step == total:
+                state = {
+                    "model": model.state_dict(),
+                    "head": head.state_dict(),
+                    "optimiser": optimiser.state_dict(),
+                    "step": step,
+                }
+                torch.save(state, checkpoint.with_suffix(".part"))
+                checkpoint.with_suffix(".part").replace(checkpoint)
+                print(f"step {step} dev {_dev(model, head, phone_ids, dev, tokenizer)}", flush=True)
+    return checkpoint
+
+
+def _dev(
+    model: WhisperForConditionalGeneration, head: torch.nn.Module, phone_ids: dict[str, int], dev: Corpus, tokenizer: Tokenizer
+) -> str:
+    import torch
+
+    model.eval()
+    r = random.Random(0)
+    sums: dict[str, list[float]] = {}
+    stream = batches(dev, r, 10, 6_000)
+    with torch.no_grad():
+        for _ in range(4):
+            batch = collate(dev, next(stream), tokenizer, np.random.default_rng(0), False, augment=False)
+            out = losses(model, head, phone_ids, batch)
+            for name, value in out.items():
+                sums.setdefault(name, []).append(float(value))
+    model.train()
+    return " ".join(f"{name} {np.mean(values):.3f}" for name, values in sums.items())
+
+
+# --- export --------------------------------------------------------------------------------------------------------------
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_file(str(path))
+
+
+def export(checkpoint: Path, folder: Path) -> Path:
+    """Write the CTranslate2 folder (int8) of a checkpoint, for `whisperx.load_model(folder, device, ...)`."""
+    import torch
+    from ctranslate2.converters import TransformersConverter
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    tokenizer = load_tokenizer(checkpoint.parent / "tokenizer.json")
+    model = build(tokenizer).eval()
+    model.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
+    special = tokenizer.token_to_id
+    model.generation_config = GenerationConfig(
+        suppress_tokens=[],
+        begin_suppress_tokens=[],  # the end of text may come first: that is how silence is written
+        alignment_heads=[[1, head] for head in range(model.config.decoder_attention_heads)],
+        lang_to_id={f"<|{code}|>": special(f"<|{code}|>") for code in LANGUAGES},
+        decoder_start_token_id=special("<|startoftranscript|>"),
+        eos_token_id=special("<|endoftext|>"),
+        pad_token_id=special("<|endoftext|>"),
+    )
+    wrapped = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<|endoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>"
+    )
+    with tempfile.TemporaryDirectory() as source:
+        model.save_pretrained(source)
+        wrapped.save_pretrained(source)
+        TransformersConverter(source).convert(str(folder), quantization="int8", force=True)
+    text = json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, separators=(",", ":"))
+    (folder / "tokenizer.json").write_text(text, "utf-8")
+    (folder / "preprocessor_config.json").write_text(json.dumps({"feature_size": 80, "sampling_rate": 16000}) + "\n")
+    return folder
