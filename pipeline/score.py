@@ -138,6 +138,8 @@ def score(settings: Settings, store: Store, truth_uri: str, question: Question, 
     if seed < 0:
         raise UserError("--seed is a whole number from 0")
     truth_store, key = locate(truth_uri, settings.s3)
+    if not truth_store.exists(key):
+        raise UserError(f"no truth file {truth_uri}: give a JSONL file with a line per recording, local or s3://")
     truth = read_truth(truth_store.read(key), truth_uri)
     rules = recipe.rules(settings.rover)
     normaliser = Normaliser(fillers=settings.text.fillers, erhua=settings.text.erhua)
@@ -199,19 +201,18 @@ def error_rate(figure: Figure) -> str:
     """Percent with the digits that an error rate needs."""
     if figure.value is None:
         return "–"
-    return f"{figure.value:.2f} %" if figure.value < 10 else f"{figure.value:.1f} %"
+    return f"{_short(figure.value)} %"
 
 
 def interval(figure: Figure) -> str:
     """The 95 % interval, "" where there is none."""
     if figure.low is None:
         return ""
-    digits = 2 if figure.low < 10 else 1
-    return (
-        f"{figure.low:.{digits}f}–{figure.high:.{digits}f}"
-        if figure.high is not None
-        else f"from {figure.low:.{digits}f}"
-    )
+    return f"{_short(figure.low)}–{_short(figure.high)}" if figure.high is not None else f"from {_short(figure.low)}"
+
+
+def _short(number: float) -> str:
+    return f"{number:.2f}" if number < 10 else f"{number:.1f}"
 
 
 def render_terminal(found: Score) -> RenderableType:

@@ -8,7 +8,7 @@ What is held grows with the recordings that have a truth, never with the clips. 
 that test sets are scored in (operators.text.evaluation_form), after the spoken form where `spoken` asks for it.
 
 A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
-The label of a clip that the agreement rule rejected is the one it would have had: so the filter can be told from chance.
+The label of a clip that the agreement rule rejected is the one it would have had: the filter can be told from chance.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Counts:
     """Sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
 
     errors [..., systems, 2, RIGHT + limits] by KEPT and REJECTED, of the clips that the system heard; of the label,
-    REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and that
+    REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the
     copilot heard, then `ALIKE_COLUMNS` per limit. undecided [..., 1 + limits]: clips the ASR heard that were rejected
     before the rule could decide, and of those the ones whose ASR text was right.
     """
@@ -128,7 +128,7 @@ def count(
 ) -> Tallied:
     """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
 
-    `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording of the run or no clip.
+    `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
     """
     tally = _Tally(truth, question, rules, normaliser)
     for table in tables:

@@ -40,7 +40,7 @@ _DRAWS_AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A number and its 95 % interval; None where there is nothing to divide by, no end, or too few recordings to draw."""
+    """A number and its 95 % interval; None where there is nothing to divide by, no end, or too few recordings."""
 
     value: float | None
     low: float | None
@@ -308,7 +308,7 @@ def _filter(sample: _Sample, at: int, limit: float) -> Filter:
 
 
 def curve(tallied: Tallied, over: str, max_wer: float, max_per: float, drop_when: str) -> tuple[CurvePoint, ...]:
-    """What the rule would keep while the limit of `over` ("wer" or "per") changes and the run's other one stays. Exact."""
+    """What the rule would keep while the limit of `over` ("wer" or "per") changes and the other one stays. Exact."""
     grid = tallied.grid if over == "wer" else tallied.grid.swapaxes(0, 1)
     edges, other_edges = tallied.edges if over == "wer" else tallied.edges[::-1]
     other = int(np.searchsorted(other_edges, max_per if over == "wer" else max_wer, side="right"))

@@ -27,7 +27,7 @@ from pipeline.score_figures import CurvePoint, Figure, Scope
 WIDTH = 640
 _MOST_SCOPES = 60
 _LONGEST_TEXT = 300
-_FAR = 60.0
+_FAR = 30.0
 """Percent: where the curves end; what lies beyond is the last point."""
 
 
@@ -173,7 +173,7 @@ def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
                 left - 6, y(level) + 4, level
             )
         )
-    for value in range(0, int(_FAR) + 1, 10):
+    for value in range(0, int(_FAR) + 1, 5):
         parts.append(centred.format(x(value), height - bottom + 15, value))
     parts.append(centred.format(x(_FAR / 2), height - 5, f"{axis}, %"))
     if limit <= _FAR:
