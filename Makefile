@@ -24,7 +24,7 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -m "not soak and not gpu"
+	$(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff check .

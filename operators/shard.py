@@ -3,7 +3,7 @@
     <unit>.tar       kept clips only, WebDataset form: <clip_id>.flac, <clip_id>.txt, <clip_id>.json
     <unit>.parquet   the ledger: every stretch of every piece of the unit, kept or not; its presence means "done"
 
-    Unit ──unit_rows──> rows that tile the input ──write_tar──> tar bytes, rows that know their place in it ──ledger_bytes──> Parquet
+    Unit ──unit_rows──> rows that tile the input ──write_tar──> tar, rows with their place in it ──ledger_bytes──> Parquet
 
 The ledger's rows tile the pieces of the unit: each sample of input is in exactly one row, so accounting is a sum over rows.
 Both files are functions of the unit alone: fixed order, fixed times, no clock, so whoever does a unit again writes the same.
@@ -110,12 +110,20 @@ def unit_rows(unit: Unit) -> list[Row]:
             "start": span.start,
             "end": span.end,
             "outcome": outcome,
-            "provenance": clean(json.dumps(recording.provenance, ensure_ascii=False, sort_keys=True)) if recording.provenance else None,
+            "provenance": clean(json.dumps(recording.provenance, ensure_ascii=False, sort_keys=True))
+            if recording.provenance
+            else None,
         }
         keyed.append(((order[recording_id], span.start, span.end), row | rejection_columns(rejection) | more))
 
     for stretch in unit.stretches:
-        add(stretch.recording_id, stretch.span, stretch.outcome, stretch.rejection, {"uri": clean(stretch.uri)} if stretch.uri else {})
+        add(
+            stretch.recording_id,
+            stretch.span,
+            stretch.outcome,
+            stretch.rejection,
+            {"uri": clean(stretch.uri)} if stretch.uri else {},
+        )
     for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
         if clip.verdict is None:
             raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config
-from pipeline.run import quiet_dependencies
+from pipeline.run import ClusterLost, quiet_dependencies
 
 DESCRIPTION = """\
 Raw crawled audio in; training shards out, with labels that two independent recognisers agree on and a
@@ -34,7 +34,8 @@ CONFIG is a YAML file; key=value settings override it. The least that it needs:
   copilot: {models: {zh: paraformer-zh, en: paraformer-en}}
 
 Ray: starts by itself, joins a running cluster (execution.address=auto), or runs inside 'ray job submit'.
-A stopped run goes on where it was: give the same command again. Exit codes: 0 done, 1 units left undone, 2 a mistake to mend.
+A stopped run goes on where it was: give the same command again.
+Exit codes: 0 done, 1 units left undone, 2 a mistake to mend.
 
 examples:
   python -m pipeline run my.yaml
@@ -42,7 +43,10 @@ examples:
   python -m pipeline run my.yaml asr.device=cuda execution.transcribe.gpus=0.5 execution.transcribe.max_workers=4""",
     "plan": "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list them per domain",
     "check": "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models and cluster, without curating anything",
-    "report": "examples:\n  python -m pipeline report runs/first\n  python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000",
+    "report": """\
+examples:
+  python -m pipeline report runs/first
+  python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000""",
     "redecide": """\
 Judges every clip of a finished run again under other rover.* or text.* settings. No recogniser runs: what comes back is cut from
 the sources again, what stays is copied. The new run equals a fresh one with these settings, byte for byte.
@@ -159,6 +163,11 @@ def main(argv: list[str] | None = None) -> int:
             traceback.print_exc()
         print(f"touchasp: {error}", file=sys.stderr)
         return 2
+    except ClusterLost as error:
+        if arguments.debug:
+            traceback.print_exc()
+        print(f"touchasp: {error}; units that have a ledger are done, the same command goes on from there", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("touchasp: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -175,8 +175,7 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
         if path is not None:
             tree = OmegaConf.merge(tree, _read_yaml(path))
         for override in overrides:
-            key, equals, _ = override.partition("=")
-            if not equals:
+            if "=" not in override:
                 raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
             tree = OmegaConf.merge(tree, _plain(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         settings = OmegaConf.to_object(tree)

@@ -1,6 +1,6 @@
 """What `run` does, in order: preflight, plan, run what has no ledger yet, check the accounting, report.
 
-    settings ──> preflight ──> plan.parquet ──> units without a ledger ──runner──> shards + ledgers ──verify──> report
+settings ──> preflight ──> plan.parquet ──> units without a ledger ──runner──> shards + ledgers ──verify──> report
 """
 
 from __future__ import annotations
@@ -40,7 +40,19 @@ from stages.segment import read_span
 PROBE_CHUNK = 256
 """Files whose headers one task of a cluster reads."""
 
-PACKAGES = ("touchasp", "av", "ctranslate2", "faster-whisper", "funasr", "numpy", "pyarrow", "pypinyin", "ray", "torch", "whisperx")
+PACKAGES = (
+    "touchasp",
+    "av",
+    "ctranslate2",
+    "faster-whisper",
+    "funasr",
+    "numpy",
+    "pyarrow",
+    "pypinyin",
+    "ray",
+    "torch",
+    "whisperx",
+)
 
 
 @dataclass(kw_only=True)
@@ -73,7 +85,8 @@ class Curation:
         save_plan(units, self.store)
         total = declared_seconds(units)
         self.console.print(
-            f"planned {len(files):,} recordings, {hours(total)} declared, into {len(units):,} units in {time.monotonic() - started:.0f} s",
+            f"planned {len(files):,} recordings, {hours(total)} declared, into {len(units):,} units "
+            f"in {time.monotonic() - started:.0f} s",
             highlight=False,
         )
         return units
@@ -106,7 +119,11 @@ class Curation:
             return
         before = output_settings(settings_from(stored["settings"]))
         now = output_settings(self.settings)
-        changed = [f"{key}: {before.get(key)} -> {now.get(key)}" for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+        changed = [
+            f"{key}: {before.get(key)} -> {now.get(key)}"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
         raise UserError(
             f"{self.store.root} was made with other settings ({'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}): "
             "choose another output, or use 'redecide' to change thresholds"
@@ -154,7 +171,9 @@ class Curation:
         report(self.settings, self.store, self.console)
         if left:
             names = ", ".join(unit.unit_id for unit in left[:5])
-            self.console.print(f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.", style="red")
+            self.console.print(
+                f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.", style="red"
+            )
             return 1
         return 0
 
@@ -176,7 +195,9 @@ class Curation:
                         continue
                     display.add(outcome)
                     if progress.failed >= execution.max_failures:
-                        raise UserError(f"gave up after {progress.failed} failed units, the last: {(outcome.error or '').strip()}")
+                        raise UserError(
+                            f"gave up after {progress.failed} failed units, the last: {(outcome.error or '').strip()}"
+                        )
         finally:
             if progress.done:
                 write_speed(self.store, progress)

@@ -1,6 +1,6 @@
 """Which units are done, and what their ledgers say.
 
-    plan - ledgers = to do        ledgers ──fold──> counts        Nothing else remembers progress, so nothing can disagree.
+plan - ledgers = to do        ledgers ──fold──> counts        Nothing else remembers progress, so nothing can disagree.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Checks before anything heavy: one line each, and the first failure ends the run with the line that mends it.
 
-    settings ──> output writable ──> sources readable ──plan──> disk enough ──> cluster can hold the graph ──> engines load
+settings ──> output writable ──> sources readable ──plan──> disk enough ──> cluster can hold the graph ──> engines load
 """
 
 from __future__ import annotations
@@ -50,7 +50,11 @@ class Preflight:
             for model in [models] if isinstance(models, str) else (models or []):
                 named[f"copilot.models.{language}"] = model
         for key, model in named.items():
-            if model and (model.startswith((".", "/", "~")) or model.count("/") > 1) and not os.path.isdir(os.path.expanduser(model)):
+            if (
+                model
+                and (model.startswith((".", "/", "~")) or model.count("/") > 1)
+                and not os.path.isdir(os.path.expanduser(model))
+            ):
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
 
     def after_plan(self, input_seconds: float) -> None:

@@ -1,6 +1,6 @@
 """Live progress of a run: one table that redraws on a terminal, plain lines elsewhere.
 
-    Outcome per finished unit ──> totals ──> recordings, hours in, hours kept, per stage: speed, share of time busy, what it waits for, ETA
+    Outcome per finished unit ──> totals ──> recordings, hours in and kept, ETA; per stage: speed, time busy, what it waits for
 
 It counts for the eye only. What is done is what the ledgers say.
 """
@@ -192,7 +192,9 @@ class Display:
     def add(self, outcome: Outcome) -> None:
         self._progress.add(outcome)
         if outcome.error is not None:
-            self._console.print(f"unit {outcome.unit_id} failed and is left undone: {outcome.error.strip()}", style="red", markup=False)
+            self._console.print(
+                f"unit {outcome.unit_id} failed and is left undone: {outcome.error.strip()}", style="red", markup=False
+            )
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._print_line()
 

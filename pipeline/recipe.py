@@ -1,6 +1,6 @@
 """Settings into stages, in reading order: this page is the pipeline.
 
-    Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
+Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
 """
 
 from __future__ import annotations
@@ -65,9 +65,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
 
 
 def shard_format(settings: config.Settings) -> ShardFormat:
-    return ShardFormat(
-        codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings)
-    )
+    return ShardFormat(codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings))
 
 
 def resources(workers: config.WorkerSettings) -> Resources:
@@ -149,10 +147,12 @@ class LoadCopilots:
     def __call__(self) -> Any:
         from operators.asr import CopilotRouter
 
-        return CopilotRouter({
-            language: [Load(self.engine, {"model": model} | self.arguments) for model in models]
-            for language, models in self.models.items()
-        })
+        return CopilotRouter(
+            {
+                language: [Load(self.engine, {"model": model} | self.arguments) for model in models]
+                for language, models in self.models.items()
+            }
+        )
 
 
 def imported(target: str) -> Callable[..., Any]:

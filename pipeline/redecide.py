@@ -1,6 +1,6 @@
 """`redecide`: the run that other thresholds would have given, from the ledgers of one that is there.
 
-    RUN's config + key=value ──only rover.* and text.* may change──> new run directory ──Rejudge per unit──> shards, ledgers, report
+    RUN's config + key=value ──only rover.*, text.* may change──> new run directory ──Rejudge per unit──> shards, report
 
 The new run is a run like any other; an interrupted redecide goes on where it stopped when it is called again.
 """
@@ -65,5 +65,3 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     todo = ledger.to_do(units, curation.store)
     failed = curation.work([stage], todo, len(units) - len(todo)) if todo else 0
     return curation.finish(units, failed)
-
-

@@ -39,6 +39,10 @@ ROLL_CALL = Unit(unit_id="", domain="", pieces=())
 """The first row of every run: it does nothing but come back once a worker of each stage has loaded its models, or could not."""
 
 
+class ClusterLost(Exception):
+    """Ray itself failed, not a stage. What has a ledger is done; the rest is for the next run."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What the driver learns of one unit. For the display only: the ledger is the truth."""
@@ -162,15 +166,17 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
     context = ray.data.DataContext.get_current()
     for handler in list(logging.getLogger("ray.data").handlers):
         if isinstance(handler, logging.StreamHandler):  # Ray Data's console lines; its log file stays
-            handler.setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=ray.util.annotations.RayDeprecationWarning)  # **ray_remote_args has no successor yet
+            handler.setLevel(logging.CRITICAL)
+    warnings.filterwarnings(
+        "ignore", category=ray.util.annotations.RayDeprecationWarning
+    )  # **ray_remote_args has no successor yet
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     # A unit whose workers died more often than they may is left undone; it must not end the others.
     context.max_errored_blocks = -1
     for start in range(0, len(units), WAVE_UNITS):
         wave = [_pack(unit) for unit in ([ROLL_CALL] if start == 0 else []) + units[start : start + WAVE_UNITS]]
-        dataset = ray.data.from_items(wave, override_num_blocks=len(wave))
+        dataset: Any = ray.data.from_items(wave, override_num_blocks=len(wave))
         for stage in stages:
             asked = stage.resources
             dataset = dataset.map(
@@ -185,10 +191,13 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
                 max_task_retries=settings.max_task_retries,
             )
         rows = iter(dataset.iter_rows())
-        with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
-            first = next(rows, None)
-        for row in rows if first is None else itertools.chain([first], rows):
-            yield pickle.loads(row["outcome"])
+        try:
+            with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
+                first = next(rows, None)
+            for row in rows if first is None else itertools.chain([first], rows):
+                yield pickle.loads(row["outcome"])
+        except ray.exceptions.RayError as error:
+            raise ClusterLost(f"Ray stopped working ({_first_line(error)})") from error
 
 
 def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
@@ -213,7 +222,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
-    check_fit([stage for stage in stages], [_free(node) for node in ray.nodes() if node["Alive"]])
+    check_fit(stages, [_free(node) for node in ray.nodes() if node["Alive"]])
 
 
 def _reach(address: str) -> None:
@@ -251,8 +260,8 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
             need_cpus = sum(item[1].cpus for item in wanted)
             need_gpus = sum(item[1].gpus for item in wanted)
             raise UserError(
-                f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs once the "
-                f"others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are {have}): lower "
+                f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs once "
+                f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are {have}): lower "
                 f"execution.<stage>.cpus, or add nodes"
             )
 

@@ -29,7 +29,9 @@ def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
         for row in ledger.read(store, unit.unit_id)[0].to_pylist():
             if row["clip_id"] == clip_id:
                 return row
-    raise UserError(f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of the report")
+    raise UserError(
+        f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of the report"
+    )
 
 
 def _may_hold(unit: Unit, clip_id: str) -> bool:

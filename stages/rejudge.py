@@ -1,13 +1,12 @@
 """Rejudge: new thresholds over an old ledger, no recogniser involved.
 
-    old ledger ──measure again only where the text rules changed──> judge ──> the same rows, other verdicts
-        kept before and now: its encoded audio is copied from the old tar      kept now only: re-cut from the source
-    ──> the tar and ledger that a fresh run with these settings would write, byte for byte
+old ledger ──measure again only where the text rules changed──> judge ──> the same rows, other verdicts
+    kept before and now: its encoded audio is copied from the old tar      kept now only: re-cut from the source
+──> the tar and ledger that a fresh run with these settings would write, byte for byte
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -97,5 +96,3 @@ def _summary(unit: Unit, rows: list[Row]) -> Unit:
         verdict = Verdict(label=row["label"] if rejection is None else None, rejection=rejection)
         clips.append(Clip(clip_id=row["clip_id"], recording_id=row["recording_id"], span=span, verdict=verdict))
     return replace(unit, clips=tuple(clips), stretches=tuple(stretches))
-
-

@@ -1,7 +1,7 @@
 """Segment: read each piece's audio, find speech, cut it into clips of 2-30 s.
 
     piece ──fetch──> local file ──decode (in a child process)──> PCM ──move edges to quiet points──> VAD ──> cut
-          └─ cannot be read: an unreadable stretch with its reason        └─ clips, too-short islands, non-speech: they tile the piece
+          └─ cannot be read: an unreadable stretch, with its reason      clips, too-short islands, non-speech: they tile it
 
 Decoding runs in a process of its own, so a file that crashes or hangs the decoder costs that recording and nothing else.
 """
@@ -82,7 +82,7 @@ class Segment:
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
         def edge(nominal: int) -> int:
-            # Both neighbours decode this whole window, so both find the same point. Past the recording's end there is nothing to share.
+            # Both neighbours decode this whole window, so both find the same point. Past the recording's end nothing is shared.
             around = pcm[max(0, nominal - self.edge_radius - first) : nominal + self.edge_radius - first]
             begin = max(0, nominal - self.edge_radius)
             return begin + quiet_point(around, len(around) // 2, len(around) // 2) if len(around) else nominal
@@ -108,7 +108,7 @@ class Segment:
         for span in cutting.non_speech:
             found.stretches.append(Stretch(recording_id=recording_id, span=span.shift(offset), outcome="non_speech"))
         too_short = Verdict(rejection=Rejection(stage="segment", reason="too_short"))
-        parts = [(span, speech, None) for span, speech in cutting.clips]
+        parts: list[tuple[Span, int, Verdict | None]] = [(span, speech, None) for span, speech in cutting.clips]
         parts += [(span, speech, too_short) for span, speech in cutting.too_short]
         for span, speech, verdict in sorted(parts, key=lambda part: part[0]):
             moved = span.shift(offset)

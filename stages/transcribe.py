@@ -1,6 +1,6 @@
 """Transcribe: the ASR engine over every clip in play of a unit, many recordings in one batch, then our hallucination rules.
 
-    clips in play ──sorted and batched by the engine──> Hypothesis each ──language, hallucination──> in play, or rejected
+clips in play ──sorted and batched by the engine──> Hypothesis each ──language, hallucination──> in play, or rejected
 """
 
 from __future__ import annotations

@@ -96,5 +96,3 @@ def quarantine_lines(rows: list[Row]) -> bytes:
     names = ("uri", "recording_id", "domain", "unit_id", "start", "end", "stage", "reason", "detail")
     chosen = [{name: row[name] for name in names} for row in rows if row["outcome"] == "unreadable"]
     return "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in chosen).encode("utf-8")
-
-

@@ -33,16 +33,22 @@ def unit() -> Unit:
     )
     stretches = (
         Stretch(recording_id=ODD, span=Span(0, 8_000), outcome="non_speech"),
-        Stretch(recording_id=ODD, span=Span(96_000, 100_000), outcome="unreadable", rejection=Rejection(stage="decode", reason="gap")),
+        Stretch(
+            recording_id=ODD, span=Span(96_000, 100_000), outcome="unreadable", rejection=Rejection(stage="decode", reason="gap")
+        ),
     )
     pcm = (np.random.default_rng(0).standard_normal(98_000) * 3000).astype(np.int16)
-    return Unit(unit_id="talk-000000", domain="talk", pieces=(Piece(recording=recording),), clips=clips, stretches=stretches, audio=pcm)
+    return Unit(
+        unit_id="talk-000000", domain="talk", pieces=(Piece(recording=recording),), clips=clips, stretches=stretches, audio=pcm
+    )
 
 
 def shard() -> tuple[bytes, list[dict[str, object]], Unit]:
     made = unit()
     audio = dict(zip((clip.clip_id for clip in made.clips), made.clip_audio(), strict=True))
-    tar, rows = write_tar(unit_rows(made), lambda row: encode_flac(audio[row["clip_id"]]), "flac", lambda text, _: len(text.split()))
+    tar, rows = write_tar(
+        unit_rows(made), lambda row: encode_flac(audio[row["clip_id"]]), "flac", lambda text, _: len(text.split())
+    )
     return tar, rows, made
 
 

@@ -29,9 +29,9 @@ def command(settings: list[str]) -> list[str]:
     return [sys.executable, "-m", "pipeline", "run", str(config), *settings]
 
 
-def start(settings: list[str], log: Path) -> subprocess.Popen[bytes]:
+def start(settings: list[str], log: Path, delay: float = 0.0) -> subprocess.Popen[bytes]:
     """The command line in a session of its own, so that a test can sweep up everything it started."""
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "FAST_ENGINES_DELAY": str(delay)}
     with log.open("ab") as output:
         return subprocess.Popen(
             command(settings), stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY, env=environment, start_new_session=True
@@ -44,17 +44,35 @@ class Record:
     starts: int = 0
 
 
-def run_with_kills(settings: list[str], log: Path, *, kills: int, seed: int, window: tuple[float, float]) -> Record:
-    """Run, killing something `kills` times, `window` seconds after a start or after the last kill; then run to the end."""
+def run_with_kills(
+    settings: list[str],
+    log: Path,
+    *,
+    kills: int,
+    seed: int,
+    window: tuple[float, float],
+    delay: float,
+    victims: tuple[str, ...] = VICTIMS,
+) -> Record:
+    """Run with engines that take `delay` seconds a clip, killing something `kills` times, then run to the end.
+
+    Three kills of four come `window` seconds after the engines are loaded, or after the kill before; the fourth while all starts.
+    """
     rng = random.Random(seed)
     record = Record()
     while True:
-        process = start(settings, log)
+        seen = log.read_text().count(AT_WORK) if log.exists() else 0
+        process = start(settings, log, delay)
         record.starts += 1
         try:
             while sum(record.kills.values()) < kills and process.poll() is None:
-                victim = VICTIMS[sum(record.kills.values()) % len(VICTIMS)]
-                _sleep(process, rng.uniform(*window))
+                done = sum(record.kills.values())
+                victim = victims[done % len(victims)]
+                if done % 4 == 3:
+                    _sleep(process, rng.uniform(1.0, 10.0))
+                else:
+                    _wait_for_work(process, log, seen)
+                    _sleep(process, rng.uniform(*window))
                 if process.poll() is None and _kill(process, victim, rng):
                     record.kills[victim] += 1
                     if victim != "worker":
@@ -72,6 +90,14 @@ def run_with_kills(settings: list[str], log: Path, *, kills: int, seed: int, win
         finally:
             # Zombies of a killed driver have had their chance to write; now the machine "reboots".
             sweep(process.pid)
+
+
+AT_WORK = "ok engines"
+
+
+def _wait_for_work(process: subprocess.Popen[bytes], log: Path, seen: int) -> None:
+    while process.poll() is None and log.read_text().count(AT_WORK) <= seen:
+        time.sleep(0.05)
 
 
 def _sleep(process: subprocess.Popen[bytes], seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import tarfile
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_every_sample_is_accounted_for(finished: Path, small_crawl: Path) -> Non
 
 def test_quarantine_names_the_file_and_why(finished: Path) -> None:
     lines = [json.loads(line) for path in finished.glob("quarantine/*.jsonl") for line in path.read_text().splitlines()]
-    assert [(Path(line["uri"]).name, line["stage"], line["reason"]) for line in lines] == [("not audio.mp3", "decode", "not_audio")]
+    assert [(Path(line["uri"]).name, line["stage"], line["reason"]) for line in lines] == [
+        ("not audio.mp3", "decode", "not_audio")
+    ]
 
 
 def test_the_run_directory_is_as_documented(finished: Path) -> None:
@@ -79,10 +82,13 @@ def test_the_run_directory_is_as_documented(finished: Path) -> None:
     assert content["versions"]["ray"]
     assert content["settings"]["rover"]["max_wer"] == 10.0
     for tar in finished.glob("shards/*/*.tar"):
-        names = tarfile.open(tar).getnames()
+        with tarfile.open(tar) as opened:
+            names = opened.getnames()
         assert all("/" not in name and name.count(".") == 1 for name in names), "keys hold no dots and no path parts"
         kept = [row for row in pq.read_table(tar.with_suffix(".parquet")).to_pylist() if row["outcome"] == "kept"]
-        assert [sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)] == [row["clip_id"] for row in kept]
+        assert [sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)] == [
+            row["clip_id"] for row in kept
+        ]
 
 
 def test_hostile_names_stay_data(finished: Path, tmp_path: Path) -> None:
@@ -105,7 +111,9 @@ def test_running_again_does_nothing_and_a_lost_ledger_is_made_again(finished: Pa
     assert digest(copy) == before
 
 
-def test_redecide_equals_a_fresh_run(finished: Path, small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_redecide_equals_a_fresh_run(
+    finished: Path, small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for setting in ("rover.max_wer=1000", "rover.drop_when=both", "rover.tones=false"):
         more = ["rover.max_per=1000"] if setting == "rover.max_wer=1000" else []
         fresh = run(tmp_path, f"fresh-{setting}", small_crawl, setting, *more)[1]
@@ -142,7 +150,10 @@ def test_show_tells_a_clips_story(finished: Path, capsys: pytest.CaptureFixture[
         (["run", "{config}", "output={out}", "sources={crawl}", "asr.engine=no.such:Engine"], ["no.such"]),
         (["run", "{config}", "output={out}", "sources={crawl}", "rover.max_wre=3"], ["did you mean rover.max_wer"]),
         (["run", "{config}", "output={out}", "sources={crawl}", "cut.pad_seconds=-1"], ["pad_seconds"]),
-        (["run", "{config}", "output={out}", "sources={crawl}", "hallucination={max_repeat: 3}"], ["hallucination", "max_repeat"]),
+        (
+            ["run", "{config}", "output={out}", "sources={crawl}", "hallucination={max_repeat: 3}"],
+            ["hallucination", "max_repeat"],
+        ),
         (["report", "{none}"], ["no run directory"]),
         (["report", "{run}", "rover.max_wer=3"], ["redecide"]),
         (["redecide", "{run}", "asr.model=x"], ["rover.* and text.* only", "asr.model"]),
@@ -158,7 +169,9 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     config = tmp_path / "empty.yaml"
     config.write_text("{execution: {runner: local}}\n")
     names = {"none": tmp_path / "none", "config": config, "out": tmp_path / "out", "crawl": small_crawl, "run": finished}
-    assert main([argument.format(**names) if "{" in argument and ":" not in argument else argument for argument in arguments]) == 2
+    assert (
+        main([argument.format(**names) if "{" in argument and ":" not in argument else argument for argument in arguments]) == 2
+    )
     error = capsys.readouterr().err
     assert error.startswith("touchasp: ")
     assert error.count("\n") == 1, error
@@ -168,7 +181,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 
 
 def test_a_bug_leaves_its_unit_undone_and_says_so(small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out = run(tmp_path, "run", small_crawl, "asr.engine=tests.pipeline.test_curate:Buggy")
+    code, _ = run(tmp_path, "run", small_crawl, "asr.engine=tests.pipeline.test_curate:Buggy")
     assert code == 1
     told = capsys.readouterr().out
     assert "ZeroDivisionError" in told
@@ -187,14 +200,23 @@ class Buggy(fast_engines.HashRecogniser):
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["run", "--help"], ["plan", "--help"], ["report", "--help"], ["redecide", "--help"], ["show", "--help"]):
+    for arguments in (
+        ["--help"],
+        ["run", "--help"],
+        ["plan", "--help"],
+        ["report", "--help"],
+        ["redecide", "--help"],
+        ["show", "--help"],
+    ):
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert end.value.code == 0
         assert "examples:" in capsys.readouterr().out
 
 
-def test_check_tries_everything_and_curates_nothing(small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_tries_everything_and_curates_nothing(
+    small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tmp_path / "empty.yaml"
     config.write_text("{}\n")
     out = tmp_path / "run"
@@ -212,7 +234,10 @@ def test_long_recordings_are_cut_between_units_without_loss(tmp_path: Path) -> N
     rng = np.random.default_rng(11)
     parts = []
     for _ in range(70):
-        parts += [rng.integers(-6000, 6000, int(rng.integers(35_000, 60_000)), dtype=np.int16), np.zeros(int(rng.integers(9_000, 30_000)), np.int16)]
+        parts += [
+            rng.integers(-6000, 6000, int(rng.integers(35_000, 60_000)), dtype=np.int16),
+            np.zeros(int(rng.integers(9_000, 30_000)), np.int16),
+        ]
     whole = np.concatenate(parts)
     (tmp_path / "crawl" / "audiobook").mkdir(parents=True)
     soundfile.write(tmp_path / "crawl" / "audiobook" / "long.flac", whole, 16_000)
@@ -222,8 +247,10 @@ def test_long_recordings_are_cut_between_units_without_loss(tmp_path: Path) -> N
     assert len({unit for *_, unit in tiles}) >= 4
     assert tiles[0][0] == 0
     assert tiles[-1][1] == len(whole)
-    assert all(before[1] == after[0] for before, after in zip(tiles, tiles[1:], strict=False))
+    assert all(before[1] == after[0] for before, after in itertools.pairwise(tiles))
     for path in out.glob("shards/*/*.tar"):
         for sample in webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False):
             record = json.loads(sample["json"])
-            assert np.array_equal(soundfile.read(io.BytesIO(sample["flac"]), dtype="int16")[0], whole[record["start"] : record["end"]])
+            assert np.array_equal(
+                soundfile.read(io.BytesIO(sample["flac"]), dtype="int16")[0], whole[record["start"] : record["end"]]
+            )

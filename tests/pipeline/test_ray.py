@@ -31,7 +31,9 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     outputs = {"plain": ["execution.runner=local"]}
     for workers in (1, 2, 4):
         outputs[f"ray{workers}"] = [
-            f"execution.{stage}.{bound}={workers}" for stage in ("segment", "transcribe", "copilot") for bound in ("max_workers", "min_workers")
+            f"execution.{stage}.{bound}={workers}"
+            for stage in ("segment", "transcribe", "copilot")
+            for bound in ("max_workers", "min_workers")
         ]
     digests = {}
     for name, more in outputs.items():
@@ -55,12 +57,15 @@ def test_the_terminal_is_kept_clean(tmp_path: Path) -> None:
 
 
 def test_a_starving_graph_is_refused_at_once() -> None:
-    settings = config.load(None, ["output=unused", "execution.transcribe.gpus=0.5", "execution.segment.min_workers=4", "execution.segment.max_workers=4"])
+    settings = config.load(
+        None,
+        ["output=unused", "execution.transcribe.gpus=0.5", "execution.segment.min_workers=4", "execution.segment.max_workers=4"],
+    )
     store = open_store("unused", settings.s3)
     stages = recipe.build(settings, store, Fetch(settings.s3))
     check_fit(stages, [(8.0, 1.0)])
     check_fit(stages, [(2.0, 0.0), (4.0, 0.0), (2.0, 1.0)])
-    with pytest.raises(UserError, match="Transcribe worker of 1 CPUs and 0.5 GPUs"):
+    with pytest.raises(UserError, match=r"Transcribe worker of 1 CPUs and 0\.5 GPUs"):
         check_fit(stages, [(16.0, 0.0)])
     with pytest.raises(UserError, match="Segment"):
         check_fit(stages, [(3.0, 1.0)])
