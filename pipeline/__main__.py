@@ -42,7 +42,7 @@ examples:
   python -m pipeline run my.yaml execution.runner=local      the same shards, in one process, without Ray
   python -m pipeline run my.yaml asr.device=cuda execution.transcribe.gpus=0.5 execution.transcribe.max_workers=4""",
     "plan": "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list them per domain",
-    "check": "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models and cluster, without curating anything",
+    "check": "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models, cluster; nothing is curated",
     "report": """\
 examples:
   python -m pipeline report runs/first

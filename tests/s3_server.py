@@ -107,6 +107,8 @@ class Rule:
     """let this many matching requests through first"""
     times: int = 1
     """then meet this many of them"""
+    every: int = 1
+    """and of those only each n-th"""
     status: int = 503
     code: str = "SlowDown"
     after_bytes: int = 1000
@@ -117,7 +119,7 @@ class Rule:
         if self.method not in (None, method) or self.path_contains not in path:
             return False
         self.seen += 1
-        return self.skip < self.seen <= self.skip + self.times
+        return self.skip < self.seen <= self.skip + self.times and self.seen % self.every == 0
 
     def answer(self, method: str) -> bytes:
         """The body of an "error": none for HEAD, as HTTP has it."""
