@@ -179,9 +179,7 @@ def _en(r: random.Random) -> list[Callable[[], str]]:
         lambda: f"the weather in {city()} is {r.choice(WEATHER_EN)} and {number_en(r.randint(2, 39))} degrees",
         lambda: f"this {r.choice(COLOUR_EN)} {r.choice(THING_EN)} costs {number_en(r.randint(11, 299))} dollars",
         lambda: f"my phone number is {' '.join(r.choice(UNITS_EN[:10]) for _ in range(r.randint(5, 7)))}",
-        lambda: (
-            f"please give me {number_en(r.randint(2, 30))} {r.choice(PLURAL_EN)} and {number_en(r.randint(2, 30))} {r.choice(PLURAL_EN)}"
-        ),
+        lambda: f"please give me {_quantity_en(r)} and {_quantity_en(r)}",
         lambda: f"take bus number {number_en(r.randint(3, 120))} from {place()} to {place()}",
         lambda: f"it takes {number_en(r.randint(5, 59))} minutes to walk from {place()} to {place()}",
         lambda: f"{who()} put the {r.choice(COLOUR_EN)} {r.choice(THING_EN)} under the {r.choice(THING_EN)}",

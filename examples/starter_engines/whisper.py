@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("zh", "en")
 MAX_TOKENS = 224
+PROMPT = 4
+"""tokens before the text: start, language, task, no timestamps"""
 WINDOW_FRAMES = 3000
 CTC_WEIGHT = 0.4
 
@@ -46,12 +48,17 @@ class Phase:
     full_window: bool = False
     min_snr_db: float = -99.0
     """leave noisier recordings out: clean speech first"""
+    augment: bool = True
+    """SpecAugment; not while the model still learns what a word is"""
+    forget: float = 0.05
+    """share of the decoder's input tokens made random: who cannot trust the words before has to listen"""
 
 
 PHASES = (
     Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
-    Phase(steps=1300, max_seconds=0, frames_per_batch=6_000),
-    Phase(steps=450, max_seconds=29, frames_per_batch=8_000),
+    Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False, forget=0.3),
+    Phase(steps=500, max_seconds=0, frames_per_batch=6_000, forget=0.1),
+    Phase(steps=350, max_seconds=29, frames_per_batch=8_000),
     Phase(steps=50, max_seconds=29, frames_per_batch=12_000, full_window=True),
 )
 
@@ -224,6 +231,7 @@ def train(
     model = build(tokenizer)
     phone_ids = {phone: index for index, phone in enumerate(inventory(corpus.texts_with_language()))}
     head = torch.nn.Linear(model.config.d_model, len(phone_ids) + 1)
+    end = tokenizer.token_to_id("<|endoftext|>")  # also the number of text tokens
     parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
     optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint, step, total = folder / "checkpoint.pt", 0, sum(phase.steps for phase in phases)
@@ -251,7 +259,11 @@ def train(
             examples = next(stream)
             if phase.full_window:
                 examples = examples[: max(1, phase.frames_per_batch // WINDOW_FRAMES)]
-            out = losses(model, head, phone_ids, collate(corpus, examples, tokenizer, g, phase.full_window))
+            batch = collate(corpus, examples, tokenizer, g, phase.full_window, phase.augment)
+            forgotten = torch.from_numpy(g.random(batch["inputs"].shape) < phase.forget)
+            forgotten[:, :PROMPT] = False
+            batch["inputs"][forgotten] = torch.from_numpy(g.integers(end, size=int(forgotten.sum())))
+            out = losses(model, head, phone_ids, batch)
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, total, peak)
             optimiser.zero_grad()
