@@ -1,76 +1,43 @@
-"""Label quality: numbers worked out by hand, alignment and curves against plain loops, the command, the page."""
+"""Label quality: numbers worked out by hand, curves against plain loops, coverage, and the command."""
 
 from __future__ import annotations
 
-import io
 import json
-import random
 from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from rich.console import Console
 
-from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
 from operators.rover import Rules, error_rate
-from operators.text import Normaliser, evaluation_form, tokens
+from operators.text import evaluation_form, tokens
 from pipeline.__main__ import main
-from pipeline.report import Thresholds
-from pipeline.score import Score, headline, render_terminal, summarise
-from pipeline.score_counts import SCORE_COLUMNS, Question, count
+from pipeline.config import S3Settings
+from pipeline.score import Score, headline
+from pipeline.score_counts import SCORE_COLUMNS, Question
 from pipeline.score_figures import CurvePoint, Figure, Scope
 from pipeline.score_page import render_page
-from pipeline.truth import Slack, align, read_truth
+from pipeline.storage import open_store
+from pipeline.truth import Slack
 from tests import fast_engines
-from tests.browser import Browser
-from tests.pipeline.synthetic_run import PROFILES, clip_row, make_run, rejected, stretch_row, table
+from tests.pipeline.synthetic_run import clip_row, rejected, stretch_row
+from tests.pipeline.truths import (
+    SECOND,
+    clip,
+    crawl_run,
+    heard,
+    near,
+    score_of,
+    scored,
+    truth_bytes,
+    truth_line,
+    whole,
+)
 
-SECOND = SAMPLE_RATE
-
-
-def truth_line(recording: str, language: str | None, *segments: tuple[float, float, str | None], **more: Any) -> dict[str, Any]:
-    listed = [{"start_s": a, "end_s": b} | ({} if text is None else {"text": text}) for a, b, text in segments]
-    return {"recording_id": recording, "language": language, "segments": listed} | more
-
-
-def truth_bytes(*lines: dict[str, Any]) -> bytes:
-    return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
-
-
-def heard(start: float, end: float, language: str, asr: str, copilot: str | None = None, **columns: Any) -> dict[str, Any]:
-    """The columns of a clip that engines have heard, as keywords for `clip`."""
-    both = [{"engine": "whisper", "text": asr, "language": language}]
-    measured: dict[str, Any] = {}
-    if copilot is not None:
-        both.append({"engine": f"paraformer-{language}", "text": copilot})
-        norms = [Normaliser().spoken(text, language) for text in (asr, copilot)]
-        measured = {"asr_norm": norms[0], "copilot_norm": norms[1], "reference": "asr", "wer": 0.0, "per": 0.0}
-    return {
-        "start": int(start * SECOND), "end": int(end * SECOND), "language": language, "hypotheses": both,
-    } | measured | columns  # fmt: skip
-
-
-def clip(domain: str, recording: str, **columns: Any) -> dict[str, Any]:
-    return clip_row(domain, recording, columns.pop("start"), columns.pop("end"), **columns)
-
-
-def scored(rows: list[dict[str, Any]], truth: bytes, rules: Rules | None = None, **asked: Any) -> Score:
-    rules = rules or Rules()
-    question = Question(**asked)
-    tallied = count([table(rows)], read_truth(truth, "truth.jsonl"), question, rules, Normaliser())
-    return summarise(tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when))
-
-
-def near(percent: float) -> Any:
-    return pytest.approx(percent, abs=1e-9)
-
+__all__ = ["crawl_run", "whole"]
 
 TRUTH = truth_bytes(
     truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (5, 9, "我们去公园"), (10, 14, "大家安静")),
@@ -145,6 +112,42 @@ def test_the_filter_by_hand(by_hand: Score) -> None:
     assert (by_hand.total.undecided, by_hand.total.undecided_right[0].value) == (1, near(0))
 
 
+def test_engines_wrong_together_but_not_alike() -> None:
+    rows = [
+        clip("d", "r", **heard(0, 4, "en", "red greed blue", "red grin blue", wer=33.0, per=5.0), **rejected("rover", "wer")),
+        clip("d", "r", **heard(5, 9, "en", "one too", "one too"), label="one too"),
+    ]
+    joint = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two")))).total.joint[0]
+    assert (joint.both_wrong.value, joint.both_wrong_alike.value) == (100, 50)
+
+
+def test_an_error_rate_is_over_the_truth_and_its_limit_is_included() -> None:
+    rows = [clip("d", "r", **heard(0, 4, "en", "a b c d e", "a b c d e"), label="a b c d e")]
+    one_in_four = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "a b c d"))), limits=(20.0, 25.0)).total
+    assert one_in_four.systems[0].kept.mer.value == 25
+    assert [share.value for share in one_in_four.systems[0].kept.wrong] == [100, 0]
+
+
+def test_the_language_is_that_of_the_truth_where_it_tells() -> None:
+    row = clip("d", "r", **heard(0, 4, "en", "你好", "你好"), label="你好")
+    for told, name in (("zh", "zh"), (None, "en")):
+        found = scored([row], truth_bytes(truth_line("r", told, (0, 4, "你好吗"))))
+        assert [scope.name for scope in found.languages] == [name]
+        assert (found.total.systems[0].kept.wer.value is None) == (name == "zh")
+        assert found.total.systems[0].kept.mer.value == near(100 / 3)
+
+
+def test_the_worst_kept_labels_are_listed() -> None:
+    said = "a b c d e f g h i j k l m n o p q r s t u v w x y"
+    starts = range(0, 150, 6)
+    labels = [" ".join(["-"] * at + said.split()[at:]) for at in range(25)]
+    rows = [clip("d", "r", **heard(s, s + 4, "en", text, text), label=text) for s, text in zip(starts, labels, strict=True)]
+    found = scored(rows, truth_bytes(truth_line("r", "en", *((s, s + 4, said) for s in starts))))
+    assert [wrong["error_rate"] for wrong in found.wrong_labels] == [near(4 * at) for at in range(24, 4, -1)]
+    assert found.wrong_labels[0]["clip_id"] == rows[24]["clip_id"]
+    assert found.wrong_labels[0]["label"] == "Y"
+
+
 def test_the_headline_compares_kept_labels_with_the_better_engine(by_hand: Score) -> None:
     assert by_hand.total.lower_by.value == pytest.approx((2 / 53) / (1 / 11))
     assert headline(by_hand.total) == (
@@ -201,75 +204,6 @@ def test_intervals_are_drawn_by_recording() -> None:
     assert spread.high == pytest.approx(45 + 1.96 * 9.1, abs=3)
 
 
-# ---- which text a clip holds
-
-
-Seconds = tuple[float, float]
-
-
-def placed(*segments: tuple[float, float, str | None], clip: Seconds, quiet: Seconds | None = None) -> Any:
-    recording = read_truth(truth_bytes(truth_line("r", "en", *segments)), "t").find("r", "r")
-    assert recording is not None
-    spans = [Span(int(a * SECOND), int(b * SECOND)) for a, b in (clip, quiet or clip)]
-    return align(recording, *spans, Slack())
-
-
-def test_a_clip_holds_the_segments_wholly_inside_it() -> None:
-    three = (1, 3, "one"), (4, 6, "two"), (7, 9, "three")
-    assert placed(*three, clip=(0, 10)) == ("scored", "one two three")
-    assert placed(*three, clip=(3.5, 6.5)) == ("scored", "two")
-    assert placed(*three, clip=(4.25, 5.75)) == ("scored", "two"), "edges off by less than the tolerance"
-    assert placed(*three, clip=(3.5, 7.25)) == ("scored", "two"), "a neighbour that reaches in by less"
-    assert placed(*three, clip=(0, 5)) == ("cut", "")
-    assert placed(*three, clip=(4.4, 6.5)) == ("cut", "")
-    assert placed(*three, clip=(9.5, 12)) == ("scored", ""), "nobody speaks: whatever an engine writes is wrong"
-
-
-def test_a_segment_may_stick_out_further_where_no_clip_took_the_rest() -> None:
-    sentence = (1.0, 5.0, "a sentence with silence at its edges")
-    assert placed(sentence, clip=(1.7, 4.3)) == ("cut", "")
-    assert placed(sentence, clip=(1.7, 4.3), quiet=(0, 9))[0] == "scored"
-    assert placed(sentence, clip=(1.7, 4.3), quiet=(0, 4.3)) == ("cut", ""), "another clip begins at 4.3 s"
-    assert placed(sentence, clip=(1.9, 4.3), quiet=(0, 9)) == ("cut", ""), "0.9 s is more than silence at an edge"
-
-
-def test_untranscribed_and_overlapping_segments_cannot_be_scored() -> None:
-    assert placed((1, 3, "one"), (4, 6, None), clip=(0, 10)) == ("no_text", "")
-    assert placed((1, 3, "one"), (4, 6, None), clip=(0, 5)) == ("no_text", "")
-    assert placed((1, 3, "one"), (4, 6, None), clip=(0, 4.2)) == ("scored", "one")
-    assert placed((1, 3, "one"), (4, 6, ""), clip=(0, 10)) == ("scored", "one "), "empty text: known to hold no words"
-    assert placed((1, 5, "one"), (2, 3, "two"), (4, 6, "three"), clip=(0, 10)) == ("overlapping", "")
-    assert placed((1, 3.2, "one"), (3, 5, "two"), clip=(0, 10)) == ("scored", "one two")
-
-
-def test_a_word_shorter_than_the_tolerance_belongs_where_its_middle_is() -> None:
-    assert placed((3.9, 4.15, "hm"), clip=(4, 8), quiet=(0, 8)) == ("scored", "hm")
-    assert placed((3.8, 4.1, "hm"), clip=(4, 8), quiet=(0, 8)) == ("scored", "")
-
-
-times = st.integers(0, 120).map(lambda tenths: tenths / 10)
-spans = st.tuples(times, times).map(sorted).filter(lambda pair: pair[0] < pair[1])
-
-
-@given(st.lists(spans, max_size=8), spans)
-def test_alignment_equals_a_plain_loop(segments: list[list[float]], where: list[float]) -> None:
-    found = placed(*((a, b, f"w{at}") for at, (a, b) in enumerate(segments)), clip=(where[0], where[1]))
-    begin, end = (int(edge * SECOND) for edge in where)
-    reach = round(0.3 * SECOND)
-    own, cut = [], False
-    for at, (a, b) in enumerate(segments):
-        start, stop = round(a * SECOND), round(b * SECOND)
-        inside = start >= begin - reach and stop <= end + reach
-        shared = min(stop, end) - max(start, begin)
-        if shared > reach or (shared > 0 and inside and begin <= (start + stop) // 2 < end):
-            own.append((start, stop, f"w{at}"))
-            cut |= not inside
-    own.sort(key=lambda each: each[:2])
-    clash = any(one[1] - two[0] > reach for i, one in enumerate(own) for two in own[i + 1 :])
-    expected = "cut" if cut else "overlapping" if clash else "scored"
-    assert found == (expected, " ".join(text for *_, text in own) if expected == "scored" else "")
-
-
 def test_silence_is_what_the_ledger_calls_non_speech() -> None:
     said = truth_bytes(truth_line("r", "en", (1, 5, "hello there")))
 
@@ -282,8 +216,9 @@ def test_silence_is_what_the_ledger_calls_non_speech() -> None:
     quiet = [stretch_row("d", "r", *span) for span in (before, after)]
     assert placement(*quiet) == {"scored"}
     assert placement(quiet[0]) == {"scored", "cut"}, "what comes after the clip is not known to be silence"
-    short = clip_row("d", "r", *after, **rejected("segment", "too_short"))
-    assert placement(quiet[0], short) == {"scored", "cut", "unheard"}
+    for index, span in enumerate((before, after)):
+        short = clip_row("d", "r", *span, **rejected("segment", "too_short"))
+        assert placement(quiet[1 - index], short) == {"scored", "cut", "unheard"}
 
 
 def test_every_clip_is_accounted_for_in_the_coverage() -> None:
@@ -299,56 +234,8 @@ def test_every_clip_is_accounted_for_in_the_coverage() -> None:
     }  # fmt: skip
     assert sum(samples for _, samples in found.coverage.values()) == sum(row["end"] - row["start"] for row in rows)
     assert found.unalignable == near(100 / 7)
-
-
-# ---- which recording a line of truth is about
-
-
-@pytest.mark.parametrize(
-    ("line", "recording_id", "uri"),
-    [
-        ({"recording_id": "talk-7"}, "talk-7", "s3://bucket/x.mp3"),
-        ({"recording_id": "talk", "path": "live/talk.mp3"}, "live/talk.mp3", "/data/crawl/live/talk.mp3"),
-        ({"recording_id": "talk", "path": "live/talk.mp3"}, "17", "s3://bucket/crawl/live/talk.mp3"),
-        ({"path": "live/talk #1.mp3"}, "17", "/data/crawl.tar#live/talk #1.mp3"),
-    ],
-)
-def test_a_recording_is_found_by_id_or_path(line: dict[str, Any], recording_id: str, uri: str) -> None:
-    truth = read_truth(truth_bytes(line | {"segments": []}), "t")
-    assert truth.find(recording_id, uri) is not None
-    assert truth.find(recording_id + "x", uri + "x") is None
-
-
-def test_one_truth_for_two_recordings_is_refused() -> None:
-    truth = read_truth(truth_bytes({"path": "talk.mp3", "segments": []}), "t")
-    assert truth.find("a/talk.mp3", "/x/a/talk.mp3") is not None
-    with pytest.raises(UserError, match=r"talk.mp3' fits two recordings of the run, 'a/talk.mp3' and 'b/talk.mp3'"):
-        truth.find("b/talk.mp3", "/x/b/talk.mp3")
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "t holds no truth"),
-        (b"{]\n", "t:1: "),
-        (b"\n[]\n", "t:2: expected a JSON object"),
-        (b"\xff\n", "t:1: "),
-        (b"[" * 100_000, "t:1: "),
-        (truth_bytes({"segments": []}), "t:1: no recording_id and no path"),
-        (truth_bytes({"recording_id": "a"}), "t:1: no list of segments"),
-        (truth_bytes(truth_line("a", "en"), truth_line("a", "en")), "t:2: 'a' came before"),
-        (truth_bytes(truth_line("a", "en", (3, 1, "x"))), "t:1: a segment runs from start_s to end_s"),
-        (truth_bytes(truth_line("a", "en", (-1, 1, "x"))), "t:1: a segment runs from start_s to end_s"),
-        (truth_bytes(truth_line("a", "en", (0, float("inf"), "x"))), "t:1: start_s and end_s are seconds"),
-        (truth_bytes({"path": "a", "segments": [{"start_s": "0", "end_s": 1}]}), "t:1: start_s and end_s are seconds"),
-        (truth_bytes({"path": "a", "segments": [{"start_s": 0, "end_s": 1, "text": 5}]}), "t:1: the text of the segment"),
-        (truth_bytes({"path": "a", "segments": ["x"]}), "t:1: a segment is a JSON object"),
-    ],
-)  # fmt: skip
-def test_a_bad_truth_file_is_one_clear_line(data: bytes, message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        read_truth(data, "t")
-    assert "\n" not in str(caught.value)
+    two_voices = truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (1, 3, "对"), (5, 9, "我们去公园"), (10, 14, "大家安静"))
+    assert scored(rows[:3], truth_bytes(two_voices)).unalignable == near(100 / 3)
 
 
 def test_truth_that_fits_nothing_is_one_clear_line() -> None:
@@ -363,39 +250,6 @@ def test_truth_that_fits_nothing_is_one_clear_line() -> None:
 
 
 # ---- a whole made-up run
-
-
-@pytest.fixture(scope="module")
-def crawl_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pa.Table], bytes]:
-    """Ledgers of a made-up run, and a truth from which the engines differ in words of their own and in words they share."""
-    profiles = {name: PROFILES[name] for name in ("newsread", "podcast", "live")}
-    store = make_run(tmp_path_factory.mktemp("run"), profiles, recordings=3, audio=lambda samples: b"")
-    draw = random.Random(5)
-    segments: dict[str, list[dict[str, Any]]] = {}
-    languages: dict[str, str] = {}
-    ledgers = list(store.ledgers())
-    for row in (row for ledger in ledgers for row in ledger.to_pylist() if row["hypotheses"]):
-        heard_words = tokens(row["hypotheses"][0]["text"])
-        said = [word + "儿" if draw.random() < 0.02 else word for word in heard_words]
-        text = (" " if row["language"] == "en" else "").join(said)
-        segments.setdefault(row["recording_id"], []).append(
-            {"start_s": row["start"] / SECOND, "end_s": row["end"] / SECOND, "text": text}
-        )
-        languages[row["recording_id"]] = row["language"]
-    lines = [{"recording_id": name, "language": languages[name], "segments": each} for name, each in segments.items()]
-    return ledgers, truth_bytes(*lines)
-
-
-def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any) -> Score:
-    ledgers, truth = crawl_run
-    question = Question(**asked)
-    tallied = count(ledgers, read_truth(truth, "t"), question, rules, Normaliser())
-    return summarise(tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when))
-
-
-@pytest.fixture(scope="module")
-def whole(crawl_run: tuple[list[pa.Table], bytes]) -> Score:
-    return score_of(crawl_run, Rules())
 
 
 def decided(crawl_run: tuple[list[pa.Table], bytes]) -> Iterator[tuple[dict[str, Any], float]]:
@@ -550,6 +404,19 @@ def test_the_command_writes_what_it_prints(finished: tuple[Path, Path], capsys: 
     assert shown
 
 
+def test_a_run_and_a_truth_file_on_s3(finished: tuple[Path, Path], s3_server: str, bucket: str) -> None:
+    run, truth = finished
+    store = open_store(f"s3://{bucket}/runs/first", S3Settings(endpoint_url=s3_server))
+    for path in (path for path in run.rglob("*") if path.suffix in (".yaml", ".parquet")):
+        store.put(str(path.relative_to(run)), path)
+    store.put("truth.jsonl", truth)
+    arguments = [store.root, f"s3.endpoint_url={s3_server}", "--truth", store.url("truth.jsonl")]
+    assert main(["score", *arguments]) == 0
+    assert main(["score", str(run), "--truth", str(truth)]) == 0
+    assert store.read("score.json") == (run / "score.json").read_bytes()
+    assert store.exists("score.html")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -577,78 +444,3 @@ def test_user_errors_are_one_line(
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path), "--truth", "x"]) == 2
     assert "is no run directory" in capsys.readouterr().err
-
-
-# ---- the page and the terminal
-
-ATTACKS = (
-    "<img src=x onerror=\"document.title='pwned'\">",
-    "</title></style><script>document.title='pwned'</script>",
-    "\"' onload=alert(1) x=\"{{ 7*7 }}<!--\x1b[31m\u202e",
-)
-
-
-class Elements(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.found.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
-
-
-@pytest.fixture(scope="module")
-def hostile() -> Score:
-    """Domains, recordings, languages, engines and texts that attack the page."""
-    rows, lines = [], []
-    for attack in ATTACKS:
-        lines.append(truth_line(attack, attack, (0, 4, f"said {attack}")))
-        row = heard(0, 4, attack, attack, attack, label=attack)
-        row["hypotheses"] = [each | {"engine": attack} for each in row["hypotheses"]]
-        rows.append(clip(attack, attack, **row) | {"clip_id": attack})
-    return scored(rows, truth_bytes(*lines))
-
-
-def test_hostile_text_makes_no_element(hostile: Score) -> None:
-    page = render_page(hostile).decode()
-    elements = Elements(page)
-    assert not [tag for tag, _ in elements.found if tag in ("script", "img", "iframe", "object", "a", "link", "base")]
-    assert not [name for _, attributes in elements.found for name in attributes if name.startswith("on")]
-    for attack in ATTACKS:
-        assert attack.replace("\x1b", "") in elements.text.replace("\x1b", ""), "shown as the text that it is"
-
-
-def test_hostile_text_reaches_no_terminal(hostile: Score) -> None:
-    out = io.StringIO()
-    Console(file=out, width=400, color_system=None).print(render_terminal(hostile))
-    assert "\x1b" not in out.getvalue()
-    assert "\u202e" not in out.getvalue()
-    assert "\\x1b[31m\\u202e" in out.getvalue()
-
-
-def test_the_page_is_small_and_shows_every_number_of_the_headline(whole: Score) -> None:
-    page = render_page(whole).decode()
-    assert len(page) < 120_000
-    text = " ".join(Elements(page).text.split())
-    assert headline(whole.total)[1:] in text
-    for scope in whole.domains:
-        assert scope.name in text
-    assert page.count("<svg") == 4
-
-
-def test_a_browser_shows_the_page_without_complaint(whole: Score, hostile: Score, tmp_path: Path) -> None:
-    with Browser() as browser:
-        for name, found in (("whole", whole), ("hostile", hostile)):
-            (tmp_path / f"{name}.html").write_bytes(render_page(found))
-            browser.open(tmp_path / f"{name}.html", dark=name == "hostile")
-            assert browser.errors == browser.dialogs == []
-            assert browser.evaluate("document.title") == "Label quality"
-            assert [url for url in browser.requests if not url.startswith("file:")] == []
-            # Nothing of a chart may hang over its frame.
-            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
-            assert browser.evaluate("[...document.querySelectorAll('svg')].every(each => each.getBBox().width <= 641)")
