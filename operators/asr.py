@@ -77,6 +77,12 @@ class CopilotRouter:
             for index, route in enumerate(routes)
         ]
 
+    def load(self) -> None:
+        """Load every engine now instead of when a clip first needs it. Raises UserError for the first that cannot be loaded."""
+        for loaders in self.models.values():
+            for loader in (loaders,) if callable(loaders) else loaders:
+                self._engine(loader)
+
     def close(self) -> None:
         for _, engine in self._loaded:
             engine.close()

@@ -173,10 +173,12 @@ def load(path: str | None, overrides: list[str]) -> Settings:
 def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
     try:
         if path is not None:
-            tree = OmegaConf.merge(tree, _read_yaml(path))
+            tree = _laid_over(tree, _read_yaml(path))
         for override in overrides:
             if "=" not in override:
                 raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
+            if override.partition("=")[0] in _FREE:
+                _empty(tree, override.partition("=")[0])
             tree = OmegaConf.merge(tree, _plain(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
@@ -185,6 +187,16 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
         raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
     assert isinstance(settings, Settings)
     _check(settings)
+    return settings
+
+
+def restore(values: dict[str, Any]) -> Settings:
+    """Settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises UserError."""
+    try:
+        settings = OmegaConf.to_object(_laid_over(OmegaConf.structured(Settings), values))
+    except OmegaConfBaseException as error:
+        raise UserError(f"config.yaml of the run: {_explain(error)}") from None
+    assert isinstance(settings, Settings)
     return settings
 
 
@@ -216,6 +228,19 @@ def _plain(content: Any) -> Any:
     if isinstance(content.get("sources"), list):
         content["sources"] = [{"path": item} if isinstance(item, str) else item for item in content["sources"]]
     return content
+
+
+def _laid_over(tree: Any, content: dict[str, Any]) -> Any:
+    for key in _FREE:
+        section, _, name = key.partition(".")
+        if isinstance(content.get(section), dict) and isinstance(content[section].get(name), dict):
+            _empty(tree, key)
+    return OmegaConf.merge(tree, content)
+
+
+def _empty(tree: Any, key: str) -> None:
+    """A table of the user's own replaces the default one; only `table.entry=value` adds to it."""
+    OmegaConf.update(tree, key, {}, merge=False)
 
 
 def _explain(error: OmegaConfBaseException) -> str:

@@ -26,7 +26,7 @@ from operators.errors import UserError
 from operators.shard import clean
 from pipeline import ledger, recipe
 from pipeline import run as running
-from pipeline.config import Settings, fingerprint, load, output_settings, to_dict
+from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
 from pipeline.plan import load_plan, make_plan, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
@@ -117,7 +117,7 @@ class Curation:
         stored = stored_config(self.store)
         if stored["fingerprint"] == fingerprint(self.settings):
             return
-        before = output_settings(settings_from(stored["settings"]))
+        before = output_settings(restore(stored["settings"]))
         now = output_settings(self.settings)
         changed = [
             f"{key}: {before.get(key)} -> {now.get(key)}"
@@ -147,7 +147,6 @@ class Curation:
         """Everything that `run` checks and nothing that it does. Answers 0. Raises UserError."""
         preflight = Preflight(self.settings, self.store, self.console)
         preflight.before_plan()
-        preflight.after_plan(0.0)
         self.work(recipe.build(self.settings, self.store, self.fetch), [], 0)
         return 0
 
@@ -167,8 +166,9 @@ class Curation:
     def finish(self, units: list[Unit], failed: int) -> int:
         """Check the accounting and write the report. Answers the exit code: 0, or 1 with units left undone."""
         left = ledger.to_do(units, self.store)
-        ledger.verify_tiling(units, self.store)
-        report(self.settings, self.store, self.console)
+        if len(left) < len(units):
+            ledger.verify_tiling(units, self.store)
+            report(self.settings, self.store, self.console)
         if left:
             names = ", ".join(unit.unit_id for unit in left[:5])
             self.console.print(
@@ -191,6 +191,7 @@ class Curation:
                 for outcome in self._outcomes(stages, todo):
                     self._check(outcome)
                     if outcome.unit_id == running.ROLL_CALL.unit_id:
+                        progress.begin()
                         preflight.passed("engines", f"every stage has loaded its models ({time.monotonic() - started:.0f} s)")
                         continue
                     display.add(outcome)
@@ -225,7 +226,7 @@ def declared_seconds(units: list[Unit]) -> float:
     return total / SAMPLE_RATE
 
 
-def stored_config(store: Store) -> dict[str, object]:
+def stored_config(store: Store) -> dict[str, Any]:
     """config.yaml of a run. Raises UserError when the folder is no run."""
     if not store.exists("config.yaml"):
         raise UserError(f"{store.root} is no run directory: it has no config.yaml")
@@ -235,15 +236,6 @@ def stored_config(store: Store) -> dict[str, object]:
     return content
 
 
-def settings_from(values: object) -> Settings:
-    """The settings of a stored config.yaml, as they were."""
-    from omegaconf import OmegaConf
-
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), values))
-    assert isinstance(settings, Settings)
-    return settings
-
-
 def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
     """A run directory with the settings that made it; `s3.*` overrides say how to reach it. Raises UserError."""
     refused = [override for override in overrides if not override.startswith("s3.")]
@@ -251,7 +243,7 @@ def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
         raise UserError(f"{refused[0]}: only s3.* settings can be given here; 'redecide' changes thresholds")
     reach = load(None, overrides).s3
     store = open_store(root, reach)
-    settings = settings_from(stored_config(store)["settings"])
+    settings = restore(stored_config(store)["settings"])
     return replace(settings, output=root, s3=reach if overrides else settings.s3), store
 
 

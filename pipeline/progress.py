@@ -35,8 +35,8 @@ class StageSpeed:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of audio per second of one worker's work; None before the first unit."""
-        return self.audio_seconds / self.busy_seconds if self.busy_seconds else None
+        """Seconds of audio per second of one worker's work; None before there was work to speak of."""
+        return self.audio_seconds / self.busy_seconds if self.busy_seconds > 0.05 else None
 
 
 @dataclass
@@ -63,6 +63,10 @@ class Progress:
         for stage in self.stages:
             device = "gpu" if stage.resources.gpus else "cpu"
             self.speeds[stage.name] = StageSpeed(workers=stage.resources.min_workers, device=device)
+
+    def begin(self) -> None:
+        """The engines are loaded: from here on time counts."""
+        self.started = self.clock()
 
     def add(self, outcome: Outcome) -> None:
         if outcome.error is not None:
@@ -176,7 +180,7 @@ class Display:
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress, self._console = progress, console
         self._live = Live(console=console, get_renderable=progress.table, refresh_per_second=2) if console.is_terminal else None
-        self._last_line = float("-inf")
+        self._last_line, self._changed = float("-inf"), False
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -186,10 +190,11 @@ class Display:
     def __exit__(self, *problem: Any) -> None:
         if self._live is not None:
             self._live.__exit__(*problem)
-        elif problem[0] is None:
+        elif problem[0] is None and self._changed:
             self._print_line()
 
     def add(self, outcome: Outcome) -> None:
+        self._changed = True
         self._progress.add(outcome)
         if outcome.error is not None:
             self._console.print(
@@ -199,7 +204,7 @@ class Display:
             self._print_line()
 
     def _print_line(self) -> None:
-        self._last_line = time.monotonic()
+        self._last_line, self._changed = time.monotonic(), False
         self._console.print(self._progress.line(), soft_wrap=True, markup=False, highlight=False)
 
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config, ledger, recipe
-from pipeline.curate import Curation, settings_from, stored_config
+from pipeline.curate import Curation, stored_config
 from pipeline.plan import load_plan, save_plan
 from pipeline.storage import open_store
 from stages.rejudge import Rejudge
@@ -28,7 +28,7 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     """Write the run that `run` would have been with the settings `overrides`. Answers the exit code. Raises UserError."""
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
-    before = settings_from(stored_config(old)["settings"])
+    before = config.restore(stored_config(old)["settings"])
     settings = config.override(before, overrides)
     old_values, new_values = config.output_settings(before), config.output_settings(settings)
     changed = [key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)]

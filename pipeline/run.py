@@ -89,6 +89,10 @@ class Worker:
             return _answer(_failure(unit.unit_id, self._stage.name, error))
         return _answer(outcome_of(done)) if self._last else _pack(done)
 
+    def close(self) -> None:
+        if self._problem is None:
+            self._stage.close()
+
 
 def timed(stage: Stage, unit: Unit) -> Unit:
     """The unit after the stage, with the seconds that took."""
@@ -147,16 +151,17 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
 
 def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
     """The same stages in one plain loop: the reference that Ray must equal. The first outcome is the roll call's."""
-    workers = [Worker(stage, last=stage is stages[-1]) for stage in stages]
+    workers: list[Worker] = []
     try:
+        workers += [Worker(stage, last=stage is stages[-1]) for stage in stages]
         for unit in [ROLL_CALL, *units]:
             row = _pack(unit)
             for worker in workers:
                 row = worker(row)
             yield pickle.loads(row["outcome"])
     finally:
-        for stage in stages:
-            stage.close()
+        for worker in workers:
+            worker.close()
 
 
 def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings) -> Iterator[Outcome]:
@@ -174,8 +179,9 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
     context.print_on_execution_start = False
     # A unit whose workers died more often than they may is left undone; it must not end the others.
     context.max_errored_blocks = -1
-    for start in range(0, len(units), WAVE_UNITS):
-        wave = [_pack(unit) for unit in ([ROLL_CALL] if start == 0 else []) + units[start : start + WAVE_UNITS]]
+    called = [ROLL_CALL, *units]
+    for start in range(0, len(called), WAVE_UNITS):
+        wave = [_pack(unit) for unit in called[start : start + WAVE_UNITS]]
         dataset: Any = ray.data.from_items(wave, override_num_blocks=len(wave))
         for stage in stages:
             asked = stage.resources
@@ -262,7 +268,7 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
             raise UserError(
                 f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs once "
                 f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are {have}): lower "
-                f"execution.<stage>.cpus, or add nodes"
+                f"execution.<stage>.cpus or .gpus, or add nodes"
             )
 
 

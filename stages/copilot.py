@@ -22,6 +22,7 @@ class Copilot:
 
     def open(self) -> None:
         self._router = self.load()
+        self._router.load()  # every model now: a wrong name must not surface an hour later
 
     def close(self) -> None:
         self._router.close()

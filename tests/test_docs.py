@@ -50,7 +50,6 @@ def test_the_table_of_reasons_is_the_codes() -> None:
     assert written_table() == reasons_table(), "docs/reference/reasons.md is behind: python -m tests.test_docs"
 
 
-@pytest.mark.xfail(strict=True, reason="gap, bad_uri, unsupported_scheme, unreadable_tar have no line in pipeline/reading.py yet")
 def test_every_reason_is_explained() -> None:
     unexplained = sorted({reason for reason in chain.from_iterable(BY_STAGE.values()) if not explain(reason)})
     assert not unexplained, f"pipeline.reading.EXPLANATIONS lacks {unexplained}"
