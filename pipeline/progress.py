@@ -95,8 +95,8 @@ class Progress:
         return self.samples["kept"] / SAMPLE_RATE
 
     def eta_seconds(self) -> float | None:
-        """Time left at the mean speed so far; None before the first unit is done."""
-        if not self.done or not self.input_seconds:
+        """Time left at the mean speed so far; None while there is too little to go by."""
+        if not self.input_seconds or self.elapsed < 10:
             return None
         left = max(self.expected_seconds - self.input_seconds, 0.0)
         return left * self.elapsed / self.input_seconds
