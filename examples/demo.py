@@ -26,7 +26,7 @@ def pipeline(*arguments: str) -> None:
 def main() -> None:
     settings: list[str] = []
     if not (ROOT / MODELS / "whisper-starter").is_dir():
-        print("The starter engines are not here: using engines with RANDOM WEIGHTS. They hear nothing, so nothing will be kept.\n")
+        print("The starter engines are not here: using RANDOM WEIGHTS. They hear nothing, so nothing will be kept.\n")
         subprocess.run([sys.executable, "examples/random_engines/make.py", str(RANDOM)], cwd=ROOT, check=True)
         settings = [f"asr.model={RANDOM}/whisper-random", f"copilot.models={{'*': {RANDOM}/paraformer-random}}"]
     shutil.rmtree(ROOT / RUN, ignore_errors=True)  # a demo starts afresh; a run of yours goes on where it stopped
