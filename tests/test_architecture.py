@@ -1,12 +1,20 @@
-"""Imports point one way: operators <- stages <- pipeline; model_training sees operators.shard and operators.text only."""
+"""Imports point one way: operators <- stages <- pipeline; model_training sees operators.shard and operators.text only.
+
+What comes from outside is declared in pyproject.toml, and everything that it draws in is pinned in constraints.txt.
+"""
 
 from __future__ import annotations
 
 import ast
+import re
+import sys
+import tomllib
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"operators", "stages", "pipeline", "model_training"}
@@ -51,3 +59,56 @@ def test_heavy_libraries_are_not_imported_at_the_top(path: Path) -> None:
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         for name in imports(node) if isinstance(node, (ast.Import, ast.ImportFrom)) else ():
             assert name.partition(".")[0] not in HEAVY, f"{path.name} imports {name} at the top"
+
+
+def canonical(name: str) -> str:
+    """A distribution's name as registries compare it: Flask-CORS and flask_cors are one."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared() -> dict[str, list[Requirement]]:
+    """pyproject.toml's requirements: what the packages need, and what tests, benchmarks and examples need besides."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extra = project["optional-dependencies"]["test"]
+    return {"ours": [Requirement(line) for line in project["dependencies"]], "test": [Requirement(line) for line in extra]}
+
+
+def with_extras(requirement: Requirement) -> list[tuple[str, str]]:
+    return [(canonical(requirement.name), extra) for extra in ("", *sorted(requirement.extras))]
+
+
+@pytest.mark.parametrize("part", ["ours", "test"])
+def test_what_is_imported_is_declared(part: str) -> None:
+    lists = declared()
+    names = {canonical(requirement.name) for requirement in (*lists["ours"], *(lists["test"] if part == "test" else ()))}
+    folders = ("tests", "benchmarks", "examples")
+    paths = modules() if part == "ours" else sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    distributions = metadata.packages_distributions()
+    own = OURS | {"touchasp", *folders, *(path.stem for path in paths)}
+    undeclared: dict[str, str] = {}
+    for path in paths:
+        for name in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            first = name.partition(".")[0]
+            if first in own or first in sys.stdlib_module_names:
+                continue
+            if names.isdisjoint(canonical(found) for found in distributions.get(first, ())):
+                undeclared[first] = str(path.relative_to(ROOT))
+    assert not undeclared, "imported, but not in pyproject.toml"
+
+
+def test_everything_installed_is_pinned() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = {canonical(line.partition("==")[0]) for line in lines if "==" in line and not line.startswith("#")}
+    unpinned = set()
+    waiting = [wanted for part in declared().values() for requirement in part for wanted in with_extras(requirement)]
+    seen = set(waiting)
+    while waiting:
+        name, extra = waiting.pop()
+        if name not in pins:
+            unpinned.add(name)
+        for need in map(Requirement, metadata.requires(name) or ()):
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                new = [wanted for wanted in with_extras(need) if wanted not in seen]
+                seen.update(new)
+                waiting += new
+    assert not unpinned - {"setuptools"}, "in no line of constraints.txt"  # Python's own venv brings setuptools
