@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from operators.clip import Unit
+from operators.clip import Piece, Unit
 from operators.errors import UserError
 from operators.shard import clean, read_ledger
 from pipeline.storage import Store
@@ -48,6 +48,11 @@ def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.T
         yield pq.read_table(pa.BufferReader(store.read(shard_keys(name)[2])), columns=None if columns is None else list(columns))
 
 
+def good(unit: Unit) -> list[Piece]:
+    """The pieces that were worked on: not those that the plan refused, which may share a recording's id with a good one."""
+    return [piece for piece in unit.pieces if piece.problem is None]
+
+
 class TilingError(AssertionError):
     """A ledger's rows leave a gap or overlap: samples were lost or counted twice."""
 
@@ -59,7 +64,7 @@ def verify_tiling(units: list[Unit], store: Store) -> None:
     """
     done = done_units(store)
     edges: dict[str, list[tuple[int, int]]] = {}
-    pieces = Counter(clean(piece.recording.recording_id) for unit in units for piece in unit.pieces)
+    pieces = Counter(clean(piece.recording.recording_id) for unit in units for piece in good(unit))
     for unit in units:
         if unit.unit_id not in done:
             continue
@@ -67,7 +72,7 @@ def verify_tiling(units: list[Unit], store: Store) -> None:
         spans: dict[str, list[tuple[int, int]]] = {}
         for row in rows:
             spans.setdefault(row["recording_id"], []).append((row["start"], row["end"]))
-        for piece in unit.pieces:
+        for piece in good(unit):
             recording_id = clean(piece.recording.recording_id)
             told = spans.get(recording_id, [])
             # A row without length says that something is missing at a point; it takes part in no tiling.

@@ -22,6 +22,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -211,18 +212,25 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
 
     Raises UserError when the cluster cannot hold the workers: Ray Data would wait for ever without a word.
     """
+    address = cluster_address(settings)
+    if address and ("RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists()):
+        # Ray reads this when it is imported. With an address given it would not look at the token that lies ready.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
 
     if ray.is_initialized():
         return
-    address = cluster_address(settings)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
         _reach(address)
         try:
-            ray.init(address=address, **common)
+            with native_stderr_silenced():
+                ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster at {address}: start one with 'ray start --head' ({_first_line(error)})") from None
+            raise UserError(
+                f"no Ray cluster at {address} lets us in: start one with 'ray start --head', or give its token in RAY_AUTH_TOKEN "
+                f"({_first_line(error)})"
+            ) from None
     else:
         wanted = sum(stage.resources.cpus * stage.resources.max_workers for stage in stages)
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
@@ -290,11 +298,14 @@ def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk:
     """`function` over chunks of items as Ray tasks, results in order. At most a few chunks per CPU are in flight."""
     import ray
 
-    remote = ray.remote(function)
+    @ray.remote
+    def work(part: list[Any]) -> list[Any]:
+        return function(part)
+
     pending: list[Any] = []
     in_flight = 4 * int(ray.cluster_resources().get("CPU", 1))
     for start in range(0, len(items), chunk):
-        pending.append(remote.remote(items[start : start + chunk]))
+        pending.append(work.remote(items[start : start + chunk]))
         if len(pending) >= in_flight:
             yield ray.get(pending.pop(0))
     for reference in pending:

@@ -51,11 +51,14 @@ class Rejudge:
         table, _ = read_ledger(self.old.read(ledger_key))
         rows = [self._judge(row) for row in table.to_pylist()]
         before = {row["clip_id"]: (row["tar_offset"], row["tar_size"]) for row in table.to_pylist() if row["outcome"] == "kept"}
-        pieces = {clean(piece.recording.recording_id): piece for piece in unit.pieces}
+        pieces = {clean(piece.recording.recording_id): piece for piece in unit.pieces if piece.problem is None}
 
         def audio(row: Row) -> bytes:
             if row["clip_id"] in before:
-                return self.old.read_range(tar_key, *before[row["clip_id"]])
+                encoded = self.old.read_range(tar_key, *before[row["clip_id"]])
+                if len(encoded) != row["tar_size"]:
+                    raise ValueError(f"{tar_key} of the old run ends before {row['clip_id']}")
+                return encoded
             return self._encode(self._recut(row, pieces[row["recording_id"]]))
 
         commit(self.new, unit.unit_id, rows, audio, self.format)

@@ -250,6 +250,38 @@ class Broken(fast_engines.HashRecogniser):
         raise ZeroDivisionError("a bug")
 
 
+def test_a_tar_and_a_manifest_go_through_with_all_that_they_say(tmp_path: Path) -> None:
+    """Members of a tar, whatever else the manifest says of them, and a recording named twice."""
+    fast_engines.write_crawl(tmp_path / "loose", 12, seed=8, domains=("talk",))
+    files = sorted((tmp_path / "loose" / "talk").glob("*.flac"))
+    with tarfile.open(tmp_path / "raw.tar", "w") as tar:
+        for file in files:
+            tar.add(file, arcname=f"deep/{file.name}")
+    lines = [
+        {
+            "uri": f"raw.tar#deep/{file.name}",
+            "domain": "访谈",
+            "language": "en",
+            "license": "CC0",
+            "year": 2020,
+            "tags": ["a", "b"],
+        }
+        for file in files
+    ]
+    lines += [dict(lines[0]), {"uri": "raw.tar#no/such.flac", "domain": "访谈"}, {"uri": "http://example.org/a.mp3"}]
+    (tmp_path / "crawl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + "this is no JSON\n")
+    code, out = run(tmp_path, "run", tmp_path / "crawl.jsonl")
+    assert code == 0
+    told = rows(out)
+    heard = [row for row in told if row["outcome"] != "unreadable"]
+    assert {row["domain"] for row in heard} == {"访谈"}
+    assert all(json.loads(str(row["provenance"])) == {"license": "CC0", "year": 2020, "tags": ["a", "b"]} for row in heard)
+    refused = sorted(str(row["reason"]) for row in told if row["outcome"] == "unreadable")
+    assert refused == ["bad_manifest_line", "duplicate", "missing", "unsupported_scheme"]
+    assert any(row["outcome"] == "kept" for row in heard)
+    assert main(["redecide", str(out), "rover.max_wer=1000", "rover.max_per=1000", "--output", str(tmp_path / "again")]) == 0
+
+
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (
         ["--help"],

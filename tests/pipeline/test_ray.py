@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +18,7 @@ from pipeline.run import check_fit
 from pipeline.storage import Fetch, open_store
 from tests import fast_engines
 from tests.conftest import REPOSITORY
-from tests.pipeline.kills import digest
+from tests.pipeline.kills import digest, sweep
 
 
 def run(settings: list[str], config_file: Path) -> subprocess.CompletedProcess[str]:
@@ -84,3 +87,43 @@ def test_a_small_cluster_and_a_missing_one_are_one_line(tmp_path: Path) -> None:
     assert missing.returncode == 2
     assert "no Ray cluster at 127.0.0.1:1" in missing.stderr
     assert "Traceback" not in missing.stderr
+
+
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_running_cluster_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nodes of a cluster read the headers and do the work; the bytes are those of the plain runner."""
+    fast_engines.write_crawl(tmp_path / "crawl", 30, seed=12)
+    plain = run(
+        fast_engines.settings(str(tmp_path / "plain"), str(tmp_path / "crawl"), "execution.runner=local"), tmp_path / "empty.yaml"
+    )
+    assert plain.returncode == 0, plain.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=4"]
+    options = ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={tempfile.mkdtemp(prefix='ray-', dir='/tmp')}"]
+    with (tmp_path / "cluster.log").open("w") as log:
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_TOKEN": TOKEN}
+        cluster = subprocess.Popen([*ray, *options], stdout=log, stderr=log, env=environment, start_new_session=True)
+    try:
+        address = f"{socket.gethostbyname(socket.gethostname())}:{port}"
+        until = time.monotonic() + 60
+        while "Ray runtime started" not in (tmp_path / "cluster.log").read_text():
+            assert time.monotonic() < until, (tmp_path / "cluster.log").read_text()
+            time.sleep(0.2)
+        settings = fast_engines.settings(str(tmp_path / "joined"), str(tmp_path / "crawl"), f"execution.address={address}")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "not-the-token")
+        refused = run(settings, tmp_path / "empty.yaml")
+        assert refused.returncode == 2
+        assert "RAY_AUTH_TOKEN" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN)
+        joined = run(settings, tmp_path / "empty.yaml")
+        assert joined.returncode == 0, joined.stdout + joined.stderr
+        assert "4 logical CPUs" in joined.stdout
+    finally:
+        cluster.kill()
+        sweep(cluster.pid)
+    assert digest(tmp_path / "joined") == digest(tmp_path / "plain")
