@@ -55,15 +55,15 @@ def errors(reference: str, hypothesis: str) -> tuple[int, int]:
     return Levenshtein.distance(wanted, tokens(hypothesis)), len(wanted)
 
 
-def held_out_clips(count: int, seed: int = SEED) -> list[Clip]:
-    """`count` clips for each language and kind of voice, each in every noise condition. Sentences of the test side only."""
+def held_out_clips(count: int, sentences: int, seed: int = SEED) -> list[Clip]:
+    """`count` clips for each language and kind of voice, of up to about `sentences` held-out sentences, in every noise."""
     seen = [voice for voice in training_voices(0) if voice in training_voices(1)]
     clips = []
     for language in ("zh", "en"):
         for kind, voices in (("seen", seen), ("unseen", list(UNSEEN))):
             r = random.Random(f"{seed}/{language}/{kind}")
             for index in range(count):
-                speech, segments, _ = recording(r, voices, language, "test", r.uniform(0.5, 9))
+                speech, segments, _ = recording(r, voices, language, "test", r.uniform(0.5, 3 * sentences - 2))
                 text = join([str(segment["text"]) for segment in segments])
                 noise = r.choice(acoustics.NOISES)
                 for snr_db in SNRS:
@@ -83,7 +83,7 @@ def hear_whisper(folder: Path, audio: Sequence[np.ndarray], languages: Sequence[
     import whisperx
     from faster_whisper.tokenizer import Tokenizer
 
-    pipeline = whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1)
+    pipeline = whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1, vad_model=object())
     texts = [""] * len(audio)
     for language in sorted(set(languages)):
         chosen = sorted((i for i in range(len(audio)) if languages[i] == language), key=lambda i: -len(audio[i]))
@@ -99,7 +99,7 @@ def hear_languages(folder: Path, audio: Sequence[np.ndarray]) -> list[str]:
     """The language whisperX identifies for each clip."""
     import whisperx
 
-    pipeline = whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1)
+    pipeline = whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1, vad_model=object())
     return [pipeline.detect_language(clip.astype(np.float32)) for clip in audio]
 
 
@@ -115,8 +115,8 @@ def hear_paraformer(folder: Path, audio: Sequence[np.ndarray]) -> list[str]:
     return texts
 
 
-def measure(models: Path, count: int) -> dict[str, object]:
-    clips = held_out_clips(count)
+def measure(models: Path, count: int, sentences: int) -> dict[str, object]:
+    clips = held_out_clips(count, sentences)
     audio, quiet = [clip.audio for clip in clips], silences(count)
     heard = {
         "whisper": hear_whisper(models / "whisper-starter", audio, [clip.language for clip in clips]),
@@ -143,6 +143,7 @@ def measure(models: Path, count: int) -> dict[str, object]:
     clean = [i for i, clip in enumerate(clips) if clip.snr_db is None]
     named = hear_languages(models / "whisper-starter", [audio[i] for i in clean])
     return {
+        "sentences_a_clip": sentences,
         "cells": cells,
         "language_identified_percent": round(
             100 * float(np.mean([name == clips[i].language for name, i in zip(named, clean, strict=True)])), 1
@@ -159,11 +160,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.starter_engines.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=Path, default=MODELS)
     parser.add_argument("--clips", type=int, default=25, help="for each language and kind of voice (default 25)")
+    parser.add_argument("--sentences", type=int, default=3, help="in a clip, at most (default 3)")
     options = parser.parse_args(arguments)
     import torch
 
     torch.set_num_threads(1)
-    result = measure(options.models, options.clips)
+    result = measure(options.models, options.clips, options.sentences)
     (options.models / "measured.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
     for row in result["cells"]:  # type: ignore[union-attr]
         print(row)

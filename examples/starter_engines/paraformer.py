@@ -31,8 +31,8 @@ STACK, STRIDE = 7, 6
 PHASES = (
     Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
     Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False),
-    Phase(steps=600, max_seconds=0, frames_per_batch=6_000),
-    Phase(steps=400, max_seconds=29, frames_per_batch=9_000),
+    Phase(steps=700, max_seconds=0, frames_per_batch=6_000),
+    Phase(steps=800, max_seconds=29, frames_per_batch=9_000),
 )
 FRONTEND = {
     "fs": 16000,
