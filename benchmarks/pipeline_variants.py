@@ -1,0 +1,327 @@
+"""The ways to curate that benchmarks/pipeline.py compares, each run in a fresh process of its own.
+
+    python -m benchmarks.pipeline_variants VARIANT WORK [--part I/N]      one JSON line: when it was ready, when it ended
+
+    bare       one loop over the units: decode, VAD, cut, WhisperX, copilot, Rover; nothing is encoded or written
+    ray-N      `run_ray`, the pipeline itself with N workers per stage: isolated decoder, shards, ledgers
+    user-T     what one writes today, with T threads: per file whisperX's load_model and transcribe at its defaults, then
+               FunASR's generate per segment, then jiwer; decoding by PyAV, as whisperx.load_audio wants an ffmpeg program
+
+Every process loads its engines, runs them once on WORK/warm.flac, marks itself ready and waits for the others. So work counts
+from the moment the last is ready, with nothing done before, and start-up is what came before that.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+
+from operators.clip import SAMPLE_RATE, Clip, Hypothesis, Piece, Recording, Span, Unit, clip_id
+from pipeline import ledger, recipe
+from pipeline.config import Settings, load
+from pipeline.plan import load_plan
+from pipeline.storage import Fetch, open_store
+from stages.base import Resources, Stage
+
+WARM_SECONDS = 12
+WARM_TEXTS = {"zh": "早上好 good morning", "en": "good morning", "yue": "早晨"}
+"""Each language's tables are loaded when first needed."""
+
+
+def settings_of(work: Path, workers: int = 1) -> Settings:
+    """The settings that every variant shares, with `workers` per stage."""
+    overrides = json.loads((work / "settings.json").read_text())
+    for stage in ("segment", "transcribe", "copilot", "rover", "write_shard"):
+        overrides += [f"execution.{stage}.max_workers={workers}", f"execution.{stage}.min_workers={workers}"]
+    return load(None, [*overrides, f"output={work / 'run'}"])
+
+
+def wait_until_ready(folder: Path, workers: int) -> None:
+    while sum(1 for _ in folder.iterdir()) < workers:
+        time.sleep(0.01)
+
+
+class CpuOfWork(threading.Thread):
+    """CPU time from the moment when all workers were ready: of this process and all below it, and of other programs.
+
+    Others at a lower priority than usual (nice 1 and up) are not counted: they yield.
+    """
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        super().__init__(daemon=True)
+        self._folder, self._workers = folder, workers
+        self._own = self._machine = 0.0
+        self.start()
+
+    def run(self) -> None:
+        wait_until_ready(self._folder, self._workers)
+        self._own, self._machine = cpu_seconds(), machine_cpu_seconds()
+
+    def read(self) -> dict[str, float]:
+        return {"end": time.time(), "cpu": cpu_seconds() - self._own, "machine_cpu": machine_cpu_seconds() - self._machine}
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of all below it that still live."""
+    this = psutil.Process()
+    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
+    return sum(time.user + time.system for time in times)
+
+
+def machine_cpu_seconds() -> float:
+    times = psutil.cpu_times()
+    return times.user + times.system
+
+
+def digest(heard: list[tuple[str, list[str]]]) -> str:
+    """A name for what was heard in each clip, in any order."""
+    return hashlib.sha256(json.dumps(sorted(heard)).encode()).hexdigest()[:16]
+
+
+class Clock:
+    """Seconds by name of step."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, step: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self.seconds[step] += time.perf_counter() - started
+
+
+# --- the bare loop -----------------------------------------------------------------------------------------------------
+
+
+def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[str, Any]:
+    from operators.audio import decode
+    from operators.rover import Rover
+    from operators.segments import cut
+    from operators.text import Normaliser
+
+    settings = settings_of(work)
+    vad, asr = recipe.vad(settings.vad)(), recipe.recogniser(settings.asr, threads=1)()
+    copilot, rover = recipe.copilots(settings.copilot, threads=1)(), Rover(recipe.rules(settings.rover), Normaliser())
+    cutting = recipe.cutting(settings.cut)
+    clock, heard = Clock(), list[tuple[str, list[str]]]()
+
+    def curate(recordings: list[tuple[str, str]]) -> None:
+        clips: list[np.ndarray] = []
+        names: list[str] = []
+        for recording_id, path in recordings:
+            with clock("decode"):
+                pcm = decode(path).pcm
+            with clock("VAD"):
+                speech = vad.speech(pcm)
+            with clock("cut"):
+                spans = [span for span, _ in cut(speech, pcm, cutting).clips]
+            clips += [pcm[span.start : span.end] for span in spans]
+            names += [clip_id(recording_id, span) for span in spans]
+        if not clips:
+            return
+        with clock("ASR"):
+            first = asr.transcribe(clips, [None] * len(clips))
+        languages = [hypothesis.language for hypothesis in first]
+        with clock("copilot"):
+            others = copilot.transcribe(clips, languages)
+        with clock("Rover"):
+            for name, pcm, one, other in zip(names, clips, first, others, strict=True):
+                assert other is not None
+                agreement = rover.measure(one, other, one.language, len(pcm) / SAMPLE_RATE)
+                rover.judge(agreement, (one, *other), one.language)
+                heard.append((name, [one.text, *(hypothesis.text for hypothesis in other)]))
+
+    curate([("warm", str(work / "warm.flac"))])
+    for language, text in WARM_TEXTS.items():
+        rover.measure(Hypothesis(engine="", text=text), [Hypothesis(engine="", text=f"{text} 天 zorbly")], language, seconds=1.0)
+    clock.seconds.clear()
+    heard.clear()
+    units = load_plan(open_store(str(work / "plan")))[part[0] :: part[1]]
+    ready()
+    for unit in units:
+        assert all(piece.start == 0 and piece.end is None for piece in unit.pieces), "recordings are shorter than units here"
+        curate([(piece.recording.recording_id, piece.recording.uri) for piece in unit.pieces])
+    return {"busy": dict(clock.seconds), "clips": len(heard), "heard": digest(heard)}
+
+
+# --- the pipeline ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(kw_only=True)
+class Warmed:
+    """A stage that has run once when it opens, marks itself ready, and begins when all workers of all stages are."""
+
+    stage: Stage
+    folder: Path
+    workers: int
+    warm: Path
+
+    @property
+    def resources(self) -> Resources:
+        return self.stage.resources
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    def open(self) -> None:
+        self.stage.open()
+        if self.name != "WriteShard":
+            self.stage.process(self._warm_unit())
+        (self.folder / f"{self.name}-{os.getpid()}").touch()
+
+    def process(self, unit: Unit) -> Unit:
+        if unit.pieces:
+            wait_until_ready(self.folder, self.workers)
+        return self.stage.process(unit)
+
+    def close(self) -> None:
+        self.stage.close()
+
+    def _warm_unit(self) -> Unit:
+        from operators.audio import decode
+
+        pcm = decode(str(self.warm)).pcm[: WARM_SECONDS * SAMPLE_RATE]
+        recording = Recording(recording_id="warm", uri=str(self.warm), domain="warm")
+        pieces = (Piece(recording=recording),)
+        if self.name == "Segment":
+            return Unit(unit_id="warm-000000", domain="warm", pieces=pieces)
+        span = Span(0, len(pcm))
+        clip = Clip(clip_id=clip_id("warm", span), recording_id="warm", span=span)
+        clips = []
+        for language, text in WARM_TEXTS.items() if self.name != "Transcribe" else [("", "")]:
+            texts = {"Transcribe": (), "Copilot": (text,), "Rover": (text, f"{text} 天 zorbly")}[self.name]
+            hypotheses = tuple(Hypothesis(engine="warm", text=text, language=language) for text in texts)
+            clips.append(replace(clip, hypotheses=hypotheses))
+        return Unit(unit_id="warm-000000", domain="warm", pieces=pieces, clips=tuple(clips), audio=np.tile(pcm, len(clips)))
+
+
+def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
+    from pipeline.run import ROLL_CALL, connect, disconnect, run_ray
+
+    settings = settings_of(work, workers)
+    shutil.rmtree(settings.output, ignore_errors=True)
+    store = open_store(settings.output)
+    fetch = Fetch(settings.s3, settings.execution.scratch)
+    units = load_plan(open_store(str(work / "plan")))
+    built = recipe.build(settings, store, fetch)
+    stages: list[Any] = [
+        Warmed(stage=stage, folder=ready_folder, workers=workers * len(built), warm=work / "warm.flac") for stage in built
+    ]
+    busy: defaultdict[str, float] = defaultdict(float)
+    cpu = CpuOfWork(ready_folder, workers * len(built))
+    connect(settings.execution, stages)
+    for outcome in run_ray(stages, units, settings.execution):
+        if outcome.error:
+            raise RuntimeError(outcome.error)
+        if outcome.unit_id != ROLL_CALL.unit_id:
+            for name, seconds in outcome.busy_seconds.items():
+                busy[name] += seconds
+    times = cpu.read()
+    disconnect()
+    heard = [
+        (row["clip_id"], [hypothesis["text"] for hypothesis in row["hypotheses"]])
+        for table in ledger.ledgers(store)
+        for row in table.to_pylist()
+        if row["hypotheses"]
+    ]
+    return times | {"busy": dict(busy), "clips": len(heard), "heard": digest(heard)}
+
+
+# --- what one writes today ---------------------------------------------------------------------------------------------
+
+
+def user(work: Path, ready: Callable[[], None], threads: int) -> dict[str, Any]:
+    import jiwer
+    import whisperx
+    from funasr import AutoModel
+
+    from operators.audio import decode
+
+    settings = settings_of(work)
+    model = whisperx.load_model(settings.asr.model, "cpu", compute_type=settings.asr.compute_type, threads=threads)
+    paraformer = AutoModel(
+        model=settings.copilot.models["zh"], device="cpu", ncpu=threads, disable_update=True, disable_pbar=True, log_level="ERROR"
+    )
+    clock = Clock()
+    clips = 0
+
+    def curate(path: str) -> list[float]:
+        with clock("decode"):
+            audio = decode(path).pcm.astype(np.float32) / 32768
+        rates = []
+        with clock("whisperX: VAD and ASR"):
+            result = model.transcribe(audio, batch_size=settings.asr.batch_size)
+        for segment in result["segments"]:
+            part = audio[int(segment["start"] * SAMPLE_RATE) : int(segment["end"] * SAMPLE_RATE)]
+            with clock("copilot"):
+                second = paraformer.generate(input=part)[0]["text"]
+            with clock("jiwer"):
+                measure = jiwer.cer if result["language"] == "zh" else jiwer.wer
+                rates.append(measure(segment["text"].strip() or "-", second))
+        return rates
+
+    curate(str(work / "warm.flac"))
+    clock.seconds.clear()
+    units = load_plan(open_store(str(work / "plan")))
+    ready()
+    for unit in units:
+        for piece in unit.pieces:
+            clips += len(curate(piece.recording.uri))
+    return {"busy": dict(clock.seconds), "clips": clips}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Run one variant of benchmarks/pipeline.py in this process.")
+    parser.add_argument("variant", help="bare, ray-N or user-T")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--part", default="0/1", help="of the units, for several bare loops at once")
+    options = parser.parse_args()
+    kind, _, number = options.variant.partition("-")
+    part, parts = map(int, options.part.split("/"))
+    threads = int(number or 1) if kind == "user" else 1
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+    from pipeline.run import quiet_dependencies
+
+    quiet_dependencies()
+    import torch
+
+    torch.set_num_threads(threads)
+    folder: Path = options.work / "ready"
+
+    def ready() -> None:
+        (folder / f"{options.variant}-{os.getpid()}").touch()
+        wait_until_ready(folder, parts)
+
+    with contextlib.redirect_stdout(io.StringIO()):  # whisperX and FunASR print
+        if kind == "ray":
+            result = pipeline(options.work, folder, workers=int(number))
+        else:
+            cpu = CpuOfWork(folder, parts)
+            done = user(options.work, ready, threads) if kind == "user" else bare(options.work, ready, (part, parts))
+            result = cpu.read() | done
+    result["ready"] = max(entry.stat().st_mtime for entry in folder.iterdir())
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
