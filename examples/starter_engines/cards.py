@@ -52,7 +52,8 @@ CARD = """# {name}
 
 ## Error rates
 
-Held-out sentences, up to {sentences} in a clip, through the shipped files and the unmodified library: CER in % for Mandarin (Latin words
+Held-out sentences, up to {sentences} in a clip, through the shipped files and the unmodified library: CER in % for Mandarin
+(Latin words
 count as one), WER in % for English. "Unseen" voices are
 in no training set. {clips} clips a cell, some {tokens} tokens.
 
