@@ -183,6 +183,12 @@ class IsolatedDecoder:
         return self._connection
 
     def _start(self) -> None:
+        try:
+            self._launch()
+        except OSError as error:  # no folder for temporary files, no process: trouble of this machine, not of the recording
+            raise RuntimeError(f"the decoder process could not be started: {error}") from error
+
+    def _launch(self) -> None:
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]

@@ -59,9 +59,13 @@ class Segment:
             return _unreadable(piece, piece.problem)
         try:
             with self.fetcher.fetch(piece.recording.uri, piece.member) as path:
-                pcm, region, lost = self._read(piece, path)
+                try:
+                    pcm, region, lost = self._read(piece, path)
+                except AudioError as error:
+                    rejection = Rejection(stage="decode", reason=error.reason, detail=error.detail)
+                    return _unreadable(piece, rejection, self._edges(piece, path, error.reason))
         except AudioError as error:
-            return _unreadable(piece, Rejection(stage="decode", reason=error.reason, detail=error.detail))
+            return _unreadable(piece, Rejection(stage="fetch", reason=error.reason, detail=error.detail))
         except FileNotFoundError:
             return _unreadable(piece, Rejection(stage="fetch", reason="missing", detail="no such object"))
         except PermissionError as error:
@@ -81,15 +85,8 @@ class Segment:
         decoded = self._decoder.decode(_source(piece, path), (first, last))
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
-        def edge(nominal: int) -> int:
-            # Both neighbours decode this whole window, so both find the same point. Past the recording's end nothing is shared.
-            around = pcm[max(0, nominal - self.edge_radius - first) : nominal + self.edge_radius - first]
-            begin = max(0, nominal - self.edge_radius)
-            return begin + quiet_point(around, len(around) // 2, len(around) // 2) if len(around) else nominal
-
-        start = edge(piece.start) if piece.start else 0
-        end = reached if piece.end is None or reached <= piece.end - self.edge_radius else edge(piece.end)
-        start = min(start, reached) if reached > first else start
+        start = self._edge(piece.start, pcm, first) if piece.start else 0
+        end = reached if piece.end is None else self._edge(piece.end, pcm, first)
         end = max(start, end)
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
@@ -97,11 +94,40 @@ class Segment:
             # What was lost inside the decoded audio belongs to whoever owns those samples; beyond its end, to the nominal owner.
             owner = Span(start, end) if problem.span.start < reached else nominal
             part = problem.span & owner
-            if part is None and not problem.span.samples and start <= problem.span.start <= end and decoded.end_reached:
-                part = problem.span  # something is missing there, nobody knows how much
+            if part is None and not problem.span.samples:  # something is missing there, nobody knows how much
+                last_place = end if decoded.end_reached and start < end else end - 1
+                part = problem.span if start <= problem.span.start <= last_place else None
             if part is not None:
                 lost.append((part, Rejection(stage="decode", reason=problem.reason)))
         return pcm[start - first : end - first], Span(start, end), lost
+
+    def _edge(self, nominal: int, pcm: np.ndarray, first: int) -> int:
+        """Where two pieces part, given samples from `first` on. Both decode the whole window, so both find the same point.
+
+        A recording that ends before the nominal edge belongs to the piece before it, to its last sample.
+        """
+        if first + len(pcm) <= nominal:
+            return first + len(pcm)
+        begin = max(first, nominal - self.edge_radius)
+        around = pcm[begin - first : nominal + self.edge_radius - first]
+        return begin + quiet_point(around, len(around) // 2, len(around) // 2)
+
+    def _edges(self, piece: Piece, path: str, reason: str) -> Span:
+        """What a piece that cannot be read owns: up to where its neighbours cut, if that much of the recording can be heard."""
+
+        def edge(nominal: int) -> int:
+            first = max(0, nominal - self.edge_radius)
+            try:
+                heard = self._decoder.decode(_source(piece, path), (first, nominal + self.edge_radius))
+            except AudioError:
+                return nominal
+            return self._edge(nominal, heard.pcm, first)
+
+        span = _nominal(piece)
+        if reason == "decoder_timeout":  # a recording that hangs has cost enough
+            return span
+        start = edge(piece.start) if piece.start else 0
+        return Span(start, max(start, span.end if piece.end is None else edge(piece.end)))
 
     def _segment_run(self, recording_id: str, pcm: np.ndarray, offset: int, found: _Found) -> None:
         cutting = cut(self._vad.speech(pcm), pcm, self.cut_settings)
@@ -125,11 +151,15 @@ class _Found:
     audio: list[np.ndarray] = field(default_factory=list)
 
 
-def _unreadable(piece: Piece, rejection: Rejection) -> _Found:
-    end = piece.end if piece.end is not None else max(piece.start, piece.declared_samples or 0)
+def _nominal(piece: Piece) -> Span:
+    """What the plan gave to a piece, by declared length."""
+    return Span(piece.start, piece.end if piece.end is not None else max(piece.start, piece.declared_samples or 0))
+
+
+def _unreadable(piece: Piece, rejection: Rejection, span: Span | None = None) -> _Found:
     stretch = Stretch(
         recording_id=piece.recording.recording_id,
-        span=Span(piece.start, end),
+        span=span or _nominal(piece),
         outcome="unreadable",
         rejection=rejection,
         uri=piece.recording.uri,

@@ -38,7 +38,8 @@ class Transcribe:
         if not chosen:
             return unit
         audio = unit.clip_audio()
-        known = {piece.recording.recording_id: piece.recording.language for piece in unit.pieces}
+        # A duplicate may share the id of the recording that was read, and claim another language.
+        known = {piece.recording.recording_id: piece.recording.language for piece in unit.pieces if piece.problem is None}
         hints = [self._hint(known[unit.clips[index].recording_id]) for index in chosen]
         heard = self._recogniser.transcribe([audio[index] for index in chosen], hints)
         clips = list(unit.clips)
