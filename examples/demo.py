@@ -6,6 +6,7 @@ because two engines that hear nothing do not agree.
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,12 @@ def main() -> None:
         settings = [f"asr.model={RANDOM}/whisper-random", f"copilot.models={{'*': {RANDOM}/paraformer-random}}"]
     shutil.rmtree(ROOT / RUN, ignore_errors=True)  # a demo starts afresh; a run of yours goes on where it stopped
     pipeline("run", "examples/demo.yaml", *settings)
+    retention = json.loads((ROOT / RUN / "report.json").read_text())["total"]["retention_percent"] or 0.0
+    if retention < 5 and not settings:
+        print(
+            "\nNearly nothing was kept, and rightly: the starter engines were trained for minutes and still mishear most sentences"
+            "\n(examples/starter_engines/models/*/README.md), so they do not agree. What the run shows is how that is accounted for."
+        )
     pipeline("score", str(RUN), "--truth", "examples/demo_crawl/truth.jsonl")
     print(f"\nThe report to read and listen to: {ROOT / RUN / 'report.html'}")
     print(f"How good the labels are:          {ROOT / RUN / 'score.html'}")
