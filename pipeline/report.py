@@ -32,7 +32,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from pipeline.examples import Audio, RunStore, shortlist
@@ -40,9 +39,9 @@ from pipeline.reading import human_percent, human_time, printable
 from pipeline.report_html import render_html, shown_domains
 from pipeline.retention import Cause, Retention, Tally
 from pipeline.speeds import fold_speeds
+from pipeline.terminal import WideTable
 
 SCHEMA_VERSION = 1
-_REASONS_PER_TABLE = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +92,8 @@ def render_terminal(retention: Retention) -> RenderableType:
     total = retention.total
     parts: list[RenderableType] = [_identity(total), _domains(rows, total)]
     causes = sorted(total.rejected, key=lambda cause: (-total.rejected[cause].samples, cause))
-    for first in range(0, len(causes), _REASONS_PER_TABLE):
-        parts += [Text(), _lost(rows, total, causes[first : first + _REASONS_PER_TABLE])]
+    if causes:
+        parts += [Text(), _lost(rows, total, causes)]
     if total.unreadable_files:
         parts += [Text(), _unreadable(total)]
     return Group(*parts)
@@ -112,20 +111,14 @@ def _identity(total: Tally) -> Text:
     return line
 
 
-def _table(title: str, **settings: Any) -> Table:
-    return Table(title=title, title_justify="left", header_style="dim", box=None, pad_edge=False, **settings)
-
-
-def _domains(rows: list[tuple[str, Tally]], total: Tally) -> Table:
-    table = _table("Retention per domain", show_footer=True)
+def _domains(rows: list[tuple[str, Tally]], total: Tally) -> WideTable:
+    table = WideTable("Retention per domain", "domain", "all")
     columns = ["files", "unreadable", "in", "speech", "2-30 s clips", "kept", "clips", "retention"]
-    cells = [_numbers(tally) for _, tally in rows]
-    table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
     for header, footer in zip(columns, _numbers(total), strict=True):
-        table.add_column(header, justify="right", footer=Text(footer, style="bold"), no_wrap=True)
-    table.add_column("")
-    for (name, tally), numbers in zip(rows, cells, strict=True):
-        table.add_row(Text(printable(name)), *numbers, _bar(tally))
+        table.add_column(header, footer=footer)
+    table.add_column("", spare=True)
+    for name, tally in rows:
+        table.add_row(printable(name), *_numbers(tally), _bar(tally))
     return table
 
 
@@ -140,23 +133,20 @@ def _bar(tally: Tally, width: int = 20) -> Text:
     return Text.assemble(("█" * filled, "green"), ("░" * (width - filled), "bright_black"))
 
 
-def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> Table:
-    table = _table("Time lost per reason", show_footer=True)
-    table.add_column("domain", footer=Text("all", style="bold"), overflow="fold")
+def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> WideTable:
+    table = WideTable("Time lost per reason", "domain", "all")
     for cause in causes:
-        header = Text(f"{printable(cause[0])}\n{printable(cause[1])}")
-        footer = Text(human_time(total.rejected[cause].samples), style="bold")
-        table.add_column(header, justify="right", footer=footer, no_wrap=True)
+        table.add_column(f"{printable(cause[0])}\n{printable(cause[1])}", footer=human_time(total.rejected[cause].samples))
     for name, tally in rows:
         lost = [human_time(tally.rejected[cause].samples) if cause in tally.rejected else "–" for cause in causes]
-        table.add_row(Text(printable(name)), *lost)
+        table.add_row(printable(name), *lost)
     return table
 
 
-def _unreadable(total: Tally) -> Table:
-    table = _table("Unreadable")
-    for header in ("reason", "files", "time, where known"):
-        table.add_column(header, justify="left" if header == "reason" else "right")
+def _unreadable(total: Tally) -> WideTable:
+    table = WideTable("Unreadable", "reason")
+    for header in ("files", "time, where known"):
+        table.add_column(header)
     for cause, files in total.unreadable_files.items():
-        table.add_row(Text(printable(f"{cause[0]}: {cause[1]}")), f"{files:,}", human_time(total.unreadable.get(cause, 0)))
+        table.add_row(printable(f"{cause[0]}: {cause[1]}"), f"{files:,}", human_time(total.unreadable.get(cause, 0)))
     return table

@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
@@ -42,6 +41,7 @@ from pipeline.report import Thresholds
 from pipeline.score_counts import SCORE_COLUMNS, UNSCORED, Question, Tallied, count
 from pipeline.score_figures import CurvePoint, ErrorRates, Figure, Scope, curve, scopes
 from pipeline.storage import Store, locate
+from pipeline.terminal import WideTable
 from pipeline.truth import Slack, read_truth
 
 SCHEMA_VERSION = 1
@@ -221,7 +221,18 @@ def render_terminal(found: Score) -> RenderableType:
     parts: list[RenderableType] = [Text(headline(total), style="bold"), _coverage(found), Text(), _errors(found)]
     for title, rows in (("domain", found.domains), ("language", found.languages)):
         parts += [Text(), _scopes(title, rows, total)]
-    return Group(*parts, Text(), _joint(total), Text(), _filter(total))
+    if total.joint:
+        parts += [Text(), _joint(total)]
+    if any(each.clips for each in total.filter):
+        parts += [Text(), _filter(total)]
+    if total.undecided:
+        parts.append(
+            Text(
+                f"{total.undecided:,} {'more ' if total.joint else ''}clips were rejected before the rule could decide; "
+                f"the asr had {human_percent(total.undecided_right[0].value)} of them right"
+            )
+        )
+    return Group(*parts)
 
 
 def _coverage(found: Score) -> Text:
@@ -235,22 +246,17 @@ def _coverage(found: Score) -> Text:
     return line
 
 
-def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=title, title_justify="left", header_style="dim", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index else "left", overflow="fold", no_wrap=index > 0)
-    return table
-
-
-def _errors(found: Score) -> Table:
+def _errors(found: Score) -> WideTable:
     wrong = [f"wrong > {limit:g} %" for limit in found.question.limits]
-    table = _table("Errors against the truth", ["", "clips", "CER", "95 %", "WER", "mixed tokens", *wrong])
+    table = WideTable("Errors against the truth")
+    for header in ("clips", "CER", "95 %", "WER", "mixed tokens", *wrong):
+        table.add_column(header)
 
     def add(name: str, rates: ErrorRates, style: str = "") -> None:
         if rates.clips:
             numbers = [error_rate(rates.cer), interval(rates.cer), error_rate(rates.wer), error_rate(rates.mer)]
             shares = [human_percent(share.value) for share in rates.wrong]
-            table.add_row(Text(name), f"{rates.clips:,}", *numbers, *shares, style=style)
+            table.add_row(name, f"{rates.clips:,}", *numbers, *shares, style=style)
 
     label, *engines = found.total.systems
     for system, names in zip(engines, found.engines, strict=True):
@@ -262,23 +268,26 @@ def _errors(found: Score) -> Table:
     return table
 
 
-def _scopes(title: str, rows: tuple[Scope, ...], total: Scope) -> Table:
+def _scopes(title: str, rows: tuple[Scope, ...], total: Scope) -> WideTable:
     names = [system.name for system in total.systems[1:]]
     rates = [f"{rate} {name}" for rate in ("CER", "WER") for name in (*names, "kept label")]
-    table = _table(f"Per {title}", [title, "clips", "kept", *rates, "CER lower by", "95 %"])
+    table = WideTable(f"Per {title}", title)
+    for header in ("clips", "kept", *rates, "CER lower by", "95 %"):
+        table.add_column(header)
     for scope in (*rows, total):
         label, *engines = scope.systems
         everything = [*(engine.all for engine in engines), label.kept]
         cells = [error_rate(each.cer) for each in everything] + [error_rate(each.wer) for each in everything]
-        name = Text("all", style="bold") if scope is total else Text(printable(scope.name) or "unknown")
+        name, style = ("all", "bold") if scope is total else (printable(scope.name) or "unknown", "")
         counts = (f"{scope.systems[1].all.clips:,}", f"{label.kept.clips:,}")
-        table.add_row(name, *counts, *cells, human_factor(scope.lower_by.value), interval(scope.lower_by))
+        table.add_row(name, *counts, *cells, human_factor(scope.lower_by.value), interval(scope.lower_by), style=style)
     return table
 
 
-def _joint(total: Scope) -> Table:
-    shares_of = ["asr wrong", "copilot wrong", "both wrong", "if independent", "both, same text"]
-    table = _table("How often both engines are wrong", ["of clips that both heard", "clips", *shares_of])
+def _joint(total: Scope) -> WideTable:
+    table = WideTable("How often both engines are wrong", "of clips that both heard")
+    for header in ("clips", "asr wrong", "copilot wrong", "both wrong", "if independent", "both, same text"):
+        table.add_column(header)
     for joint in total.joint:
         shares = (joint.asr_wrong, joint.copilot_wrong, joint.both_wrong, joint.if_independent, joint.both_wrong_alike)
         name = f"asr and {joint.copilot}, error rate > {joint.limit:g} %"
@@ -286,18 +295,13 @@ def _joint(total: Scope) -> Table:
     return table
 
 
-def _filter(total: Scope) -> Table:
-    columns = ["a label is right when", "clips decided", "kept", "right before", "precision", "95 %", "recall", "95 %"]
-    table = _table("The filter as a search for right labels", columns)
+def _filter(total: Scope) -> WideTable:
+    table = WideTable("The filter as a search for right labels", "a label is right when")
+    for header in ("clips decided", "kept", "right before", "precision", "95 %", "recall", "95 %"):
+        table.add_column(header)
     for each in total.filter:
         cells = [f"{each.clips:,}", f"{each.kept:,}", human_percent(each.right_before.value)]
         for share in (each.precision, each.recall):
             cells += [human_percent(share.value), interval(share)]
         table.add_row(f"its error rate is ≤ {each.limit:g} %", *cells)
-    if total.undecided:
-        right = human_percent(total.undecided_right[0].value)
-        table.caption = (
-            f"{total.undecided:,} more were rejected before the rule could decide; the asr had {right} of them right"
-        )
-        table.caption_justify = "left"
     return table
