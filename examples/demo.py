@@ -35,8 +35,9 @@ def main() -> None:
     retention = json.loads((ROOT / RUN / "report.json").read_text())["total"]["retention_percent"] or 0.0
     if retention < 5 and not settings:
         print(
-            "\nNearly nothing was kept, and rightly: the starter engines were trained for minutes and still mishear most sentences"
-            "\n(examples/starter_engines/models/*/README.md), so they do not agree. What the run shows is how that is accounted for."
+            "\nNearly nothing was kept, and rightly: the starter engines were trained for minutes and still mishear most"
+            "\nsentences (examples/starter_engines/models/*/README.md), so they do not agree. The run shows how that is"
+            "\naccounted for."
         )
     pipeline("score", str(RUN), "--truth", "examples/demo_crawl/truth.jsonl")
     print(f"\nThe report to read and listen to: {ROOT / RUN / 'report.html'}")
