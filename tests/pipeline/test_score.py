@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from operators.errors import UserError
 from operators.rover import Rules, error_rate
 from operators.text import evaluation_form, tokens
-from pipeline.__main__ import main
-from pipeline.config import S3Settings
 from pipeline.score import Score, headline
 from pipeline.score_counts import SCORE_COLUMNS, Question
 from pipeline.score_figures import CurvePoint, Figure, Scope
 from pipeline.score_page import render_page
-from pipeline.storage import open_store
 from pipeline.truth import Slack
-from tests import fast_engines
 from tests.pipeline.synthetic_run import clip_row, rejected, stretch_row
 from tests.pipeline.truths import (
     SECOND,
@@ -351,96 +345,3 @@ def test_a_vote_of_three_engines_scores_every_copilot() -> None:
     assert found.engines == (("whisper",), ("paraformer-en",), ("third",))
     assert label.rejected.mer.value == 0, "the vote of the three would have been right"
     assert [joint.copilot for joint in found.total.joint] == ["copilot"] * 3 + ["copilot 2"] * 3
-
-
-# ---- the command
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run with engines that need no ears, and a truth file that says what its ASR said, but for one clip in ten."""
-    folder = tmp_path_factory.mktemp("finished")
-    fast_engines.write_crawl(folder / "crawl", 40, seed=3)
-    config = folder / "empty.yaml"
-    config.write_text("{}\n")
-    run = folder / "run"
-    settings = fast_engines.settings(str(run), str(folder / "crawl"), "execution.runner=local")
-    assert main(["run", str(config), *settings]) == 0
-    lines: dict[str, dict[str, Any]] = {}
-    for number, row in enumerate(clips_of(run)):
-        line = lines.setdefault(row["recording_id"], {"path": row["recording_id"], "language": "en", "segments": []})
-        text = row["hypotheses"][0]["text"] + (" indeed" if number % 10 == 0 else "")
-        line["segments"].append({"start_s": row["start"] / SECOND, "end_s": row["end"] / SECOND, "text": text})
-    truth = folder / "truth.jsonl"
-    truth.write_bytes(truth_bytes(*lines.values()))
-    return run, truth
-
-
-def clips_of(run: Path) -> list[dict[str, Any]]:
-    paths = sorted(run.glob("shards/*/*.parquet"))
-    return [row for path in paths for row in pq.read_table(path).to_pylist() if row["hypotheses"]]
-
-
-def test_the_command_writes_what_it_prints(finished: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    run, truth = finished
-    assert main(["score", str(run), "--truth", str(truth)]) == 0
-    printed = capsys.readouterr().out
-    document = json.loads((run / "score.json").read_text())
-    clips = clips_of(run)
-    misheard = sum(row["hypotheses"][0]["text"] != row["hypotheses"][1]["text"] for row in clips)
-    total = document["total"]
-    asr = next(system for system in total["systems"] if system["name"] == "asr")
-    assert asr["all"]["clips"] == len(clips)
-    assert asr["all"]["wrong"][0]["value"] == pytest.approx(100 * len(range(0, len(clips), 10)) / len(clips))
-    assert total["filter"][0]["kept"] == sum(row["outcome"] == "kept" for row in clips) == len(clips) - misheard
-    assert document["headline"] in " ".join(printed.split())
-    assert "Per domain" in printed
-    assert "audiobook" in printed
-    before = {name: (run / name).read_bytes() for name in ("score.json", "score.html")}
-    assert main(["score", str(run), "--truth", str(truth)]) == 0
-    assert before == {name: (run / name).read_bytes() for name in before}, "same run, same bytes"
-    shown = {wrong["clip_id"] for wrong in document["wrong_labels"]}
-    assert shown <= {row["clip_id"] for row in clips if row["outcome"] == "kept"}
-    assert shown
-
-
-def test_a_run_and_a_truth_file_on_s3(finished: tuple[Path, Path], s3_server: str, bucket: str) -> None:
-    run, truth = finished
-    store = open_store(f"s3://{bucket}/runs/first", S3Settings(endpoint_url=s3_server))
-    for path in (path for path in run.rglob("*") if path.suffix in (".yaml", ".parquet")):
-        store.put(str(path.relative_to(run)), path)
-    store.put("truth.jsonl", truth)
-    arguments = [store.root, f"s3.endpoint_url={s3_server}", "--truth", store.url("truth.jsonl")]
-    assert main(["score", *arguments]) == 0
-    assert main(["score", str(run), "--truth", str(truth)]) == 0
-    assert store.read("score.json") == (run / "score.json").read_bytes()
-    assert store.exists("score.html")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--truth", "no/such/file.jsonl"], "no/such/file.jsonl"),
-        (["--truth", "{truth}", "--right", "few"], "--right few: expected percentages"),
-        (["--truth", "{truth}", "--right", "0,100"], "percentages from 0 to below 100"),
-        (["--truth", "{truth}", "--tolerance", "2"], "--silence is no less than --tolerance"),
-        (["--truth", "{truth}", "--tolerance", "nan"], "are seconds"),
-        (["--truth", "{truth}", "--seed", "-1"], "--seed is a whole number from 0"),
-        (["--truth", "{empty}"], "holds no truth"),
-    ],
-)
-def test_user_errors_are_one_line(
-    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-) -> None:
-    run, truth = finished
-    (tmp_path / "empty.jsonl").write_text("\n")
-    places = {"{truth}": str(truth), "{empty}": str(tmp_path / "empty.jsonl")}
-    assert main(["score", str(run), *(places.get(each, each) for each in arguments)]) == 2
-    error = capsys.readouterr().err
-    assert message in error
-    assert error.count("\n") == 1
-
-
-def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["score", str(tmp_path), "--truth", "x"]) == 2
-    assert "is no run directory" in capsys.readouterr().err
