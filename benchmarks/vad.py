@@ -98,6 +98,18 @@ def engines() -> dict[str, Callable[[], VoiceActivity]]:
     return found
 
 
+def agreement(one: Tally) -> list[str]:
+    """Recall, tight recall and purity of speech, and the same of clips, in percent."""
+    return [
+        share(one.speech_true, one.truth),
+        share(one.speech_tight, one.tight),
+        share(one.speech_true, one.speech),
+        share(one.clip_true, one.truth),
+        share(one.clip_tight, one.tight),
+        share(one.clip_true, one.clip),
+    ]
+
+
 def thresholds_of(name: str) -> Thresholds:
     """The defaults that the engine was built with, without building it."""
     engine = {"pyannote": PyannoteVad, "silero": SileroVad, "fsmn": FsmnVad}[name.split("-")[0]]
@@ -147,12 +159,7 @@ def report_engines(crawl: list[Sample], names: list[str], settings: CutSettings)
             [
                 name,
                 f"{seconds / cpu:.0f}",
-                share(every.speech_true, every.truth),
-                share(every.speech_tight, every.tight),
-                share(every.speech_true, every.speech),
-                share(every.clip_true, every.truth),
-                share(every.clip_tight, every.tight),
-                share(every.clip_true, every.clip),
+                *agreement(every),
                 share(every.segments_split, every.segments),
                 share(every.segments_cut, every.segments),
                 share(every.segments_lost, every.segments),
@@ -167,12 +174,7 @@ def report_engines(crawl: list[Sample], names: list[str], settings: CutSettings)
                     [
                         domain,
                         name,
-                        share(one.speech_true, one.truth),
-                        share(one.speech_tight, one.tight),
-                        share(one.speech_true, one.speech),
-                        share(one.clip_true, one.truth),
-                        share(one.clip_tight, one.tight),
-                        share(one.clip_true, one.clip),
+                        *agreement(one),
                         share(one.clip - one.clip_speech, one.clip),
                         share(one.too_short_true, one.truth),
                         share(one.segments_split, one.segments),

@@ -139,17 +139,12 @@ def sound(samples: int) -> bytes:
 
 def clip_row(domain: str, recording_id: str, start: int, end: int, **columns: Any) -> dict[str, Any]:
     """A clip's row; kept unless `columns` say otherwise."""
-    return {
-        "unit_id": "unit-000000",
-        "domain": domain,
-        "recording_id": recording_id,
-        "uri": f"crawl/{recording_id}",
-        "start": start,
-        "end": end,
+    clip = {
         "outcome": "kept",
         "clip_id": clip_id(recording_id, Span(start, end)),
         "speech_samples": (end - start) * 9 // 10,
-    } | columns
+    }
+    return stretch_row(domain, recording_id, start, end, **clip | columns)
 
 
 def stretch_row(domain: str, recording_id: str, start: int, end: int, **columns: Any) -> dict[str, Any]:
