@@ -76,7 +76,13 @@ class S3Store(Store):
 
     def size(self, key: str) -> int:
         with self._explained(key):
-            return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+            try:
+                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+            except aws.ClientError as error:
+                # A HEAD has no body, so an expired token looks like one forbidden object: a GET says which of the two it is.
+                if _code(error) in ("AccessDenied", "400"):
+                    self._get(key, 0, 1, None)
+                raise
 
     def read(self, key: str) -> bytes:
         buffer = io.BytesIO()
@@ -237,7 +243,8 @@ def _md5(body: bytes) -> str:
 
 def _code(error: aws.ClientError) -> str:
     """The store's error code. A HEAD has no body to name one, so its status stands in."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
+    code = str(error.response.get("Error", {}).get("Code") or status)
     return {"404": "NoSuchKey", "403": "AccessDenied", "412": "PreconditionFailed", "416": "InvalidRange"}.get(code, code)
 
 
@@ -279,10 +286,15 @@ def _explain_answer(error: aws.ClientError, where: str, bucket: str) -> Exceptio
     if code in _MEND:
         kind = AccessRefused if code in ("AccessDenied", "InvalidObjectState") else UserError
         return kind(_MEND[code].format(where=where, bucket=bucket))
+    if code in _OF_ONE_OBJECT or code.startswith("KMS."):
+        return AccessRefused(f"the store refused {where} with {code}: it is encrypted with a key that is not at hand")
     if status >= 500 or code in ("SlowDown", "Throttling", "RequestLimitExceeded", "TooManyRequests"):
         return StoreUnavailable(f"the store keeps answering {code or status} for {where}: try again later, or with fewer workers")
     return UserError(f"the store refused {where} with {code or status}: check the path, the s3 settings and your rights")
 
+
+_OF_ONE_OBJECT = ("InvalidRequest", "ServerSideEncryptionConfigurationNotFoundError")
+"""What stores answer for an object under a customer's key, which costs that recording, not the run."""
 
 _MEND = {
     "NoSuchBucket": "no bucket {bucket}: create it, or mend the path {where}",

@@ -171,6 +171,8 @@ class Fetch:
 
     s3: S3Settings = field(default_factory=S3Settings)
     scratch: str | None = None
+    max_bytes: int | None = None
+    """a larger object is not downloaded: it would fill the scratch folder before any decoder could refuse it."""
 
     @contextmanager
     def fetch(self, uri: str, member: tuple[int, int] | None = None) -> Iterator[str]:
@@ -178,7 +180,8 @@ class Fetch:
 
         With `member` = (offset, size) the path stands for the tar before "#", and only that range is sure to be in it: a copy
         from S3 is a sparse file with the member's bytes where they lie in the tar, so the same (offset, size) reads both.
-        A local path is handed out unseen. From S3, FileNotFoundError and UserError (AccessRefused: this object) are raised here.
+        A local path is handed out unseen. From S3, FileNotFoundError, AudioError "too_large" and UserError (AccessRefused: this
+        object) are raised here.
         """
         place = uri if member is None else split_member(uri)[0]
         if not is_s3(place):
@@ -186,6 +189,10 @@ class Fetch:
             return
         store, key = locate(place, self.s3)
         offset, size = member or (0, store.size(key))
+        if self.max_bytes is not None and size > self.max_bytes:
+            from operators.audio import AudioError
+
+            raise AudioError("too_large", f"{size:,} bytes, more than {self.max_bytes:,}")
         with scratch_file(self.scratch) as (path, file):
             with _explained(path, "write the scratch file"):
                 file.seek(offset)

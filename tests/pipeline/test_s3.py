@@ -189,6 +189,27 @@ def test_a_head_without_a_body_is_still_told_apart(s3_server: str, bucket: str) 
         store_at(proxy.url, bucket).exists("x")
 
 
+def test_a_revoked_key_is_not_taken_for_one_forbidden_object(s3_server: str, bucket: str) -> None:
+    """A HEAD says 403 to both. Taken for the latter, every recording to come would go into quarantine."""
+    revoked = [
+        Rule(action="error", method="HEAD", status=403, code="", times=99),
+        Rule(action="error", method="GET", status=403, code="InvalidAccessKeyId", times=99),
+    ]
+    with FaultyProxy(s3_server, revoked) as proxy, pytest.raises(UserError, match="the access key is unknown") as caught:
+        store_at(proxy.url, bucket, max_attempts=1).size("x")
+    assert not isinstance(caught.value, AccessRefused)
+
+
+def test_an_object_under_a_strangers_key_is_one_refused_object(s3_server: str, bucket: str) -> None:
+    for code in ("InvalidRequest", "KMS.DisabledException"):
+        sealed = [
+            Rule(action="error", method="HEAD", status=400, code="", times=99),
+            Rule(action="error", method="GET", status=400, code=code, times=99),
+        ]
+        with FaultyProxy(s3_server, sealed) as proxy, pytest.raises(AccessRefused, match=f"with {code}: it is encrypted"):
+            store_at(proxy.url, bucket, max_attempts=1).size("x")
+
+
 def test_an_endpoint_that_is_not_there_is_one_line_without_its_password(s3_server: str, bucket: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
