@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import traceback
 
@@ -11,6 +12,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config
+from pipeline.reading import printable
 from pipeline.run import ClusterLost, quiet_dependencies
 
 DESCRIPTION = """\
@@ -161,19 +163,28 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         if arguments.debug:
             traceback.print_exc()
-        print(f"touchasp: {error}", file=sys.stderr)
+        print(f"touchasp: {printable(str(error))}", file=sys.stderr)  # it may quote names from the crawl
         return 2
     except ClusterLost as error:
         if arguments.debug:
             traceback.print_exc()
         print(f"touchasp: {error}; units that have a ledger are done, the same command goes on from there", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("touchasp: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: what a cluster sends to a job that it ends. Everything is put away as after Ctrl-C."""
+
+
+def terminate(_number: int, _frame: object) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, terminate)
     code = main()
     sys.stdout.flush()
     sys.stderr.flush()

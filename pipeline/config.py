@@ -192,6 +192,8 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
 
 def restore(values: dict[str, Any]) -> Settings:
     """Settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises UserError."""
+    if not isinstance(values, dict):
+        raise UserError("config.yaml of the run is damaged: its settings are no table")
     try:
         settings = OmegaConf.to_object(_laid_over(OmegaConf.structured(Settings), values))
     except OmegaConfBaseException as error:
@@ -293,10 +295,30 @@ def _check(settings: Settings) -> None:
     at_least("rover.max_wer", settings.rover.max_wer, 0)
     at_least("rover.max_per", settings.rover.max_per, 0)
     at_least("asr.batch_size", settings.asr.batch_size, 1)
+    at_least("copilot.batch_seconds", settings.copilot.batch_seconds, 1)
+    # Limits that let nothing through would put every recording into quarantine, one by one.
+    at_least("audio.max_hours", settings.audio.max_hours, 0.001)
+    at_least("audio.max_gigabytes", settings.audio.max_gigabytes, 0.000001)
+    at_least("audio.decode_timeout_seconds", settings.audio.decode_timeout_seconds, 1)
+    at_least("audio.decode_attempts", settings.audio.decode_attempts, 1)
+    at_least("audio.opus_kbps", settings.audio.opus_kbps, 6)
+    at_least("s3.max_attempts", settings.s3.max_attempts, 1)
+    at_least("plan.probe_workers", settings.plan.probe_workers, 1)
+    at_least("plan.edge_radius_seconds", settings.plan.edge_radius_seconds, 0)
+    at_least("execution.max_failures", settings.execution.max_failures, 1)
+    at_least("execution.max_task_retries", settings.execution.max_task_retries, 0)
+    for language, models in settings.copilot.models.items():
+        if not all(isinstance(model, str) for model in (models if isinstance(models, list) else [models]) if models is not None):
+            raise UserError(f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them")
+    if "@" in (settings.s3.endpoint_url or ""):
+        raise UserError("s3.endpoint_url may hold no user or password: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
         workers = getattr(settings.execution, stage)
+        at_least(f"execution.{stage}.cpus", workers.cpus, 0)
+        at_least(f"execution.{stage}.gpus", workers.gpus, 0)
+        at_least(f"execution.{stage}.threads", workers.threads, 1)
         at_least(f"execution.{stage}.min_workers", workers.min_workers, 1)
         at_least(f"execution.{stage}.max_workers", workers.max_workers, workers.min_workers)
 
@@ -309,8 +331,10 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return asdict(settings)
 
 
-# Where and how fast a run works does not change what it writes; everything else does, devices too: a GPU sums in another order.
+# Where and how fast a run works does not change what it writes; everything else does, devices and the threads of an engine too:
+# a GPU sums in another order, and so do four threads.
 _NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers")
+_IN_OUTPUT = tuple(f"execution.{stage}.threads" for stage in ("segment", "transcribe", "copilot"))
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:
@@ -318,12 +342,10 @@ def output_settings(settings: Settings) -> dict[str, Any]:
     leaves: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if any(prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT):
-            return
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        else:
+        elif prefix in _IN_OUTPUT or not any(prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT):
             leaves[prefix] = value
 
     walk("", asdict(settings))

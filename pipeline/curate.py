@@ -10,6 +10,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -27,9 +28,10 @@ from operators.shard import clean
 from pipeline import ledger, recipe
 from pipeline import run as running
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
-from pipeline.plan import load_plan, make_plan, save_plan
+from pipeline.plan import load_plan, make_plan, plan_fingerprint, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
+from pipeline.reading import printable
 from pipeline.report import Thresholds, render_terminal, write_report
 from pipeline.retention import FOLD_COLUMNS, fold
 from pipeline.sources import SourceFile, probe_files, read_sources
@@ -66,13 +68,17 @@ class Curation:
         if not self.settings.output:
             raise UserError("no output: say where the run goes, for example output=runs/first")
         self.store: Store = open_store(self.settings.output, self.settings.s3)
-        self.fetch = Fetch(self.settings.s3, self.settings.execution.scratch)
+        self.fetch = Fetch(self.settings.s3, self.settings.execution.scratch, recipe.limits(self.settings.audio).max_bytes)
 
     def plan(self) -> list[Unit]:
         """The run's units: the stored plan, or a new one made from the sources and stored. Raises UserError."""
         if self.store.exists("plan.parquet"):
             self._same_settings()
+            if plan_fingerprint(self.store) not in ("", fingerprint(self.settings)):
+                raise UserError(f"{self.store.root}: config.yaml and plan.parquet are of two runs: choose another output")
             return load_plan(self.store)
+        if ledger.done_units(self.store):
+            raise UserError(f"{self.store.root} holds shards and no plan, so nobody knows of what: choose another output")
         if not self.settings.sources:
             raise UserError("no sources: say what to curate, for example sources=[{path: crawl/}]")
         files = list(read_sources(self.settings.sources, self.settings.s3))
@@ -82,7 +88,7 @@ class Curation:
         lengths = self._probe(files)
         units = make_plan(files, lengths, self.settings.plan)
         self.store.put("config.yaml", self.config_bytes())
-        save_plan(units, self.store)
+        save_plan(units, self.store, fingerprint(self.settings))
         total = declared_seconds(units)
         self.console.print(
             f"planned {len(files):,} recordings, {hours(total)} declared, into {len(units):,} units "
@@ -134,6 +140,8 @@ class Curation:
         preflight = Preflight(self.settings, self.store, self.console)
         preflight.before_plan()
         units = self.plan()
+        with suppress(UserError):  # tidiness only: some stores do not offer it, and some users may not ask
+            self.store.sweep()
         todo = ledger.to_do(units, self.store)
         if len(todo) < len(units):
             self.console.print(f"{len(units) - len(todo):,} of {len(units):,} units are done already", highlight=False)
@@ -159,15 +167,17 @@ class Curation:
             own = [unit for unit in units if unit.domain == domain]
             recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
             refused = sum(piece.problem is not None for piece in recordings.values())
-            table.add_row(Text(domain), f"{len(own):,}", f"{len(recordings):,}", hours(declared_seconds(own)), f"{refused:,}")
+            name, declared = Text(printable(domain)), hours(declared_seconds(own))
+            table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
         self.console.print(table)
-        self.console.print(f"plan: {self.store.url('plan.parquet')}", highlight=False, soft_wrap=True)
+        where = printable(self.store.url("plan.parquet"))
+        self.console.print(f"plan: {where}", markup=False, highlight=False, soft_wrap=True)
 
     def finish(self, units: list[Unit], failed: int) -> int:
         """Check the accounting and write the report. Answers the exit code: 0, or 1 with units left undone."""
         left = ledger.to_do(units, self.store)
         if len(left) < len(units):
-            ledger.verify_tiling(units, self.store)
+            ledger.verify(units, self.store, fingerprint(self.settings))
             report(self.settings, self.store, self.console)
         if left:
             names = ", ".join(unit.unit_id for unit in left[:5])
@@ -191,19 +201,24 @@ class Curation:
                 for outcome in self._outcomes(stages, todo):
                     self._check(outcome)
                     if outcome.unit_id == running.ROLL_CALL.unit_id:
+                        if outcome.error is not None:
+                            self.console.print(outcome.error, style="red", markup=False, highlight=False)
+                            raise UserError(f"an engine cannot be loaded: {_first_line(outcome.error)}")
                         progress.begin()
                         preflight.passed("engines", f"every stage has loaded its models ({time.monotonic() - started:.0f} s)")
                         continue
                     display.add(outcome)
                     if progress.failed >= execution.max_failures:
                         raise UserError(
-                            f"gave up after {progress.failed} failed units, the last: {(outcome.error or '').strip()}"
+                            f"gave up after {progress.failed} failed units, the last: {_first_line(outcome.error or '')}"
                         )
         finally:
-            if progress.done:
-                write_speed(self.store, progress)
-            if execution.runner == "ray":
-                running.disconnect()
+            try:
+                if progress.done:
+                    write_speed(self.store, progress)
+            finally:
+                if execution.runner == "ray":
+                    running.disconnect()
         return progress.failed
 
     def _outcomes(self, stages: list[Stage], todo: list[Unit]) -> Iterator[running.Outcome]:
@@ -214,6 +229,10 @@ class Curation:
     def _check(self, outcome: running.Outcome) -> None:
         if outcome.user_error:
             raise UserError(outcome.error or "")
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]
 
 
 def declared_seconds(units: list[Unit]) -> float:
@@ -230,9 +249,12 @@ def stored_config(store: Store) -> dict[str, Any]:
     """config.yaml of a run. Raises UserError when the folder is no run."""
     if not store.exists("config.yaml"):
         raise UserError(f"{store.root} is no run directory: it has no config.yaml")
-    content = yaml.safe_load(store.read("config.yaml"))
+    try:
+        content = yaml.safe_load(store.read("config.yaml"))
+    except yaml.YAMLError:
+        content = None
     if not isinstance(content, dict) or not {"settings", "fingerprint"} <= content.keys():
-        raise UserError(f"{store.root}/config.yaml is damaged: expected settings and fingerprint in it")
+        raise UserError(f"{store.url('config.yaml')} is damaged: put back a copy of it, or choose another output")
     return content
 
 
@@ -265,6 +287,9 @@ def report(settings: Settings, store: Store, console: Console) -> None:
 
         rover = settings.rover
         rule = Thresholds(max_wer=rover.max_wer, max_per=rover.max_per, drop_when=rover.drop_when)
-        write_report(store, retention, speeds, audio, thresholds=rule)
+        try:
+            write_report(store, retention, speeds, audio, thresholds=rule)
+        except FileNotFoundError as error:
+            raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
     console.print(render_terminal(retention))
-    console.print(f"\nreport: {store.url('report.html')}", highlight=False, soft_wrap=True)
+    console.print(f"\nreport: {printable(store.url('report.html'))}", markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ import json
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import accumulate, groupby, islice
 
@@ -175,7 +176,7 @@ def _table(units: Sequence[Unit]) -> pa.Table:
 
 def load_plan(store: Store) -> list[Unit]:
     """The units of a run's plan.parquet, as they were saved. Raises UserError when there is none, or none that can be read."""
-    with _open_plan(store) as file:
+    with _open_plan(store) as file, _damage_explained(store):
         return [unit for group in range(file.num_row_groups) for unit in _units(file.read_row_group(group))]
 
 
@@ -190,14 +191,21 @@ def _open_plan(store: Store) -> pq.ParquetFile:
         content = store.read(PLAN_KEY)
     except FileNotFoundError:
         raise UserError(f"{store.root} holds no plan: run 'plan' or 'run' with its settings first") from None
-    try:
+    with _damage_explained(store):
         file = pq.ParquetFile(pa.BufferReader(content))
-    except pa.ArrowException as error:
-        raise UserError(f"{store.url(PLAN_KEY)} is damaged: remove it and plan again ({str(error)[:100]})") from error
     version = (file.schema_arrow.metadata or {}).get(b"touchasp.plan_version", b"none").decode()
     if version != str(PLAN_VERSION):
         raise UserError(f"{store.url(PLAN_KEY)} has plan version {version}, this program reads {PLAN_VERSION}: plan again")
     return file
+
+
+@contextmanager
+def _damage_explained(store: Store) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError, ValueError, LookupError) as error:
+        line = " ".join(str(error).split())[:100]
+        raise UserError(f"{store.url(PLAN_KEY)} is damaged: put back a copy of it, or choose another output ({line})") from error
 
 
 def _units(table: pa.Table) -> Iterator[Unit]:

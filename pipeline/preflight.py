@@ -10,10 +10,12 @@ import shutil
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.text import Text
 
 from operators.errors import UserError
 from pipeline.config import Settings
 from pipeline.progress import hours
+from pipeline.reading import printable
 from pipeline.sources import check_source
 from pipeline.storage import Store
 
@@ -28,7 +30,8 @@ class Preflight:
     console: Console
 
     def passed(self, check: str, detail: str) -> None:
-        self.console.print(f"[green]ok[/] {check:<8} {detail}", highlight=False)
+        line = Text.assemble(("ok", "green"), f" {check:<8} {printable(detail)}")  # names from a crawl are no markup
+        self.console.print(line)
 
     def before_plan(self) -> None:
         """Output and sources. Raises UserError."""
@@ -36,6 +39,8 @@ class Preflight:
         try:
             self.store.put(probe, b"touchasp")
             self.store.delete(probe)
+        except UserError:
+            raise
         except OSError as error:
             raise UserError(f"cannot write to {self.store.root} ({error.strerror}): choose another output") from None
         self.passed("output", f"{self.store.root} is writable")

@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
+from pipeline.reading import printable
 from pipeline.run import Outcome
 from stages.base import Stage
 
@@ -197,8 +198,9 @@ class Display:
         self._changed = True
         self._progress.add(outcome)
         if outcome.error is not None:
+            why = "\n".join(printable(line) for line in outcome.error.strip().splitlines())  # it may quote names from the crawl
             self._console.print(
-                f"unit {outcome.unit_id} failed and is left undone: {outcome.error.strip()}", style="red", markup=False
+                f"unit {outcome.unit_id} failed and is left undone: {why}", style="red", markup=False, highlight=False
             )
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._print_line()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import yaml
 from rich.console import Console
 
 from operators.errors import UserError
@@ -45,8 +44,8 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
         raise UserError(f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first")
     if not curation.store.exists("plan.parquet"):
         curation.store.put("config.yaml", curation.config_bytes())
-        save_plan(units, curation.store)
-    stored = yaml.safe_load(curation.store.read("config.yaml"))
+        save_plan(units, curation.store, config.fingerprint(settings))
+    stored = stored_config(curation.store)
     if stored["fingerprint"] != config.fingerprint(settings):
         raise UserError(f"{settings.output} holds a run with other settings: choose another --output")
     stage = Rejudge(

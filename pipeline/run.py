@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import pickle
+import signal
 import socket
 import sys
 import time
@@ -30,11 +31,14 @@ import numpy as np
 from operators.clip import Unit, pcm_bytes
 from operators.errors import UserError
 from pipeline.config import ExecutionSettings
+from pipeline.storage import StoreUnavailable
 from stages.base import Resources, Stage
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
 
+MOST_DEATHS_IN_OPENING = 3
+"""A worker that died so often, one time after the other, while it loaded its models is not started again."""
 
 ROLL_CALL = Unit(unit_id="", domain="", pieces=())
 """The first row of every run: it does nothing but come back once a worker of each stage has loaded its models, or could not."""
@@ -70,10 +74,13 @@ class Worker:
         use_threads(stage.resources.threads)
         self._stage, self._last = stage, last
         self._problem: Outcome | None = None
+        self._open()
+
+    def _open(self) -> None:
         try:
-            stage.open()
+            self._stage.open()
         except Exception as error:
-            self._problem = _failure("", stage.name, error)
+            self._problem = _failure("", self._stage.name, error)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         if row["outcome"]:
@@ -86,6 +93,8 @@ class Worker:
         use_threads(self._stage.resources.threads)
         try:
             done = timed(self._stage, unit)
+        except StoreUnavailable as error:  # no mistake of the user's: it costs this unit, and the run when it happens often
+            return _answer(Outcome(unit_id=unit.unit_id, error=f"{self._stage.name}: {error}"))
         except Exception as error:
             return _answer(_failure(unit.unit_id, self._stage.name, error))
         return _answer(outcome_of(done)) if self._last else _pack(done)
@@ -93,6 +102,25 @@ class Worker:
     def close(self) -> None:
         if self._problem is None:
             self._stage.close()
+
+
+class RestartedWorker(Worker):
+    """A Worker under Ray, which starts it again whenever its process dies: for ever, if loading the models is what kills it."""
+
+    def _open(self) -> None:
+        import ray
+        from ray.experimental import internal_kv
+
+        # The actor's id outlives its processes, and the cluster's own store the actor's.
+        key = f"touchasp-opening-{ray.get_runtime_context().get_actor_id()}".encode()
+        deaths = int(internal_kv._internal_kv_get(key) or b"0")
+        if deaths >= MOST_DEATHS_IN_OPENING:
+            message = f"{self._stage.name}: its worker process died {deaths} times in a row while it loaded the models: {_KILLED}"
+            self._problem = Outcome(unit_id="", error=message, user_error=True)
+            return
+        internal_kv._internal_kv_put(key, str(deaths + 1).encode(), overwrite=True)
+        super()._open()
+        internal_kv._internal_kv_del(key)
 
 
 def timed(stage: Stage, unit: Unit) -> Unit:
@@ -178,8 +206,8 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
     )  # **ray_remote_args has no successor yet
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    # A unit whose workers died more often than they may is left undone; it must not end the others.
-    context.max_errored_blocks = -1
+    # A unit whose workers died more often than they may is left undone; a few such must not end the others.
+    context.max_errored_blocks = settings.max_failures
     called = [ROLL_CALL, *units]
     for start in range(0, len(called), WAVE_UNITS):
         wave = [_pack(unit) for unit in called[start : start + WAVE_UNITS]]
@@ -187,7 +215,7 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
         for stage in stages:
             asked = stage.resources
             dataset = dataset.map(
-                Worker,
+                RestartedWorker,
                 fn_constructor_args=(stage, stage is stages[-1]),
                 compute=ray.data.ActorPoolStrategy(
                     min_size=asked.min_workers, max_size=asked.max_workers, max_tasks_in_flight_per_actor=2
@@ -198,13 +226,22 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
                 max_task_retries=settings.max_task_retries,
             )
         rows = iter(dataset.iter_rows())
+        unanswered = dict.fromkeys(unit.unit_id for unit in called[start : start + WAVE_UNITS])
         try:
             with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
                 first = next(rows, None)
             for row in rows if first is None else itertools.chain([first], rows):
-                yield pickle.loads(row["outcome"])
+                outcome = pickle.loads(row["outcome"])
+                unanswered.pop(outcome.unit_id, None)
+                yield outcome
         except ray.exceptions.RayError as error:
-            raise ClusterLost(f"Ray stopped working ({_first_line(error)})") from error
+            died = isinstance(error, ray.exceptions.ActorDiedError)
+            raise ClusterLost(_WORKER_DIED if died else f"Ray stopped working ({_first_line(error)})") from error
+        yield from (Outcome(unit_id=unit_id, error=_WORKER_DIED) for unit_id in unanswered)
+
+
+_KILLED = "it was killed, for using too much memory perhaps, or its native code crashed"
+_WORKER_DIED = f"the worker process died each time it was tried: {_KILLED}"
 
 
 def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
@@ -221,6 +258,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
     if ray.is_initialized():
         return
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    on_terminate = signal.getsignal(signal.SIGTERM)
     if address:
         _reach(address)
         try:
@@ -236,6 +274,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         ray.init(num_cpus=cpus, include_dashboard=False, **common)
+    signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends in a native stack trace
     check_fit(stages, [_free(node) for node in ray.nodes() if node["Alive"]])
 
 
@@ -307,9 +346,21 @@ def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk:
     for start in range(0, len(items), chunk):
         pending.append(work.remote(items[start : start + chunk]))
         if len(pending) >= in_flight:
-            yield ray.get(pending.pop(0))
+            yield _gathered(pending.pop(0))
     for reference in pending:
-        yield ray.get(reference)
+        yield _gathered(reference)
+
+
+def _gathered(reference: Any) -> Any:
+    """What a task answered. Raises its UserError as it was, without Ray's traceback around it, and ClusterLost."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, UserError) else error) from None
+    except ray.exceptions.RayError as error:
+        raise ClusterLost(f"Ray stopped working ({_first_line(error)})") from error
 
 
 def quiet_dependencies() -> None:

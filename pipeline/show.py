@@ -16,6 +16,7 @@ from operators.text import tokens
 from pipeline import ledger
 from pipeline.plan import load_plan
 from pipeline.progress import clock_time
+from pipeline.reading import printable
 from pipeline.storage import Store
 from stages.write_shard import shard_keys
 
@@ -46,7 +47,7 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     story.add_column()
 
     def tell(name: str, value: object) -> None:
-        story.add_row(name, value if isinstance(value, Text) else Text(str(value)))
+        story.add_row(name, value if isinstance(value, Text) else Text(printable(str(value))))
 
     seconds = (row["end"] - row["start"]) / SAMPLE_RATE
     tell("clip", row["clip_id"])
@@ -92,6 +93,6 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
         same = edit.kind == "equal"
         for text, token, style in ((first, edit.reference, "bold red"), (second, edit.hypothesis, "bold yellow")):
             if token:
-                text.append(token, style="" if same else style)
+                text.append(printable(token), style="" if same else style)
                 text.append(" ")
     return first, second
