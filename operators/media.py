@@ -20,6 +20,8 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 import av.container
+import av.subtitles.codeccontext  # PyAV loads these two at the first file that it opens. The isolated decoder has a memory
+import av.subtitles.stream  # limit by then, and a library that no longer fits looks like a bug instead of a too large file.
 
 from operators.clip import SAMPLE_RATE
 from operators.headers import Claims, looks_like_media, name_of_text, read_claims

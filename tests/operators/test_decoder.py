@@ -195,6 +195,18 @@ def test_memory_is_bounded(speech: str) -> None:
     assert caught.value.reason in ("too_large", "decoder_crash")
 
 
+def test_opening_a_file_loads_no_library(speech: str) -> None:
+    """The limit is in force by then: what does not fit any more must be the file, not code."""
+    script = (
+        "import sys, operators.decoder, operators.audio\n"
+        "before = set(sys.modules)\n"
+        "operators.audio.decode(sys.argv[1])\n"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, speech], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
 def test_a_child_that_died_idle_costs_nobody_an_attempt(speech: str) -> None:
     with IsolatedDecoder(attempts=1) as decoder:
         decoder.probe(speech)
