@@ -109,7 +109,7 @@ def parser() -> argparse.ArgumentParser:
         text += " (default: %(default)s)"
         command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
     command.add_argument("--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot")
-    command.add_argument("--seed", type=int, default=0, help="of the intervals (default: %(default)s)")
+    command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
@@ -155,7 +155,11 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = parser().parse_args(argv)
+    commands = parser()
+    if not (sys.argv[1:] if argv is None else argv):
+        commands.print_help(sys.stderr)
+        return 2
+    arguments = commands.parse_args(argv)
     quiet_dependencies()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:

@@ -44,7 +44,7 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     row = find_clip(store, clip_id)
     story = Table(show_header=False, box=None, pad_edge=False)
     story.add_column(style="dim", no_wrap=True)
-    story.add_column()
+    story.add_column(overflow="fold")  # a path is there to be copied whole
 
     def tell(name: str, value: object) -> None:
         story.add_row(name, value if isinstance(value, Text) else Text(printable(str(value))))
