@@ -42,19 +42,31 @@ from stages.segment import read_span
 PROBE_CHUNK = 256
 """Files whose headers one task of a cluster reads."""
 
-PACKAGES = (
+PACKAGES = [
     "touchasp",
     "av",
+    "boto3",
     "ctranslate2",
     "faster-whisper",
     "funasr",
     "numpy",
+    "onnxruntime",
+    "OpenCC",
+    "pocketsphinx",
+    "pyannote-audio",
     "pyarrow",
     "pypinyin",
+    "rapidfuzz",
     "ray",
+    "silero-vad",
+    "soundfile",
+    "tokenizers",
     "torch",
+    "torchaudio",
+    "ToJyutping",
+    "transformers",
     "whisperx",
-)
+]
 
 
 @dataclass(kw_only=True)
