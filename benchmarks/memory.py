@@ -2,12 +2,14 @@
 
     synthetic crawl, 1x and 10x ──python -m pipeline run──> process tree ──sampled every 50 ms──> peak of every process ──> table
 
-    python -m benchmarks.memory                  20 and 200 units of a minute, plain runner and Ray: about four minutes
-    python -m benchmarks.memory --units 10
+    python -m benchmarks.memory                  30 and 300 units of a minute, plain runner and Ray: about four minutes
+    python -m benchmarks.memory --units 60
 
 Recordings are decoded from FLAC, cut, encoded and written in earnest; VAD and recognisers are the fast engines of the tests,
 whose memory is nothing, so what would grow is seen and not drowned. A peak is each process's own, and peaks are added up.
-Resident memory counts pages that processes share (libraries, Ray's object store) in each of them; "own" leaves those out.
+Resident memory counts pages that processes share (libraries, Ray's object store) in each of them; "own" leaves those out. A
+worker reaches its height after some twenty units, when it has met a large one and Ray's store has been used all over, so
+fewer units measure the climb.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def kind(process: psutil.Process, driver: int) -> str:
         return "driver"
     if "operators.decoder" in command:
         return "decoders"
-    if command.startswith("ray::") and "IDLE" not in command:
+    if command.startswith("ray::MapWorker"):
         return "workers"
     return "Ray itself"
 
@@ -56,7 +58,8 @@ def peaks(command: list[str]) -> dict[str, tuple[float, float]]:
             for process in tree(run.pid):
                 try:
                     memory = process.memory_info()
-                    kinds[process.pid] = kind(process, run.pid)  # a worker of Ray gets its name when it gets its work
+                    if kinds.get(process.pid) != "workers":  # a worker of Ray gets its name when it gets its work
+                        kinds[process.pid] = kind(process, run.pid)
                 except psutil.Error:
                     continue
                 before = highest[process.pid]
@@ -84,7 +87,7 @@ def tree(pid: int) -> Iterator[psutil.Process]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--units", type=int, default=20, help="of one minute, before they are ten times as many (default 20)")
+    parser.add_argument("--units", type=int, default=30, help="of one minute, before they are ten times as many (default 30)")
     options = parser.parse_args()
     rows: list[tuple[str, str, float, float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="touchasp-bench-") as name:

@@ -57,35 +57,40 @@ def wait_until_ready(folder: Path, workers: int) -> None:
 
 
 class CpuOfWork(threading.Thread):
-    """CPU time from the moment when all workers were ready: of this process and all below it, and of other programs.
+    """CPU time from the moment when all workers were ready: of this process and all below it, and of the whole machine.
 
-    Others at a lower priority than usual (nice 1 and up) are not counted: they yield.
+    Sampled each second, because Ray's workers are gone when the last outcome has come.
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
         super().__init__(daemon=True)
         self._folder, self._workers = folder, workers
+        self._seconds: dict[int, float] = {}
         self._own = self._machine = 0.0
         self.start()
 
     def run(self) -> None:
         wait_until_ready(self._folder, self._workers)
-        self._own, self._machine = cpu_seconds(), machine_cpu_seconds()
+        self._own, self._machine = self._sample(), machine_cpu_seconds()
+        while True:
+            time.sleep(1.0)
+            self._sample()
 
     def read(self) -> dict[str, float]:
-        return {"end": time.time(), "cpu": cpu_seconds() - self._own, "machine_cpu": machine_cpu_seconds() - self._machine}
+        return {"end": time.time(), "cpu": self._sample() - self._own, "machine_cpu": machine_cpu_seconds() - self._machine}
 
-
-def cpu_seconds() -> float:
-    """CPU time of this process and of all below it that still live."""
-    this = psutil.Process()
-    times = [process.cpu_times() for process in (this, *this.children(recursive=True))]
-    return sum(time.user + time.system for time in times)
+    def _sample(self) -> float:
+        this = psutil.Process()
+        for process in (this, *this.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = process.cpu_times()
+                self._seconds[process.pid] = times.user + times.system
+        return sum(self._seconds.values())
 
 
 def machine_cpu_seconds() -> float:
     times = psutil.cpu_times()
-    return times.user + times.system
+    return times.user + times.nice + times.system
 
 
 def digest(heard: list[tuple[str, list[str]]]) -> str:

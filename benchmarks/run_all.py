@@ -147,7 +147,7 @@ BENCHMARKS = (
         name="memory",
         what="peak memory while the input grows tenfold",
         full=(),
-        quick=("--units", "8"),
+        quick=("--units", "20"),
         results=own_results,
     ),
 )
