@@ -15,13 +15,14 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import soundfile
 
 from operators.clip import SAMPLE_RATE, Clip, Rejection, Span, Unit, pcm_bytes
 
@@ -86,6 +87,20 @@ def feature_frames(samples: int) -> int:
 def content_hash(pcm: np.ndarray) -> str:
     """Name of a clip's audio content: equal for equal int16 samples, whatever file they came from."""
     return hashlib.sha256(pcm_bytes(pcm)).hexdigest()[:32]
+
+
+def decode_member(data: bytes) -> np.ndarray:
+    """int16 [samples], 16 kHz mono, of a shard's audio member, as a reader of the shard hears it.
+
+    Raises ValueError when it is no such audio.
+    """
+    try:
+        pcm, rate = soundfile.read(io.BytesIO(data), dtype="int16")
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"the audio cannot be decoded ({error})") from error
+    if rate != SAMPLE_RATE or pcm.ndim != 1:
+        raise ValueError(f"the audio is not {SAMPLE_RATE} Hz mono: {rate} Hz, {pcm.ndim} dimension(s)")
+    return pcm
 
 
 def clip_language(clip: Clip) -> str | None:
@@ -204,20 +219,24 @@ def clean(text: str) -> str:
 
 
 def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
-    """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's own."""
+    """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's own.
+
+    Its pages carry checksums, so that a flipped bit is an error and not another label.
+    """
     named = {f"touchasp.{key}": value for key, value in metadata.items()} | {"touchasp.schema_version": str(SCHEMA_VERSION)}
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA).replace_schema_metadata(named)
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue()
 
 
-def read_ledger(data: bytes) -> tuple[pa.Table, dict[str, str]]:
-    """A ledger's rows and metadata. Raises ValueError when it was written by a newer schema."""
-    file = pq.ParquetFile(io.BytesIO(data))
+def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
+    """A ledger's rows, or some columns of them, and its metadata. Raises ValueError when it was written by a newer schema."""
+    file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     raw = file.schema_arrow.metadata or {}
     prefix = "touchasp."
     metadata = {key.decode()[len(prefix) :]: value.decode() for key, value in raw.items() if key.decode().startswith(prefix)}
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
-    return file.read().cast(LEDGER_SCHEMA), metadata
+    names = LEDGER_SCHEMA.names if columns is None else list(columns)
+    return file.read(columns=names).cast(pa.schema([LEDGER_SCHEMA.field(name) for name in names])), metadata

@@ -1,6 +1,7 @@
 """WriteShard: the unit's tar, its quarantine lines, then its ledger, whose presence is "done".
 
     Unit ──> shards/<domain>/<unit>.tar ──> quarantine/<unit>.jsonl (if any) ──> shards/<domain>/<unit>.parquet   the commit
+              └─filterbank of every kept clip──> sums, for the global mean and variance ──> the ledger's metadata
 
 Every put is atomic and every byte is a function of the unit and the settings, so a worker that dies between any two steps
 leaves an orphan that the next attempt overwrites with the same bytes. Audio does not travel further than here.
@@ -18,7 +19,8 @@ import numpy as np
 
 from operators.audio import encode_flac, encode_opus
 from operators.clip import Unit
-from operators.shard import Row, ledger_bytes, unit_rows, write_tar
+from operators.filterbank import MelSums, filterbank
+from operators.shard import Row, decode_member, ledger_bytes, unit_rows, write_tar
 from operators.text import Normaliser, tokens
 from stages.base import Resources, Store
 
@@ -67,13 +69,23 @@ class WriteShard:
 
 def commit(store: Store, unit_id: str, rows: list[Row], audio: Callable[[Row], bytes], shard_format: ShardFormat) -> None:
     """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept row."""
-    tar, placed = write_tar(rows, audio, shard_format.extension, label_length)
+    mel_sums = MelSums()
+
+    def heard(row: Row) -> bytes:
+        nonlocal mel_sums
+        encoded = audio(row)
+        # Of what the shard holds, not of what was cut: a trainer hears that, and `redecide` copies it.
+        mel_sums = mel_sums.add(filterbank(decode_member(encoded)))
+        return encoded
+
+    tar, placed = write_tar(rows, heard, shard_format.extension, label_length)
     metadata = {
         "unit_id": unit_id,
         "fingerprint": shard_format.fingerprint,
         "tar_bytes": str(len(tar)),
         "tar_sha256": hashlib.sha256(tar).hexdigest(),
         "kept_clips": str(sum(row["outcome"] == "kept" for row in placed)),
+        "mel_sums": json.dumps(mel_sums.to_dict()),
     }
     tar_key, quarantine_key, ledger_key = shard_keys(unit_id)
     store.put(tar_key, tar)
