@@ -4,7 +4,7 @@
     features of every clip ──MelSums.add──> sums ──cmvn()──> mean, 1/std per bin
 
 The trainer, the hand-off and the recogniser without torch all hear through this one function, so it needs numpy and
-nothing more. It follows compute-fbank-feats with --dither=0 --num-mel-bins=80: int16 scale, snip_edges, 20 Hz to Nyquist.
+nothing more. It follows compute-fbank-feats with --dither=0 --num-mel-bins=80: int16 scale, snip_edges, 20 Hz and up.
 
 Shapes: T samples, F frames, 80 mel bins.
 """

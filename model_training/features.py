@@ -1,0 +1,64 @@
+"""What the model hears of an array of samples: filterbank, global normalisation, and how many frames come out of it.
+
+    int16 pcm ──operators.filterbank──> features [F, 80] ──Cmvn.apply──> normalised ──the model──> S encoder frames
+
+Shapes: F feature frames of 10 ms, S encoder frames of 40 ms, 80 mel bins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from operators.errors import UserError
+from operators.filterbank import BINS, MelSums
+
+MIN_FRAMES = 7
+"""Below this the two convolutions leave no encoder frame."""
+
+
+def subsampled(frames: Any) -> Any:
+    """Encoder frames that two unpadded convolutions of width 3, stride 2 leave of `frames` (an int or an array)."""
+    return ((frames - 1) // 2 - 1) // 2
+
+
+def ctc_frames(ids: Sequence[int]) -> int:
+    """Encoder frames that CTC needs at least for these labels: one each, and a blank between equal neighbours."""
+    return len(ids) + sum(first == second for first, second in pairwise(ids))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cmvn:
+    """Global mean and variance normalisation (CMVN) with the statistics of the training set."""
+
+    mean: np.ndarray
+    """float32 [80]."""
+    istd: np.ndarray
+    """float32 [80]: 1 / standard deviation."""
+
+    def apply(self, features_F80: np.ndarray) -> np.ndarray:
+        """(features - mean) * istd, float32 [F, 80]."""
+        return (features_F80 - self.mean) * self.istd
+
+    def to_dict(self, frames: int) -> dict[str, Any]:
+        """As `cmvn.json` holds it."""
+        return {"frames": frames, "mean": self.mean.tolist(), "istd": self.istd.tolist()}
+
+    @staticmethod
+    def of(sums: MelSums) -> Cmvn:
+        return Cmvn(*sums.cmvn())
+
+    @staticmethod
+    def from_dict(record: Mapping[str, Any]) -> Cmvn:
+        """Raises UserError when `record` is not what `cmvn.json` should hold."""
+        try:
+            mean, istd = (np.array(record[name], np.float32) for name in ("mean", "istd"))
+        except (KeyError, TypeError, ValueError):
+            raise UserError("cmvn.json holds no numbers under 'mean' and 'istd': run the hand-off again") from None
+        if mean.shape != (BINS,) or istd.shape != (BINS,) or not (np.isfinite(mean).all() and np.isfinite(istd).all()):
+            raise UserError(f"cmvn.json must hold {BINS} finite numbers for mean and for istd: run the hand-off again")
+        return Cmvn(mean, istd)
