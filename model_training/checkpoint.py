@@ -1,0 +1,200 @@
+"""Checkpoints: a folder per step that is either whole or not there.
+
+    step-00000500/
+      model.safetensors        weights (and ema.safetensors, the averaged ones, where they are kept)
+      optimizer.safetensors    moments, by parameter name
+      trainer.json             step, settings, vocabulary, fingerprints, sha256 of the other files: written last
+      tokenizer.json  cmvn.json
+
+Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code. The position
+in the data is a function of the step, and random numbers of (seed, step), so neither needs a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from operators.errors import UserError
+
+VERSION = 1
+_NAME = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint that was found whole."""
+
+    path: Path
+    record: dict[str, Any]  # trainer.json
+
+    @property
+    def step(self) -> int:
+        return int(self.record["step"])
+
+    def weights(self, *, ema: bool = False) -> dict[str, Tensor]:
+        return self._load("ema.safetensors" if ema else "model.safetensors")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        return self._load("optimizer.safetensors")
+
+    def has_ema(self) -> bool:
+        return "ema.safetensors" in self.record["files"]
+
+    def _load(self, name: str) -> dict[str, Tensor]:
+        try:
+            return load_file(self.path / name)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{self.path / name} cannot be read ({error}): use an older checkpoint") from None
+
+
+def save(
+    folder: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    moments: dict[str, Tensor],
+    record: dict[str, Any],
+    texts: dict[str, str],
+    *,
+    ema: dict[str, Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint. `texts` are small files to keep beside it (tokenizer.json, cmvn.json).
+
+    Returns: its folder, which holds everything or does not exist.
+    """
+    final = folder / f"step-{step:08d}"
+    if final.exists():
+        return final  # the same step of the same run has the same content
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".step-{step:08d}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    tensors = {"model.safetensors": weights, "optimizer.safetensors": moments}
+    if ema is not None:
+        tensors["ema.safetensors"] = ema
+    for name, content in tensors.items():
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, temporary / name)
+    for name, text in texts.items():
+        (temporary / name).write_text(text, encoding="utf-8")
+    names = sorted([*tensors, *texts])
+    record = record | {"version": VERSION, "step": step, "files": {name: _sha256(temporary / name) for name in names}}
+    (temporary / "trainer.json").write_text(json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True), encoding="utf-8")
+    for name in [*names, "trainer.json"]:
+        _sync(temporary / name)
+    _sync(temporary)
+    os.rename(temporary, final)
+    _sync(folder)
+    return final
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """A checkpoint by its folder, or the newest whole one of a training run.
+
+    Raises:
+        UserError: there is none, or a file is missing or differs from its checksum.
+    """
+    path = Path(path)
+    if not (path / "trainer.json").exists():
+        newest = latest(path)
+        if newest is None:
+            raise UserError(f"no checkpoint in {path}: give a folder step-... or the folder of a training run")
+        return newest
+    return _verified(path)
+
+
+def latest(folder: str | Path) -> Checkpoint | None:
+    """The newest whole checkpoint of a run, None when there is none. A damaged one is passed over."""
+    for path in reversed(steps(folder)):
+        try:
+            return _verified(path)
+        except UserError:
+            continue
+    return None
+
+
+def steps(folder: str | Path) -> list[Path]:
+    """The run's checkpoint folders, oldest first."""
+    folder = Path(folder)
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Leave the newest `keep`, and no unfinished ones."""
+    for path in steps(folder)[:-keep]:
+        shutil.rmtree(path)
+    for path in folder.glob(".step-*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def average(checkpoints: list[Checkpoint]) -> dict[str, Tensor]:
+    """The mean of several checkpoints' weights, in float64."""
+    total = {name: tensor.double() for name, tensor in checkpoints[0].weights().items()}
+    for checkpoint in checkpoints[1:]:
+        for name, tensor in checkpoint.weights().items():
+            total[name] += tensor.double()
+    return {name: (tensor / len(checkpoints)).float() for name, tensor in total.items()}
+
+
+def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as named tensors: `<parameter>/<state>`. Parameters that were never updated have none."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters())
+    for key, tensor in moments.items():
+        name, state = key.rsplit("/", 1)
+        if name not in parameters:
+            raise UserError(f"the checkpoint's optimiser state names {name}, which this model lacks: use the settings it was made with")
+        parameter = parameters[name]
+        # AdamW keeps its step count on the CPU
+        optimizer.state[parameter][state] = tensor if state == "step" else tensor.to(parameter.device)
+
+
+def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        wrong = (missing or unexpected)[0]
+        raise UserError(f"{path} does not fit the model of these settings ({wrong}): use the settings it was made with")
+
+
+def _verified(path: Path) -> Checkpoint:
+    try:
+        record = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
+        files = dict(record["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{path / 'trainer.json'} is damaged: use an older checkpoint") from None
+    if record.get("version") != VERSION:
+        raise UserError(f"{path} is of version {record.get('version')}, this program reads {VERSION}")
+    for name, digest in files.items():
+        if not (path / name).is_file() or _sha256(path / name) != digest:
+            raise UserError(f"{path / name} is missing or differs from its checksum: use an older checkpoint")
+    return Checkpoint(path, record)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

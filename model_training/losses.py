@@ -1,0 +1,69 @@
+"""The training objective: 0.3 CTC + 0.7 attention, label smoothing, and what routing adds (SPEC.md section 2; 3M eq. 10-12).
+
+Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can be named
+and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_training.config import LossSettings, MoESettings
+from model_training.model import Outputs
+
+IGNORE = -1
+BLANK = 0
+
+
+@dataclass
+class Losses:
+    total_B: Tensor  # per clip, routing not included
+    ctc_B: Tensor
+    attention_B: Tensor
+    routing: Tensor | None  # mean over frames of the micro-batch, already weighted
+    correct: int  # decoder tokens predicted right, teacher-forced
+    tokens: int
+
+
+def losses(
+    outputs: Outputs, ctc_targets_BU: Tensor, ctc_lengths_B: Tensor, targets_BL: Tensor, loss: LossSettings, moe: MoESettings
+) -> Losses:
+    """Losses of one micro-batch.
+
+    Args:
+        ctc_targets_BU: text and events; targets_BL: next tokens, -1 where none counts.
+    """
+    ctc_B = ctc_loss(outputs.ctc_logits_BSV, outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
+    attention_B = attention_loss(outputs.logits_BLV, targets_BL, loss.label_smoothing)
+    for extra_BLV in outputs.extra_logits:
+        attention_B = attention_B + attention_loss(extra_BLV, targets_BL, loss.label_smoothing)
+    total_B = loss.ctc_weight * ctc_B + (1 - loss.ctc_weight) * attention_B
+    if outputs.embedding_ctc_logits_BSV is not None:
+        embedding_B = ctc_loss(outputs.embedding_ctc_logits_BSV, outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
+        total_B = total_B + moe.embedding_weight * embedding_B
+    counted_BL = targets_BL != IGNORE
+    correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
+    return Losses(total_B, ctc_B, attention_B, outputs.routing.loss(), int(correct), int(counted_BL.sum()))
+
+
+def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
+    """Negative log-likelihood per clip (B,), float32."""
+    log_probs_SBV = logits_BSV.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="none")
+
+
+def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy per clip (B,), summed over its tokens, float32. Label smoothing spreads over the whole vocabulary."""
+    loss_BL = F.cross_entropy(
+        logits_BLV.float().flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="none"
+    )
+    return loss_BL.view(targets_BL.shape).sum(1)
+
+
+def finite(losses_B: Tensor) -> Tensor:
+    """True for clips whose loss may be used (B,)."""
+    return torch.isfinite(losses_B.detach())

@@ -1,0 +1,181 @@
+"""The elastic layer against the plain reading of the paper, and what must not move."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_training.config import MoESettings
+from model_training.moe import ElasticMoE, Routing
+
+D, WIDTH = 12, 10
+
+
+def layer(dtype: torch.dtype = torch.float64, **settings: object) -> ElasticMoE:
+    torch.manual_seed(0)
+    return ElasticMoE("layer", D, WIDTH, MoESettings(**settings), dropout=0.0).to(dtype)  # type: ignore[arg-type]
+
+
+def naive(moe: ElasticMoE, x_TD: Tensor, group: int) -> Tensor:
+    """Frame by frame, expert by expert, as the paper's equations read."""
+    experts = [
+        (tier.w_in_EHD[i], tier.b_in_EH[i], tier.w_out_EHD[i], tier.b_out_ED[i])
+        for tier in moe.tiers[: group + 1]
+        for i in range(len(tier.b_out_ED))
+    ]
+    shared = [] if moe.shared is None else list(zip(*(p for p in moe.shared.parameters())))
+
+    def run(expert: tuple[Tensor, ...], x: Tensor) -> Tensor:
+        w_in, b_in, w_out, b_out = expert
+        return F.silu(w_in @ x + b_in) @ w_out + b_out
+
+    rows = []
+    for x in x_TD:
+        scores = moe.routers[group].weight @ x
+        values, chosen = scores.topk(moe.top_k)
+        gates = values.softmax(-1) if moe.settings.norm_topk else scores.softmax(-1)[chosen]
+        y = sum(gate.to(x.dtype) * run(experts[i], x) for gate, i in zip(gates, chosen.tolist()))
+        rows.append(y + sum(run(expert, x) for expert in shared))
+    return torch.stack(rows)
+
+
+CASES = [
+    pytest.param({"dispatch": dispatch, "shared": shared, "norm_topk": norm, "top_k": k}, group, id=f"{dispatch}-{shared}-{norm}-{k}-{group}")
+    for dispatch in ("auto", "sorted", "loop")
+    for shared in (0, 1, 2)
+    for norm in (True, False)
+    for k in (1, 3)
+    for group in (0, 2)
+    if norm or shared == 1
+]
+
+
+@pytest.mark.parametrize(("settings", "group"), CASES)
+def test_every_dispatch_is_the_naive_sum_forward_and_backward(settings: dict[str, object], group: int) -> None:
+    moe = layer(**settings)
+    x = torch.randn(23, D, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(23, D, dtype=torch.float64)
+    got = moe(x, Routing(group))
+    wanted = naive(moe, x, group)
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
+    parameters = [p for p in moe.parameters()]
+    for a, b in zip(
+        torch.autograd.grad((got * weight).sum(), [x, *parameters], allow_unused=True),
+        torch.autograd.grad((wanted * weight).sum(), [x, *parameters], allow_unused=True),
+    ):
+        if b is None:
+            assert a is None or not a.any()
+        else:
+            torch.testing.assert_close(a if a is not None else torch.zeros_like(b), b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "sorted", "loop"])
+def test_padding_frames_are_not_routed_and_do_not_count(dispatch: str) -> None:
+    moe = layer(dispatch=dispatch)
+    x = torch.randn(2, 9, D, dtype=torch.float64)
+    mask = torch.arange(9) < torch.tensor([[9], [4]])
+    for group, number in enumerate((3, 7, 15)):
+        routing = Routing(group, mask_BT=mask)
+        got = moe(x, routing)
+        torch.testing.assert_close(got[mask], naive(moe, x[mask], group), rtol=0, atol=1e-6)
+        (load,) = routing.loads
+        assert load.counts_N.shape == (number,)
+        assert load.counts_N.sum() == 13 * 3
+        torch.testing.assert_close(moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(group, mask_BT=mask))[mask], got[mask])
+
+
+def test_no_frames_at_all_is_no_error() -> None:
+    for dispatch in ("auto", "sorted", "loop"):
+        moe = layer(dispatch=dispatch)
+        mask = torch.zeros(1, 4, dtype=torch.bool)
+        y = moe(torch.randn(1, 4, D, dtype=torch.float64), Routing(1, mask_BT=mask))
+        y.sum().backward()
+        assert y.shape == (1, 4, D)
+
+
+def test_groups_are_nested_prefixes_with_routers_of_their_own() -> None:
+    moe = layer()
+    assert [len(tier.b_out_ED) for tier in moe.tiers] == [3, 4, 8]
+    assert [tuple(router.weight.shape) for router in moe.routers] == [(3, D), (7, D), (15, D)]
+    assert all(router.bias is None for router in moe.routers)
+
+
+@pytest.mark.parametrize("dispatch", ["auto", "sorted", "loop"])
+@pytest.mark.parametrize("group", [0, 1, 2])
+def test_what_was_not_drawn_does_not_move(dispatch: str, group: int) -> None:
+    moe = layer(torch.float32, dispatch=dispatch)
+    optimizer = torch.optim.AdamW(moe.parameters(), lr=0.1, weight_decay=0.5)
+    for drawn in (2, 0, 1):  # every parameter has moments before the step that counts
+        optimizer.zero_grad(set_to_none=True)
+        moe(torch.randn(20, D), Routing(drawn)).square().sum().backward()
+        optimizer.step()
+    idle = [
+        *(p for tier in moe.tiers[group + 1 :] for p in tier.parameters()),
+        *(router.weight for index, router in enumerate(moe.routers) if index != group),
+    ]
+    used = [p for p in moe.parameters() if not any(p is q for q in idle)]
+    before = {id(p): p.detach().clone() for p in moe.parameters()}
+    state = {id(p): {k: v.clone() for k, v in optimizer.state[p].items()} for p in idle}
+    optimizer.zero_grad(set_to_none=True)
+    moe(torch.randn(20, D), Routing(group)).square().sum().backward()
+    optimizer.step()
+    assert len(idle) == 4 * (2 - group) + 2
+    for p in idle:
+        assert p.grad is None
+        assert torch.equal(p, before[id(p)])
+        assert all(torch.equal(v, state[id(p)][k]) for k, v in optimizer.state[p].items())
+    assert all(not torch.equal(p, before[id(p)]) for p in used)
+
+
+def test_the_router_works_in_float32_under_autocast() -> None:
+    moe = layer(torch.float32)
+    x = torch.randn(50, D)
+    with torch.autocast("cpu", torch.bfloat16):
+        routing = Routing(2)
+        y = moe(x, routing)
+    plain = Routing(2)
+    exact = moe(x, plain)
+    assert torch.equal(routing.loads[0].counts_N, plain.loads[0].counts_N)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_the_selection_bias_levels_the_load_and_leaves_gates_alone() -> None:
+    moe = layer(torch.float32, balance="bias", bias_rate=0.01, shared=0)
+    x = torch.randn(400, D) + 0.5
+
+    def load() -> Tensor:
+        routing = Routing(2)
+        moe(x, routing)
+        return routing.loads[0].counts_N
+
+    uneven = load()
+    for _ in range(200):
+        moe.update_bias(2, load())
+    assert load().max() < 0.6 * uneven.max()
+    assert "selection_bias_2" in moe.state_dict()
+
+
+@pytest.mark.parametrize(("balance", "k"), [("switch", 1), ("sparsity", 1), ("switch", 3)])
+def test_balance_losses_have_the_values_of_their_papers(balance: str, k: int) -> None:
+    moe = layer(balance=balance, top_k=k, balance_weight=0.5)
+    x = torch.randn(30, D, dtype=torch.float64)
+    routing = Routing(1)
+    moe.train()
+    moe(x, routing)
+    scores = (x @ moe.routers[1].weight.t()).softmax(-1)
+    if balance == "switch":
+        counts = torch.bincount(scores.topk(k, -1).indices.flatten(), minlength=7).float()
+        wanted = 0.5 * 7 * sum(float(c / (30 * k)) * float(s) for c, s in zip(counts, scores.mean(0)))
+    else:
+        unit = scores / scores.pow(2).sum(-1, keepdim=True).sqrt()
+        wanted = 0.15 * float(unit.sum(-1).mean()) + 0.15 * 7 * float(scores.mean(0).pow(2).sum())
+    loss = routing.loss()
+    assert loss is not None
+    assert float(loss) == pytest.approx(wanted, rel=1e-5)
+    moe.eval()
+    quiet = Routing(1)
+    moe(x, quiet)
+    assert quiet.loss() is None
