@@ -11,6 +11,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 BOUNDARY = "▁"
 Merge = tuple[str, str]
@@ -27,7 +28,7 @@ def learn_merges(words: Mapping[tuple[str, ...], int], count: int) -> list[Merge
     pairs: Counter[tuple[int, int]] = Counter()
     where: defaultdict[tuple[int, int], set[int]] = defaultdict(set)
     for index, word in enumerate(spelt):
-        for pair in zip(word, word[1:]):
+        for pair in pairwise(word):
             pairs[pair] += weights[index]
             where[pair].add(index)
     heap = [(-total, pair) for pair, total in pairs.items()]
@@ -52,10 +53,10 @@ def learn_merges(words: Mapping[tuple[str, ...], int], count: int) -> list[Merge
         changed: set[tuple[int, int]] = set()
         for index in where.pop(pair):
             word, weight = spelt[index], weights[index]
-            for old in zip(word, word[1:]):
+            for old in pairwise(word):
                 pairs[old] -= weight
             word = spelt[index] = _merge(word, left, right, new)
-            for fresh in zip(word, word[1:]):
+            for fresh in pairwise(word):
                 pairs[fresh] += weight
                 where[fresh].add(index)
                 if new in fresh:
@@ -70,7 +71,7 @@ def split_word(symbols: Sequence[str], rank: Mapping[Merge, int]) -> list[str]:
     """The pieces of a word: of its neighbours, always the pair that was learnt first is joined, from the left."""
     pieces = list(symbols)
     while len(pieces) > 1:
-        ranked = [(rank[pair], place) for place, pair in enumerate(zip(pieces, pieces[1:])) if pair in rank]
+        ranked = [(rank[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in rank]
         if not ranked:
             break
         place = min(ranked)[1]

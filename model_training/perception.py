@@ -170,27 +170,31 @@ class Grammar:
             raise UserError(f"task {task!r} is not in the scheme: it has {', '.join(scheme.tasks)}")
         self.prompt = (SOT, tokenizer.special_id("task", task))
         self._text_first = (order or scheme.order) == "text_first"
-        self._task = task
-        self._slots = ATTRIBUTES if task == TRANSCRIBE else () if task == "event" else (task,)
+        self.task = task
+        self.slots: tuple[str, ...] = ATTRIBUTES if task == TRANSCRIBE else () if task == "event" else (task,)
+        """The attributes of an answer, in order."""
+        self.head = len(self.prompt) + (0 if self._text_first and task == TRANSCRIBE else len(self.slots))
+        """Tokens before the first of content."""
         self._events = tokenizer.ids_of("event")
         self._end = _mask(len(tokenizer), [EOT])
-        self._content = _mask(len(tokenizer), self._events)
+        self.content = _mask(len(tokenizer), self._events if task in (TRANSCRIBE, "event") else ())
+        """(V,) bool: text and events, as far as the task asks for them."""
         if task == TRANSCRIBE:
-            self._content |= _mask(len(tokenizer), tokenizer.text_ids)
+            self.content |= _mask(len(tokenizer), tokenizer.text_ids)
         self.ctc = _mask(len(tokenizer), [0, *tokenizer.text_ids, *self._events])
         """(V,) bool: what CTC may emit, the blank with it."""
-        self._slot_masks = {kind: _mask(len(tokenizer), tokenizer.ids_of(kind)) for kind in self._slots}
+        self._slot_masks = {kind: _mask(len(tokenizer), tokenizer.ids_of(kind)) for kind in self.slots}
         for kind, label in (given or {}).items():
             ours = scheme.known(kind, label) if kind in ATTRIBUTES else None
             if ours is None:
                 raise UserError(
                     f"{kind}={label} is not in the scheme: give one of {', '.join(ATTRIBUTES)} and its label"
                 )
-            if kind in self._slots:
+            if kind in self.slots:
                 self._slot_masks[kind] = _mask(len(tokenizer), [tokenizer.special_id(kind, ours)])
         self._slot_of = {
             token: place
-            for place, kind in enumerate(self._slots)
+            for place, kind in enumerate(self.slots)
             for token in (*tokenizer.ids_of(kind), tokenizer.special_id(kind, None))
         }
 
@@ -199,19 +203,19 @@ class Grammar:
         answer = prefix[len(self.prompt) :]
         if answer and answer[-1] == EOT:
             return self._end
-        if self._task == "event":
-            mask = self._content | self._end
+        if self.task == "event":
+            mask = self.content | self._end
             mask[[token for token in answer if token in self._events]] = False
             return mask
         filled = self._slot_of.get(answer[-1], -1) + 1 if answer else 0
-        if self._text_first and self._task == TRANSCRIBE:
-            if filled == len(self._slots):
+        if self._text_first and self.task == TRANSCRIBE:
+            if filled == len(self.slots):
                 return self._end
-            opening = self._slot_masks[self._slots[filled]]
-            return opening if filled else self._content | opening
-        if len(answer) < len(self._slots):
-            return self._slot_masks[self._slots[len(answer)]]
-        return self._content | self._end if self._task == TRANSCRIBE else self._end
+            opening = self._slot_masks[self.slots[filled]]
+            return opening if filled else self.content | opening
+        if len(answer) < len(self.slots):
+            return self._slot_masks[self.slots[len(answer)]]
+        return self.content | self._end if self.task == TRANSCRIBE else self._end
 
 
 def _attribute(row: Labels, kind: str, tokenizer: Tokenizer) -> tuple[int, bool]:
