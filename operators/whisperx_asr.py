@@ -14,7 +14,7 @@ Neither its VAD nor any alignment model is loaded.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -242,14 +242,14 @@ def _model_class() -> type:
             self._default = default
             self._candidates = tuple(canonical_language(code) for code in candidates)
             missing = [code for code in self._candidates if code not in known]
-            if default and self._prompt_language(default) is None:
+            if default and self._prompt_language(default, self._tokenizers) is None:
                 missing.append(default)
             if missing:
                 raise UserError(f"asr.language: this model has no language {missing[0]!r}; it has {', '.join(known)}")
 
-        def _prompt_language(self, code: str) -> str | None:
+        def _prompt_language(self, code: str, known: Container[str]) -> str | None:
             code = canonical_language(code)
-            return next((c for c in (code, PROMPTED_AS.get(code)) if c in self._tokenizers), None)
+            return next((c for c in (code, PROMPTED_AS.get(code)) if c in known), None)
 
         def _identify(self, encoded: Any, hints: list[str | None]) -> list[tuple[str, str, float | None]]:
             """(language to report, language to prompt with, probability of the latter) of each clip."""
@@ -259,7 +259,8 @@ def _model_class() -> type:
             for hint, ranking in zip(hints, self.model.detect_language(encoded), strict=True):
                 probability = {token[2:-2]: value for token, value in ranking if token[2:-2] in self._tokenizers}
                 given = hint or self._default
-                prompt = self._prompt_language(given) if given else None
+                # A vocabulary may hold the token of a language that the model was never trained on: it is not in the ranking.
+                prompt = self._prompt_language(given, probability) if given else None
                 if given and prompt:
                     answers.append((canonical_language(given), prompt, probability[prompt]))
                 else:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -103,6 +105,20 @@ def test_language_codes_as_people_write_them(
 
 def test_a_language_whisper_cannot_be_prompted_with_is_identified(whisper: WhisperX, clips: list[np.ndarray]) -> None:
     assert whisper.transcribe(clips[:2], ["klingon", ""]) == whisper.transcribe(clips[:2], [None, None])
+
+
+def test_a_language_in_the_vocabulary_that_the_model_never_learnt_is_prompted_as_its_neighbour(
+    clips: list[np.ndarray], tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(random_whisper(), tmp_path / "model"))
+    tokens = Tokenizer.from_file(str(model / "tokenizer.json"))
+    config = json.loads((model / "config.json").read_text())
+    config["lang_ids"] = [tokens.token_to_id("<|zh|>"), tokens.token_to_id("<|en|>")]
+    (model / "config.json").write_text(json.dumps(config))
+    whisper = WhisperX(str(model), compute_type="int8")
+    (cantonese,), (mandarin,) = (whisper.transcribe(clips[:1], [code]) for code in ("yue", "zh"))
+    assert (cantonese.language, mandarin.language) == ("yue", "zh")
+    assert (cantonese.text, cantonese.language_prob) == (mandarin.text, mandarin.language_prob)
 
 
 def test_settings_of_language_length_and_numerals(clips: list[np.ndarray]) -> None:
