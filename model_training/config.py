@@ -104,7 +104,7 @@ class DataSettings:
     max_clip_frames: int = 3_000
     micro_batches: int = 2  # of one optimiser step, over all workers: dividing them among more changes nothing
     loaders: int = 1  # processes that read and decode; 0: none
-    task_order: str = "attributes_first"  # or text_first (OSUM's ASR+X)
+    task_order: str = ""  # attributes_first, or text_first (OSUM's ASR+X); empty: the tokenizer's
     tasks: dict[str, float] = field(default_factory=lambda: {"transcribe": 1.0})  # how often each prompt is trained
     forget_attributes: float = 0.0  # share of age, gender, emotion and language labels treated as unknown (an experiment's knob)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -206,7 +206,7 @@ def check(settings: Settings) -> None:
     one_of("model.moe.ffn", moe.ffn, FFN_PLACES)
     one_of("model.moe.balance", moe.balance, BALANCES)
     one_of("model.moe.dispatch", moe.dispatch, DISPATCHES)
-    one_of("data.task_order", data.task_order, ("attributes_first", "text_first"))
+    one_of("data.task_order", data.task_order, ("", "attributes_first", "text_first"))
     one_of("optimizer.schedule", optimizer.schedule, ("noam", "cosine", "constant"))
     one_of("train.device", train.device.split(":")[0], ("auto", "cpu", "cuda"))
     one_of("train.precision", train.precision, ("auto", "bf16", "fp32"))

@@ -1,0 +1,93 @@
+"""The hand-off directory, the trainer's only data argument: what a curation handed over, local or s3://.
+
+    DIR/handoff.json ──> splits (indexes of clips), weights of domains, cmvn.json, tokenizer/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from model_training.config import endpoint_url
+from model_training.features import Cmvn
+from model_training.index import Index
+from model_training.storage import Storage, resolve
+from model_training.tokenizer import FILE, Tokenizer
+from operators.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Handoff:
+    uri: str
+    record: dict[str, Any]  # handoff.json
+    storage: Storage
+
+    @classmethod
+    def open(cls, uri: str) -> Handoff:
+        """Raises UserError when there is none, or it is of another version."""
+        uri = uri.rstrip("/").removesuffix("/handoff.json")
+        name = f"{uri}/handoff.json"
+        try:
+            record = json.loads(Storage(endpoint_url({})).read(name))
+        except FileNotFoundError:
+            raise UserError(
+                f"no {name}: give the directory that 'python -m pipeline handoff' or 'python -m model_training index' wrote"
+            ) from None
+        except ValueError:
+            raise UserError(f"{name} is damaged: run the hand-off again") from None
+        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{name} is of another version than {SCHEMA_VERSION}: run the hand-off again")
+        if not isinstance(record.get("splits"), dict) or "train" not in record["splits"]:
+            raise UserError(f"{name} names no split 'train': run the hand-off again")
+        return cls(uri, record, Storage(endpoint_url(record.get("storage") or {})))
+
+    def has(self, split: str) -> bool:
+        return split in self.record["splits"]
+
+    def index(self, split: str) -> Index:
+        """Raises UserError when there is no such split."""
+        if not self.has(split):
+            raise UserError(f"{self.uri} has no split '{split}': it has {', '.join(self.record['splits'])}")
+        return Index.open(resolve(self.uri, self.record["splits"][split]["index"]), self.storage)
+
+    def tokenizer(self) -> Tokenizer:
+        name = resolve(self.uri, self.record.get("tokenizer", "tokenizer"))
+        return Tokenizer.from_bytes(self._read(name if name.endswith(".json") else f"{name}/{FILE}"))
+
+    def cmvn(self) -> Cmvn:
+        return Cmvn.from_dict(self._cmvn_record)
+
+    @property
+    def cmvn_text(self) -> str:
+        """The content of cmvn.json, as a checkpoint keeps it."""
+        return json.dumps(self._cmvn_record)
+
+    def domain_weights(self) -> dict[str, float]:
+        """How often a clip of the domain is seen in an epoch."""
+        return {name: float(domain.get("weight", 1.0)) for name, domain in self.record.get("domains", {}).items()}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what batches depend on: indexes by their content, weights, normalisation."""
+        digest = hashlib.sha256(json.dumps([self.domain_weights(), self._cmvn_record], sort_keys=True).encode())
+        path = self.storage.fetch(resolve(self.uri, self.record["splits"]["train"]["index"]))
+        with open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+        return digest.hexdigest()
+
+    @cached_property
+    def _cmvn_record(self) -> dict[str, Any]:
+        record = json.loads(self._read(resolve(self.uri, self.record.get("cmvn", "cmvn.json"))))
+        assert isinstance(record, dict)
+        return record
+
+    def _read(self, uri: str) -> bytes:
+        try:
+            return self.storage.read(uri)
+        except FileNotFoundError:
+            raise UserError(f"{uri} is missing from the hand-off: run it again") from None
