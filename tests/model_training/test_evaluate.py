@@ -1,0 +1,459 @@
+"""Scores against independent judges, from one clip to the printed page."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jiwer
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from rich.console import Console
+from scipy.stats import binomtest
+
+from model_training.evaluate import Evaluation, Result, evaluate, evaluate_scorers, score_clip
+from model_training.metrics import (
+    NO_ANSWER,
+    ErrorRate,
+    EventCounts,
+    LabelCounts,
+    Proportion,
+    Scores,
+    reference_tokens,
+)
+from model_training.perception import Recognition, build_targets
+from model_training.tables import from_json, make_tables, render, to_html, to_json
+from model_training.tokenizer import Tokenizer
+from model_training.tokens import EOT, Scheme
+from operators.errors import UserError
+
+TOKENIZER = Tokenizer.train(["你好吗我很 hello there world", "hello the other"], Scheme(), bpe_size=40)
+
+
+@dataclass(frozen=True)
+class Clip:
+    clip_id: str = "clip"
+    label: str | None = "hello 你好"
+    language: str | None = None
+    age: str | None = None
+    gender: str | None = None
+    emotion: str | None = None
+    events: tuple[str, ...] | None = None
+    frames: int = 100
+
+
+@dataclass(frozen=True)
+class Bad:
+    clip_id: str
+    reason: str
+
+
+@dataclass
+class Batch:
+    rows: Sequence[Clip]
+    bad: Sequence[Bad] = ()
+    features_BT80: object = None
+    feature_lengths_B: object = None
+
+
+class Oracle:
+    """Says what it was told to say, by CTC and by decoder: `answers` are the clips as it hears them."""
+
+    def __init__(self, answers: Sequence[Clip]) -> None:
+        self.targets = [build_targets(answer, TOKENIZER) for answer in answers]
+        self.frames = [2 * len(targets.ctc) + 1 for targets in self.targets]
+
+    def ctc(self, clip: int) -> np.ndarray:
+        # Blanks between the units, so that repeats survive.
+        spread = [0] * self.frames[clip]
+        spread[1::2] = self.targets[clip].ctc
+        return self._sure(spread)
+
+    def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
+        return self.score(ids_HL, clips_H)[:, -1]
+
+    def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        out = []
+        for clip, ids in zip(clips_H, ids_HL, strict=True):
+            said = [*self.targets[clip].inputs[1:], EOT, *[EOT] * len(ids)]
+            out.append(self._sure(said[: len(ids)]))
+        return np.stack(out)
+
+    def _sure(self, ids: Sequence[int]) -> np.ndarray:
+        scores = np.full((len(ids), len(TOKENIZER)), -20.0)
+        scores[np.arange(len(ids)), ids] = -1e-6
+        return scores
+
+
+words = st.lists(st.sampled_from(["HELLO", "WORLD", "THE", "你", "好", "吗", "很"]), max_size=8)
+
+
+@given(st.lists(st.tuples(words.filter(bool), words), min_size=1, max_size=6))
+@settings(max_examples=60, deadline=None)
+def test_error_rates_are_jiwers(pairs: list[tuple[list[str], list[str]]]) -> None:
+    total = ErrorRate()
+    for reference, hypothesis in pairs:
+        total = total.plus(ErrorRate.of(reference, hypothesis))
+    judged = jiwer.process_words([" ".join(one) for one, _ in pairs], [" ".join(other) for _, other in pairs])
+    assert total.percent == pytest.approx(100 * judged.wer)
+    assert total.errors == judged.substitutions + judged.deletions + judged.insertions
+    assert total.reference == sum(len(reference) for reference, _ in pairs)
+
+
+def test_character_rate_is_jiwers_without_spaces() -> None:
+    row, recognition = Clip(label="Hello wörld 你好"), Recognition(text="HALLO WÖRLDS 你")
+    scores = score_clip(row, recognition, TOKENIZER.scheme)
+    assert scores.characters.percent == pytest.approx(100 * jiwer.cer("HELLOWÖRLD你好", "HALLOWÖRLDS你"))
+    assert scores.tokens.percent == pytest.approx(100 * jiwer.wer("HELLO WÖRLD 你 好", "HALLO WÖRLDS 你"))
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis"),
+    [
+        ("今天天氣，很好！", "今天天气很好"),
+        ("Hello, World.", "HELLO WORLD"),
+        ("ｉＰｈｏｎｅ 你好", "IPHONE你好"),
+        ("the <event:dog> barks", "THE BARKS"),
+        ("don’t", "DON'T"),
+    ],
+)
+def test_what_the_papers_form_makes_equal_is_no_error(reference: str, hypothesis: str) -> None:
+    assert score_clip(Clip(label=reference), Recognition(text=hypothesis), TOKENIZER.scheme).tokens.percent == 0
+
+
+def test_one_token_per_han_character_or_word() -> None:
+    assert reference_tokens("我很 like 你好吗") == ["我", "很", "LIKE", "你", "好", "吗"]
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_wilson_intervals_are_scipys(right: int, total: int) -> None:
+    assume(right <= total)
+    low, high = Proportion(right, total).interval or (0.0, 0.0)
+    judged = binomtest(right, total).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((100 * judged.low, 100 * judged.high), abs=1e-6)
+
+
+def test_interval_of_an_error_rate_is_that_of_resampled_clips() -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(3, 30, 400)
+    errors = draw.binomial(lengths, draw.beta(1, 9, 400))
+    total = ErrorRate()
+    for e, n in zip(errors.tolist(), lengths.tolist(), strict=True):
+        total = total.plus(ErrorRate(e, 0, 0, n, 1, e * e, e * n, n * n))
+    picks = draw.integers(0, 400, (4000, 400))
+    low, high = np.percentile(100 * errors[picks].sum(1) / lengths[picks].sum(1), [2.5, 97.5])
+    assert total.interval == pytest.approx((low, high), abs=0.25)
+
+
+def test_f1_and_accuracy_by_hand() -> None:
+    counts = LabelCounts({("zh", "zh"): 6, ("zh", "yue"): 2, ("yue", "yue"): 3, ("yue", NO_ANSWER): 1, ("en", "zh"): 1})
+    assert counts.accuracy == Proportion(9, 13)
+    assert counts.f1("zh") == pytest.approx(100 * 2 * 6 / (2 * 6 + 1 + 2))
+    assert counts.f1("yue") == pytest.approx(100 * 2 * 3 / (2 * 3 + 2 + 1))
+    assert counts.f1("en") == 0
+    assert counts.f1("minnan") is None
+
+
+def test_events_by_hand() -> None:
+    pairs = [(["dog"], ["dog"]), (["dog", "cat"], ["dog"]), ([], []), ([], ["rain"]), (["rain"], ["rain", "dog"])]
+    total = EventCounts()
+    for truth, answer in pairs:
+        total = total.plus(EventCounts.of(truth, answer))
+    assert total.accuracy == Proportion(1, 3)
+    assert total.false_alarms == Proportion(1, 2)
+    assert total.f1("dog") == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 0))
+    assert total.f1("cat") == 0
+    assert total.f1("rain") == pytest.approx(100 * 2 / (2 + 1))
+
+
+def test_only_what_is_known_and_asked_is_counted() -> None:
+    row = Clip(label="", gender="f", age="40", events=("toaster",))
+    scores = score_clip(row, Recognition(text="HELLO", gender="female", age="adult", emotion="fear"), TOKENIZER.scheme)
+    assert scores.tokens == ErrorRate()
+    assert set(scores.attributes) == {"gender"}
+    assert scores.attributes["gender"].accuracy == Proportion(1, 1)
+    assert scores.events.accuracy == Proportion(0, 1), "an event that the model cannot say is missed"
+    assert score_clip(row, Recognition(), TOKENIZER.scheme, asked=()).attributes == {}
+    assert score_clip(Clip(), Recognition(), TOKENIZER.scheme).events == EventCounts()
+
+
+METHODS = ("ctc_greedy", "ctc_prefix_beam", "attention", "attention_rescoring")
+TRUTH = [
+    Clip(clip_id="a", label="hello 你好", language="zh", gender="male", frames=200),
+    Clip(clip_id="b", label="the other", language="en", gender="female", age="child", frames=300),
+    Clip(clip_id="c", label="", events=("dog",), frames=500),
+]
+HEARD = [
+    Clip(label="hello 你", language="zh", gender="male", age="adult", emotion="neutral"),
+    Clip(label="the other", language="zh", gender="female", age="child", emotion="neutral"),
+    Clip(label="", language="en", gender="male", age="adult", emotion="neutral", events=("dog",)),
+]
+
+
+def run(
+    methods: Sequence[str] = METHODS, batches: Sequence[Sequence[int]] = ((0, 1), (2,)), **more: object
+) -> Evaluation:
+    """Group 3 hears as HEARD, group 7 hears the truth."""
+
+    def scorer(batch: Batch, group: int) -> Oracle:
+        places = [[clip.clip_id for clip in TRUTH].index(row.clip_id) for row in batch.rows]
+        heard = [HEARD[place] for place in places]
+        if group == 7:
+            full = {"language": "zh", "gender": "male", "age": "adult", "emotion": "neutral"}
+            heard = [
+                Clip(
+                    label=TRUTH[place].label,
+                    events=TRUTH[place].events,
+                    **{kind: getattr(TRUTH[place], kind) or label for kind, label in full.items()},
+                )
+                for place in places
+            ]
+        return Oracle(heard)
+
+    made = [Batch([TRUTH[place] for place in places]) for places in batches]
+    return evaluate_scorers(
+        scorer,  # type: ignore[arg-type]
+        TOKENIZER,
+        {"first": made, "second": [Batch([TRUTH[0]], bad=[Bad("z", "corrupt")])]},  # type: ignore[dict-item]
+        groups=(3, 7),
+        methods=methods,
+        beam=3,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def test_every_group_and_method_is_scored_against_the_truth() -> None:
+    evaluation = run()
+    assert evaluation.groups == (3, 7)
+    assert evaluation.methods == METHODS
+    for method in METHODS:
+        worse, better = evaluation.scores("first", 3, method), evaluation.scores("first", 7, method)
+        assert worse is not None
+        assert better is not None
+        # One deletion in HELLO 你 好 + THE OTHER.
+        assert (worse.tokens.deletions, worse.tokens.errors, worse.tokens.reference) == (1, 1, 5)
+        assert better.tokens.errors == 0
+        assert worse.events.accuracy == Proportion(1, 1)
+        assert (worse.clips, worse.seconds) == (3, pytest.approx(10.0))
+        if method.startswith("attention"):
+            assert worse.attributes["language"].accuracy == Proportion(1, 2)
+            assert worse.attributes["gender"].accuracy == Proportion(2, 2)
+            assert worse.attributes["age"].accuracy == Proportion(1, 1)
+            assert better.attributes["language"].accuracy == Proportion(2, 2)
+        else:
+            assert worse.attributes == {}
+    assert evaluation.unusable == {"first": [], "second": [("z", "corrupt")]}
+
+
+def test_averages_over_sets() -> None:
+    evaluation = run(methods=["attention"])
+    # first: 1 error of 5 tokens in 10 s; second: 1 error of 3 tokens in 2 s.
+    assert evaluation.pooled(3, "attention").tokens.percent == pytest.approx(100 * 2 / 8)
+    assert evaluation.weighted_by_seconds(3, "attention") == pytest.approx((10 * 20 + 2 * 100 / 3) / 12)
+    assert evaluation.weighted_by_seconds(7, "attention") == 0
+
+
+def test_batching_does_not_matter() -> None:
+    whole, split = run(), run(batches=((0,), (), (1,), (2,)))
+    assert to_json(whole) == to_json(split)
+
+
+def test_each_recognition_is_handed_on() -> None:
+    seen = []
+    run(methods=["attention"], on_recognition=lambda *event: seen.append(event))
+    assert [(name, group, row.clip_id) for name, group, _, row, _ in seen[:3]] == [
+        ("first", 3, "a"),
+        ("first", 3, "b"),
+        ("first", 7, "a"),
+    ]
+    assert seen[0][4].text == "HELLO 你"
+    assert seen[1][4].age == "child"
+
+
+def test_an_empty_set_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="the set dev has no clip to evaluate: 1 could not be read"):
+        evaluate_scorers(
+            lambda batch, group: Oracle([]),
+            TOKENIZER,
+            {"dev": [Batch([], bad=[Bad("z", "corrupt")])]},  # type: ignore[dict-item]
+            groups=(0,),
+            methods=["attention"],
+        )
+    with pytest.raises(UserError, match="viterbi"):
+        run(methods=["viterbi"])
+
+
+def test_json_holds_the_counts_and_comes_back() -> None:
+    evaluation = run()
+    again = from_json(to_json(evaluation))
+    assert to_json(again) == to_json(evaluation)
+    assert make_tables([again]) == make_tables([evaluation])
+    first = json.loads(to_json(evaluation))["results"][0]
+    assert first["tokens"]["percent"] == pytest.approx(20.0)
+    for data in (b"{", b"[]", b'{"schema_version": 99}', b'{"schema_version": 1}'):
+        with pytest.raises(UserError, match="evaluation"):
+            from_json(data)
+
+
+def cells(evaluations: Sequence[Evaluation]) -> dict[tuple[str, str, str], str]:
+    return {
+        (table.title, row.name, column): cell.text
+        for table in make_tables(evaluations)
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+    }
+
+
+def test_tables_have_a_column_for_each_size() -> None:
+    shown = cells([run(methods=["attention"])])
+    assert shown["Error rate, %", "first", "N=3"] == "20.00"
+    assert shown["Error rate, %", "first", "N=7"] == "0.00"
+    assert shown["Error rate, %", "all, by tokens", "N=3"] == "25.00"
+    assert shown["Error rate, %", "all, by duration", "N=3"] == "22.22"
+    # Heard: zh zh zh for zh en zh.
+    assert shown["Language identification, F1", "N=3", "zh"] == "0.800"
+    assert shown["Language identification, F1", "N=3", "en"] == "0.000"
+    assert shown["Language identification, F1", "N=7", "en"] == "1.000"
+    assert shown["Attributes and events, accuracy, %", "gender · all", "N=3"] == "100.0"
+    assert shown["Attributes and events, accuracy, %", "event · first", "N=3"] == "100.0"
+    assert not any(row.startswith("emotion") for _, row, _ in shown), "nobody knows a true emotion here"
+
+
+def test_models_stand_beside_each_other_as_in_table_4() -> None:
+    scores = Scores(clips=1, seconds=1.0, tokens=ErrorRate(1, 0, 0, 4, 1, 1, 4, 16))
+    elastic = Evaluation(
+        model="eMoE",
+        results=tuple(Result(set="s", group=n, method="attention", scores=scores) for n in (3, 15)),
+        parameters={
+            3: {"total": 335_000_000, "active": 335_000_000},
+            15: {"total": 1_002_000_000, "active": 335_000_000},
+        },
+    )
+    dense = Evaluation(model="dense", results=(Result(set="s", group=0, method="attention", scores=scores),))
+    shown = cells([elastic, dense])
+    assert shown["Model size", "Parameters", "eMoE N=15"] == "1,002.0 M"
+    assert shown["Model size", "Parameters", "dense dense"] == "–"
+    assert shown["Error rate, %", "s", "dense dense"] == "25.00"
+
+
+@pytest.mark.parametrize("width", [60, 200])
+def test_the_terminal_shows_every_number(width: int) -> None:
+    out = io.StringIO()
+    render([run(methods=["attention"])], Console(file=out, width=width))
+    for text in ("N=3", "N=7", "20.00", "22.22", "0.800", "second: 1 clip could not be read and is in no number"):
+        assert text in out.getvalue()
+
+
+def test_the_page_is_self_contained_and_escapes_names() -> None:
+    nasty = "<script>alert(1)</script>[bold]"
+    scores = Scores(clips=1, seconds=1.0, tokens=ErrorRate(1, 0, 0, 4, 1, 1, 4, 16))
+    result = Result(set=nasty, group=3, method="attention", scores=scores)
+    evaluation = Evaluation(model=nasty, results=(result,), unusable={nasty: [("z", "corrupt")]})
+    page = to_html([evaluation])
+    assert page == to_html([evaluation])
+    text = page.decode("utf-8")
+    assert "<script" not in text
+    assert "http" not in text.replace("http-equiv", "")
+    assert "default-src 'none'" in text
+    assert "25.00" in text
+    out = io.StringIO()
+    render([evaluation], Console(file=out, width=200))
+    assert nasty in out.getvalue()
+
+
+@dataclass
+class Features:
+    """A real batch of random features for the real model."""
+
+    rows: Sequence[Clip]
+    features_BT80: object
+    feature_lengths_B: object
+    bad: Sequence[Bad] = field(default_factory=list)
+
+
+def test_the_model_is_evaluated_at_every_size_and_left_as_it_was() -> None:
+    import torch
+
+    from model_training.config import ModelSettings, MoESettings
+    from model_training.model import SpeechModel
+
+    torch.manual_seed(0)
+    settings_ = ModelSettings(
+        d_model=16,
+        heads=2,
+        d_ff=32,
+        encoder_layers=1,
+        decoder_layers=1,
+        kernel=3,
+        moe=MoESettings(experts=[3, 7], top_k=3),
+    )
+    model = SpeechModel(settings_, len(TOKENIZER)).train()
+    lengths = torch.tensor([60, 100])
+    batch = Features(TRUTH[:2], torch.randn(2, 100, 80), lengths)
+    together = evaluate(model, TOKENIZER, {"dev": [batch]}, methods=METHODS, beam=3)  # type: ignore[dict-item]
+    assert model.training
+    assert together.groups == (3, 7)
+    assert together.parameters[7]["total"] > together.parameters[3]["total"]
+    # Padding and batching must not change what is recognised; cached steps must equal whole sequences.
+    said: dict[bool, list[Recognition]] = {True: [], False: []}
+    for alone in (True, False):
+        batches = (
+            [
+                Features([TRUTH[i]], batch.features_BT80[i : i + 1, : int(lengths[i])], lengths[i : i + 1])  # type: ignore[index]
+                for i in (0, 1)
+            ]
+            if alone
+            else [batch]
+        )
+        evaluate(
+            model,
+            TOKENIZER,
+            {"dev": batches},  # type: ignore[dict-item]
+            groups=[7],
+            methods=["attention"],
+            beam=4,
+            on_recognition=lambda *event, alone=alone: said[alone].append(event[-1]),
+        )
+    assert [one.ids for one in said[True]] == [one.ids for one in said[False]]
+    assert [one.score for one in said[True]] == pytest.approx([one.score for one in said[False]], rel=1e-4)
+    with pytest.raises(UserError, match="group 15"):
+        evaluate(model, TOKENIZER, {"dev": [batch]}, groups=[15])  # type: ignore[dict-item]
+
+
+def test_cached_steps_score_as_whole_sequences_do() -> None:
+    import torch
+
+    from model_training.config import ModelSettings, MoESettings
+    from model_training.model import SpeechModel
+    from model_training.scorer import ModelScorer
+
+    torch.manual_seed(1)
+    settings_ = ModelSettings(
+        d_model=16,
+        heads=2,
+        d_ff=32,
+        encoder_layers=1,
+        decoder_layers=2,
+        kernel=3,
+        moe=MoESettings(experts=[3], top_k=3),
+    )
+    scorer = ModelScorer(
+        SpeechModel(settings_, len(TOKENIZER)).eval(), torch.randn(2, 80, 80), torch.tensor([80, 50]), group=3
+    )
+    draw = random.Random(0)
+    rows, clips, parents = [(2, 4), (2, 4)], [0, 1], None
+    for _ in range(6):
+        ids_HL, clips_H = np.array(rows), np.array(clips)
+        stepped = scorer.next(ids_HL, clips_H, parents)
+        whole = scorer.score(ids_HL, clips_H)[:, -1]
+        np.testing.assert_allclose(stepped, whole, atol=1e-5)
+        # A beam's next step: some rows branch, some die, some only grow.
+        picked = [draw.randrange(len(rows)) for _ in range(draw.randint(1, 5))]
+        rows = [(*rows[row], draw.randrange(4, len(TOKENIZER))) for row in picked]
+        clips = [clips[row] for row in picked]
+        parents = np.array(picked)
