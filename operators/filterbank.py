@@ -21,6 +21,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from operators.clip import SAMPLE_RATE
 
+__all__ = ["BINS", "SAMPLE_RATE", "SHIFT", "WINDOW", "MelSums", "filterbank"]
+
 BINS = 80
 WINDOW = SAMPLE_RATE * 25 // 1000
 """Samples that one frame hears."""
