@@ -165,6 +165,7 @@ def start_cluster(
         "RAY_health_check_failure_threshold": "4",
         # Else every node starts as many idle workers as it says it has CPUs, as soon as a job comes.
         "RAY_prestart_worker_first_driver": "0",
+        "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy with something else
     }
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets lie there, and the name of a socket may have a hundred letters.

@@ -11,6 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from model_training import __main__ as training
+from model_training import config as training_config
 from pipeline import config, recipe
 from pipeline.run import check_fit
 from pipeline.storage import Fetch, open_store
@@ -19,7 +21,7 @@ from tests.deploy import manifests
 from tests.deploy.manifests import ALL, CURATION, Object
 
 KUBERNETES = "1.33"
-NOT_MADE_HERE = {"touchasp-s3", "touchasp-ray-token", "touchasp-models"}
+NOT_MADE_HERE = {"touchasp-s3", "touchasp-ray-token", "touchasp-models", "touchasp-training"}
 """Secrets and claims that a cluster's owner makes. The page on KubeRay says how."""
 
 
@@ -297,6 +299,22 @@ def test_spot_machines_for_workers_only() -> None:
     for labels in ({}, {"karpenter.sh/capacity-type": "on-demand"}, {"eks.amazonaws.com/capacityType": "ON_DEMAND"}):
         assert takes(head, labels)
         assert not any(takes(group, labels) for group in workers)
+
+
+def test_the_training_command_is_one_that_the_trainer_takes() -> None:
+    """Arguments, preset and settings, by the trainer's own parser and loader; checkpoints outlive the pod."""
+    spec = manifests.one("training", "Job")["spec"]["template"]["spec"]
+    container = spec["containers"][0]
+    program, arguments = container["command"][:3], container["command"][3:]
+    assert program == ["python", "-m", "model_training"]
+    options = training.parser().parse_args(arguments)
+    assert options.command == "train"
+    assert options.data.startswith("s3://")
+    settings = training_config.load(options.config, options.settings)
+    assert settings.train.device == "cuda"
+    claimed = {volume["name"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume}
+    kept = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in claimed]
+    assert any(options.out.startswith(f"{path}/") for path in kept)
 
 
 @pytest.mark.parametrize("build", ["overlays/gpu", "overlays/spot", "overlays/cluster", "training"])
