@@ -74,10 +74,13 @@ class ErrorRate(NamedTuple):
     def interval(self) -> Interval | None:
         """Of the rate as a ratio of two sums over clips that are independent of one another (Cochran 1977, section 6.3).
 
-        Clips of one speaker are not, so a set of few speakers deserves a wider one. None below two clips.
+        Clips of one speaker are not, so a set of few speakers deserves a wider one. None below two clips. Without any
+        error nothing varies between clips: the upper bound is then Wilson's over tokens.
         """
         if self.clips < 2 or not self.reference:
             return None
+        if not self.errors:
+            return Proportion(0, self.reference).interval
         rate = self.errors / self.reference
         residuals = self.squared_edits - 2 * rate * self.edits_by_reference + rate * rate * self.squared_reference
         spread = sqrt(max(residuals, 0.0) * self.clips / (self.clips - 1)) / self.reference

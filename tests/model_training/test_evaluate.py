@@ -150,6 +150,12 @@ def test_interval_of_an_error_rate_is_that_of_resampled_clips() -> None:
     assert total.interval == pytest.approx((low, high), abs=0.25)
 
 
+def test_no_error_in_a_few_tokens_is_no_proof_of_none() -> None:
+    low, high = ErrorRate(0, 0, 0, 20, 2, 0, 0, 200).interval or (1.0, 0.0)
+    assert low == 0
+    assert 5 < high < 20
+
+
 def test_f1_and_accuracy_by_hand() -> None:
     counts = LabelCounts({("zh", "zh"): 6, ("zh", "yue"): 2, ("yue", "yue"): 3, ("yue", NO_ANSWER): 1, ("en", "zh"): 1})
     assert counts.accuracy == Proportion(9, 13)
