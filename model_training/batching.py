@@ -85,10 +85,9 @@ class Planner:
         self._longest = min(room, max_clip_frames or room)
         self._shortest = max(min_frames, MIN_FRAMES)
         self._weights = self._checked_weights(domain_weights or {})
-        usable = self._usable()
-        if not usable.any():
+        self._segment()
+        if not self._sizes_UD.any():
             raise UserError(f"{index.name} has no clip that can be used: {self._summary()}")
-        self._segment(usable)
         self._firsts = np.zeros(1, np.int64)  # of each epoch, the number of its first batch since the beginning
         if not self._batch_counts(np.arange(_period(self._weights))).any():
             raise UserError(f"the weights of the domains leave no clip of {index.name} to train on: raise one above 0")
@@ -170,12 +169,6 @@ class Planner:
             "empty_label": empty,
         }
 
-    def _usable(self) -> np.ndarray:
-        usable = np.ones(len(self._index), bool)
-        for fault in self._faults().values():
-            usable &= ~fault
-        return usable
-
     def _reasons(self) -> dict[str, np.ndarray]:
         """Rows by the first reason that holds."""
         named, rows = np.zeros(len(self._index), bool), {}
@@ -187,17 +180,23 @@ class Planner:
     def _summary(self) -> str:
         return ", ".join(f"{len(rows)} {reason}" for reason, rows in self._reasons().items() if len(rows)) or "0 clips"
 
-    def _segment(self, usable: np.ndarray) -> None:
-        """Sort the usable clips by bucket and domain. U buckets, D domains."""
+    def _segment(self) -> None:
+        """Sort the clips by bucket and domain, with those of no use at the end. U buckets, D domains.
+
+        This is all of a restart that takes time, so it goes over the index as few times as it can.
+        """
         upper_U = _bucket_edges(self._shortest, self._longest, self.plan.max_padding)
         domains = max(1, len(self._index.domain_names))
-        bucket_of = np.searchsorted(upper_U, np.arange(self._longest + 1)).astype(np.int32)
-        kind = np.uint16 if len(upper_U) * domains < 1 << 16 else np.int64  # of 16 bits numpy sorts in linear time
-        rows = np.flatnonzero(usable)
-        segment = (bucket_of[self._index.frames[rows]] * domains + self._index.domain_codes[rows]).astype(kind)
-        order = np.argsort(segment, kind="stable")
-        self._order = rows[order].astype(np.int32 if len(usable) < 1 << 31 else np.int64)
-        sizes = np.bincount(segment, minlength=len(upper_U) * domains)
+        segments = len(upper_U) * domains
+        kind = np.uint16 if segments + domains < 1 << 16 else np.int64  # of 16 bits numpy sorts in linear time
+        bucket_of = np.searchsorted(upper_U, np.arange(self._longest + 2)).astype(kind)
+        frames = np.clip(self._index.frames, 0, self._longest + 1)
+        segment = np.multiply(bucket_of, domains, dtype=kind)[frames]
+        np.add(segment, self._index.domain_codes, out=segment, casting="unsafe")
+        for fault in self._faults().values():
+            segment[fault] = segments
+        self._order = np.argsort(segment, kind="stable")
+        sizes = np.bincount(segment, minlength=segments + 1)[:segments]
         self._sizes_UD = sizes.reshape(len(upper_U), domains)
         self._starts_UD = (np.cumsum(sizes) - sizes).reshape(self._sizes_UD.shape)
         padded_U = np.ceil(upper_U * self._stretch).astype(np.int64)

@@ -126,9 +126,11 @@ class Index:
     @cached_property
     def domain_codes(self) -> np.ndarray:
         """int32 [N]: place of the clip's domain in `domain_names`."""
+        names, codes = self._names("domain"), self._codes("domain")
+        if tuple(names) == self.domain_names:
+            return codes
         place = {name: number for number, name in enumerate(self.domain_names)}
-        translate = np.array([place[name] for name in self._names("domain")] or [0], np.int32)
-        return translate[self._codes("domain")]
+        return np.array([place[name] for name in names], np.int32)[codes]
 
     def has_events(self, rows: np.ndarray) -> np.ndarray:
         """bool [len(rows)]: the clip is known to hold at least one sound event."""

@@ -1,0 +1,235 @@
+"""The index as a file, and plain tars from elsewhere made into one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model_training.batching import BatchPlan, Planner
+from model_training.features import Cmvn
+from model_training.index import INDEX_SCHEMA, Index, Row, write_index
+from model_training.plain_tars import IndexSettings, index_from_tars
+from model_training.reading import Batches, Reader, check_shards
+from model_training.storage import Storage, resolve
+from operators.errors import UserError
+from operators.filterbank import MelSums, filterbank
+from tests.model_training.corpus import encoded, targets, voice, write_tar
+from tests.s3_server import bucket, s3_server
+
+__all__ = ["bucket", "s3_server"]
+
+
+def many_rows(count: int) -> list[Row]:
+    events = (None, (), ("dog",), ("dog", "siren"))
+    return [
+        Row(
+            clip_id=f"c{n}",
+            shard=f"s3://b/{n % 7}.tar",
+            offset=n * 512,
+            size=100 + n,
+            frames=200 + n % 2000,
+            label_tokens=n % 9,
+            label=f"label {n} 你好",
+            domain=("talk", "news")[n % 2],
+            language=(None, "zh")[n % 2],
+            gender=("male", None, "female")[n % 3],
+            events=events[n % 4],
+            recording_id=f"r{n // 5}",
+            start_sample=n if n % 3 else None,
+            end_sample=n + 1 if n % 3 else None,
+            speaker=None,
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 70_000])
+def test_rows_come_back_as_written(tmp_path: Path, count: int) -> None:
+    rows = many_rows(count)
+    assert write_index(tmp_path / "x.arrow", rows) == count
+    index = Index.open(str(tmp_path / "x.arrow"))
+    assert len(index) == count
+    for number in {0, 1, 65_535, 65_536, count - 1} & set(range(count)):
+        assert index.row(number) == rows[number]
+    assert index.frames.tolist() == [row.frames for row in rows]
+    assert index.frames.dtype == index.label_tokens.dtype == np.int32
+    assert [index.domain_names[code] for code in index.domain_codes] == [row.domain for row in rows]
+    every = np.arange(count)
+    assert index.has_events(every).tolist() == [bool(row.events) for row in rows]
+    ends: dict[str, int] = {}
+    for row in rows:
+        ends[row.shard] = max(ends.get(row.shard, 0), row.offset + row.size)
+    assert index.shard_ends() == ends
+    with pytest.raises(IndexError):
+        index.row(count)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_index(tmp_path / name, many_rows(100))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_columns_of_one_batch_are_not_copied(tmp_path: Path) -> None:
+    write_index(tmp_path / "x.arrow", many_rows(1000))
+    assert not Index.open(str(tmp_path / "x.arrow")).frames.flags.owndata
+
+
+def test_an_index_written_by_others_may_have_many_batches_and_more_columns(tmp_path: Path) -> None:
+    plain = pa.schema([(f.name, f.type) for f in INDEX_SCHEMA] + [("note", pa.string())])
+    rows = many_rows(20)
+    write_index(tmp_path / "x.arrow", rows)
+    with pa.memory_map(str(tmp_path / "x.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+        table = table.append_column("note", pa.array(["n"] * 20))
+        with pa.OSFile(str(tmp_path / "y.arrow"), "wb") as sink, pa.ipc.new_file(sink, plain) as writer:
+            writer.write_table(table, max_chunksize=3)
+    index = Index.open(str(tmp_path / "y.arrow"))
+    assert [index.row(n) for n in range(20)] == rows
+    assert index.shard_ends() == Index.open(str(tmp_path / "x.arrow")).shard_ends()
+
+
+def test_what_is_no_index_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.arrow").write_bytes(b"not arrow")
+    with pytest.raises(UserError, match=r"bad\.arrow is no Arrow file") as caught:
+        Index.open(str(tmp_path / "bad.arrow"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="there is no index"):
+        Index.open(str(tmp_path / "none.arrow"))
+    with pytest.raises(UserError, match=r"only local paths and s3://"):
+        Index.open("https://example.org/x.arrow")
+    other = pa.table({"clip_id": ["a"]})
+    with pa.OSFile(str(tmp_path / "other.arrow"), "wb") as sink, pa.ipc.new_file(sink, other.schema) as writer:
+        writer.write_table(other)
+    with pytest.raises(UserError, match="lacks the column shard"):
+        Index.open(str(tmp_path / "other.arrow"))
+
+
+def test_paths_are_relative_to_the_folder_unless_they_say_otherwise() -> None:
+    assert resolve("s3://b/x/", "train.arrow") == "s3://b/x/train.arrow"
+    assert resolve("/data/h", "cmvn.json") == "/data/h/cmvn.json"
+    assert resolve("/data/h", "/x.tar") == "/x.tar"
+    assert resolve("/data/h", "s3://b/x.tar") == "s3://b/x.tar"
+
+
+def foreign_tar(path: Path, count: int = 40) -> dict[str, bytes]:
+    """A tar as somebody else would write it: keys in a folder, several formats, some samples of no use."""
+    members: list[tuple[str, bytes]] = []
+    formats = [
+        ("flac", "FLAC", "PCM_16"),
+        ("wav", "WAV", "PCM_16"),
+        ("opus", "OGG", "OPUS"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+    ]
+    for n in range(count):
+        suffix, format, subtype = formats[n % 4]
+        about = {
+            "language": "en",
+            "recording_id": f"rec{n // 2}",
+            "gender": "female",
+            "events": ["dog"] if n % 5 == 0 else [],
+        }
+        key = f"set/{n:03d}"
+        members += [
+            (f"{key}.{suffix}", encoded(voice(8_000 + 100 * n, seed=n), format, subtype)),
+            (f"{key}.json", json.dumps(about).encode()),
+            (f"{key}.txt", f"hello number {n}\n".encode()),
+        ]
+    members += [
+        ("set/no-audio.txt", b"hello"),
+        ("set/no-text.flac", encoded(voice(8_000))),
+        ("set/corrupt.flac", b"fLaC nothing"), ("set/corrupt.txt", b"hello"),
+        ("set/latin.flac", encoded(voice(8_000))), ("set/latin.txt", b"caf\xe9"),
+        ("set/list.flac", encoded(voice(8_000))), ("set/list.json", b"[1]"), ("set/list.txt", b"hello"),
+        ("set/000.flac", encoded(voice(9_000))), ("set/000.txt", b"again"),
+    ]  # fmt: skip
+    write_tar(path, members)
+    return dict(members)
+
+
+def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
+    tar = tmp_path / "songs" / "x.tar"
+    foreign_tar(tar)
+    asked: list[str] = []
+    settings = IndexSettings(dev_share=0.2, test_share=0.2)
+    record = index_from_tars(
+        [str(tar)], tmp_path / "out", settings, build_tokenizer=lambda labels, folder: asked.extend(labels)
+    )
+    assert json.loads((tmp_path / "out" / "handoff.json").read_text()) == record
+    assert sum(split["clips"] for split in record["splits"].values()) == 40
+    assert list(record["domains"]) == ["songs"]
+    indexes = {split: Index.open(str(tmp_path / "out" / f"{split}.arrow")) for split in ("train", "dev", "test")}
+    recordings = [{index.row(n).recording_id for n in range(len(index))} for index in indexes.values()]
+    assert all(recordings)
+    assert sum(map(len, recordings)) == len(set().union(*recordings))
+    train = indexes["train"]
+    rows = [train.row(n) for n in range(len(train))]
+    assert asked == [row.label for row in rows]
+    assert record["attributes"]["gender"] == {"female": len(rows)}
+    assert record["attributes"]["events"] == {"dog": sum(row.events == ("dog",) for row in rows)}
+    bad = {line["clip_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / "bad_samples.jsonl").open())}
+    assert bad == {
+        "set/no-audio": "unreadable",
+        "set/no-text": "empty_label",
+        "set/corrupt": "unreadable",
+        "set/latin": "unreadable",
+        "set/list": "unreadable",
+        "set/000": "duplicate",
+    }
+    check_shards(train)
+    sums = MelSums()
+    for row in rows:
+        sums = sums.add(filterbank(Reader().read(row)))
+    cmvn = Cmvn.from_dict(json.loads((tmp_path / "out" / "cmvn.json").read_text()))
+    np.testing.assert_array_equal(cmvn.mean, sums.cmvn()[0])
+    plan = Planner(train, BatchPlan(max_frames=2000, max_clips=8))
+
+    def on_bad(*what: str) -> None:
+        pytest.fail(f"bad: {what}")
+
+    def labels_as_numbers(row: Row) -> object:
+        return targets(row.__class__(**{f: getattr(row, f) for f in row.__slots__} | {"label": "ab"}))
+
+    made = Batches(
+        train, plan, Reader(), labels_as_numbers, cmvn, last_global_batch=plan.batches_per_epoch(0), on_bad=on_bad
+    )
+    assert sum(len(batch.clip_ids) for batch in made) == len(rows)
+
+
+def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    import boto3
+
+    tar = tmp_path / "songs" / "x.tar"
+    foreign_tar(tar, 8)
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").upload_file(str(tar), bucket, "songs/x.tar")
+    settings = IndexSettings(dev_share=0.2, test_share=0.2)
+    index_from_tars([str(tar)], tmp_path / "local", settings)
+    index_from_tars([f"s3://{bucket}/songs/x.tar"], tmp_path / "s3", settings, storage=Storage(s3_server))
+    local, remote = (Index.open(str(tmp_path / where / "train.arrow")) for where in ("local", "s3"))
+    assert {remote.row(n).shard for n in range(len(remote))} == {f"s3://{bucket}/songs/x.tar"}
+    assert [local.row(n).offset for n in range(len(local))] == [remote.row(n).offset for n in range(len(remote))]
+    assert (tmp_path / "local" / "cmvn.json").read_bytes() == (tmp_path / "s3" / "cmvn.json").read_bytes()
+    named = [
+        [json.loads(line)["clip_id"] for line in (tmp_path / where / "bad_samples.jsonl").open()]
+        for where in ("local", "s3")
+    ]
+    assert named[0] == named[1] != []
+
+
+def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"\x1f\x8b gzip or so" * 100)
+    with pytest.raises(UserError, match=r"x\.tar is no plain tar"):
+        index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match=r"no tar .*none\.tar"):
+        index_from_tars([str(tmp_path / "none.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match="name at least one"):
+        index_from_tars([], tmp_path / "out")
+    write_tar(tmp_path / "empty.tar", [("a.txt", b"x")])
+    with pytest.raises(UserError, match="none of the 1 samples"):
+        index_from_tars([str(tmp_path / "empty.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        IndexSettings(dev_share=0.6, test_share=0.5)
