@@ -86,7 +86,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = parser().parse_args(arguments)
+    commands = parser()
+    options, rest = commands.parse_known_args(arguments)
+    # argparse takes the positional arguments in one stretch; settings may stand between options too.
+    if any(argument.startswith("-") or "=" not in argument for argument in rest) or (rest and not hasattr(options, "settings")):
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.settings += rest
     run: Command = options.run
     try:
         return run(options)

@@ -131,7 +131,7 @@ class Monitor:
         if self._writer is not None and "step" in record:
             for key, value in record.items():
                 if key not in ("step", "group"):
-                    self._writer.add_scalar(f"{key}/N={record['group']}", value, record["step"])
+                    self._writer.add_scalar(f"{key}/N{record['group']}", value, record["step"])
 
     def _already_named(self) -> set[tuple[str, str]]:
         path = self._folder / "bad_samples.jsonl"

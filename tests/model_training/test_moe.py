@@ -42,7 +42,7 @@ def naive(moe: ElasticMoE, x_TD: Tensor, group: int) -> Tensor:
 
 
 CASES = [
-    pytest.param({"dispatch": dispatch, "shared": shared, "norm_topk": norm, "top_k": k}, group, id=f"{dispatch}-{shared}-{norm}-{k}-{group}")
+    pytest.param({"dispatch": dispatch, "shared": shared, "norm_topk": norm, "top_k": k}, group)
     for dispatch in ("auto", "sorted", "loop")
     for shared in (0, 1, 2)
     for norm in (True, False)
@@ -60,7 +60,7 @@ def test_every_dispatch_is_the_naive_sum_forward_and_backward(settings: dict[str
     got = moe(x, Routing(group))
     wanted = naive(moe, x, group)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
-    parameters = [p for p in moe.parameters()]
+    parameters = list(moe.parameters())
     for a, b in zip(
         torch.autograd.grad((got * weight).sum(), [x, *parameters], allow_unused=True),
         torch.autograd.grad((wanted * weight).sum(), [x, *parameters], allow_unused=True),
