@@ -165,8 +165,10 @@ class Scheme:
     def from_dict(cls, settings: Mapping[str, Any]) -> Scheme:
         """A scheme from plain settings: `events: [...]` replaces a default, `more_events: [...]` appends to it.
 
-        Raises UserError for an unknown key.
+        Raises UserError for an unknown key or a value of the wrong kind.
         """
+        if not isinstance(settings, Mapping):
+            raise UserError(f"a scheme is a mapping of keys such as more_events to lists, not {settings!r:.80}")
         known = {item.name for item in fields(cls)}
         lists = {kind.plural for kind in KINDS}
         more = {f"more_{key}": key for key in (*lists, "aliases")}
@@ -176,9 +178,11 @@ class Scheme:
             if name not in known:
                 raise UserError(f"unknown key scheme.{key}: it has {', '.join(sorted(known))}, and more_… to append")
             if name in lists:
-                if isinstance(value, str) or not all(isinstance(label, str) for label in value):
+                if not isinstance(value, (list, tuple)) or not all(isinstance(label, str) for label in value):
                     raise UserError(f"scheme.{key} is a list of names, not {value!r}")
                 value = tuple(value)
+            if name == "aliases" and not isinstance(value, Mapping):
+                raise UserError(f"scheme.{key} maps `kind:their name` to our name, not {value!r}")
             if key in more:
                 before = changes.get(name, getattr(cls(), name))
                 value = before + value if name in lists else {**before, **value}

@@ -7,8 +7,6 @@ import pytest
 from model_training.tokens import BLANK, CONTROLS, EOT, SOT, UNK, Scheme, spell
 from operators.errors import UserError
 
-ESC50_CATEGORIES = 50
-
 
 def test_specials_start_with_the_ids_every_model_shares() -> None:
     specials = Scheme().specials()
@@ -84,6 +82,9 @@ def test_default_aliases_lead_to_labels() -> None:
         {"order": "backwards"},
         {"tasks": ["translate"]},
         {"tasks": ["gender"]},
+        {"events": None},
+        {"more_aliases": ["dog"]},
+        ["dog"],
     ],
 )
 def test_a_wrong_scheme_is_one_clear_line(settings: dict[str, object]) -> None:
