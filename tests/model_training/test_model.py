@@ -1,0 +1,215 @@
+"""The whole model: a clip alone equals a clip in a batch, the future stays unseen, sizes are the papers'."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model_training import config
+from model_training.config import MoESettings, ModelSettings
+from model_training.conformer import RelativeAttention, relative_positions, subsampled
+from model_training.decoder import Cache
+from model_training.losses import attention_loss, losses
+from model_training.model import SpeechModel
+from operators.errors import UserError
+
+V = 30
+
+
+def small(**changes: object) -> SpeechModel:
+    torch.manual_seed(0)
+    settings = {"d_model": 32, "heads": 2, "d_ff": 32, "encoder_layers": 3, "decoder_layers": 2, "kernel": 5, "dropout": 0.0}
+    return SpeechModel(ModelSettings(**(settings | changes)), V).eval()  # type: ignore[arg-type]
+
+
+def features(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    x = torch.randn(len(lengths), max(lengths), 80)
+    for row, length in enumerate(lengths):
+        x[row, length:] = 1e3  # what lies behind the end must not matter
+    return x, torch.tensor(lengths)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("ffn", ["all", "second", "none"])
+def test_a_clip_alone_equals_a_clip_in_a_batch(ffn: str, causal: bool) -> None:
+    model = small(causal=causal, moe=MoESettings(ffn=ffn))
+    for group in model.groups:
+        x, lengths = features(61, 90, 7)
+        inputs = torch.randint(4, V, (3, 9))
+        encoded, encoded_lengths = model.encode(x, lengths, group)
+        logits = model.decode(encoded, encoded_lengths, inputs, group)
+        assert encoded_lengths.tolist() == [subsampled(torch.tensor(n)).item() for n in (61, 90, 7)]
+        for row, length in enumerate(lengths.tolist()):
+            alone, alone_length = model.encode(x[row : row + 1, :length], lengths[row : row + 1], group)
+            torch.testing.assert_close(encoded[row, : alone_length[0]], alone[0, : alone_length[0]], rtol=1e-4, atol=1e-5)
+            answer = model.decode(alone, alone_length, inputs[row : row + 1], group)
+            torch.testing.assert_close(logits[row], answer[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_causal_encoder_does_not_hear_the_future() -> None:
+    model = small(causal=True)
+    x, lengths = features(101)
+    encoded, _ = model.encode(x, lengths, 15)
+    changed = x.clone()
+    changed[:, 60:] += 1.0
+    other, _ = model.encode(changed, lengths, 15)
+    first = (60 - 7) // 4 + 1  # the frames whose receptive field ends before 60
+    torch.testing.assert_close(encoded[:, :first], other[:, :first])
+    assert not torch.allclose(encoded[:, first + 1], other[:, first + 1])
+
+
+def test_relative_attention_is_its_formula() -> None:
+    torch.manual_seed(0)
+    S, D, H = 7, 16, 2
+    attention = RelativeAttention(D, H, 0.0).double()
+    for bias in (attention.content_bias_HW, attention.position_bias_HW):
+        torch.nn.init.normal_(bias)
+    x = torch.randn(1, S, D, dtype=torch.float64)
+    positions = relative_positions(S, D, x).double()
+    mask = torch.ones(1, S, S, dtype=torch.bool)
+    mask[..., -1] = False
+    got = attention(x, positions, mask)
+    q, k, v = (part(x)[0].view(S, H, -1) for part in (attention.query, attention.key, attention.value))
+    p = attention.position(positions).view(-1, H, D // H)
+    out = torch.zeros(S, H, D // H, dtype=torch.float64)
+    for h in range(H):
+        for i in range(S):
+            scores = torch.stack(
+                [
+                    (q[i, h] + attention.content_bias_HW[h]) @ k[j, h]
+                    + (q[i, h] + attention.position_bias_HW[h]) @ p[S - 1 - (i - j), h]
+                    for j in range(S - 1)
+                ]
+            )
+            out[i, h] = (scores / (D // H) ** 0.5).softmax(0) @ v[: S - 1, h]
+    torch.testing.assert_close(got[0], attention.out(out.flatten(1)))
+
+
+def test_token_by_token_equals_all_at_once() -> None:
+    model = small()
+    x, lengths = features(80, 55)
+    encoded, encoded_lengths = model.encode(x, lengths, 7)
+    inputs = torch.randint(4, V, (2, 8))
+    whole = model.decode(encoded, encoded_lengths, inputs, 7)
+    cache = Cache()
+    parts = [model.decode(encoded, encoded_lengths, inputs[:, :3], 7, cache=cache)]
+    parts += [model.decode(None, encoded_lengths, inputs[:, i : i + 1], 7, cache=cache) for i in range(3, 8)]
+    torch.testing.assert_close(torch.cat(parts, 1), whole, rtol=1e-4, atol=1e-5)
+    swapped = cache.pick(torch.tensor([1, 0, 1]))
+    assert len(swapped) == 8
+    torch.testing.assert_close(swapped.own[0][0][0], cache.own[0][0][1])
+
+
+@pytest.mark.parametrize("balance", ["none", "bias", "sparsity"])
+def test_a_pruned_model_is_the_full_model_at_its_group_to_the_bit(balance: str) -> None:
+    model = small(extra_decoders=2, moe=MoESettings(balance=balance, embedding_layers=int(balance == "sparsity")))
+    if balance == "bias":
+        for layer in model.moe_layers():
+            for index in range(3):
+                getattr(layer, f"selection_bias_{index}").normal_()
+    x, lengths = features(70, 41)
+    inputs = torch.randint(4, V, (2, 6))
+    with torch.inference_mode():
+        for group in model.groups:
+            pruned = model.pruned(group)
+            assert pruned.groups == (group,)
+            full_encoded, full_lengths = model.encode(x, lengths, group)
+            encoded, encoded_lengths = pruned.encode(x, lengths, group)
+            assert torch.equal(pruned.ctc_logits(encoded), model.ctc_logits(full_encoded))
+            a = pruned.decode(encoded, encoded_lengths, inputs, group)
+            assert torch.equal(a, model.decode(full_encoded, full_lengths, inputs, group))
+            stored = sum(p.numel() for n, p in pruned.named_parameters() if not n.startswith("embedding_ctc"))
+            assert stored == model.parameter_counts(group)["total"]
+
+
+def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained() -> None:
+    model = small(encoder_layers=6, extra_decoders=2, moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1))
+    model.train()
+    x, lengths = features(70, 41)
+    inputs, targets = torch.randint(4, V, (2, 6)), torch.randint(4, V, (2, 6))
+    outputs = model(x, lengths, inputs, torch.tensor([6, 4]), 4)
+    assert len(outputs.extra_logits) == 2
+    found = losses(outputs, torch.randint(4, V, (2, 3)), torch.tensor([3, 2]), targets, config.LossSettings(), model.settings.moe)
+    assert found.routing is not None
+    (found.total_B.sum() + found.routing).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(
+        found.attention_B,
+        sum(attention_loss(logits, targets, 0.1) for logits in (outputs.logits_BLV, *outputs.extra_logits)),
+    )
+
+
+def test_the_loss_is_the_papers() -> None:
+    model = small()
+    x, lengths = features(70, 41)
+    inputs = torch.randint(4, V, (2, 6))
+    targets = torch.tensor([[5, 6, 7, -1, 8, 9], [-1, 5, 5, -1, -1, -1]])
+    ctc, ctc_lengths = torch.tensor([[4, 5, 5], [6, 0, 0]]), torch.tensor([3, 1])
+    outputs = model(x, lengths, inputs, torch.tensor([6, 3]), 3)
+    found = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
+    log_probs = outputs.ctc_logits_BSV.log_softmax(-1)
+    for row in range(2):
+        wanted_ctc = F.ctc_loss(
+            log_probs[row, : outputs.encoded_lengths_B[row]], ctc[row, : ctc_lengths[row]],
+            outputs.encoded_lengths_B[row], ctc_lengths[row], reduction="sum",
+        )  # fmt: skip
+        known = targets[row] >= 0
+        p = outputs.logits_BLV[row, known].log_softmax(-1)
+        wanted_attention = -(0.9 * p.gather(1, targets[row, known, None])[:, 0] + 0.1 * p.mean(-1)).sum()
+        torch.testing.assert_close(found.total_B[row], 0.3 * wanted_ctc + 0.7 * wanted_attention)
+    assert found.tokens == 7
+
+
+def test_a_group_the_model_lacks_is_a_clear_mistake() -> None:
+    with pytest.raises(UserError, match="group 5 is not in this model: it has 3, 7, 15"):
+        small().encode(*features(20), 5)
+
+
+@pytest.mark.parametrize(
+    ("preset", "group", "millions", "tolerance"),
+    [
+        # TouchASP, Table 5 and section 4.2; width, depth and d_ff are inferred, so the three counts are the check
+        ("paper-225m-dense", 0, 225, 0.02),
+        ("paper-1b", 3, 335, 0.02),
+        ("paper-1b", 15, 1000, 0.02),
+        ("deepseek-350m", 3, 335, 0.02),
+        ("deepseek-1b", 15, 1000, 0.02),
+        ("deepseek-1b-s2", 30, 1000, 0.02),
+        ("deepseek-1b-s4", 60, 1000, 0.02),
+        ("moe-1b", 8, 1000, 0.02),
+    ],
+)
+def test_parameter_counts_are_the_papers(preset: str, group: int, millions: float, tolerance: float) -> None:
+    settings = config.load(preset, [])
+    with torch.device("meta"):
+        model = SpeechModel(settings.model, 6000)
+    assert model.parameter_counts(group)["total"] / 1e6 == pytest.approx(millions, rel=tolerance)
+
+
+@pytest.mark.parametrize(("preset", "group", "millions"), [("3m-16e", 16, 500), ("3m-32e", 32, 775), ("3m-64e", 64, 1370)])
+def test_parameter_counts_of_3m(preset: str, group: int, millions: float) -> None:
+    """All that is trained. The paper's decoders run in both directions, ours left to right only (18.7 M of each level less), so
+    the counts fall short; what the experts add, (64 - 32) x 18 layers, is the paper's."""
+    settings = config.load(preset, [])
+    with torch.device("meta"):
+        model = SpeechModel(settings.model, 6000)
+    assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.08)
+
+
+def test_more_experts_add_what_3m_says() -> None:
+    sizes = []
+    for preset in ("3m-16e", "3m-32e", "3m-64e"):
+        settings = config.load(preset, [])
+        with torch.device("meta"):
+            model = SpeechModel(settings.model, 6000)
+        sizes.append(sum(p.numel() for p in model.parameters()) / 1e6)
+    assert sizes[1] - sizes[0] == pytest.approx(275, rel=0.12)
+    assert sizes[2] - sizes[1] == pytest.approx(595, rel=0.05)
+
+
+def test_every_preset_loads() -> None:
+    assert {"tiny", "small", "paper-1b", "paper-225m-dense", "moe-1b", "deepseek-350m", "deepseek-1b", "3m-16e"} <= set(config.presets())
+    for preset in config.presets():
+        config.load(preset, [])
