@@ -2,7 +2,7 @@
 
     python benchmarks/restore.py [--clips 10000000] [--runs 5]
 
-    random lengths of curation's shape ──> an index in scratch ──a fresh process per run: open, plan, locate, batch──> ms
+    lengths of curation's shape ──> an index in scratch ──a fresh process per run: open, plan, locate, batch──> ms
 
 Every run is a process of its own; importing Python packages is timed apart. The file is in the page cache, since it was
 just written; a cold disk adds the time to read the columns frames, label_tokens and domain (12 bytes a clip). Where the
