@@ -1,4 +1,4 @@
-"""The command line: python -m pipeline plan | run | check | report | redecide | score | show."""
+"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | handoff."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import traceback
 from rich.console import Console
 
 from operators.errors import UserError
-from pipeline import config
+from pipeline import config, handoff_command
 from pipeline.reading import printable
 from pipeline.run import ClusterLost, quiet_dependencies
 
@@ -26,6 +26,7 @@ examples:
   python -m pipeline run my.yaml rover.max_wer=8 output=s3://bucket/run
   python -m pipeline report runs/first                    retention per domain: terminal, JSON, one HTML page
   python -m pipeline redecide runs/first rover.max_wer=15 the same run under other thresholds, without listening again
+  python -m pipeline handoff runs/first --out handoff     everything that training needs, in one directory
   ray job submit --working-dir . -- python -m pipeline run my.yaml""",
     "run": """\
 CONFIG is a YAML file; key=value settings override it. The least that it needs:
@@ -48,7 +49,8 @@ examples:
     "report": """\
 examples:
   python -m pipeline report runs/first
-  python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000""",
+  python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000
+  python -m pipeline report runs/first runs/second           side by side, and what changed between them""",
     "redecide": """\
 Judges every clip of a finished run again under other rover.* or text.* settings. No recogniser runs: what comes back is cut from
 the sources again, what stays is copied. The new run equals a fresh one with these settings, byte for byte.
@@ -66,6 +68,7 @@ Writes score.json and score.html into the run; docs/how-to/check-label-quality.m
 examples:
   python -m pipeline score runs/first --truth truth.jsonl
   python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5 --spoken""",
+    "handoff": handoff_command.EXAMPLES,
     "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
 }
 
@@ -90,9 +93,9 @@ def parser() -> argparse.ArgumentParser:
         command = add(name, text)
         command.add_argument("config", metavar="CONFIG", help="YAML file with settings")
         command.add_argument("settings", metavar="key=value", nargs="*", help="settings that override the file")
-    command = add("report", "write and print the retention report of a run")
-    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
-    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command = add("report", "write and print the retention report of a run, or compare several")
+    command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, local or s3://, and s3.* settings")
+    command.add_argument("--out", metavar="DIR", help="where a comparison of several is written (default: the last RUN)")
     command = add("redecide", "judge a finished run again under other thresholds")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("settings", metavar="key=value", nargs="+", help="new settings: rover.* and text.*")
@@ -114,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
     command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
     return main
 
 
@@ -134,23 +138,31 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         from pipeline.redecide import redecide
 
         return redecide(arguments.run, arguments.settings, arguments.output, console)
+    if arguments.command == "handoff":
+        return handoff_command.run(arguments, console)
     from pipeline.curate import existing_run
 
+    if arguments.command == "report":
+        from pipeline.curate import report
+
+        runs, overrides = handoff_command.split_runs(arguments.runs)
+        if len(runs) == 1:
+            report(*existing_run(runs[0], overrides), console)
+        else:
+            from pipeline.report_compare import compare
+
+            compare(runs, overrides, arguments.out, console)
+        return 0
     settings, store = existing_run(arguments.run, arguments.settings)
     if arguments.command == "show":
         from pipeline.show import show
 
         show(store, arguments.clip_id, console)
         return 0
-    if arguments.command == "score":
-        from pipeline.score import question, score, write_score
+    from pipeline.score import question, score, write_score
 
-        asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
-        write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)
-        return 0
-    from pipeline.curate import report
-
-    report(settings, store, console)
+    asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
+    write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)
     return 0
 
 
