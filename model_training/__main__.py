@@ -7,10 +7,14 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from operators.errors import UserError
+
+if TYPE_CHECKING:
+    from model_training.sets import LoadedModel
 
 DESCRIPTION = """\
 Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events, trained
@@ -33,10 +37,29 @@ examples:
   python -m model_training train --data handoff --config tiny
   python -m model_training train --data s3://bucket/handoff --config paper-1b --out models/first train.max_steps=650000
   python -m model_training train --data handoff --config my.yaml model.moe.experts=[3,7] optimizer.learning_rate=0.002""",
+    "eval": """\
+One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
+
+examples:
+  python -m model_training eval models/tiny --data handoff                           all sizes on test, attention rescoring
+  python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
+  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15      next to other models""",
+    "decode": """\
+Writes one JSON object per clip. Needs torch; 'recognize' does the same with an exported model and without torch.
+
+examples:
+  python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
+  python -m model_training decode models/tiny --data handoff --split dev --method ctc_greedy""",
     "inspect": """\
 examples:
   python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings
   python -m model_training inspect --config paper-1b        parameters of a preset, without training anything""",
+    "index": """\
+For training data that this project did not curate. Splits by recording (json's recording_id, else the key).
+
+examples:
+  python -m model_training index data/*.tar --out handoff
+  python -m model_training index s3://bucket/set/{00..15}.tar --out handoff --dev-share 0.01""",
     "tokenizer": """\
 examples:
   python -m model_training tokenizer --texts labels.txt --out tokenizer --bpe-size 5000""",
@@ -70,15 +93,62 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: models/<name of CONFIG>)")
     command.add_argument("settings", nargs="*", metavar="key=value")
 
+    def searching(command: argparse.ArgumentParser) -> None:
+        command.add_argument("checkpoint", metavar="CKPT", help="folder of a checkpoint, or of a run: its newest")
+        command.add_argument("--average", type=int, default=1, metavar="N", help="use the mean of the newest N checkpoints")
+        command.add_argument("--ema", action="store_true", help="use the averaged weights that training kept")
+        command.add_argument("--beam", type=int, default=10)
+        command.add_argument("--ctc-weight", type=float, default=0.5, help="of CTC in rescoring (default 0.5)")
+        command.add_argument("--task", default="transcribe")
+        command.add_argument("--device", default="auto", help="auto | cpu | cuda")
+        command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")
+
+    command = add("eval", "error rates and accuracies of every size in one table", _eval)
+    searching(command)
+    command.add_argument("--data", required=True, metavar="DIR", help="hand-off directory, local or s3://")
+    command.add_argument("--split", default="test", help="default test")
+    command.add_argument("--groups", metavar="N,N", help="numbers of routed experts (default: all of the model's)")
+    command.add_argument(
+        "--methods",
+        default="attention_rescoring",
+        metavar="M,M",
+        help="ctc_greedy, ctc_prefix_beam, attention, attention_rescoring",
+    )
+    command.add_argument(
+        "--twin", action="append", default=[], metavar="CKPT", help="another model in the same table; may be repeated"
+    )
+    command.add_argument("--out", metavar="DIR", help="where eval.json and eval.html go (default: beside the checkpoint)")
+
+    command = add("decode", "transcribe files, or a split, with a checkpoint", _decode)
+    searching(command)
+    command.add_argument("files", nargs="*", metavar="AUDIO")
+    command.add_argument("--data", metavar="DIR", help="decode a hand-off's split instead of files")
+    command.add_argument("--split", default="test", help="default test")
+    command.add_argument("--group", type=int, help="number of routed experts (default: the largest)")
+    command.add_argument("--method", default="attention_rescoring")
+    command.add_argument(
+        "--given", action="append", default=[], metavar="kind=label", help="what is known, for example language=yue"
+    )
+
     command = add("inspect", "what is in a checkpoint, or how large a configuration is", _inspect)
     command.add_argument("checkpoint", nargs="?", metavar="CKPT", help="folder of a checkpoint or of a run")
     command.add_argument("--config", metavar="CONFIG", help="a preset or YAML file instead of a checkpoint")
     command.add_argument("--vocabulary", type=int, default=6000, help="size of the vocabulary with --config (default 6000)")
     command.add_argument("settings", nargs="*", metavar="key=value")
 
+    command = add("index", "make a hand-off of WebDataset tars from elsewhere", _index)
+    command.add_argument("tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://")
+    command.add_argument("--dev-share", type=float, default=0.02, help="of the recordings (default 0.02)")
+    command.add_argument("--test-share", type=float, default=0.02)
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--bpe-size", type=int, default=5000)
+    command.add_argument("--out", required=True, metavar="DIR")
+
     command = add("tokenizer", "learn a tokenizer from labels", _tokenizer)
     command.add_argument("--texts", required=True, metavar="FILE", help="one label a line, UTF-8")
-    command.add_argument("--scheme", metavar="FILE", help="JSON or YAML with the labels of languages, ages, ...; default: built in")
+    command.add_argument(
+        "--scheme", metavar="FILE", help="JSON or YAML with the labels of languages, ages, ...; default: built in"
+    )
     command.add_argument("--bpe-size", type=int, default=5000, help="units for words with spaces (default 5000)")
     command.add_argument("--min-char-count", type=int, default=1, help="rarer Han characters become unknown (default 1)")
     command.add_argument("--out", required=True, metavar="DIR")
@@ -120,6 +190,99 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load(options: argparse.Namespace, path: str) -> LoadedModel:
+    import torch
+
+    from model_training.sets import load_model
+    from model_training.train import pick_device
+
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    return load_model(path, average=options.average, ema=options.ema, device=str(pick_device(options.device)))
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from model_training.evaluate import evaluate
+    from model_training.handoff import Handoff
+    from model_training.sets import labelled_sets
+    from model_training.tables import render, to_html, to_json
+
+    handoff = Handoff.open(options.data)
+    evaluations, out = [], None
+    for path in (options.checkpoint, *options.twin):
+        loaded = _load(options, path)
+        out = out or Path(options.out or loaded.path)
+        evaluations.append(
+            evaluate(
+                loaded.model,
+                loaded.tokenizer,
+                labelled_sets(handoff, options.split, loaded),
+                groups=_numbers("--groups", options.groups),
+                methods=options.methods.split(","),
+                name=f"{Path(path).name} step {loaded.step}" if len(options.twin) else Path(path).name,
+                task=options.task,
+                order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
+                beam=options.beam,
+                ctc_weight=options.ctc_weight,
+            )
+        )
+    render(evaluations)
+    assert out is not None
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "eval.json").write_bytes(to_json(evaluations[0]))
+    for twin, evaluation in zip(options.twin, evaluations[1:]):
+        (out / f"eval-{Path(twin).name}.json").write_bytes(to_json(evaluation))
+    (out / "eval.html").write_bytes(to_html(evaluations))
+    print(f"report: {out / 'eval.html'}")
+    return 0
+
+
+def _decode(options: argparse.Namespace) -> int:
+    from model_training.handoff import Handoff
+    from model_training.perception import Grammar
+    from model_training.reading import Batch
+    from model_training.scorer import ModelScorer
+    from model_training.search import SearchSettings, decode_batch
+    from model_training.sets import file_batches, labelled_sets
+
+    if bool(options.files) == bool(options.data):
+        raise UserError("give audio files, or --data with a hand-off")
+    loaded = _load(options, options.checkpoint)
+    given = dict(pair.partition("=")[::2] for pair in options.given)
+    order = loaded.settings.data.task_order or None
+    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given)  # type: ignore[arg-type]
+    search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
+    group = options.group if options.group is not None else loaded.model.groups[-1]
+    loaded.model.routing(group)
+    if options.files:
+        batches = (found for _, found in file_batches(options.files, loaded.cmvn))
+    else:
+        sets = labelled_sets(Handoff.open(options.data), options.split, loaded)
+        batches = (batch for batches in sets.values() for batch in batches)
+    unusable = 0
+    for batch in batches:
+        bad = batch.bad if isinstance(batch, Batch) else (batch,)
+        for sample in bad:
+            unusable += 1
+            print(f"{sample.clip_id}: {sample.reason} ({sample.detail})", file=sys.stderr)
+        if isinstance(batch, Batch) and batch.rows:
+            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, group)
+            for row, recognition in zip(batch.rows, decode_batch(scorer, loaded.tokenizer, grammar, search), strict=True):
+                record = {key: getattr(recognition, key) for key in ("text", "language", "age", "gender", "emotion", "events")}
+                label = {} if options.files else {"label": row.label}
+                print(json.dumps({"clip": row.clip_id, **record, **label}, ensure_ascii=False), flush=True)
+    return 1 if unusable and options.files else 0
+
+
+def _numbers(name: str, text: str | None) -> list[int] | None:
+    if not text:
+        return None
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise UserError(f"{name} {text}: give numbers with commas between them, for example 3,7,15") from None
+
+
 def _inspect(options: argparse.Namespace) -> int:
     import torch
 
@@ -148,6 +311,25 @@ def _inspect(options: argparse.Namespace) -> int:
     return 0
 
 
+def _index(options: argparse.Namespace) -> int:
+    from model_training.config import endpoint_url
+    from model_training.plain_tars import IndexSettings, index_from_tars
+    from model_training.storage import Storage
+    from model_training.tokenizer import Tokenizer
+    from model_training.tokens import Scheme
+
+    def build_tokenizer(labels: Iterable[str], folder: Path) -> None:
+        Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
+
+    settings = IndexSettings(dev_share=options.dev_share, test_share=options.test_share, seed=options.seed)
+    storage = Storage(endpoint_url({}))
+    record = index_from_tars(options.tars, Path(options.out), settings, storage=storage, build_tokenizer=build_tokenizer)
+    for name, split in record["splits"].items():
+        print(f"{name:<6} {split['clips']:>9} clips {split['hours']:>10.2f} h")
+    print(f"next: python -m model_training train --data {options.out} --config tiny")
+    return 0
+
+
 def _tokenizer(options: argparse.Namespace) -> int:
     import yaml
 
@@ -165,7 +347,9 @@ def _tokenizer(options: argparse.Namespace) -> int:
         raise UserError(f"{options.texts} is not UTF-8: save it as UTF-8, one label a line") from None
     if options.bpe_size < 1:
         raise UserError(f"--bpe-size {options.bpe_size}: must be at least 1")
-    tokenizer = Tokenizer.train(lines, Scheme.from_dict(plain or {}), bpe_size=options.bpe_size, min_char_count=options.min_char_count)
+    tokenizer = Tokenizer.train(
+        lines, Scheme.from_dict(plain or {}), bpe_size=options.bpe_size, min_char_count=options.min_char_count
+    )
     tokenizer.save(options.out)
     print(f"{len(tokenizer)} units from {len(lines)} labels: {options.out}")
     return 0

@@ -6,7 +6,7 @@
       trainer.json             step, settings, vocabulary, fingerprints, sha256 of the other files: written last
       tokenizer.json  cmvn.json
 
-Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code. The position
+Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code. The place
 in the data is a function of the step, and random numbers of (seed, step), so neither needs a file.
 """
 
@@ -160,7 +160,9 @@ def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments:
     for key, tensor in moments.items():
         name, state = key.rsplit("/", 1)
         if name not in parameters:
-            raise UserError(f"the checkpoint's optimiser state names {name}, which this model lacks: use the settings it was made with")
+            raise UserError(
+                f"the checkpoint's optimiser state names {name}, which this model lacks: use the settings it was made with"
+            )
         parameter = parameters[name]
         # AdamW keeps its step count on the CPU
         optimizer.state[parameter][state] = tensor if state == "step" else tensor.to(parameter.device)

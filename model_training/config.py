@@ -88,7 +88,7 @@ class AugmentConfig:
 
     def settings(self) -> AugmentSettings:
         """Raises UserError for values out of range."""
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
         values.pop("noises")
         for key in ("snr_db", "rt60_seconds"):
             if len(values[key]) != 2:
@@ -255,7 +255,8 @@ def _check_experts(model: ModelSettings) -> None:
         raise UserError(f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups")
     if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):
         raise UserError(
-            f"model.d_ff={model.d_ff}: 8 x d_ff must divide by S + N = {moe.shared + moe.experts[-1]}, or set model.moe.expert_width"
+            f"model.d_ff={model.d_ff}: 8 x d_ff must divide by S + N = {moe.shared + moe.experts[-1]}; "
+            "or set model.moe.expert_width"
         )
     if moe.dispatch == "dense" and moe.experts != [moe.top_k]:
         raise UserError(f"model.moe.dispatch=dense: works only where all experts are chosen (experts: [{moe.top_k}])")

@@ -36,9 +36,7 @@ class Subsampling(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(1, d_model, 3, 2), nn.ReLU(), nn.Conv2d(d_model, d_model, 3, 2), nn.ReLU()
-        )
+        self.convolutions = nn.Sequential(nn.Conv2d(1, d_model, 3, 2), nn.ReLU(), nn.Conv2d(d_model, d_model, 3, 2), nn.ReLU())
         self.out = nn.Linear(d_model * (((BINS - 1) // 2 - 1) // 2), d_model)
 
     def forward(self, features_BF80: Tensor) -> Tensor:
@@ -102,7 +100,7 @@ def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise, depthwise over time, LayerNorm in place of BatchNorm: statistics of a batch would tie its clips together."""
+    """Gated pointwise, depthwise over time; LayerNorm, since BatchNorm's statistics would tie the clips of a batch together."""
 
     def __init__(self, d_model: int, kernel: int, causal: bool) -> None:
         super().__init__()
@@ -138,9 +136,11 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense()` a plain one; `place` says where which goes."""
+    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense(name)` a plain one; `place` says where."""
 
-    def __init__(self, settings: ModelSettings, layers: int, make_ffn: MakeFFN, make_dense: MakeFFN, place: str, name: str) -> None:
+    def __init__(
+        self, settings: ModelSettings, layers: int, make_ffn: MakeFFN, make_dense: MakeFFN, place: str, name: str
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.subsampling = Subsampling(settings.d_model)

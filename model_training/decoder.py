@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -82,9 +83,7 @@ class Decoder(nn.Module):
         super().__init__()
         self.d_model = settings.d_model
         self.embedding = nn.Embedding(vocabulary, settings.d_model)
-        self.layers = nn.ModuleList(
-            Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(settings.decoder_layers)
-        )
+        self.layers = nn.ModuleList(Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(settings.decoder_layers))
         self.norm = nn.LayerNorm(settings.d_model)
         self.out = nn.Linear(settings.d_model, vocabulary)
         self.dropout = nn.Dropout(settings.dropout)
@@ -107,7 +106,7 @@ class Decoder(nn.Module):
             lengths_B: of the inputs, so that padding is not routed to experts; None: no padding.
             cache: what earlier calls decoded; this call's tokens are added to it.
         """
-        B, L = inputs_BL.shape
+        L = inputs_BL.shape[1]
         before = len(cache) if cache is not None else 0
         place_L = torch.arange(before, before + L, device=inputs_BL.device)
         x_BLD = self.embedding(inputs_BL) * math.sqrt(self.d_model) + sinusoids(place_L.float(), self.d_model)
@@ -115,7 +114,7 @@ class Decoder(nn.Module):
         causal_LL = place_L.unsqueeze(1) >= torch.arange(before + L, device=inputs_BL.device)
         routing.mask_BT = None if lengths_B is None else place_L < lengths_B.unsqueeze(1)
         encoder_mask = None
-        for number, layer in enumerate(self.layers):
+        for number, layer in enumerate(cast(list[Layer], list(self.layers))):
             own_norm, encoder_norm, ffn_norm = layer.norms
             normed_BLD = own_norm(x_BLD)
             own = layer.own.keys(normed_BLD)

@@ -1,6 +1,6 @@
 """The hand-off directory, the trainer's only data argument: what a curation handed over, local or s3://.
 
-    DIR/handoff.json ──> splits (indexes of clips), weights of domains, cmvn.json, tokenizer/
+DIR/handoff.json ──> splits (indexes of clips), weights of domains, cmvn.json, tokenizer/
 """
 
 from __future__ import annotations

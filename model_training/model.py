@@ -9,6 +9,7 @@ A `group` is the number of routed experts in use, N, one of `model.groups`; a de
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +157,7 @@ class SpeechModel(nn.Module):
                 state |= {f"{name}.shared.{key}": tensor for key, tensor in layer.shared.state_dict().items()}
             tiers = [tier.state_dict() for tier in layer.active_tiers(index)]
             state |= {f"{name}.tiers.0.{key}": torch.cat([tier[key] for tier in tiers]) for key in tiers[0]}
-            state[f"{name}.routers.0.weight"] = layer.routers[index].weight.detach()
+            state[f"{name}.routers.0.weight"] = cast(Tensor, layer.routers[index].weight).detach()
             if self.settings.moe.balance == "bias":
                 state[f"{name}.selection_bias_0"] = getattr(layer, f"selection_bias_{index}")
         return state

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -129,15 +129,15 @@ class ElasticMoE(nn.Module):
         return y_TD.view_as(x)
 
     def active_tiers(self, group: int) -> list[Experts]:
-        return list(self.tiers)[: group + 1]  # type: ignore[arg-type]
+        return list(self.tiers)[: group + 1]  # type: ignore[return-value,arg-type]
 
     # Routing
 
     def _route(self, seen_TD: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Chosen experts (T, K), their gates (T, K) and the softmax over all experts (T, N), in float32 at least, whatever autocast says."""
+        """Chosen experts (T, K), their gates (T, K), the softmax over all experts (T, N); float32 at least, also under autocast."""
         with torch.autocast(seen_TD.device.type, enabled=False):
             exact = torch.promote_types(seen_TD.dtype, torch.float32)
-            logits_TN = F.linear(seen_TD.to(exact), self.routers[group].weight.to(exact))
+            logits_TN = F.linear(seen_TD.to(exact), cast(Tensor, self.routers[group].weight).to(exact))
             scores_TN = logits_TN.softmax(-1)
             if self.top_k == logits_TN.shape[-1]:
                 chosen_TK = torch.arange(self.top_k, device=seen_TD.device).expand(len(logits_TN), -1)
@@ -153,7 +153,7 @@ class ElasticMoE(nn.Module):
         return chosen_TK, gates_TK, scores_TN
 
     def _report(self, scores_TN: Tensor, chosen_TK: Tensor, mask_T: Tensor | None, routing: Routing) -> None:
-        if torch.jit.is_tracing() or torch.compiler.is_exporting():
+        if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return
         if mask_T is not None:
             scores_TN, chosen_TK = scores_TN[mask_T], chosen_TK[mask_T]
@@ -217,7 +217,9 @@ class ElasticMoE(nn.Module):
             x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
         x_PD = _ToPairs.apply(x_TD, order_P, place_P, self.top_k)
         product = _grouped if grouped else _sorted
-        hidden_PH = product(x_PD, counts_N, [stack.w_in_EHD.transpose(1, 2) for stack in stacks], [stack.b_in_EH for stack in stacks])
+        hidden_PH = product(
+            x_PD, counts_N, [stack.w_in_EHD.transpose(1, 2) for stack in stacks], [stack.b_in_EH for stack in stacks]
+        )
         hidden_PH = self._drop(F.silu(hidden_PH))
         y_PD = product(hidden_PH, counts_N, [stack.w_out_EHD for stack in stacks], [stack.b_out_ED for stack in stacks])
         y_PD = _Permute.apply(y_PD, place_P, order_P)

@@ -1,9 +1,9 @@
 """What a training run says of itself: a live line or log lines, log.jsonl, TensorBoard, plots of the experts' load, alarms.
 
-    RUN/log.jsonl          one JSON object per logged step
-    RUN/bad_samples.jsonl  clips that were left out, once each, with the reason
-    RUN/tensorboard/       the same numbers for TensorBoard
-    RUN/plots/             loss.png, expert-load.png, groups.png
+RUN/log.jsonl          one JSON object per logged step
+RUN/bad_samples.jsonl  clips that were left out, once each, with the reason
+RUN/tensorboard/       the same numbers for TensorBoard
+RUN/plots/             loss.png, expert-load.png, groups.png
 """
 
 from __future__ import annotations
@@ -120,7 +120,9 @@ class Monitor:
         if (group, layer, expert) not in self._alarmed:
             self._alarmed.add((group, layer, expert))
             steps = self._settings.dead_expert_steps
-            self.say(f"dead expert: {layer} expert {expert} had no frame in {steps} steps of N={group}; try model.moe.balance=bias")
+            self.say(
+                f"dead expert: {layer} expert {expert} had no frame in {steps} steps of N={group}; try model.moe.balance=bias"
+            )
             self._log({"dead_expert": expert, "layer": layer, "group": group})
 
     def _log(self, record: dict[str, Any]) -> None:
@@ -146,7 +148,9 @@ class Monitor:
             record = json.loads(line)
             for key in ("loss", "dev_loss"):
                 if key in record:
-                    series[f"{'dev' if key.startswith('dev') else 'train'} N={record['group']}"].append((record["step"], record[key]))
+                    series[f"{'dev' if key.startswith('dev') else 'train'} N={record['group']}"].append(
+                        (record["step"], record[key])
+                    )
         figure, axes = pyplot.subplots(figsize=(8, 4))
         for name, points in sorted(series.items()):
             axes.plot(*zip(*points), label=name, linestyle="--" if name.startswith("dev") else "-", linewidth=1)

@@ -36,7 +36,9 @@ class Team:
         try:
             dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
         except (ValueError, RuntimeError) as error:
-            raise UserError(f"cannot join the other workers: {error} (start with torchrun, which sets RANK and MASTER_ADDR)") from None
+            raise UserError(
+                f"cannot join the other workers: {error} (start with torchrun, which sets RANK and MASTER_ADDR)"
+            ) from None
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property

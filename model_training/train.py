@@ -9,7 +9,6 @@ killed run that goes on from a checkpoint takes exactly the steps it would have 
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -27,7 +26,7 @@ from model_training.batching import BatchPlan, Planner
 from model_training.checkpoint import Checkpoint
 from model_training.config import Settings
 from model_training.handoff import Handoff
-from model_training.index import Index, Row
+from model_training.index import Row
 from model_training.losses import Losses, finite, losses
 from model_training.model import SpeechModel
 from model_training.moe import Load
@@ -39,6 +38,24 @@ from model_training.team import Team
 from model_training.tokenizer import Tokenizer
 from operators.errors import UserError
 
+FREE = {
+    "train": (
+        "max_steps",
+        "max_minutes",
+        "device",
+        "precision",
+        "threads",
+        "checkpoint_steps",
+        "keep_checkpoints",
+        "eval_steps",
+        "eval_clips",
+        "log_steps",
+        "tensorboard",
+        "dead_expert_steps",
+    ),
+    "data": ("loaders",),
+}
+"""Settings that may change when a run goes on."""
 MOST_SKIPPED = 20  # steps in a row whose gradient is not finite
 
 
@@ -130,11 +147,11 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
                 averaged.update(model)
         else:
             skipped += 1
-            monitor.say(f"step {step + 1} skipped: gradient norm {norm}, {total.clips:g} clips; its clips are in bad_samples.jsonl")
+            monitor.say(f"step {step + 1} skipped: gradient norm {norm}; its {total.clips:g} clips are in bad_samples.jsonl")
             for clip_id in total.clip_ids:
                 monitor.bad_sample(clip_id, "non_finite_gradient", f"step {step + 1}, one of {len(total.clip_ids)}")
             if skipped == MOST_SKIPPED:
-                raise UserError(f"{skipped} steps in a row without a finite gradient: lower optimizer.learning_rate and start again")
+                raise UserError(f"{skipped} steps in a row without a finite gradient: lower optimizer.learning_rate, begin anew")
         optimizer.zero_grad(set_to_none=True)
         step += 1
         monitor.step(step, group, int(total.frames), total.numbers(norm, optimizer), total.load_arrays())
@@ -171,12 +188,11 @@ class Source:
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
         check_shards(self.index, handoff.storage)
         plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
-        limits = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
+        limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
         self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits)
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
-        parts = [handoff.fingerprint, tokenizer.fingerprint, json.dumps(config.to_dict(settings)["data"], sort_keys=True)]
-        self.fingerprint = hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        self.fingerprint = handoff.fingerprint
 
     def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
         return Batches(
@@ -215,7 +231,7 @@ class Source:
 
 @dataclass(frozen=True)
 class TaskTargets:
-    """Ids of a clip for one task. `forget`: share of attribute labels that are treated as unknown, the same ones in every epoch."""
+    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch."""
 
     tokenizer: Tokenizer
     task: str
@@ -224,7 +240,7 @@ class TaskTargets:
 
     def __call__(self, row: Row) -> Targets:
         if self.forget:
-            kept = {
+            kept: dict[str, Any] = {
                 kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.forget else None
                 for kind in ("language", "age", "gender", "emotion")
             }
@@ -368,15 +384,13 @@ def check_same_run(found: Checkpoint, settings: Settings, tokenizer: Tokenizer, 
     if found.record["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{found.path} was trained with another tokenizer: use its handoff, or another output folder")
     before, now = found.record["settings"], config.to_dict(settings)
-    free = {"train": ("max_steps", "max_minutes", "device", "precision", "threads", "checkpoint_steps", "keep_checkpoints",
-                      "eval_steps", "eval_clips", "log_steps", "tensorboard", "dead_expert_steps"), "data": ("loaders",)}  # fmt: skip
     for part, values in now.items():
         for key, value in values.items():
-            if key not in free.get(part, ()) and before[part][key] != value:
+            if key not in FREE.get(part, ()) and before[part][key] != value:
                 raise UserError(
                     f"{found.path.parent} was begun with another {part}.{key}: give the same settings, or another output folder"
                 )
-    if found.record["data"] != data_fingerprint and settings.data.loaders == before["data"]["loaders"]:
+    if found.record["data"] != data_fingerprint:
         raise UserError(f"{found.path.parent} was begun on other data: give the same handoff, or another output folder")
 
 
@@ -389,15 +403,14 @@ def opening(
     autocast: torch.dtype | None,
     found: Checkpoint | None,
 ) -> str:
-    sizes = ", ".join(
-        f"N={group}: {counts['total'] / 1e6:.1f} M ({counts['active'] / 1e6:.1f} M active)" if group else f"{counts['total'] / 1e6:.1f} M"
-        for group in model.groups
-        for counts in [model.parameter_counts(group)]
-    )
-    start = f"going on from step {found.step}" if found else "from the beginning"
+    sizes = []
+    for group in model.groups:
+        counts = model.parameter_counts(group)
+        sizes.append(f"N={group}: {counts['total'] / 1e6:.1f} M ({counts['active'] / 1e6:.1f} M active)")
+    batches, start = source.planner.batches_per_epoch(0), f"going on from step {found.step}" if found else "from the beginning"
     return (
-        f"parameters {sizes}\n"
-        f"{len(source.index)} clips in {source.planner.batches_per_epoch(0)} batches an epoch, {settings.data.micro_batches} a step; "
+        f"parameters {', '.join(sizes)}\n"
+        f"{len(source.index)} clips in {batches} batches an epoch, {settings.data.micro_batches} a step; "
         f"{team.size} worker(s) on {device.type}, {'bf16' if autocast else 'fp32'}; {start}"
     )
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from model_training import config
-from model_training.config import MoESettings, ModelSettings
+from model_training.config import ModelSettings, MoESettings
 from model_training.conformer import RelativeAttention, relative_positions, subsampled
 from model_training.decoder import Cache
 from model_training.losses import attention_loss, losses
@@ -125,7 +125,9 @@ def test_a_pruned_model_is_the_full_model_at_its_group_to_the_bit(balance: str) 
 
 
 def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained() -> None:
-    model = small(encoder_layers=6, extra_decoders=2, moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1))
+    model = small(
+        encoder_layers=6, extra_decoders=2, moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1)
+    )
     model.train()
     x, lengths = features(70, 41)
     inputs, targets = torch.randint(4, V, (2, 6)), torch.randint(4, V, (2, 6))
@@ -210,6 +212,8 @@ def test_more_experts_add_what_3m_says() -> None:
 
 
 def test_every_preset_loads() -> None:
-    assert {"tiny", "small", "paper-1b", "paper-225m-dense", "moe-1b", "deepseek-350m", "deepseek-1b", "3m-16e"} <= set(config.presets())
+    assert {"tiny", "small", "paper-1b", "paper-225m-dense", "moe-1b", "deepseek-350m", "deepseek-1b", "3m-16e"} <= set(
+        config.presets()
+    )
     for preset in config.presets():
         config.load(preset, [])

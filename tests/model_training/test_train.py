@@ -173,7 +173,9 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     start = weights(tmp_path / "one", 1)
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, rtol=0, atol=2e-5)
-    assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3, "the weights must have moved for this to be a test"
+    assert max(float((one[name] - start[name]).abs().max()) for name in one) > 1e-3, (
+        "the weights must have moved for this to be a test"
+    )
     assert [r["group"] for r in log(tmp_path / "one")] == [r["group"] for r in log(tmp_path / "two")]
     # A team of two goes on where one stopped
     train(str(handoff), tmp_path / "mixed", config.load(None, [*SMALL, "train.max_steps=4"]))
