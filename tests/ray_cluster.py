@@ -42,14 +42,26 @@ class Node:
     agent_port: int
     """Where its dashboard agent answers /api/local_raylet_healthz."""
 
+    def family(self) -> list[psutil.Process]:
+        """Its processes: `ray start`, the raylet, and all that this started."""
+        with suppress(psutil.Error):
+            leader = psutil.Process(self.process.pid)
+            return [leader, *leader.children(recursive=True)]
+        return []
+
+    def stages(self) -> int:
+        """How many workers of the pipeline's stages it holds."""
+        found = 0
+        for process in self.family():
+            with suppress(psutil.Error):
+                found += " ".join(process.cmdline()).startswith("ray::MapWorker")
+        return found
+
     def kill(self) -> None:
         """End every process of the node at once, as a power cut does."""
-        family = [self.process.pid]
-        with suppress(psutil.Error):
-            family += [child.pid for child in psutil.Process(self.process.pid).children(recursive=True)]
-        for pid in family:
+        for process in self.family():
             with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
         sweep(self.process.pid)
         self.process.wait(timeout=10)
 
@@ -74,13 +86,12 @@ class Cluster:
         agent_port = free_port()
         ports = {"dashboard-agent-listen-port": agent_port, "metrics-export-port": free_port()}
         command = [RAY, "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
-        command += [
-            "--min-worker-port=0",
-            "--max-worker-port=0",
-        ]  # free ones, as they share a machine
+        command += ["--min-worker-port=0", "--max-worker-port=0"]  # free ones, as nodes share this machine
+        # And a folder each: in a common one, nodes that start at the same time take the same sockets.
+        command += [f"--temp-dir={self.temp}/{len(self.nodes)}"]
         if not self.nodes:
             ports |= {"port": self.port, "dashboard-port": self.dashboard_port, "ray-client-server-port": free_port()}
-            command += ["--head", f"--temp-dir={self.temp}"]
+            command += ["--head"]
         else:
             command += [f"--address={own_address()}:{self.port}"]
         command += [f"--{name}={value}" for name, value in ports.items()]
@@ -165,7 +176,7 @@ def start_cluster(
         "RAY_health_check_failure_threshold": "4",
         # Else every node starts as many idle workers as it says it has CPUs, as soon as a job comes.
         "RAY_prestart_worker_first_driver": "0",
-        "RAY_raylet_start_wait_time_s": "120",  # on a machine that is busy with something else
+        "RAY_raylet_start_wait_time_s": "100",  # on a machine that is busy with something else
     }
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets lie there, and the name of a socket may have a hundred letters.

@@ -87,9 +87,7 @@ def cluster(machine: Machine, s3_server: str) -> Iterator[Cluster]:
     head, *workers = manifests.groups("base")
     variables = [machine.variables(group["template"]["spec"]["containers"][0]) for group in (head, *workers)]
     assert all(one == variables[0] for one in variables), "nodes of one cluster, started here from one environment"
-    stand_in = {
-        "PYTHONPATH": str(REPOSITORY)
-    }  # the image has our packages; these nodes the tests' engines too
+    stand_in = {"PYTHONPATH": str(REPOSITORY)}  # the image has our packages; these nodes the tests' engines too
     with start_cluster(machine.folder / "nodes", variables[0] | stand_in, machine.start_options(head)) as cluster:
         for group in workers:
             cluster.start_node(*machine.start_options(group))

@@ -55,9 +55,7 @@ def ancestors(name: str) -> list[Stage]:
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
 def test_an_image_runs_as_nobody_in_particular(target: str) -> None:
     last = stages()[target].commands[-1]
-    assert (last.cmd.upper(), last.value) == ("USER", ("1000:1000",)), (
-        "the manifests run as 1000"
-    )
+    assert (last.cmd.upper(), last.value) == ("USER", ("1000:1000",)), "the manifests run as 1000"
     made = "\n".join(command.value[0] for stage in ancestors(target) for command in stage.of("RUN"))
     assert "--uid 1000" in made
     assert "apt-get" not in made, "compilers stay in the stages that build"
