@@ -2,7 +2,7 @@
 
     runs ──every shard against its ledger──> kept clips ─┐
     labelled manifests ──headers──> rows ────────────────┴─> spool ──sift──> each clip once ──split──> indexes
-    mel sums of the ledgers ──> cmvn.json    labels of train ──model_training tokenizer──> tokenizer/    hours ──> weights
+    mel sums of the ledgers ──> cmvn.json   labels of train ──model_training tokenizer──> tokenizer/   hours ──> weights
 
     DIR/  handoff.json (last: its presence is "done")  train.arrow dev.arrow test.arrow  cmvn.json  tokenizer/
           duplicates.parquet  skipped.jsonl
@@ -27,6 +27,7 @@ from rich.console import Console
 from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.filterbank import MelSums
+from pipeline import ledger
 from pipeline.config import S3Settings, Settings, load
 from pipeline.curate import existing_run, stored_config
 from pipeline.handoff_clips import Gathered, Spool, unit_rows
@@ -40,6 +41,7 @@ from pipeline.reading import human_percent, human_time, printable
 from pipeline.storage import Store, open_store
 from pipeline.terminal import WideTable
 from pipeline.uri import is_s3
+from stages.write_shard import shard_keys
 
 SCHEMA_VERSION = 1
 
@@ -121,7 +123,11 @@ def _open_run(root: str, overrides: list[str]) -> Run:
         store.root.encode()
     except UnicodeEncodeError:
         raise UserError(f"{root!r} is no valid text, so no index can name its shards: rename the folder") from None
-    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(load_plan(store)))
+    planned = {unit.unit_id for unit in load_plan(store)}
+    if strangers := sorted(ledger.done_units(store) - planned):
+        key = shard_keys(strangers[0])[2]
+        raise UserError(f"{store.url(key)} is of no unit of the plan: move what is not of this run away")
+    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(planned))
 
 
 def _one_s3(runs: Sequence[Run], overrides: list[str]) -> S3Settings:
@@ -342,9 +348,7 @@ class _Handoff:
                 )
         for name in SPLITS[1:]:
             if not counts.splits[name].clips and getattr(self.asked, name):
-                warn(
-                    f"the split {name} is empty, there are few recordings: give a larger share, for example --{name} 0.1"
-                )
+                warn(f"the split {name} is empty, there are few recordings: give a larger share, say --{name} 0.1")
         largest = int(np.bincount(groups).max()) if len(groups) else 0
         if largest > clips // 2 and len(np.unique(groups)) > 1:
             share = human_percent(100 * largest / clips)

@@ -3,9 +3,9 @@
     content, clip ids ──first wins──> kept, or the clip that it repeats
     recordings ──tied by uri, speaker, repeated audio──> groups ──hash of seed and name──> train | dev | test
 
-A group goes to one split as a whole. Its place is a hash, so it depends on no other group, and adding a run later moves
-no recording, with one exception: when the new run shows that two groups are one (the same speaker, the same audio). Then
-the group is train's if either was: what a model may have trained on never becomes test data.
+A group goes to one split as a whole. Its place is a hash, so it depends on no other group, and adding a run later
+moves no recording, with one exception: when the new run shows that two groups are one (the same speaker, the same
+audio). Then the group is train's if either was: what a model may have trained on never becomes test data.
 """
 
 from __future__ import annotations

@@ -9,13 +9,14 @@ comparison.json, schema 1. Samples are at 16 kHz, percents null without input.
     schema_version
     runs[]       {"name", "root", "fingerprint", "domains": [{"domain", "input", "kept" (samples), "retention_percent",
                  "clips" (kept), "reasons": [{"stage", "reason", "samples"}], most first}], "total": the same}
-    changes[]    from each run to the next: {"before", "after" (names), "settings", "versions": [{"key", "before", "after"}],
-                 "clips": {"shared", "same", "relabelled" (kept in both, with another label), "only_before", "only_after",
-                           "moves": [{"before", "after" (outcomes), "clips", "samples"}]}}
+    changes[]    from each run to the next: {"before", "after" (names), "settings" and "versions": [{"key", "before",
+                 "after"}], "clips": {"shared", "same", "relabelled" (kept in both, with another label), "only_before",
+                 "only_after", "moves": [{"before", "after" (outcomes), "clips", "samples"}]}}
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -95,13 +96,16 @@ class Change:
 
 
 def compare(roots: Sequence[str], overrides: list[str], out: str | None, console: Console) -> None:
-    """Compare runs; print it, and write comparison.json and comparison.html into `out` or the last run. Raises UserError."""
+    """Compare runs; print that, and write comparison.json and comparison.html into `out`, or the last run.
+
+    Raises UserError.
+    """
     from pipeline.report_compare_page import render_page
 
     if repeated := sorted({root for root in roots if roots.count(root) > 1}):
         raise UserError(f"{repeated[0]} is given twice: name each run once")
     runs = [_open(root, name, overrides) for root, name in zip(roots, _names(roots), strict=True)]
-    changes = [change(before, after) for before, after in zip(runs, runs[1:], strict=False)]
+    changes = [change(before, after) for before, after in itertools.pairwise(runs)]
     store = runs[-1].store if out is None else open_store(out, config.load(None, overrides).s3)
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -282,8 +286,8 @@ def _change_text(each: Change) -> Text:
         text.append("same settings, same versions\n")
     if each.shared:
         text.append(
-            f"{each.shared:,} clips in both, {each.same:,} with the same outcome, {each.relabelled:,} kept with another "
-            f"label; {each.only_before:,} only before, {each.only_after:,} only after"
+            f"{each.shared:,} clips in both, {each.same:,} with the same outcome, {each.relabelled:,} kept with "
+            f"another label; {each.only_before:,} only before, {each.only_after:,} only after"
         )
     else:
         text.append("no clip in both: other recordings, or cut otherwise")

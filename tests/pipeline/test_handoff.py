@@ -22,7 +22,9 @@ from operators.filterbank import MelSums, filterbank
 from operators.shard import content_hash, decode_member, ledger_bytes, read_ledger
 from pipeline import handoff_command
 from pipeline.__main__ import main
+from pipeline.clip_keys import first_places
 from pipeline.config import S3Settings
+from pipeline.handoff_split import Shares, split_nodes
 from pipeline.storage import open_store
 from tests import fast_engines
 
@@ -32,7 +34,9 @@ SHARES = ["--dev", "0.3", "--test", "0.3"]
 def curate(folder: Path, name: str, crawl: str, *more: str, output: str = "") -> str:
     (folder / "empty.yaml").write_text("{execution: {runner: local}}\n")
     out = output or str(folder / name)
-    assert main(["run", str(folder / "empty.yaml"), *fast_engines.settings(out, crawl, *more)]) == 0
+    assert (
+        main(["run", str(folder / "empty.yaml"), *fast_engines.settings(out, crawl, "plan.unit_minutes=3", *more)]) == 0
+    )
     return out
 
 
@@ -56,7 +60,7 @@ def runs(crawls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def tokenizer(runs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tokenizer of one hand-off, built by the trainer's own command; most tests take it as it is, which is faster."""
+    """The tokenizer of one hand-off, built by the trainer's own command; most tests take it as it is."""
     out = tmp_path_factory.mktemp("tokenizer") / "handoff"
     assert main(["handoff", *runs, "--out", str(out), "--bpe-size", "60", *SHARES]) == 0
     return str(out)
@@ -343,7 +347,7 @@ def test_no_recording_is_in_two_splits(runs: tuple[str, str], hand_off: Callable
 def test_recordings_with_repeated_audio_go_together(
     runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """Half of the second run's copies are cut away, so that the rest of each recording would be free to go elsewhere."""
+    """All but one clip of each copy are made new, so that the copies would be free to go elsewhere."""
     whole = {row["clip_id"] for rows in everything(hand_off(runs[0], out="one")).values() for row in rows}
     assert whole
     other = copied(runs[1], tmp_path / "other")
@@ -380,11 +384,12 @@ def test_speakers_are_in_one_split_and_attributes_are_as_given(
 ) -> None:
     files = sorted(crawls[0].rglob("*.flac"))
     manifest = tmp_path / "crawl.jsonl"
-    lines = [
-        {"uri": str(path), "domain": "talk", "speaker": f"s{number % 3}", "age": "Adult", "gender": ["m", None, "unknown"][number % 3],
-         "events": [[], ["Dog", "rain"], "siren; rain"][number % 3]}
+    genders, events = ["m", None, "unknown"], [[], ["Dog", "rain"], "siren; rain"]
+    lines: list[dict[str, Any]] = [
+        {"uri": str(path), "domain": "talk", "speaker": f"s{number % 3}", "age": "Adult"}
+        | {"gender": genders[number % 3], "events": events[number % 3]}
         for number, path in enumerate(files)
-    ]  # fmt: skip
+    ]
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     out = hand_off(curate(tmp_path, "run", str(manifest)), "--dev", "0.3", "--test", "0.3", "--seed", "2")
     splits = everything(out)
@@ -414,6 +419,29 @@ def test_weights_balance_domains_and_can_be_given(runs: tuple[str, str], hand_of
     assert {domain["weight"] for domain in record(hand_off(*runs, "--alpha", "1"))["domains"].values()} == {1.0}
     domain = next(name for name, each in flat.items() if each["clips"])
     assert record(hand_off(*runs, "--weight", f"{domain}=2.5"))["domains"][domain]["weight"] == 2.5
+
+
+def test_groups_that_turn_out_to_be_one_go_to_train_if_either_was_there() -> None:
+    shares = Shares(dev=0.3, test=0.3, seed=0)
+    names = [f"recording\0r{number}" for number in range(60)]
+    alone, _ = split_nodes(names, [0] * 60, [], shares)
+    assert set(alone.tolist()) == {0, 1, 2}
+    # A second source whose recording 60 + i holds audio of recordings i and i + 1, for even i.
+    more = [*names, *(f"recording\0later{number}" for number in range(30))]
+    links = [(1, 60 + at // 2, node) for at in range(0, 60, 2) for node in (at, at + 1)]
+    together, groups = split_nodes(more, [0] * 60 + [1] * 30, links, shares)
+    for at in range(0, 60, 2):
+        assert together[at] == together[at + 1] == together[60 + at // 2] == min(alone[at], alone[at + 1])
+        assert groups[at] == groups[at + 1]
+    assert len(set(groups.tolist())) == 30
+
+
+def test_first_places_against_a_loop() -> None:
+    draw = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(np.uint64)
+    first: dict[tuple[int, ...], int] = {}
+    expected = [first.setdefault(tuple(key), place) for place, key in enumerate(draw.tolist())]
+    assert first_places(draw).tolist() == expected
+    assert first_places(np.zeros((0, 2), np.uint64)).tolist() == []
 
 
 # labelled sets
@@ -574,6 +602,17 @@ def test_mistakes_are_one_line(
     assert words in error
     assert error.count("\n") == 1
     assert not (tmp_path / "out" / "handoff.json").exists()
+
+
+def test_a_shard_of_another_run_is_refused(
+    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(runs[0], tmp_path / "run")
+    (run / "shards" / "meeting").mkdir()
+    for path in Path(runs[1]).glob("shards/meeting/*"):
+        shutil.copy(path, run / "shards" / "meeting")
+    hand_off(str(run), code=2)
+    assert "of no unit of the plan" in capsys.readouterr().err
 
 
 def test_a_run_that_is_not_whole_is_told_of(
