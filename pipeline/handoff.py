@@ -348,7 +348,7 @@ class _Handoff:
                 )
         for name in SPLITS[1:]:
             if not counts.splits[name].clips and getattr(self.asked, name):
-                warn(f"the split {name} is empty, there are few recordings: give a larger share, say --{name} 0.1")
+                warn(f"the split {name} is empty, there are few recordings: give a larger share with --{name}")
         largest = int(np.bincount(groups).max()) if len(groups) else 0
         if largest > clips // 2 and len(np.unique(groups)) > 1:
             share = human_percent(100 * largest / clips)
