@@ -1,0 +1,198 @@
+"""Recognition with an exported model: onnxruntime and numpy, no torch.
+
+    files, arrays ──windows──> int16 pcm ──filterbank, CMVN──> features ──OnnxScorer──> search ──> joined per recording
+
+    python -m model_training recognize FOLDER AUDIO...
+
+Legend: B windows, F feature frames, 80 mel bins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_training.features import MIN_FRAMES
+from model_training.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.perception import Grammar, Recognition
+from model_training.search import METHODS, SearchSettings, decode_batch
+from model_training.tokenizer import Tokenizer
+from model_training.tokens import ATTRIBUTES, TRANSCRIBE
+from model_training.windows import windows
+from operators.errors import UserError
+from operators.filterbank import SHIFT, WINDOW, filterbank
+
+Audio = str | Path | np.ndarray
+_BATCH_WINDOWS, _BATCH_FRAMES = 8, 6_000
+"""Windows recognised together, and the padded frames that bound them: enough for the decoder's products to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    recording: int
+    features_F80: np.ndarray
+
+
+class Recognizer:
+    """An exported model, ready to listen.
+
+    Args:
+        folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote.
+        threads: of onnxruntime; 0 lets it take all cores.
+
+    Raises:
+        UserError: no such folder, or not a whole ONNX export.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+        self._folder = ExportFolder.open(folder)
+        self._model = OnnxModel(self._folder, threads=threads)
+        self.tokenizer: Tokenizer = self._folder.tokenizer
+        self.config = self._folder.config
+        # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
+        self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
+
+    def recognize(
+        self,
+        audio: Iterable[Audio],
+        *,
+        method: str = "attention_rescoring",
+        beam: int = 10,
+        ctc_weight: float = 0.5,
+        task: str = TRANSCRIBE,
+        given: Mapping[str, str] | None = None,
+    ) -> list[Recognition]:
+        """What each recording says. Recordings longer than the model heard in training are cut where they are quiet.
+
+        Args:
+            audio: files (any rate, any number of channels) or arrays of 16 kHz samples, int16 or float in -1 ... 1.
+            method: ctc_greedy | ctc_prefix_beam (text and events only) | attention | attention_rescoring.
+            beam: hypotheses kept; 1 is greedy.
+            given: attributes that the caller knows, for example {"language": "yue"}.
+
+        Raises:
+            UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.
+        """
+        search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight)
+        trained: Sequence[str] = self.config["tasks"]
+        if task not in trained:
+            raise UserError(f"the model was not trained for the task {task!r}: it has {', '.join(trained)}")
+        grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given)
+        parts: dict[int, list[tuple[Recognition, int]]] = defaultdict(list)
+        recordings = 0
+
+        def heard() -> Iterator[_Window]:
+            nonlocal recordings
+            for one in audio:
+                yield from self._windows(recordings, one)
+                recordings += 1
+
+        for batch in _batches(heard(), self._together):
+            for window, recognition in zip(batch, self._run(batch, grammar, search), strict=True):
+                parts[window.recording].append((recognition, len(window.features_F80)))
+        return [self._join(parts[recording]) for recording in range(recordings)]
+
+    def _windows(self, recording: int, audio: Audio) -> Iterator[_Window]:
+        longest = WINDOW + (int(self.config["max_frames"]) - 1) * SHIFT
+        for pcm in windows(audio, longest):
+            features_F80 = filterbank(pcm)
+            if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them
+                yield _Window(recording, self._folder.cmvn.apply(features_F80))
+
+    def _run(self, batch: Sequence[_Window], grammar: Grammar, search: SearchSettings) -> list[Recognition]:
+        lengths_B = np.array([len(window.features_F80) for window in batch])
+        features_BF80 = np.zeros((len(batch), lengths_B.max(), batch[0].features_F80.shape[1]), np.float32)
+        for row, window in enumerate(batch):
+            features_BF80[row, : lengths_B[row]] = window.features_F80
+        return decode_batch(OnnxScorer(self._model, features_BF80, lengths_B), self.tokenizer, grammar, search)
+
+    def _join(self, parts: Sequence[tuple[Recognition, int]]) -> Recognition:
+        """Windows of one recording as one: text and events in order, each attribute by the frames that speak for it."""
+        if len(parts) == 1:
+            return parts[0][0]
+        ids = tuple(token for part, _ in parts for token in part.ids)
+        labels: dict[str, str | None] = {}
+        for kind in ATTRIBUTES:
+            frames: dict[str, int] = defaultdict(int)
+            for part, length in parts:
+                if (label := getattr(part, kind)) is not None:
+                    frames[label] += length
+            labels[kind] = max(frames, key=lambda label: frames[label], default=None)
+        return Recognition(
+            text=self.tokenizer.decode(token for token in ids if token in self.tokenizer.text_ids),
+            events=tuple(dict.fromkeys(event for part, _ in parts for event in part.events)),
+            ids=ids,
+            score=sum(part.score or 0.0 for part, _ in parts) if parts else None,
+            **labels,
+        )
+
+
+def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]:
+    """Windows as they come, as many as fit."""
+    batch: list[_Window] = []
+    longest = 0
+    for window in heard:
+        longest = max(longest, len(window.features_F80))
+        if batch and (len(batch) == together or longest * (len(batch) + 1) > _BATCH_FRAMES):
+            yield batch
+            batch, longest = [], len(window.features_F80)
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="an exported model: export --format onnx or onnx-int8")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="WAV, FLAC, Ogg or MP3, of any length")
+    parser.add_argument("--method", default="attention_rescoring", help=f"{' | '.join(METHODS)} (default: %(default)s)")
+    parser.add_argument("--beam", type=int, default=10, help="hypotheses kept; 1 is greedy (default: %(default)s)")
+    parser.add_argument("--task", default=TRANSCRIBE, help="transcribe, or one thing only: language, age, ..., event")
+    parser.add_argument(
+        "--given", action="append", default=[], metavar="KIND=LABEL", help="what you know, for example language=yue"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="processor cores to use (default: all)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per recording")
+
+
+def main(options: argparse.Namespace) -> int:
+    """A line per recording. One that cannot be read is named on stderr, the others go on; the code is then 2."""
+    given = {}
+    for item in options.given:
+        kind, equals, label = item.partition("=")
+        if not equals:
+            raise UserError(f"--given {item}: write KIND=LABEL, for example --given language=yue")
+        given[kind] = label
+    recognizer = Recognizer(options.folder, threads=options.threads)
+    SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
+    Grammar(recognizer.tokenizer, task=options.task, given=given)
+    failed = False
+    for path in options.audio:
+        try:
+            (found,) = recognizer.recognize(
+                [path], method=options.method, beam=options.beam, task=options.task, given=given
+            )
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            failed = True
+            continue
+        print(_json_line(path, found) if options.json else _line(path, found), flush=True)
+    return 2 if failed else 0
+
+
+def _line(path: str, found: Recognition) -> str:
+    labels = [label for kind in ATTRIBUTES if (label := getattr(found, kind)) is not None]
+    notes = [*labels, *(f"<{event}>" for event in found.events)]
+    return f"{path}\t{found.text}" + (f"\t[{' '.join(notes)}]" if notes else "")
+
+
+def _json_line(path: str, found: Recognition) -> str:
+    record = asdict(found)
+    del record["ids"]
+    return json.dumps({"audio": path} | record, ensure_ascii=False)
