@@ -273,7 +273,8 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         wanted = sum(stage.resources.cpus * stage.resources.max_workers for stage in stages)
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
-        ray.init(num_cpus=cpus, include_dashboard=False, **common)
+        # "local": without it Ray would join any cluster that happens to run on this machine.
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends in a native stack trace
     check_fit(stages, [_free(node) for node in ray.nodes() if node["Alive"]])
 

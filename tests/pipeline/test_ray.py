@@ -123,6 +123,15 @@ def test_a_running_cluster_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyP
         joined = run(settings, tmp_path / "empty.yaml")
         assert joined.returncode == 0, joined.stdout + joined.stderr
         assert "4 logical CPUs" in joined.stdout
+        # Without an address a run starts a cluster of its own, though one that it could join has left its note here.
+        scratch = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        (Path(scratch) / "ray").mkdir()
+        (Path(scratch) / "ray" / "ray_current_cluster").write_text(address)
+        monkeypatch.setenv("RAY_TMPDIR", scratch)
+        own = fast_engines.settings(str(tmp_path / "own"), str(tmp_path / "crawl"), "execution.num_cpus=3")
+        alone = run(own, tmp_path / "empty.yaml")
+        assert alone.returncode == 0, alone.stdout + alone.stderr
+        assert "3 logical CPUs" in alone.stdout
     finally:
         cluster.kill()
         sweep(cluster.pid)
