@@ -134,7 +134,7 @@ class ElasticMoE(nn.Module):
     # Routing
 
     def _route(self, seen_TD: Tensor, group: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Chosen experts (T, K), their gates (T, K), the softmax over all experts (T, N); float32 at least, also under autocast."""
+        """Chosen experts (T, K), their gates (T, K), the softmax over all experts (T, N); never below float32."""
         with torch.autocast(seen_TD.device.type, enabled=False):
             exact = torch.promote_types(seen_TD.dtype, torch.float32)
             logits_TN = F.linear(seen_TD.to(exact), cast(Tensor, self.routers[group].weight).to(exact))

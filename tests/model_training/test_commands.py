@@ -1,0 +1,128 @@
+"""eval, decode, inspect, index and tokenizer as a user calls them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from model_training import config
+from model_training.__main__ import main
+from model_training.train import train
+from tests.model_training.corpus import encoded, write_tar
+from tests.model_training.handoffs import beeps, make_handoff
+from tests.model_training.test_train import SMALL, STILL
+
+UNMASKED = ["data.augment.frequency_masks=0", "data.augment.time_masks=0"]
+
+
+@pytest.fixture(scope="module")
+def handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_handoff(tmp_path_factory.mktemp("handoff"), dev=16)
+
+
+@pytest.fixture(scope="module")
+def run(handoff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained until it hears most letters."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = ["train.max_steps=100", "train.checkpoint_steps=50", "train.log_steps=50", *UNMASKED, "train.precision=fp32"]
+    train(str(handoff), folder, config.load(None, [*SMALL, *STILL, "optimizer.ema=0.9", *settings]))
+    return folder
+
+
+def test_eval_puts_every_size_into_one_table(
+    handoff: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["eval", str(run), "--data", str(handoff), "--split", "dev", "--methods", "ctc_greedy,attention", "--beam", "3"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    for word in ("3", "7", "15", "bells", "words", "eval.html"):
+        assert word in printed
+    evaluation = json.loads((tmp_path / "eval.json").read_text())
+    assert {(r["set"], r["group"], r["method"]) for r in evaluation["results"]} == {
+        (s, g, m) for s in ("bells", "words") for g in (3, 7, 15) for m in ("ctc_greedy", "attention")
+    }
+    assert (tmp_path / "eval.html").read_text().startswith("<!doctype html>")
+    from model_training.tables import from_json
+
+    scores = from_json((tmp_path / "eval.json").read_bytes())
+    gender = scores.pooled(15, "attention").attributes["gender"].accuracy
+    assert gender.total == 16
+    language = scores.pooled(15, "attention").attributes["language"].accuracy
+    assert (language.right, language.total) == (16, 16)
+
+
+@pytest.mark.parametrize("more", [["--ema"], ["--average", "2"], ["--group", "3", "--method", "ctc_greedy"]])
+def test_decode_writes_one_json_object_a_clip(
+    handoff: Path, run: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    assert main(["decode", str(run), "--data", str(handoff), "--split", "dev", "--beam", "2", *more]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == 16
+    assert {"clip", "text", "label", "gender", "language"} <= lines[0].keys()
+
+
+def test_decode_names_files_it_cannot_read_and_goes_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    good, bad = tmp_path / "good.flac", tmp_path / "bad.flac"
+    good.write_bytes(encoded(beeps("abc", 1, np.random.default_rng(0))))
+    bad.write_bytes(b"fLaC" + bytes(500))
+    assert main(["decode", str(run), str(bad), str(good), "--given", "language=en"]) == 1
+    out, err = capsys.readouterr()
+    (line,) = out.splitlines()
+    assert json.loads(line)["clip"] == str(good)
+    assert json.loads(line)["language"] == "en"
+    assert "bad.flac" in err
+
+
+def test_inspect_tells_the_sizes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(run)]) == 0
+    printed = capsys.readouterr().out
+    assert "step 100" in printed
+    assert printed.count("active for a frame") == 3
+    assert main(["inspect", "--config", "paper-1b", "model.d_ff=2048"]) == 0
+    assert '"d_ff": 2048' in capsys.readouterr().out
+
+
+def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    random = np.random.default_rng(3)
+    words = ["".join(random.choice(list("abcd"), 3)) for _ in range(30)]
+    members = []
+    for number, word in enumerate(words):
+        members += [(f"k{number}.flac", encoded(beeps(word, 1, random))), (f"k{number}.txt", word.encode())]
+    write_tar(tmp_path / "theirs" / "set.tar", members)
+    out = tmp_path / "handoff"
+    arguments = ["index", str(tmp_path / "theirs" / "set.tar"), "--out", str(out), "--dev-share", "0.2", "--test-share", "0.1"]
+    assert main([*arguments, "--bpe-size", "10"]) == 0
+    assert main(["train", "--data", str(out), "--out", str(tmp_path / "run"), *SMALL, "train.max_steps=2"]) == 0
+    assert "finished at step 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["eval", "{run}", "--data", "{handoff}", "--split", "test"], ["no split 'test'", "train, dev"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--groups", "5"], ["group 5", "3, 7, 15"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--groups", "three"], ["--groups three"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--methods", "magic"], ["magic", "ctc_greedy"]),
+        (["eval", "nowhere", "--data", "{handoff}"], ["no checkpoint in nowhere"]),
+        (["decode", "{run}"], ["audio files"]),
+        (["decode", "{run}", "nowhere.wav"], ["nowhere.wav"]),
+        (["decode", "{run}", "{handoff}/handoff.json", "--given", "language=klingon"], ["klingon"]),
+        (["decode", "{run}", "--data", "{handoff}", "--average", "9"], ["--average 9", "2 checkpoints"]),
+        (["inspect"], ["give a checkpoint"]),
+        (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),
+        (["index", "nowhere.tar", "--out", "x"], ["nowhere.tar"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    handoff: Path, run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+) -> None:
+    assert main([a.format(run=run, handoff=handoff) for a in arguments]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert len(error) == 1
+    assert all(word in error[0] for word in words), error
