@@ -25,6 +25,7 @@ CONFIG = "config.json"
 CMVN = "cmvn.json"
 SCHEMA_VERSION = 1
 FORMATS = ("safetensors", "onnx", "onnx-int8")
+_KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_frames", "files"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,9 @@ class ExportFolder:
         config = _read_json(path / CONFIG)
         if config.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{path} is an export of another version ({config.get('schema_version')}): export it again")
+        missing = _KEYS - config.keys()
+        if missing or config["format"] not in FORMATS or not isinstance(config["files"], dict):
+            raise UserError(f"{path / CONFIG} is damaged ({', '.join(sorted(missing)) or 'format'}): export it again")
         for name, size in config["files"].items():
             if not (path / name).is_file() or (path / name).stat().st_size != size:
                 raise UserError(f"{path / name} is missing or not {size} bytes long: copy the folder again")
