@@ -125,15 +125,15 @@ def run_on_failing_s3(
 
 
 def test_a_node_dies_while_s3_fails(cluster: Cluster, code: Path, tmp_path: Path, s3_server: str, bucket: str) -> None:
-    run_on_failing_s3(cluster, code, tmp_path, s3_server, bucket, clips=110, kills=1, delay=0.06)
+    run_on_failing_s3(cluster, code, tmp_path, s3_server, bucket, clips=80, kills=1, delay=0.08)
 
 
 def test_stopped_and_submitted_twice_at_once(cluster: Cluster, code: Path, tmp_path: Path) -> None:
     """A job is stopped half way; then two people submit it again, neither knowing of the other."""
-    fast_engines.write_crawl(tmp_path / "crawl", 80, seed=22)
+    fast_engines.write_crawl(tmp_path / "crawl", 60, seed=22)
     settings = fast_engines.settings(str(tmp_path / "run"), str(tmp_path / "crawl"))
     store = open_store(str(tmp_path / "run"), config.S3Settings())
-    first = cluster.follow(*submit(settings, "first", 0.06), log=tmp_path / "first.log", cwd=code)
+    first = cluster.follow(*submit(settings, "first", 0.1), log=tmp_path / "first.log", cwd=code)
     wait_for(lambda: ledgers(store) >= 1 or first.poll() is not None, 120, "a first ledger")
     assert first.poll() is None, (tmp_path / "first.log").read_text()
     assert cluster.job("stop", "first").returncode == 0
