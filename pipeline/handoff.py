@@ -44,6 +44,7 @@ from pipeline.uri import is_s3
 from stages.write_shard import shard_keys
 
 SCHEMA_VERSION = 1
+_MANY_RECORDINGS = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +187,7 @@ class _Handoff:
         record = self._record(counts, weights, spool, sifted)
         self._put(folder, record)
         self._show(counts, weights, record)
-        self._warn(counts, groups[recording[split == 0]], int((split >= 0).sum()))
+        self._warn(counts, groups, recording[split >= 0])
 
     def _batches(self) -> Iterator[pa.RecordBatch]:
         for number, source in enumerate(self.sources):
@@ -335,7 +336,9 @@ class _Handoff:
             line += f"; {skipped:,} labelled rows skipped ({self.store.url('skipped.jsonl')})"
         self.console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
 
-    def _warn(self, counts: Counts, groups: np.ndarray, clips: int) -> None:
+    def _warn(self, counts: Counts, groups: np.ndarray, recordings: np.ndarray) -> None:
+        """Say what may surprise. `groups` are of all nodes, `recordings` the nodes of the clips handed off."""
+
         def warn(line: str) -> None:
             self.console.print(
                 f"note: {printable(line)}", style="yellow", markup=False, highlight=False, soft_wrap=True
@@ -349,11 +352,15 @@ class _Handoff:
         for name in SPLITS[1:]:
             if not counts.splits[name].clips and getattr(self.asked, name):
                 warn(f"the split {name} is empty, there are few recordings: give a larger share with --{name}")
-        largest = int(np.bincount(groups).max()) if len(groups) else 0
-        if largest > clips // 2 and len(np.unique(groups)) > 1:
-            share = human_percent(100 * largest / clips)
+        sizes = np.bincount(groups[recordings])
+        largest = int(sizes.argmax())
+        together = len(np.unique(recordings[groups[recordings] == largest]))
+        # One long recording may well be most of a small hand-off; many, tied by one name, are most likely a mistake.
+        if sizes[largest] > len(recordings) // 2 and together >= _MANY_RECORDINGS:
+            share = human_percent(100 * sizes[largest] / len(recordings))
             warn(
-                f"{share} of the clips are tied together, by a speaker or repeated audio: is the speaker a placeholder?"
+                f"{share} of the clips, of {together:,} recordings, are tied together by a speaker or repeated audio: "
+                "is the speaker's name a placeholder?"
             )
 
 

@@ -106,7 +106,7 @@ def copied(run: str, to: Path) -> Path:
     return to
 
 
-def rewrite(run: Path, change: Callable[[list[dict[str, Any]], dict[str, str]], None]) -> None:
+def rewrite(run: Path, change: Callable[[list[dict[str, Any]], dict[str, str]], Any]) -> None:
     """Change the rows and metadata of every ledger of a run."""
     for path in run.glob("shards/*/*.parquet"):
         table, metadata = read_ledger(path.read_bytes())
@@ -408,6 +408,18 @@ def test_speakers_are_in_one_split_and_attributes_are_as_given(
         for name in ("dog", "rain", "siren")
         if (count := sum(name in row["events"] for row in splits["train"]))
     }
+
+
+def test_a_placeholder_for_a_speaker_is_told_of(
+    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hand_off(runs[0])
+    assert "tied together" not in capsys.readouterr().out
+    run = copied(runs[0], tmp_path / "run")
+    rewrite(run, lambda rows, _: [row.update(provenance='{"speaker": "SPEAKER_00"}') for row in rows])
+    out = hand_off(str(run))
+    assert "tied together" in capsys.readouterr().out
+    assert len([rows for rows in everything(out).values() if rows]) == 1
 
 
 def test_weights_balance_domains_and_can_be_given(runs: tuple[str, str], hand_off: Callable[..., Path]) -> None:
