@@ -168,7 +168,9 @@ class _Handoff:
         recording = spool.numbers("recording")
         split = np.where(sifted.kept, node_split[recording], -1).astype(np.int8)
         if not (split == 0).any():
-            raise UserError("nothing to train on: the runs kept no clip, or --dev and --test take them all")
+            raise UserError(
+                "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together"
+            )
         folder, texts = self.scratch / "out", self.scratch / "labels.txt"
         folder.mkdir()
         counts = write_indexes(spool, split, self.gathered, folder, texts)

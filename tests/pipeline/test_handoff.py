@@ -417,9 +417,8 @@ def test_a_placeholder_for_a_speaker_is_told_of(
     assert "tied together" not in capsys.readouterr().out
     run = copied(runs[0], tmp_path / "run")
     rewrite(run, lambda rows, _: [row.update(provenance='{"speaker": "SPEAKER_00"}') for row in rows])
-    out = hand_off(str(run))
+    hand_off(str(run), "--dev", "0", "--test", "0")
     assert "tied together" in capsys.readouterr().out
-    assert len([rows for rows in everything(out).values() if rows]) == 1
 
 
 def test_weights_balance_domains_and_can_be_given(runs: tuple[str, str], hand_off: Callable[..., Path]) -> None:
