@@ -1,15 +1,15 @@
 """What elastic experts cost in onnxruntime, against a dense model of equal active FLOPs, in one run.
 
     one elastic model ──pruned(3), pruned(7), pruned(15)──┐
-    a dense one, d_ff = (S + K) * expert width ───────────┴─ONNX──> layers and encoders, timed in turn ──> Markdown tables
+    a dense one, d_ff = (S + K) * expert width ───────────┴─ONNX──> layers, encoders, timed in turn ──> Markdown tables
 
     python -m benchmarks.onnx_speed                     d_model 256, 4 blocks: about three minutes on one core
     python -m benchmarks.onnx_speed --rounds 5          quicker and coarser
     python -m benchmarks.onnx_speed --d-model 512 --d-ff 2048 --blocks 12
 
-Each round times every model once, so a change of the machine's mood hits all alike. Times are processor time of one thread:
-what other programs take is not counted, though what they do to the caches is. The ratio is of the fastest rounds; beside it
-stands the ratio of the medians. A missed target is a result, not an error.
+Each round times every model once, so a change of the machine's mood hits all alike. Times are processor time of one
+thread: what other programs take is not counted, though what they do to the caches is. The ratio is of the fastest
+rounds; beside it stands the ratio of the medians. A missed target is a result, not an error.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def render(
         "## Error rates",
         _errors(record, evaluation),
         "## Training",
-        f"Step {record['step']}, weights {record['weights']}; trained for: {', '.join(record['tasks'])}. The labels of "
+        f"Step {record['step']}, weights {record['weights']}; tasks: {', '.join(record['tasks'])}. The labels of "
         "crawled speech are transcripts on which two independent recognisers agree, not human ones.",
         "## Limits",
         _limits(record),

@@ -1,7 +1,7 @@
 """A checkpoint as folders that can be used on their own, one for each size.
 
-    checkpoint ──weights──> SpeechModel ──pruned(group)──┬── safetensors ──> model.safetensors
-                                                         └── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
+    checkpoint ──load_model──> SpeechModel ──pruned(group)──┬── safetensors ──> model.safetensors
+                                                            └── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
     OUT/  the model  tokenizer.json  cmvn.json  config.json  README.md (card)          OUT/n3, OUT/n7, ... for all
 
 A folder is written under another name and renamed when it is whole. The same checkpoint gives the same bytes,
@@ -17,19 +17,17 @@ import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from model_training import card, checkpoint, config, onnx_files
-from model_training.checkpoint import Checkpoint
 from model_training.model import SpeechModel
 from model_training.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
+from model_training.sets import LoadedModel, load_model
 from model_training.tables import from_json
 from model_training.tokenizer import FILE as TOKENIZER
 from operators.errors import UserError
@@ -60,7 +58,7 @@ def export(
     format: str = "onnx",
     out: str | Path = "exported",
     *,
-    ema: bool | None = None,
+    ema: bool = False,
     average: int = 1,
     evaluation: str | Path | None = None,
     measure: bool = True,
@@ -74,7 +72,7 @@ def export(
         group: routed experts N, 0 for a dense model, or "all".
         format: safetensors | onnx | onnx-int8.
         out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
-        ema: the averaged weights (None: where the checkpoint has them).
+        ema: the checkpoint's moving average of the weights.
         average: the mean of so many checkpoints of the run, the given one and those before it.
         evaluation: JSON of `python -m model_training eval`, for the card.
         measure: time the result on this machine, for the card.
@@ -84,35 +82,30 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
-    found = checkpoint.open_checkpoint(path)
-    settings, vocabulary = config.restore(found.record["settings"]), int(found.record["vocabulary"])
-    with torch.device("meta"):
-        model = SpeechModel(settings.model, vocabulary)
-    groups = _groups(model, group)
     measured = None if evaluation is None else from_json(_read(Path(evaluation)))
+    loaded = load_model(str(path), average=average, ema=ema)
+    groups = _groups(loaded.model, group)
     folders = [Path(out) / _name(one) for one in groups] if group == ALL else [Path(out)]
     for folder in folders:
         _refuse_foreign(folder)
-    weights, origin = _weights(found, ema, average)
-    model = model.to_empty(device="cpu").eval()
-    checkpoint.load_weights(model, weights, found.path)
-    del weights
+    origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
+    largest = loaded.model.parameter_counts(max(loaded.model.groups))
     done = []
     for one, folder in zip(groups, folders, strict=True):
-        pruned = model.pruned(one)
+        pruned = loaded.model.pruned(one)
         counts = pruned.parameter_counts(one)
         scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
         try:
             for name in (TOKENIZER, CMVN):
-                shutil.copyfile(found.path / name, scratch / name)
+                shutil.copyfile(loaded.path / name, scratch / name)
             _write_model(pruned, format, scratch, one_file_bytes)
-            record = _record(found, pruned, one, format, origin, counts, scratch)
+            record = _record(loaded, pruned, format, origin, counts, scratch)
             text = json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
             (scratch / CONFIG).write_text(text, encoding="utf-8")
             speed = card.measure(scratch, pruned) if measure else None
-            page = card.render(record, model.parameter_counts(max(model.groups)), speed, measured)
+            page = card.render(record, largest, speed, measured)
             (scratch / card.FILE).write_text(page, encoding="utf-8")
             _replace(scratch, folder)
         finally:
@@ -165,24 +158,6 @@ def _name(group: int) -> str:
     return f"n{group}" if group else "dense"
 
 
-def _weights(found: Checkpoint, ema: bool | None, average: int) -> tuple[dict[str, Tensor], str]:
-    """Weights and a word on where they come from."""
-    if average > 1:
-        if ema:
-            raise UserError("choose one: averaged weights (ema) of one checkpoint, or the mean of several (average)")
-        past = [folder for folder in checkpoint.steps(found.path.parent) if folder <= found.path][-average:]
-        if len(past) < average:
-            raise UserError(f"{found.path.parent} holds {len(past)} checkpoints up to {found.path.name}, not {average}")
-        return checkpoint.average(
-            [checkpoint.open_checkpoint(folder) for folder in past]
-        ), f"mean of {average} checkpoints"
-    if ema and not found.has_ema():
-        raise UserError(f"{found.path} has no averaged weights: it was trained with optimizer.ema=0")
-    if ema or (ema is None and found.has_ema()):
-        return found.weights(ema=True), "moving average"
-    return found.weights(), "as trained"
-
-
 def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes: int) -> None:
     if format == "safetensors":
         save_file({name: tensor.contiguous() for name, tensor in pruned.state_dict().items()}, folder / MODEL)
@@ -199,24 +174,23 @@ def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes:
 
 
 def _record(
-    found: Checkpoint, pruned: SpeechModel, group: int, format: str, origin: str, counts: dict[str, int], folder: Path
+    loaded: LoadedModel, pruned: SpeechModel, format: str, origin: str, counts: dict[str, int], folder: Path
 ) -> dict[str, Any]:
     """What config.json holds: all that a reader of the folder needs to know."""
-    settings = found.record["settings"]
+    data = loaded.settings.data
     files = sorted(file for file in folder.iterdir() if file.name != CONFIG)
-    plain = config.to_dict(config.Settings(model=pruned.settings))
     return {
         "schema_version": SCHEMA_VERSION,
         "format": format,
-        "group": group,
-        "step": found.step,
+        "group": pruned.groups[0],
+        "step": loaded.step,
         "weights": origin,
-        "model": plain["model"],
+        "model": asdict(pruned.settings),
         "vocabulary": pruned.vocabulary,
-        "tokenizer": found.record["tokenizer"],
-        "task_order": settings["data"]["task_order"],
-        "tasks": sorted(task for task, weight in settings["data"]["tasks"].items() if weight),
-        "max_frames": settings["data"]["max_clip_frames"],
+        "tokenizer": loaded.tokenizer.fingerprint,
+        "task_order": data.task_order,
+        "tasks": sorted(task for task, weight in data.tasks.items() if weight),
+        "max_frames": data.max_clip_frames,
         "parameters": counts,
         "files": {file.name: file.stat().st_size for file in files},
         "sha256": {file.name: _sha256(file) for file in files},
@@ -254,6 +228,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", default="onnx", help=f"{' | '.join(FORMATS)} (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; for all: n3, n7, ... inside it")
     parser.add_argument("--average", type=int, default=1, metavar="M", help="the mean of the last M checkpoints")
+    parser.add_argument("--ema", action="store_true", help="the run's moving average of the weights")
     parser.add_argument("--evaluation", metavar="JSON", help="what eval wrote: its error rates go into the model card")
     parser.add_argument("--no-speed", action="store_true", help="do not time the result on this machine")
 
@@ -280,6 +255,7 @@ def main(options: argparse.Namespace) -> int:
         group,
         options.format,
         options.out,
+        ema=options.ema,
         average=options.average,
         evaluation=options.evaluation,
         measure=not options.no_speed,

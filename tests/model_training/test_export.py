@@ -226,10 +226,10 @@ def test_weights_too_large_for_one_file_lie_beside_it(paper: Path, tmp_path: Pat
         assert_same_scores(done.folder, full_model(paper), 7, tolerance)
 
 
-def test_averaged_weights_are_taken_where_there_are_some(tmp_path: Path) -> None:
+def test_the_moving_average_is_exported_when_asked_for(tmp_path: Path) -> None:
     path = make_checkpoint(tmp_path / "run", "model.moe.experts=[3]", ema=True)
-    (averaged,) = export(path, 3, "safetensors", tmp_path / "a", measure=False)
-    (plain,) = export(path, 3, "safetensors", tmp_path / "b", measure=False, ema=False)
+    (averaged,) = export(path, 3, "safetensors", tmp_path / "a", measure=False, ema=True)
+    (plain,) = export(path, 3, "safetensors", tmp_path / "b", measure=False)
     want = full_model(path).ctc.weight
     assert torch.equal(load(plain.folder)[0].ctc.weight, want)
     assert torch.equal(load(averaged.folder)[0].ctc.weight, want * 0.5)
