@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ Writes one JSON object per clip. Needs torch; 'recognize' does the same with an 
 examples:
   python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
   python -m model_training decode models/tiny --data handoff --split dev --method ctc_greedy""",
+    "export": """\
+Formats: safetensors (torch), onnx (float32), onnx-int8 (a quarter of the size). Keeps the shared experts, the group's
+experts and its router, and nothing else. The folder holds model, tokenizer, normalisation, settings and a model card.
+
+examples:
+  python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
+  python -m model_training export models/tiny --format safetensors --out models/sizes --evaluation eval.json""",
+    "recognize": """\
+examples:
+  python -m model_training recognize models/edge talk.mp3 lecture.flac
+  python -m model_training recognize models/edge talk.wav --method ctc_greedy --json
+  python -m model_training recognize models/edge talk.wav --given language=yue --threads 2""",
     "inspect": """\
 examples:
   python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings
@@ -68,7 +81,8 @@ examples:
 Command = Callable[[argparse.Namespace], int]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(wanted: str | None = None) -> argparse.ArgumentParser:
+    """The parser; `wanted` is the command whose module may be imported for its arguments."""
     from model_training import config
 
     main = argparse.ArgumentParser(
@@ -130,6 +144,16 @@ def parser() -> argparse.ArgumentParser:
         "--given", action="append", default=[], metavar="kind=label", help="what is known, for example language=yue"
     )
 
+    for name, text in (
+        ("export", "a self-contained model folder of one size, or of all"),
+        ("recognize", "transcribe recordings with an exported model, without torch"),
+    ):
+        command = add(name, text, _inspect)
+        if name == wanted:  # export needs torch, and recognize does without
+            module = import_module(f"model_training.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.main)
+
     command = add("inspect", "what is in a checkpoint, or how large a configuration is", _inspect)
     command.add_argument("checkpoint", nargs="?", metavar="CKPT", help="folder of a checkpoint or of a run")
     command.add_argument("--config", metavar="CONFIG", help="a preset or YAML file instead of a checkpoint")
@@ -156,7 +180,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    commands = parser()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    commands = parser(next((argument for argument in arguments if not argument.startswith("-")), None))
     options, rest = commands.parse_known_args(arguments)
     # argparse takes the positional arguments in one stretch; settings may stand between options too.
     if any(argument.startswith("-") or "=" not in argument for argument in rest) or (rest and not hasattr(options, "settings")):
