@@ -133,7 +133,8 @@ def _write(
             dynamo=False,
         )
         model = onnx.load(str(traced))
-    if model.ByteSize() <= one_file_bytes:
+    # protobuf cannot even tell the size of a message beyond 2 GiB
+    if sum(len(weight.raw_data) for weight in model.graph.initializer) <= one_file_bytes:
         onnx.save_model(model, str(path))
     else:
         onnx.save_model(

@@ -109,11 +109,12 @@ class Plain(nn.Module):
 
     def __init__(self, block: FeedForward) -> None:
         super().__init__()
-        self.w_in, self.w_out = block.w_in, block.w_out
+        self.parts = nn.ParameterList(
+            [_turned(block.w_in.weight), block.w_in.bias, _turned(block.w_out.weight), block.w_out.bias]
+        )
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        y_TD: Tensor = self.w_out(F.silu(self.w_in(x.reshape(-1, x.shape[-1]))))
-        return y_TD.view(x.shape)
+        return _block(x.reshape(-1, x.shape[-1]), *self.parts).view(x.shape)
 
 
 class _Experts(nn.Module):
@@ -126,12 +127,14 @@ class _Experts(nn.Module):
         self.number, self.top_k, self.norm_topk = layer.sizes[0], layer.top_k, layer.settings.norm_topk
         self.router = layer.routers[0]
         stacks = (experts.w_in_EHD, experts.b_in_EH, experts.w_out_EHD, experts.b_out_ED)
-        self.parts = nn.ParameterList(_frozen(stack[expert]) for expert in range(self.number) for stack in stacks)
+        self.parts = nn.ParameterList()
+        for w_in, b_in, w_out, b_out in zip(*stacks):
+            self.parts.extend([_turned(w_in), _frozen(b_in), _frozen(w_out), _frozen(b_out)])
         self.shared: nn.ParameterList | None = None
         if layer.shared is not None:
             w_in, b_in, w_out, b_out = layer.shared.parameters()
-            wide = (w_in.flatten(0, 1), b_in.flatten(), w_out.flatten(0, 1), b_out.sum(0))
-            self.shared = nn.ParameterList(map(_frozen, wide))
+            rest = (b_in.flatten(), w_out.flatten(0, 1), b_out.sum(0))
+            self.shared = nn.ParameterList([_turned(w_in.flatten(0, 1)), *map(_frozen, rest)])
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
         x_TD = x.reshape(-1, x.shape[-1])
@@ -186,7 +189,7 @@ class Routed(_Experts):
 
 
 def _block(x_TD: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor) -> Tensor:
-    return torch.addmm(b_out, F.silu(F.linear(x_TD, w_in, b_in)), w_out)
+    return torch.addmm(b_out, F.silu(torch.addmm(b_in, x_TD, w_in)), w_out)
 
 
 class _ByExpert(torch.autograd.Function):
@@ -215,7 +218,7 @@ class _ByExpert(torch.autograd.Function):
         answers = []
         for expert, row in enumerate(rows):
             w_in, b_in, w_out, b_out = parts[4 * expert : 4 * expert + 4]
-            hidden = g.op("Gemm", g.op("Gather", x_TD, row, axis_i=0), w_in, b_in, transB_i=1)
+            hidden = g.op("Gemm", g.op("Gather", x_TD, row, axis_i=0), w_in, b_in)
             hidden = g.op("Mul", hidden, g.op("Sigmoid", hidden))
             answers.append(g.op("Gemm", hidden, w_out, b_out))
         y_PD = g.op("Concat", *answers, axis_i=0)
@@ -227,8 +230,13 @@ class _ByExpert(torch.autograd.Function):
         return y_TKD
 
 
+def _turned(weight: Tensor) -> nn.Parameter:
+    """Inputs before outputs: the quantiser would turn a weight that lies the other way, twice where two are equal."""
+    return _frozen(weight.t().contiguous())
+
+
 def _frozen(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor.detach().clone(), requires_grad=False)
+    return nn.Parameter(tensor.detach(), requires_grad=False)
 
 
 def _layers(model: SpeechModel) -> list[Layer]:
