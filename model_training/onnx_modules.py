@@ -231,7 +231,7 @@ class _ByExpert(torch.autograd.Function):
 
 
 def _turned(weight: Tensor) -> nn.Parameter:
-    """Inputs before outputs: the quantiser would turn a weight that lies the other way, twice where two are equal."""
+    """Inputs before outputs, as the products of a graph have it: the quantiser would otherwise turn it itself."""
     return _frozen(weight.t().contiguous())
 
 

@@ -27,7 +27,7 @@ from model_training.tokenizer import Tokenizer
 from model_training.tokens import ATTRIBUTES, TRANSCRIBE
 from model_training.windows import windows
 from operators.errors import UserError
-from operators.filterbank import SHIFT, WINDOW, filterbank
+from operators.filterbank import SAMPLE_RATE, SHIFT, WINDOW, filterbank
 
 Audio = str | Path | np.ndarray
 _BATCH_WINDOWS, _BATCH_FRAMES = 8, 6_000
@@ -100,7 +100,7 @@ class Recognizer:
         return [self._join(parts[recording]) for recording in range(recordings)]
 
     def _windows(self, recording: int, audio: Audio) -> Iterator[_Window]:
-        longest = WINDOW + (int(self.config["max_frames"]) - 1) * SHIFT
+        longest = max(SAMPLE_RATE, WINDOW + (int(self.config["max_frames"]) - 1) * SHIFT)  # pauses need a second's room
         for pcm in windows(audio, longest):
             features_F80 = filterbank(pcm)
             if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them

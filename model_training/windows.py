@@ -66,8 +66,8 @@ def _blocks(audio: str | Path | np.ndarray) -> Iterator[np.ndarray]:
             try:
                 with soundfile.SoundFile(file) as sound:
                     samples = -(-sound.frames * SAMPLE_RATE // sound.samplerate)
-            except (soundfile.LibsndfileError, RuntimeError) as error:
-                raise UserError(f"cannot read {path} as audio ({error}): convert it to WAV or FLAC first") from None
+            except soundfile.LibsndfileError as error:
+                raise BadSample(path.name, "unreadable", error.error_string.strip(" .")) from None
             for start in range(0, max(samples, 1), _BLOCK):
                 file.seek(0)
                 end = None if start + _BLOCK >= samples else start + _BLOCK

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
@@ -17,7 +16,6 @@ from model_training.evaluate import Evaluation, Result
 from model_training.export import Exported, add_arguments, export, load, main
 from model_training.metrics import ErrorRate, Scores
 from model_training.model import SpeechModel
-from model_training.onnx_files import quantise, write_graphs
 from model_training.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
 from model_training.scorer import ModelScorer
 from model_training.tables import to_json
@@ -193,24 +191,6 @@ def test_int8_is_small_and_agrees_on_most_tokens(paper: Path, onnx: dict[int, Ex
             difference = got.score(ids_HL, np.zeros(1, np.int64)) - want.score(ids_HL, np.zeros(1, np.int64))
             assert np.abs(difference).mean() < 0.1
         assert agreed / total > 0.75
-
-
-def test_int8_holds_where_layers_share_their_weights(paper: Path, tmp_path: Path) -> None:
-    """Equal weights become one initialiser of the graph, which the quantiser meets once for every use."""
-    model = full_model(paper).pruned(7)
-    first, *others = [layer.tiers[0] for layer in model.moe_layers()]
-    for other in others:
-        other.load_state_dict(first.state_dict())
-    write_graphs(model, tmp_path)
-    quantise(tmp_path / "encoder.onnx", tmp_path / "small.onnx")
-    batch_BF80, lengths_B = (part.numpy() for part in features((90,)))
-    want, got = (
-        onnxruntime.InferenceSession(tmp_path / name).run(
-            ["log_probs"], {"features": batch_BF80, "lengths": lengths_B}
-        )[0]
-        for name in ("encoder.onnx", "small.onnx")
-    )
-    assert np.abs(got - want).mean() < 0.1
 
 
 def test_int8_halves_a_model_whose_weights_outweigh_its_graph(tmp_path: Path) -> None:

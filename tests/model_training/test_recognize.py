@@ -183,7 +183,7 @@ def test_too_little_audio_says_nothing(recognizer: Recognizer) -> None:
 
 def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("no audio")
-    with pytest.raises(UserError, match=r"cannot read .*notes.wav as audio"):
+    with pytest.raises(UserError, match=r"cannot read .*notes.wav as audio \(Format not recognised\): convert"):
         recognizer.recognize([tmp_path / "notes.wav"])
     with pytest.raises(UserError, match=r"cannot read .*none.wav: No such file"):
         recognizer.recognize([tmp_path / "none.wav"])
