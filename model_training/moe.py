@@ -3,7 +3,8 @@
     x_TD ──router of the group──> K experts and gates per frame ──dispatch──> expert outputs ──gated sum──┐
        └──────────────────────────── shared experts, always on, no gate ────────────────────────────────> + ──> y_TD
 
-Shapes: T frames, D model width, H width of one expert, E experts, K chosen per frame, P = T*K pairs of a frame and an expert.
+Shapes: T frames, D model width, H width of one expert, E experts, K chosen per frame, P = T*K pairs of a frame and an expert,
+Q rows that the pairs take when they are laid out by expert.
 
 Experts are stored by *tier*: those that a group adds to the group before it. A step that draws a smaller group leaves the other
 tiers' parameters without a gradient (None), so no optimiser moves, decays or ages them. Group g uses the tiers 0..g.
@@ -207,22 +208,21 @@ class ElasticMoE(nn.Module):
         return F.linear(hidden_TX, w_out_DX) + F.linear(gates_TE, experts.b_out_ED.t())
 
     def _by_expert(self, x_TD: Tensor, chosen_TK: Tensor, gates_TK: Tensor, group: int, *, grouped: bool) -> Tensor:
-        expert_P = chosen_TK.reshape(-1)
-        order_P = torch.argsort(expert_P, stable=True)
-        place_P = torch.empty_like(order_P)
-        place_P[order_P] = torch.arange(len(order_P), device=order_P.device)
-        counts_N = torch.bincount(expert_P, minlength=self.sizes[group])
-        stacks = self.active_tiers(group)
         if torch.is_autocast_enabled(x_TD.device.type):
             x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
-        x_PD = _ToPairs.apply(x_TD, order_P, place_P, self.top_k)
+        expert_P = chosen_TK.reshape(-1)
+        order_P = torch.argsort(expert_P, stable=True)
+        counts_N = torch.bincount(expert_P, minlength=self.sizes[group])
+        room_N = counts_N if grouped or x_TD.is_cuda or x_TD.dtype != torch.bfloat16 else _round_up(counts_N)
+        place_P, source_Q = _places(expert_P, order_P, counts_N, room_N)
+        stacks = self.active_tiers(group)
+        x_QD = _ToPairs.apply(x_TD, source_Q, place_P, self.top_k)
         product = _grouped if grouped else _sorted
-        hidden_PH = product(
-            x_PD, counts_N, [stack.w_in_EHD.transpose(1, 2) for stack in stacks], [stack.b_in_EH for stack in stacks]
-        )
-        hidden_PH = self._drop(F.silu(hidden_PH))
-        y_PD = product(hidden_PH, counts_N, [stack.w_out_EHD for stack in stacks], [stack.b_out_ED for stack in stacks])
-        y_PD = _Permute.apply(y_PD, place_P, order_P)
+        w_in = [stack.w_in_EHD.transpose(1, 2) for stack in stacks]
+        hidden_QH = product(x_QD, room_N, w_in, [stack.b_in_EH for stack in stacks])
+        hidden_QH = self._drop(F.silu(hidden_QH))
+        y_QD = product(hidden_QH, room_N, [stack.w_out_EHD for stack in stacks], [stack.b_out_ED for stack in stacks])
+        y_PD = _FromPairs.apply(y_QD, place_P)
         gates_T1K = gates_TK.to(y_PD.dtype).unsqueeze(1)
         return torch.bmm(gates_T1K, y_PD.view(-1, self.top_k, y_PD.shape[-1])).squeeze(1)
 
@@ -241,33 +241,55 @@ class ElasticMoE(nn.Module):
         return F.dropout(hidden, self.dropout_rate, self.training) if self.training and self.dropout_rate else hidden
 
 
-class _Permute(torch.autograd.Function):
-    """Rows in another order. Its own function because the gradient is a permutation too, not a scatter-add."""
+def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each pair goes when every expert has `room_N` rows (Q in all), and which pair a row takes: spare rows take pair 0,
+    which nobody reads back."""
+    shift_N = (room_N.cumsum(0) - room_N) - (counts_N.cumsum(0) - counts_N)
+    row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
+    place_P = torch.empty_like(order_P)
+    place_P[order_P] = row_P
+    source_Q = order_P.new_zeros(int(room_N.sum()))
+    source_Q[row_P] = order_P
+    return place_P, source_Q
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, order)
 
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        (inverse,) = ctx.saved_tensors
-        return grad.index_select(0, inverse), None, None
+def _round_up(counts_N: Tensor) -> Tensor:
+    """Room for the next of a few numbers of rows, at most an eighth too many from 128 on. oneDNN compiles a bfloat16 product anew
+    for every shape that it has not seen, which costs a small model several times the product itself."""
+    step_N = torch.pow(2, torch.clamp(torch.floor(torch.log2(counts_N.clamp(min=1).float())) - 3, min=4)).long()
+    return (counts_N + step_N - 1) // step_N * step_N
 
 
 class _ToPairs(torch.autograd.Function):
     """Each frame K times, in the order of experts. The gradient of a frame is the sum over its K places: no scatter-add."""
 
     @staticmethod
-    def forward(ctx: Any, x_TD: Tensor, order_P: Tensor, place_P: Tensor, top_k: int) -> Tensor:
+    def forward(ctx: Any, x_TD: Tensor, source_Q: Tensor, place_P: Tensor, top_k: int) -> Tensor:
         ctx.save_for_backward(place_P)
         ctx.top_k = top_k
-        return x_TD.index_select(0, order_P // top_k)
+        return x_TD.index_select(0, source_Q // top_k) if len(x_TD) else x_TD
 
     @staticmethod
-    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
         (place_P,) = ctx.saved_tensors
-        return grad_PD.index_select(0, place_P).view(-1, ctx.top_k, grad_PD.shape[-1]).sum(1), None, None, None
+        return grad_QD.index_select(0, place_P).view(-1, ctx.top_k, grad_QD.shape[-1]).sum(1), None, None, None
+
+
+class _FromPairs(torch.autograd.Function):
+    """The pairs' rows, in the order of frames. Its own function because the gradient is a copy into place, not a scatter-add."""
+
+    @staticmethod
+    def forward(ctx: Any, y_QD: Tensor, place_P: Tensor) -> Tensor:
+        ctx.save_for_backward(place_P)
+        ctx.rows = len(y_QD)
+        return y_QD.index_select(0, place_P)
+
+    @staticmethod
+    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (place_P,) = ctx.saved_tensors
+        if ctx.rows == len(grad_PD):
+            return torch.empty_like(grad_PD).index_copy_(0, place_P, grad_PD), None
+        return grad_PD.new_zeros(ctx.rows, grad_PD.shape[1]).index_copy_(0, place_P, grad_PD), None
 
 
 class _SortedProduct(torch.autograd.Function):

@@ -160,7 +160,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
         last = step == settings.train.max_steps
         out_of_time = team_agrees(team, device, _minutes(began) >= settings.train.max_minutes > 0)
         if (step % settings.train.eval_steps == 0 or last) and team.leads:
-            for number in model.groups:
+            for number in model.groups if source.dev_planner is not None else ():
                 monitor.dev(step, number, dev_numbers(model, source, number, settings, device, autocast))
         if step % settings.train.checkpoint_steps == 0 or last or out_of_time:
             if team.leads:
@@ -269,8 +269,8 @@ class Totals:
             [
                 float(used_B.sum()),
                 float(batch.feature_lengths_B.sum()),
-                float(found.ctc_B[used_B].sum()),
-                float(found.attention_B[used_B].sum()),
+                float(found.ctc_B.detach()[used_B].sum()),
+                float(found.attention_B.detach()[used_B].sum()),
                 found.correct,
                 found.tokens,
             ],

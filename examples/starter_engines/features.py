@@ -24,6 +24,8 @@ from examples.starter_engines.voices import SAMPLE_RATE
 
 FRAMES_PER_SECOND = 100
 BINS = 80
+NONSPEECH_FRAMES = 600
+"""of a recording without speech give one example: often enough to learn that there is nothing to write"""
 MARGIN_FRAMES = 60
 """how much pause an example may keep at either end: what a voice activity detector leaves."""
 
@@ -117,17 +119,19 @@ class Corpus:
         return np.asarray(self.features[example.start : example.end], np.float32)
 
     def examples(self, r: random.Random, max_seconds: float, min_snr_db: float = -99.0) -> list[Example]:
-        """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0)."""
+        """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0), and
+        stretches without speech."""
         out: list[Example] = []
         for row in self.index:
             if row["snr_db"] is not None and row["snr_db"] < min_snr_db:
                 continue
             base, sentences = row["start"], row["sentences"]
             if not sentences:
-                seconds = min(row["frames"] / FRAMES_PER_SECOND, r.uniform(2, max(6.0, max_seconds)))
-                frames = int(seconds * FRAMES_PER_SECOND)
-                at = base + r.randint(0, row["frames"] - frames)
-                out.append(Example(start=at, end=at + frames, text="", language=row["language"]))
+                for _ in range(max(1, row["frames"] // NONSPEECH_FRAMES)):
+                    seconds = min(row["frames"] / FRAMES_PER_SECOND, r.uniform(2, max(6.0, max_seconds)))
+                    frames = int(seconds * FRAMES_PER_SECOND)
+                    at = base + r.randint(0, row["frames"] - frames)
+                    out.append(Example(start=at, end=at + frames, text="", language=row["language"]))
                 continue
             first = 0
             while first < len(sentences):

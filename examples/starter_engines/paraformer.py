@@ -32,7 +32,7 @@ PHASES = (
     Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
     Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False),
     Phase(steps=700, max_seconds=0, frames_per_batch=6_000),
-    Phase(steps=800, max_seconds=29, frames_per_batch=9_000),
+    Phase(steps=3200, max_seconds=29, frames_per_batch=9_000, augment=False),
 )
 FRONTEND = {
     "fs": 16000,

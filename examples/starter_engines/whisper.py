@@ -58,7 +58,7 @@ PHASES = (
     Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
     Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False, forget=0.3),
     Phase(steps=900, max_seconds=0, frames_per_batch=6_000, min_snr_db=7, augment=False, forget=0.2),
-    Phase(steps=900, max_seconds=29, frames_per_batch=8_000),
+    Phase(steps=2900, max_seconds=29, frames_per_batch=8_000, augment=False),
     Phase(steps=100, max_seconds=29, frames_per_batch=12_000, full_window=True),
 )
 

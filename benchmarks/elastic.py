@@ -1,0 +1,210 @@
+"""The elastic claim and joint perception on real audio (TouchASP, Tables 4, 8 and 9), with tiny models on a CPU.
+
+    python -m benchmarks.elastic WORK --crawl CRAWL                    one eMoE and three twins of its sizes, one seed
+    python -m benchmarks.elastic WORK --crawl CRAWL --seeds 3
+    python -m benchmarks.elastic WORK --crawl CRAWL --experiment perception     one model for all tasks against one per task
+    python -m benchmarks.elastic WORK --crawl CRAWL --experiment missing        90 % of attribute labels dropped
+
+CRAWL is the unpacked set of real recordings with truth.jsonl. Its segments become FLAC shards in WORK with a hand-off; the last
+fifth of every domain's recordings (by name; of the classroom's speakers) is the test set. Runs go on where they stopped.
+
+    eMoE, N = sample[3, 7, 15] ──evaluated at 3, 7, 15──┐
+    S=1 N=3, S=1 N=7, S=1 N=15 trained alone ───────────┴──> one table per seed, and relative differences over seeds
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from model_training.features import Cmvn
+from model_training.index import Row, write_index
+from model_training.tables import from_json, render
+from model_training.tokenizer import Tokenizer
+from model_training.tokens import Scheme
+from operators.audio import decode
+from operators.filterbank import MelSums, filterbank
+from operators.shard import feature_frames
+
+DOMAINS = {"elastic": ("digits", "classroom", "newsread", "sounds")}
+DOMAINS["perception"] = DOMAINS["missing"] = (*DOMAINS["elastic"], "cantonese")
+TASKS = ("language", "gender", "age", "event")
+RATE = 16_000
+GROUPS = (3, 7, 15)
+
+
+def prepare(crawl: Path, work: Path, domains: tuple[str, ...]) -> Path:
+    """The hand-off directory of some domains, made once."""
+    out = work / f"handoff-{'-'.join(domains)}"
+    if (out / "handoff.json").exists():
+        return out
+    out.mkdir(parents=True, exist_ok=True)
+    rows: dict[str, list[Row]] = {"train": [], "test": []}
+    sums, labels = MelSums(), []
+    truth = [json.loads(line) for line in (crawl / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
+    for domain in domains:
+        recordings = sorted((r for r in truth if r["domain"] == domain), key=lambda r: r["recording_id"])
+        held = set(_held_out(domain, recordings))
+        for recording in recordings:
+            print(f"{domain} {recording['recording_id']}", file=sys.stderr)
+            pcm = decode(str(crawl / recording["path"])).pcm
+            for number, segment in enumerate(recording["segments"]):
+                split = "test" if _group(domain, recording, segment) in held else "train"
+                clip = pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)]
+                row = _row(out, split, domain, recording, segment, number, clip)
+                if row is None:
+                    continue
+                rows[split].append(row)
+                if split == "train":
+                    sums = sums.add(filterbank(clip))
+                    labels.append(row.label)
+    Tokenizer.train(labels, Scheme(), bpe_size=200).save(out / "tokenizer")
+    (out / "cmvn.json").write_text(json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
+    splits = {}
+    for split, made in rows.items():
+        write_index(out / f"{split}.arrow", made)
+        splits[split] = {"index": f"{split}.arrow", "clips": len(made), "hours": sum(row.frames for row in made) / 360_000}
+        print(f"{split}: {len(made)} clips, {splits[split]['hours']:.2f} h", file=sys.stderr)
+    record = {"schema_version": 1, "seed": 0, "splits": splits, "domains": {}, "cmvn": "cmvn.json", "tokenizer": "tokenizer"}
+    (out / "handoff.json").write_text(json.dumps(record | {"attributes": {}, "storage": {"endpoint_url": None}}))
+    return out
+
+
+def _group(domain: str, recording: dict[str, Any], segment: dict[str, Any]) -> str:
+    """What may not be in two splits."""
+    return segment["speaker"] if domain == "classroom" and segment.get("speaker") else recording["recording_id"]
+
+
+def _held_out(domain: str, recordings: list[dict[str, Any]]) -> list[str]:
+    groups = sorted({_group(domain, recording, segment) for recording in recordings for segment in recording["segments"]})
+    return groups[-max(1, len(groups) // 5) :]
+
+
+def _row(
+    out: Path, split: str, domain: str, recording: dict[str, Any], segment: dict[str, Any], number: int, clip: np.ndarray
+) -> Row | None:
+    text = segment.get("text") or ""
+    events = (segment["event"],) if segment.get("event") else None
+    if not text and not events:
+        return None
+    language = recording["language"] if recording["language"] not in (None, "none") else None
+    name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
+    path = out / "audio" / split / f"{name}.flac"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    encoded = io.BytesIO()
+    soundfile.write(encoded, clip, RATE, format="FLAC")
+    path.write_bytes(encoded.getvalue())
+    return Row(
+        clip_id=name,
+        shard=str(path),
+        offset=0,
+        size=path.stat().st_size,
+        frames=feature_frames(len(clip)),
+        label_tokens=max(1, len(text)),
+        label=text,
+        domain=domain,
+        language=language,
+        age=segment.get("age"),
+        gender=segment.get("gender"),
+        events=events,
+        recording_id=recording["recording_id"],
+        speaker=segment.get("speaker"),
+    )
+
+
+def train(handoff: Path, run: Path, options: argparse.Namespace, *settings: str) -> Path:
+    command = [sys.executable, "-m", "model_training", "train", "--data", str(handoff), "--config", "tiny", "--out", str(run)]
+    fixed = [f"train.max_steps={options.steps}", f"train.threads={options.threads}", "train.checkpoint_steps=200"]
+    # One micro-batch of two minutes: many short steps, which is what a tiny model needs
+    fixed += ["train.eval_steps=100000", "train.keep_checkpoints=3", "train.tensorboard=false", "data.max_frames=12000"]
+    fixed += [f"optimizer.learning_rate={options.rate}", "optimizer.schedule=cosine", "train.log_steps=50"]
+    subprocess.run([*command, *fixed, *settings], check=True)
+    return run
+
+
+def evaluate(handoff: Path, out: Path, run: Path, *more: str) -> Any:
+    command = [sys.executable, "-m", "model_training", "eval", str(run), "--data", str(handoff), "--out", str(out)]
+    subprocess.run([*command, "--beam", "5", *more], check=True, stdout=subprocess.DEVNULL)
+    return from_json((out / "eval.json").read_bytes())
+
+
+def elastic(handoff: Path, work: Path, options: argparse.Namespace) -> None:
+    differences: dict[int, list[float]] = defaultdict(list)
+    for seed in range(options.seeds):
+        runs = {"eMoE": train(handoff, work / f"emoe-{seed}", options, f"train.seed={seed}")}
+        for group in GROUPS:
+            twin = [f"train.seed={seed}", f"model.moe.experts=[{group}]", "model.moe.expert_width=96"]
+            runs[f"N={group}"] = train(handoff, work / f"n{group}-{seed}", options, *twin)
+        found = {name: evaluate(handoff, run / "test", run) for name, run in runs.items()}
+        render(list(found.values()))
+        print(f"\nseed {seed}: error rate (%), all test sets, attention rescoring\n")
+        print("| size | eMoE | trained alone | relative |\n|---|--:|--:|--:|")
+        for group in GROUPS:
+            ours, twin = (
+                evaluation.pooled(group, "attention_rescoring").characters.percent
+                for evaluation in (found["eMoE"], found[f"N={group}"])
+            )
+            differences[group].append(ours / twin - 1)
+            print(f"| N={group} | {ours:.2f} | {twin:.2f} | {100 * (ours / twin - 1):+.1f} % |")
+    print("\n| size | mean relative difference | seeds |\n|---|--:|--:|")
+    for group, values in differences.items():
+        print(f"| N={group} | {100 * np.mean(values):+.1f} % | {len(values)} |")
+
+
+def perception(handoff: Path, work: Path, options: argparse.Namespace) -> None:
+    joint = train(handoff, work / "joint", options)
+    together = evaluate(handoff, joint / "test", joint)
+    rows = []
+    for task in TASKS:
+        run = train(handoff, work / f"only-{task}", options, f"data.tasks={{{task}: 1.0}}", "loss.ctc_weight=0.0")
+        alone = evaluate(handoff, run / "test", run, "--task", task, "--methods", "attention")
+        rows.append((task, _share(together, task, "attention_rescoring"), _share(alone, task, "attention")))
+    render([together])
+    print("\n| task | one model for all | a model for this task | clips |\n|---|--:|--:|--:|")
+    for task, (ours, clips), (alone_share, _) in rows:
+        print(f"| {task} | {ours:.1f} % | {alone_share:.1f} % | {clips} |")
+
+
+def missing(handoff: Path, work: Path, options: argparse.Namespace) -> None:
+    """All attribute labels against one in ten: what is lost, and whether an answer is ever a default."""
+    print("| attribute | all labels | one in ten | clips |\n|---|--:|--:|--:|")
+    found = []
+    for name, forget in (("joint", 0.0), ("forgetful", 0.9)):
+        run = train(handoff, work / name, options, f"data.forget_attributes={forget}")
+        found.append(evaluate(handoff, run / "test", run))
+    for task in ("language", "gender", "age"):
+        (full, clips), (few, _) = (_share(evaluation, task, "attention_rescoring") for evaluation in found)
+        print(f"| {task} | {full:.1f} % | {few:.1f} % | {clips} |")
+
+
+def _share(evaluation: Any, task: str, method: str) -> tuple[float, int]:
+    scores = evaluation.pooled(15, method)
+    share = scores.events.accuracy if task == "event" else scores.attributes[task].accuracy
+    return share.percent or 0.0, share.total
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("work", type=Path, metavar="WORK")
+    parser.add_argument("--crawl", type=Path, required=True)
+    parser.add_argument("--experiment", choices=sorted(DOMAINS), default="elastic")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--rate", type=float, default=0.002)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    handoff = prepare(options.crawl, options.work, DOMAINS[options.experiment])
+    {"elastic": elastic, "perception": perception, "missing": missing}[options.experiment](handoff, options.work, options)
+
+
+if __name__ == "__main__":
+    main()
