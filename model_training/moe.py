@@ -217,14 +217,20 @@ class ElasticMoE(nn.Module):
         place_P, source_Q = _places(expert_P, order_P, counts_N, room_N)
         stacks = self.active_tiers(group)
         x_QD = _ToPairs.apply(x_TD, source_Q, place_P, self.top_k)
-        product = _grouped if grouped else _sorted
-        w_in = [stack.w_in_EHD.transpose(1, 2) for stack in stacks]
-        hidden_QH = product(x_QD, room_N, w_in, [stack.b_in_EH for stack in stacks])
-        hidden_QH = self._drop(F.silu(hidden_QH))
-        y_QD = product(hidden_QH, room_N, [stack.w_out_EHD for stack in stacks], [stack.b_out_ED for stack in stacks])
+        y_QD = self._grouped_blocks(x_QD, room_N, stacks) if grouped else self._sorted_blocks(x_QD, room_N, stacks)
         y_PD = _FromPairs.apply(y_QD, place_P)
         gates_T1K = gates_TK.to(y_PD.dtype).unsqueeze(1)
         return torch.bmm(gates_T1K, y_PD.view(-1, self.top_k, y_PD.shape[-1])).squeeze(1)
+
+    def _sorted_blocks(self, x_QD: Tensor, room_N: Tensor, stacks: Sequence[Experts]) -> Tensor:
+        parameters = [getattr(stack, name) for name in ("w_in_EHD", "b_in_EH", "w_out_EHD", "b_out_ED") for stack in stacks]
+        dropout = self.dropout_rate if self.training else 0.0
+        return _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, *parameters)
+
+    def _grouped_blocks(self, x_QD: Tensor, room_N: Tensor, stacks: Sequence[Experts]) -> Tensor:
+        w_in = [stack.w_in_EHD.transpose(1, 2) for stack in stacks]
+        hidden_QH = self._drop(F.silu(_grouped(x_QD, room_N, w_in, [stack.b_in_EH for stack in stacks])))
+        return _grouped(hidden_QH, room_N, [stack.w_out_EHD for stack in stacks], [stack.b_out_ED for stack in stacks])
 
     def _loop(self, x_TD: Tensor, chosen_TK: Tensor, gates_TK: Tensor, group: int) -> Tensor:
         """Every expert over every frame, kept where it was chosen: the plain reading of the paper."""
@@ -292,53 +298,69 @@ class _FromPairs(torch.autograd.Function):
         return grad_PD.new_zeros(ctx.rows, grad_PD.shape[1]).index_copy_(0, place_P, grad_PD), None
 
 
-class _SortedProduct(torch.autograd.Function):
-    """One product per expert over its rows, written into place: no list of small tensors to stitch together."""
+class _SortedBlocks(torch.autograd.Function):
+    """One expert after the other over its rows, both products at once while its hidden layer is in the cache. Gradients of
+    weights are written into place: autograd would stitch one small tensor per expert together."""
 
     @staticmethod
-    def forward(ctx: Any, x_PI: Tensor, counts: list[int], tiers: int, *parameters: Tensor) -> Tensor:
-        weights, biases = parameters[:tiers], parameters[tiers:]
-        cast = [weight.to(x_PI.dtype) for weight in weights]
-        y_PO = x_PI.new_empty(len(x_PI), weights[0].shape[2])
-        start = 0
-        for rows, (w_IO, b_O) in zip(counts, _each(cast, biases)):
-            if rows:
-                stop = start + rows
-                torch.addmm(b_O.to(x_PI.dtype), x_PI[start:stop], w_IO, out=y_PO[start:stop])
-                start = stop
-        ctx.save_for_backward(x_PI, *cast)
-        ctx.counts, ctx.dtypes = counts, [parameter.dtype for parameter in parameters]
-        return y_PO
-
-    @staticmethod
-    def backward(ctx: Any, grad_PO: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        x_PI, *weights = ctx.saved_tensors
-        grad_PO = grad_PO.contiguous()
-        grad_x = torch.empty_like(x_PI)
-        grad_weights = [torch.empty_like(weight) for weight in weights]
-        grad_biases = [weight.new_empty(weight.shape[0], weight.shape[2]) for weight in weights]
-        start = 0
-        places = zip(_each(weights, grad_biases), (g for stack in grad_weights for g in stack))
-        for rows, ((w_IO, grad_b), grad_w) in zip(ctx.counts, places):
-            if not rows:
-                grad_w.zero_()
-                grad_b.zero_()
+    def forward(ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, *parameters: Tensor) -> Tensor:
+        cast = [parameter.to(x_QD.dtype) for parameter in parameters]
+        y_QD = torch.empty_like(x_QD)
+        hiddens: list[Tensor] = []
+        masks: list[Tensor] = []
+        for x_RD, y_RD, (w_in_HD, b_in_H, w_out_HD, b_out_D) in zip(x_QD.split(rows), y_QD.split(rows), _experts(cast)):
+            if not len(x_RD):
                 continue
-            stop = start + rows
-            torch.mm(grad_PO[start:stop], w_IO.t(), out=grad_x[start:stop])
-            torch.mm(x_PI[start:stop].t(), grad_PO[start:stop], out=grad_w)
-            torch.sum(grad_PO[start:stop], 0, out=grad_b)
-            start = stop
-        grads = [grad.to(dtype) for grad, dtype in zip((*grad_weights, *grad_biases), ctx.dtypes)]
-        return grad_x, None, None, *grads
+            hidden_RH = torch.addmm(b_in_H, x_RD, w_in_HD.t())
+            active_RH = F.silu(hidden_RH)
+            if dropout:
+                active_RH, mask_RH = torch.native_dropout(active_RH, dropout, True)
+                masks.append(mask_RH)
+            torch.addmm(b_out_D, active_RH, w_out_HD, out=y_RD)
+            hiddens.append(hidden_RH)
+        ctx.save_for_backward(x_QD, *cast, *hiddens, *masks)
+        ctx.rows, ctx.dropout, ctx.dtypes = rows, dropout, [parameter.dtype for parameter in parameters]
+        return y_QD
+
+    @staticmethod
+    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        number = len(ctx.dtypes)
+        x_QD, *saved = ctx.saved_tensors
+        cast, saved = saved[:number], saved[number:]
+        busy = sum(1 for rows in ctx.rows if rows)
+        hiddens, masks = iter(saved[:busy]), iter(saved[busy:])
+        grad_QD = grad_QD.contiguous()
+        grad_x_QD = torch.empty_like(x_QD)
+        grads = [torch.empty_like(parameter) for parameter in cast]
+        parts = (x_QD.split(ctx.rows), grad_QD.split(ctx.rows), grad_x_QD.split(ctx.rows))
+        for x_RD, grad_RD, grad_x_RD, (w_in_HD, _, w_out_HD, _), (dw_in, db_in, dw_out, db_out) in zip(
+            *parts, _experts(cast), _experts(grads)
+        ):
+            if not len(x_RD):
+                for grad in (dw_in, db_in, dw_out, db_out):
+                    grad.zero_()
+                continue
+            hidden_RH = next(hiddens)
+            active_RH = F.silu(hidden_RH)
+            grad_RH = torch.mm(grad_RD, w_out_HD.t())
+            if ctx.dropout:
+                mask_RH = next(masks)
+                active_RH = torch.ops.aten.native_dropout_backward(active_RH, mask_RH, 1 / (1 - ctx.dropout))
+                grad_RH = torch.ops.aten.native_dropout_backward(grad_RH, mask_RH, 1 / (1 - ctx.dropout))
+            torch.mm(active_RH.t(), grad_RD, out=dw_out)
+            torch.sum(grad_RD, 0, out=db_out)
+            grad_RH = torch.ops.aten.silu_backward(grad_RH, hidden_RH)
+            torch.mm(grad_RH.t(), x_RD, out=dw_in)
+            torch.sum(grad_RH, 0, out=db_in)
+            torch.mm(grad_RH, w_in_HD, out=grad_x_RD)
+        return grad_x_QD, None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes))
 
 
-def _each(weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-    return ((w, b) for stack_w, stack_b in zip(weights, biases) for w, b in zip(stack_w, stack_b))
-
-
-def _sorted(x_PI: Tensor, counts_N: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    return _SortedProduct.apply(x_PI, counts_N.tolist(), len(weights), *weights, *biases)
+def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
+    tiers = len(parameters) // 4
+    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(4)]
+    return zip(*kinds)
 
 
 def grouped_product_works(x: Tensor) -> bool:
