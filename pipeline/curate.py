@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -35,6 +34,7 @@ from pipeline.reading import printable
 from pipeline.report import Thresholds, render_terminal, write_report
 from pipeline.retention import FOLD_COLUMNS, fold
 from pipeline.sources import SourceFile, probe_files, read_sources
+from pipeline.speeds import read_speeds
 from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
 from stages.segment import read_span
@@ -284,7 +284,9 @@ def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
 def report(settings: Settings, store: Store, console: Console) -> None:
     """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError, ConservationError."""
     retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
-    speeds = [json.loads(store.read(key)) for key, _ in store.list("speed/")]
+    speeds, damaged = read_speeds(store)
+    for key in damaged:
+        console.print(f"{key} is damaged: the report's speeds leave that session out", markup=False, highlight=False)
     good = (piece for unit in load_plan(store) for piece in unit.pieces if piece.problem is None)
     pieces = {clean(piece.recording.recording_id): piece for piece in good}
     fetch = Fetch(settings.s3, settings.execution.scratch)

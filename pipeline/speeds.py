@@ -5,9 +5,12 @@ speed/*.json, one per session ──fold_speeds──> Speeds: per stage, audio 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from pipeline.storage import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +55,20 @@ class Speeds:
             for stage in self.stages
         ]
         return asdict(self) | {"real_time_factor": self.real_time_factor, "stages": stages}
+
+
+def read_speeds(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
+    """The speed records of a run, and the keys of those that are damaged: a report is worth more than its speeds."""
+    records, damaged = [], []
+    for key, _ in store.list("speed/"):
+        try:
+            record = json.loads(store.read(key))
+            fold_speeds([record])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            damaged.append(key)
+        else:
+            records.append(record)
+    return records, damaged
 
 
 def fold_speeds(records: Iterable[Mapping[str, Any]]) -> Speeds | None:

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from operators.shard import ledger_bytes, read_ledger
+from pipeline.config import S3Settings
 from pipeline.histograms import SCORE_EDGES
 from pipeline.reading import human_percent, human_seconds, shares_in_one_unit
 from pipeline.report import Thresholds, render_terminal, write_report
 from pipeline.retention import FOLD_COLUMNS, ConservationError, Retention, fold, merge
-from pipeline.speeds import fold_speeds
+from pipeline.speeds import fold_speeds, read_speeds
+from pipeline.storage import open_store
 from tests.pipeline.synthetic_run import (
     PROFILES,
     FolderStore,
@@ -276,6 +278,15 @@ def test_speeds_of_sessions_add_up(run: FolderStore) -> None:
     assert transcribe.real_time_factor == pytest.approx(41)
     assert transcribe.utilisation == pytest.approx(0.93)
     assert fold_speeds([]) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"stages": 3}', b'{"stages": {"Segment": {}}, "wall_seconds": 1}'])
+def test_a_damaged_record_of_speeds_is_named_and_left_out(content: bytes, tmp_path: Path) -> None:
+    store = open_store(str(tmp_path), S3Settings())
+    whole = {"units": 1, "input_seconds": 60, "wall_seconds": 2, "stages": {}}
+    store.put("speed/first.json", json.dumps(whole).encode())
+    store.put("speed/second.json", content)
+    assert read_speeds(store) == ([whole], ["speed/second.json"])
 
 
 def printed(retention: Retention, width: int = 160) -> str:
