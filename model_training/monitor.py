@@ -12,6 +12,8 @@ import json
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +138,11 @@ class Monitor:
                     self._writer.add_scalar(f"{key}/N{record['group']}", value, record["step"])
 
     def _already_named(self) -> set[tuple[str, str]]:
-        path = self._folder / "bad_samples.jsonl"
-        if not path.exists():
-            return set()
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        return {(record["clip_id"], record["reason"]) for record in records}
+        return {(record["clip_id"], record["reason"]) for record in _records(self._folder / "bad_samples.jsonl")}
 
     def _plot_loss(self, pyplot: Any) -> Any:
         series: dict[str, list[tuple[int, float]]] = defaultdict(list)
-        for line in (self._folder / "log.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for record in _records(self._folder / "log.jsonl"):
             for key in ("loss", "dev_loss"):
                 if key in record:
                     series[f"{'dev' if key.startswith('dev') else 'train'} N={record['group']}"].append(
@@ -180,6 +177,16 @@ class Monitor:
         axes.bar(names, [self._drawn[group] for group in sorted(self._drawn)])
         axes.set(ylabel="steps", title="groups drawn")
         return figure
+
+
+def _records(path: Path) -> Iterator[dict[str, Any]]:
+    """The whole lines of a file. A run cut off, or a full disk, may have left half a line, with the next one behind it."""
+    if not path.exists():
+        return
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            with suppress(ValueError):
+                yield json.loads(line)
 
 
 def merge_loads(loads: list[Load]) -> dict[str, Any]:
