@@ -114,13 +114,32 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def latest(folder: str | Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, None when there is none. A damaged one is passed over."""
+    """The newest whole checkpoint of a run, None when there is none. A damaged one is passed over.
+
+    Raises:
+        UserError: the newest is of another version of this program.
+    """
     for path in reversed(steps(folder)):
         try:
             return _verified(path)
-        except UserError:
+        except _Damaged:
             continue
     return None
+
+
+def set_aside(folder: Path, after: int) -> list[Path]:
+    """Rename the checkpoints of later steps than `after`, which a run that goes on from there found damaged, to damaged-step-...
+
+    Else they would count as the newest: `prune` would keep them for whole ones, and `save` would not replace them.
+    Returns: their new places.
+    """
+    moved = []
+    for path in steps(folder):
+        if int(path.name.removeprefix("step-")) > after:
+            place = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(place, ignore_errors=True)
+            moved.append(path.rename(place))
+    return moved
 
 
 def steps(folder: str | Path) -> list[Path]:
@@ -175,17 +194,21 @@ def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> No
         raise UserError(f"{path} does not fit the model of these settings ({wrong}): use the settings it was made with")
 
 
+class _Damaged(UserError):
+    """Not whole, or not what was written."""
+
+
 def _verified(path: Path) -> Checkpoint:
     try:
         record = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
         files = dict(record["files"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path / 'trainer.json'} is damaged: use an older checkpoint") from None
+        raise _Damaged(f"{path / 'trainer.json'} is damaged: use an older checkpoint") from None
     if record.get("version") != VERSION:
         raise UserError(f"{path} is of version {record.get('version')}, this program reads {VERSION}")
     for name, digest in files.items():
         if not (path / name).is_file() or _sha256(path / name) != digest:
-            raise UserError(f"{path / name} is missing or differs from its checksum: use an older checkpoint")
+            raise _Damaged(f"{path / name} is missing or differs from its checksum: use an older checkpoint")
     return Checkpoint(path, record)
 
 

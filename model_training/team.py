@@ -58,6 +58,21 @@ class Team:
             for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket])):
                 tensor.copy_(part.view_as(tensor))
 
+    def any(self, mine: bool, device: torch.device) -> bool:
+        """True on every worker as soon as it is on one: clocks differ."""
+        if self.size == 1:
+            return mine
+        flag = torch.tensor([float(mine)], device=device)
+        self.sum([flag])
+        return bool(flag.item())
+
+    def same(self, mine: int, device: torch.device) -> bool:
+        """True on every worker when all have the same number."""
+        numbers = torch.zeros(self.size, dtype=torch.float64, device=device)
+        numbers[self.rank] = mine
+        self.sum([numbers])
+        return bool((numbers == numbers[0]).all())
+
     def wait(self) -> None:
         """Until everybody is here."""
         if self.size > 1:

@@ -110,7 +110,11 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
         step = found.step
     monitor = Monitor(folder, settings.train, step, quiet=not team.leads)
     monitor.say(opening(model, source, settings, team, device, autocast, found))
+    if not team.same(step, device):
+        raise UserError(f"the workers found different checkpoints in {folder}: give --out a folder that all of them share")
     if team.leads:
+        for place in checkpoints.set_aside(folder, after=step):
+            monitor.say(f"damaged, so not gone on from: {place}")
         for unusable in source.planner.unusable():
             monitor.bad_sample(unusable.clip_id, unusable.reason, unusable.detail)
 
@@ -158,7 +162,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
 
         # 5. Now and then: dev loss, checkpoint
         last = step == settings.train.max_steps
-        out_of_time = team_agrees(team, device, _minutes(began) >= settings.train.max_minutes > 0)
+        out_of_time = team.any(_minutes(began) >= settings.train.max_minutes > 0, device)
         if (step % settings.train.eval_steps == 0 or last) and team.leads:
             for number in model.groups if source.dev_planner is not None else ():
                 monitor.dev(step, number, dev_numbers(model, source, number, settings, device, autocast))
@@ -383,7 +387,8 @@ def check_same_run(found: Checkpoint, settings: Settings, tokenizer: Tokenizer, 
     """Going on is only going on when model, data and schedule are the same."""
     if found.record["tokenizer"] != tokenizer.fingerprint:
         raise UserError(f"{found.path} was trained with another tokenizer: use its handoff, or another output folder")
-    before, now = found.record["settings"], config.to_dict(settings)
+    # Restored first: a setting that is younger than the checkpoint had its default then
+    before, now = config.to_dict(config.restore(found.record["settings"])), config.to_dict(settings)
     for part, values in now.items():
         for key, value in values.items():
             if key not in FREE.get(part, ()) and before[part][key] != value:
@@ -438,13 +443,6 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
-
-
-def team_agrees(team: Team, device: torch.device, mine: bool) -> bool:
-    """True on every worker as soon as it is on one: clocks differ."""
-    flag = torch.tensor([float(mine)], device=device)
-    team.sum([flag])
-    return bool(flag.item())
 
 
 def _minutes(began: float) -> float:
