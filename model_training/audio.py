@@ -49,7 +49,7 @@ def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | No
     full scale.
 
     Raises:
-        BadSample: cannot be decoded, ends too early, holds no sample, or holds NaN or infinity.
+        BadSample: cannot be decoded, ends too early, holds no sample, NaN or infinity, or claims more than memory holds.
     """
     try:
         with soundfile.SoundFile(file) as audio:
@@ -58,6 +58,8 @@ def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | No
             signal = _stretch(clip_id, audio, start or 0, end)
     except soundfile.LibsndfileError as error:
         raise BadSample(clip_id, "unreadable", error.error_string.strip()) from None
+    except MemoryError:  # a damaged header may claim any length
+        raise BadSample(clip_id, "too_long", "it says that it is longer than this machine's memory") from None
     if not len(signal):
         raise BadSample(clip_id, "empty", "no samples")
     return np.clip(np.rint(signal * 32768.0), -32768, 32767).astype(np.int16)

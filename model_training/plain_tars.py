@@ -129,7 +129,7 @@ def _scan(uri: str, storage: Storage) -> Iterator[tuple[Row, Any] | BadSample]:
                 yield _sample(uri, current, members, tar)
     except FileNotFoundError:
         raise UserError(f"there is no tar {uri}: mend the path") from None
-    except tarfile.TarError as error:
+    except (tarfile.TarError, OSError) as error:
         raise UserError(f"{uri} is no plain tar that can be read ({error}): unpack it if it is compressed") from None
     finally:
         if path and uri.startswith("s3://"):
@@ -148,12 +148,16 @@ def _sample(
         return BadSample(key, "unreadable", f"no audio among {', '.join(sorted(members))}")
     try:
         about = json.loads(content("json")) if "json" in members else {}
-        label = content("txt").decode("utf-8").strip() if "txt" in members else str(about.get("text", ""))
         if not isinstance(about, dict):
             raise TypeError
-    except (ValueError, TypeError, AttributeError):
-        return BadSample(key, "unreadable", "its .txt or .json is no UTF-8 text or JSON object")
+        label = (content("txt").decode("utf-8") if "txt" in members else about.get("text") or "").strip()
+        json.dumps([key, about], ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        named = key.encode("utf-8", "backslashreplace").decode("utf-8")
+        return BadSample(named, "unreadable", "its name, .txt or .json is no UTF-8 text or JSON object")
     events = about.get("events")
+    if events is not None and not (isinstance(events, list) and all(isinstance(event, str) for event in events)):
+        return BadSample(key, "unreadable", f"its events are no list of names: {events!r:.80}")
     if not label and not events:
         return BadSample(key, "empty_label", "no text and no events")
     try:
@@ -170,7 +174,7 @@ def _sample(
         label_tokens=len(tokens(label)),
         label=label,
         domain=str(about.get("domain") or PurePosixPath(uri).parent.name or "plain"),
-        events=None if events is None else tuple(str(event) for event in events),
+        events=None if events is None else tuple(events),
         recording_id=str(about.get("recording_id") or key),
         speaker=str(about["speaker"]) if about.get("speaker") else None,
         **known,

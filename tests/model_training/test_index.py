@@ -200,6 +200,41 @@ def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
     assert sum(len(batch.clip_ids) for batch in made) == len(rows)
 
 
+def flac_that_claims_to_last_for_weeks() -> bytes:
+    data = bytearray(encoded(voice(8_000)))
+    data[21] |= 0x0F  # the 36 bits of STREAMINFO that count samples
+    data[22:26] = b"\xff" * 4
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "about", "audio", "bad"),
+    [
+        ("a\udcff", b"{}", None, ("a\\udcff", "unreadable")),
+        ("a", b'{"text": "\\ud800"}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "gender": "\\ud800"}', None, ("a", "unreadable")),
+        ("a", b'{"text": {"en": "hi"}}', None, ("a", "unreadable")),
+        ("a", b'{"text": null}', None, ("a", "empty_label")),
+        ("a", b"[" * 100_000, None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "events": 5}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "events": "dog"}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi"}', flac_that_claims_to_last_for_weeks(), ("a", "too_long|truncated")),  # by how freely memory is promised
+    ],
+)
+def test_a_hostile_sample_costs_itself_alone(
+    tmp_path: Path, name: str, about: bytes, audio: bytes | None, bad: tuple[str, str]
+) -> None:
+    sound = encoded(voice(8_000))
+    members = [(f"{name}.flac", audio or sound), (f"{name}.json", about), ("good.flac", sound), ("good.txt", b"hello")]
+    write_tar(tmp_path / "x.tar", members)
+    record = index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    assert record["splits"]["train"]["clips"] == 1
+    (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    named = json.loads(line)
+    assert named["clip_id"] == bad[0]
+    assert named["reason"] in bad[1].split("|")
+
+
 def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: str) -> None:
     import boto3
 
@@ -226,6 +261,8 @@ def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
         index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out")
     with pytest.raises(UserError, match=r"no tar .*none\.tar"):
         index_from_tars([str(tmp_path / "none.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match="is no plain tar"):
+        index_from_tars([str(tmp_path)], tmp_path / "out")
     with pytest.raises(UserError, match="name at least one"):
         index_from_tars([], tmp_path / "out")
     write_tar(tmp_path / "empty.tar", [("a.txt", b"x")])
