@@ -8,6 +8,7 @@ CONFIG is a YAML file or the name of a preset in configs/. A key that does not e
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -200,8 +201,12 @@ def check(settings: Settings) -> None:
             raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
 
     def at_least(key: str, value: float, least: float) -> None:
-        if not value >= least:
+        if not least <= value < math.inf:
             raise UserError(f"{key}={value}: must be at least {least:g}")
+
+    def share(key: str, value: float) -> None:
+        if not 0 <= value < 1:
+            raise UserError(f"{key}={value}: must be at least 0 and below 1")
 
     one_of("model.moe.ffn", moe.ffn, FFN_PLACES)
     one_of("model.moe.balance", moe.balance, BALANCES)
@@ -212,10 +217,15 @@ def check(settings: Settings) -> None:
     one_of("train.precision", train.precision, ("auto", "bf16", "fp32"))
     for key, value, least in (
         ("model.d_model", model.d_model, 8),
+        ("model.heads", model.heads, 1),
         ("model.encoder_layers", model.encoder_layers, 1),
         ("model.decoder_layers", model.decoder_layers, 1),
         ("model.d_ff", model.d_ff, 1),
         ("model.kernel", model.kernel, 1),
+        ("model.extra_decoders", model.extra_decoders, 0),
+        ("model.moe.expert_width", moe.expert_width, 0),
+        ("model.moe.embedding_layers", moe.embedding_layers, 0),
+        ("model.moe.bias_rate", moe.bias_rate, 0),
         ("data.max_clip_frames", data.max_clip_frames, 7),
         ("data.max_frames", data.max_frames, data.max_clip_frames),
         ("data.max_clips", data.max_clips, 1),
@@ -223,6 +233,12 @@ def check(settings: Settings) -> None:
         ("data.loaders", data.loaders, 0),
         ("optimizer.learning_rate", optimizer.learning_rate, 0),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0),
+        ("optimizer.weight_decay", optimizer.weight_decay, 0),
+        ("train.seed", train.seed, 0),
+        ("train.threads", train.threads, 0),
+        ("train.max_minutes", train.max_minutes, 0),
+        ("train.eval_clips", train.eval_clips, 0),
+        ("train.dead_expert_steps", train.dead_expert_steps, 1),
         ("train.max_steps", train.max_steps, 1),
         ("train.checkpoint_steps", train.checkpoint_steps, 1),
         ("train.keep_checkpoints", train.keep_checkpoints, 1),
@@ -230,6 +246,21 @@ def check(settings: Settings) -> None:
         ("train.log_steps", train.log_steps, 1),
     ):
         at_least(key, value, least)
+    for key, value in (
+        ("model.dropout", model.dropout),
+        ("loss.label_smoothing", settings.loss.label_smoothing),
+        ("optimizer.ema", optimizer.ema),
+        *(("optimizer.betas", beta) for beta in optimizer.betas),
+    ):
+        share(key, value)
+    if len(optimizer.betas) != 2:
+        raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
+    if not optimizer.clip_norm > 0:
+        raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be above 0")
+    if not 0 <= data.forget_attributes <= 1:
+        raise UserError(f"data.forget_attributes={data.forget_attributes}: must lie between 0 and 1")
+    if model.extra_decoders >= model.encoder_layers:
+        raise UserError(f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}")
     if model.d_model % model.heads or model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: must be even and a multiple of model.heads={model.heads}")
     if not model.causal and model.kernel % 2 == 0:
@@ -253,6 +284,8 @@ def _check_experts(model: ModelSettings) -> None:
         raise UserError(f"model.moe.shared={moe.shared}: must be at least 0")
     if moe.group_weights and len(moe.group_weights) != len(moe.experts):
         raise UserError(f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups")
+    if moe.group_weights and not (min(moe.group_weights) >= 0 and 0 < sum(moe.group_weights) < math.inf):
+        raise UserError(f"model.moe.group_weights={moe.group_weights}: give numbers of at least 0, one of them above")
     if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):
         raise UserError(
             f"model.d_ff={model.d_ff}: 8 x d_ff must divide by S + N = {moe.shared + moe.experts[-1]}; "

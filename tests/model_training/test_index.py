@@ -218,7 +218,7 @@ def flac_that_claims_to_last_for_weeks() -> bytes:
         ("a", b"[" * 100_000, None, ("a", "unreadable")),
         ("a", b'{"text": "hi", "events": 5}', None, ("a", "unreadable")),
         ("a", b'{"text": "hi", "events": "dog"}', None, ("a", "unreadable")),
-        ("a", b'{"text": "hi"}', flac_that_claims_to_last_for_weeks(), ("a", "too_long|truncated")),  # by how freely memory is promised
+        ("a", b'{"text": "hi"}', flac_that_claims_to_last_for_weeks(), ("a", "too_long|truncated")),  # by memory
     ],
 )
 def test_a_hostile_sample_costs_itself_alone(
