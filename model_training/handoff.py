@@ -44,6 +44,7 @@ class Handoff:
             raise UserError(f"{name} is of another version than {SCHEMA_VERSION}: run the hand-off again")
         if not isinstance(record.get("splits"), dict) or "train" not in record["splits"]:
             raise UserError(f"{name} names no split 'train': run the hand-off again")
+        _check(name, record)
         return cls(uri, record, Storage(endpoint_url(record.get("storage") or {})))
 
     def has(self, split: str) -> bool:
@@ -82,8 +83,13 @@ class Handoff:
 
     @cached_property
     def _cmvn_record(self) -> dict[str, Any]:
-        record = json.loads(self._read(resolve(self.uri, self.record.get("cmvn", "cmvn.json"))))
-        assert isinstance(record, dict)
+        name = resolve(self.uri, self.record.get("cmvn", "cmvn.json"))
+        try:
+            record = json.loads(self._read(name))
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{name} is damaged: run the hand-off again")
         return record
 
     def _read(self, uri: str) -> bytes:
@@ -91,3 +97,28 @@ class Handoff:
             return self.storage.read(uri)
         except FileNotFoundError:
             raise UserError(f"{uri} is missing from the hand-off: run it again") from None
+
+
+def _check(name: str, record: dict[str, Any]) -> None:
+    """Raises UserError where something in handoff.json is of the wrong kind, perhaps by hand."""
+    domains = record.get("domains", {})
+    kinds = [
+        *((f"splits.{key}", value, dict) for key, value in record["splits"].items()),
+        *(
+            (f"splits.{key}.index", value.get("index"), str)
+            for key, value in record["splits"].items()
+            if isinstance(value, dict)
+        ),
+        ("domains", domains, dict),
+        *((f"domains.{key}", value, dict) for key, value in (domains.items() if isinstance(domains, dict) else ())),
+        ("tokenizer", record.get("tokenizer", ""), str),
+        ("cmvn", record.get("cmvn", ""), str),
+        ("storage", record.get("storage") or {}, dict),
+    ]
+    for key, value, kind in kinds:
+        if not isinstance(value, kind):
+            raise UserError(f"{name}: {key} is {value!r:.80}, which it cannot be: run the hand-off again")
+    for key, domain in domains.items():
+        weight = domain.get("weight", 1.0)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
+            raise UserError(f"{name}: the weight of the domain {key} is {weight!r:.80}: give a number")

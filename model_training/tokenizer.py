@@ -226,6 +226,9 @@ class Tokenizer:
             specials = plain["specials"]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"this is no tokenizer ({type(error).__name__}: {error}): make it again") from error
+        symbols = (*tokenizer.characters, *tokenizer.alphabet)
+        if not all(isinstance(symbol, str) and len(symbol) == 1 for symbol in symbols):
+            raise UserError("the tokenizer's characters and alphabet must be single characters: make it again")
         if list(tokenizer.specials) != specials:
             raise UserError("the tokenizer's special tokens are not those of its scheme: make it again")
         return tokenizer

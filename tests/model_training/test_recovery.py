@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -105,3 +107,32 @@ def test_workers_that_do_not_share_the_folder_are_told(handoff: Path, tmp_path: 
         _, errors = worker.communicate(timeout=120)
         assert worker.returncode == 2
         assert "a folder that all of them share" in errors
+
+
+@pytest.mark.parametrize(
+    ("file", "keys", "value", "words"),
+    [
+        ("handoff.json", ("domains", "words", "weight"), "2x", "weight of the domain words"),
+        ("handoff.json", ("domains",), [], "domains is"),
+        ("handoff.json", ("splits", "dev"), None, r"splits\.dev is None"),
+        ("handoff.json", ("splits", "train"), {}, r"splits\.train\.index is None"),
+        ("handoff.json", ("storage",), [1], "storage is"),
+        ("handoff.json", ("cmvn",), None, "cmvn is None"),
+        ("cmvn.json", (), [1], r"cmvn\.json is damaged"),
+        ("tokenizer/tokenizer.json", ("characters",), [1, 2], "single characters"),
+    ],
+)
+def test_a_handoff_changed_by_hand_is_one_line(
+    handoff: Path, tmp_path: Path, file: str, keys: tuple[str, ...], value: Any, words: str
+) -> None:
+    copy = Path(shutil.copytree(handoff, tmp_path / "handoff"))
+    record = json.loads((copy / file).read_text())
+    part = record
+    for key in keys[:-1]:
+        part = part[key]
+    if keys:
+        part[keys[-1]] = value
+    (copy / file).write_text(json.dumps(record if keys else value))
+    with pytest.raises(UserError, match=words) as caught:
+        go(copy, tmp_path / "run", "train.max_steps=1")
+    assert "\n" not in str(caught.value)
