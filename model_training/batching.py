@@ -71,6 +71,7 @@ class Planner:
         min_frames: int = MIN_FRAMES,
         max_clip_frames: int | None = None,
         stretch: float = 1.0,
+        may_be_empty: bool = False,
     ) -> None:
         """`domain_weights`: how often an epoch shows a clip of the domain, 1 where not given.
 
@@ -78,7 +79,7 @@ class Planner:
         `max_clip_frames`: longer clips are left out; at most what `plan` has room for.
 
         Raises:
-            UserError: a weight for an unknown domain, or a negative one; no clip that can be used.
+            UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it `may_be_empty`.
         """
         self.plan, self._index, self._stretch = plan, index, stretch
         room = int(plan.max_frames / stretch)
@@ -86,9 +87,11 @@ class Planner:
         self._shortest = max(min_frames, MIN_FRAMES)
         self._weights = self._checked_weights(domain_weights or {})
         self._segment()
+        self._firsts = np.zeros(1, np.int64)  # of each epoch, the number of its first batch since the beginning
+        if may_be_empty:
+            return
         if not self._sizes_UD.any():
             raise UserError(f"{index.name} has no clip that can be used: {self._summary()}")
-        self._firsts = np.zeros(1, np.int64)  # of each epoch, the number of its first batch since the beginning
         if not self._batch_counts(np.arange(_period(self._weights))).any():
             raise UserError(f"the weights of the domains leave no clip of {index.name} to train on: raise one above 0")
 

@@ -180,7 +180,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores of every set at every group (None: all of the model's) and method. Leaves the model in the mode it was in.
 
-    Raises UserError for a group that is not in the model, an unknown method, and a set without clips.
+    A set whose clips are all unusable has no result, but is in `unusable`. Raises UserError for a group that is not in the
+    model, an unknown method, and sets without a single clip.
     """
     from model_training.scorer import ModelScorer
 
@@ -246,15 +247,16 @@ def evaluate_scorers(
                         totals[key] = totals[key].plus(score_clip(row, recognition, tokenizer.scheme, asked, task))
                         if on_recognition is not None:
                             on_recognition(set_name, group, settings.method, row, recognition)
-        if not clips:
-            bad = len(unusable.get(set_name, ()))
-            raise UserError(
-                f"the set {set_name} has no clip to evaluate" + (f": {bad} could not be read" if bad else "")
-            )
-        results += [
-            Result(set=set_name, group=group, method=method, scores=scores)
-            for (group, method), scores in totals.items()
-        ]
+        if clips:
+            results += [
+                Result(set=set_name, group=group, method=method, scores=scores)
+                for (group, method), scores in totals.items()
+            ]
+    if not results:
+        bad = sum(map(len, unusable.values()))
+        raise UserError(
+            f"no clip to evaluate in {', '.join(sets) or 'no set'}" + (f": {bad} could not be used" if bad else "")
+        )
     return Evaluation(model=name, results=tuple(results), parameters=dict(parameters or {}), unusable=unusable)
 
 

@@ -145,6 +145,11 @@ class Batch:
     bad: tuple[BadSample, ...]
     """the clips that are missing from it."""
 
+    @staticmethod
+    def of_none(bad: tuple[BadSample, ...]) -> Batch:
+        """A batch that only says which clips are missing."""
+        return Batch(**{name: _tensor(value) for name, value in _collate([]).items()}, global_batch=-1, bad=bad)
+
 
 class Batches:
     """The batches of one rank, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).

@@ -71,8 +71,22 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
     return LoadedModel(model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step)
 
 
-def labelled_sets(handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000) -> dict[str, Batches]:
-    """The split's clips by domain. Raises UserError for an empty split or another tokenizer's hand-off."""
+@dataclass(frozen=True)
+class LabelledSet:
+    """The batches of a test set. The first is empty and names the clips that are in no other: none goes missing unsaid."""
+
+    planner: Planner
+    batches: Batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield Batch.of_none(tuple(BadSample(one.clip_id, one.reason, one.detail) for one in self.planner.unusable()))
+        yield from self.batches
+
+
+def labelled_sets(
+    handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000
+) -> dict[str, LabelledSet]:
+    """The split's clips by domain. Raises UserError for an empty split."""
     index = handoff.index(split)
     if not len(index):
         raise UserError(f"{handoff.uri}: the split {split} is empty; choose another with --split")
@@ -81,10 +95,11 @@ def labelled_sets(handoff: Handoff, split: str, loaded: LoadedModel, *, max_fram
         part = index.of_domain(domain)
         if len(part):
             longest = max(max_frames, int(part.frames.max()))
-            planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32))
+            planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32), may_be_empty=True)
             last = planner.batches_per_epoch(0)
             targets = _Targets(loaded.tokenizer)
-            sets[domain] = Batches(part, planner, Reader(handoff.storage), targets, loaded.cmvn, last_global_batch=last)
+            batches = Batches(part, planner, Reader(handoff.storage), targets, loaded.cmvn, last_global_batch=last)
+            sets[domain] = LabelledSet(planner, batches)
     return sets
 
 

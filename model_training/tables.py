@@ -245,7 +245,7 @@ def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
     """Clips that are in no number are said, once per set."""
     return list(
         dict.fromkeys(
-            f"{name}: {len(clips):,} clip{'' if len(clips) == 1 else 's'} could not be read and "
+            f"{name}: {len(clips):,} clip{'' if len(clips) == 1 else 's'} could not be used and "
             f"{'is' if len(clips) == 1 else 'are'} in no number"
             for evaluation in evaluations
             for name, clips in evaluation.unusable.items()

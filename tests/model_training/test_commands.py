@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model_training import config
 from model_training.__main__ import main
+from model_training.index import Index, write_index
 from model_training.train import train
 from tests.model_training.corpus import encoded, write_tar
 from tests.model_training.handoffs import beeps, make_handoff
@@ -51,6 +54,28 @@ def test_eval_puts_every_size_into_one_table(
     assert gender.total == 16
     language = scores.pooled(15, "attention").attributes["language"].accuracy
     assert (language.right, language.total) == (16, 16)
+
+
+def test_eval_names_every_clip_that_is_in_no_score(
+    handoff: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A label too long for CTC, a clip without any label, and a domain that has nothing else."""
+    other = Path(shutil.copytree(handoff, tmp_path / "handoff"))
+    index = Index.open(str(handoff / "dev.arrow"))
+    rows = [index.row(number) for number in range(len(index))]
+    rows[0] = replace(rows[0], label_tokens=500)
+    rows[2] = replace(rows[2], label="", label_tokens=0)
+    rows = [replace(row, frames=3) if row.domain == "bells" else row for row in rows]
+    write_index(other / "dev.arrow", rows)
+    arguments = ["eval", str(run), "--data", str(other), "--split", "dev", "--methods", "ctc_greedy", "--groups", "3"]
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    evaluation = json.loads((tmp_path / "eval.json").read_text())
+    assert [(r["set"], r["clips"]) for r in evaluation["results"]] == [("words", 6)]
+    assert {name: len(clips) for name, clips in evaluation["unusable"].items()} == {"bells": 8, "words": 2}
+    assert sorted(reason for _, reason in evaluation["unusable"]["words"]) == ["empty_label", "label_too_long"]
+    assert main(["decode", str(run), "--data", str(other), "--split", "dev", "--method", "ctc_greedy"]) == 0
+    captured = capsys.readouterr()
+    assert all(row.clip_id in captured.err for row in rows if row.domain == "bells")
 
 
 @pytest.mark.parametrize("more", [["--ema"], ["--average", "2"], ["--group", "3", "--method", "ctc_greedy"]])

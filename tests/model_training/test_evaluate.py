@@ -176,7 +176,7 @@ def test_each_recognition_is_handed_on() -> None:
 
 
 def test_an_empty_set_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="the set dev has no clip to evaluate: 1 could not be read"):
+    with pytest.raises(UserError, match="no clip to evaluate in dev: 1 could not be used"):
         evaluate_scorers(
             lambda batch, group: Oracle([]),
             TOKENIZER,
@@ -245,7 +245,7 @@ def test_models_stand_beside_each_other_as_in_table_4() -> None:
 def test_the_terminal_shows_every_number(width: int) -> None:
     out = io.StringIO()
     render([run(methods=["attention"])], Console(file=out, width=width))
-    for text in ("N=3", "N=7", "20.00", "22.22", "0.800", "second: 1 clip could not be read and is in no number"):
+    for text in ("N=3", "N=7", "20.00", "22.22", "0.800", "second: 1 clip could not be used and is in no number"):
         assert text in out.getvalue()
 
 
