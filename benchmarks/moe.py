@@ -4,7 +4,8 @@
     python -m benchmarks.moe --d-model 768 --d-ff 2432 --device cuda
 
 Every number is a median over interleaved rounds, so that a slow moment of the machine hits all variants alike. The dense layer
-has as many hidden units as the experts that a frame goes through, S + K of them: (1 + 3) * d_ff / 2 at the paper's S=1, N=15, K=3.
+has as many hidden units as the experts that a frame goes through, S + K of them: (1 + 3) * d_ff / 2 at the paper's S=1, N=15,
+K=3.
 """
 
 from __future__ import annotations
