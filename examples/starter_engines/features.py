@@ -168,16 +168,3 @@ def batches(
             grouped[-1].append(example)
         r.shuffle(grouped)
         yield from grouped
-
-
-def mask(x: np.ndarray, r: np.random.Generator) -> None:
-    """SpecAugment in place on [frames, 80]: two bands of up to 12 bins, one stretch of up to 25 frames for every 3 s."""
-    fill = x.mean()
-    for _ in range(2):
-        width = int(r.integers(0, 13))
-        at = int(r.integers(0, BINS - width + 1))
-        x[:, at : at + width] = fill
-    for _ in range(1 + len(x) // 300):
-        width = int(r.integers(0, 26))
-        at = int(r.integers(0, max(1, len(x) - width)))
-        x[at : at + width] = fill

@@ -21,7 +21,7 @@ from pathlib import Path
 from operators.errors import UserError
 
 MODELS = Path(__file__).parent / "models"
-HOURS, DEV_HOURS = 12.0, 0.2
+HOURS, DEV_HOURS = 16.0, 0.2
 SEEDS = {"whisper": 11, "paraformer": 12}
 DEV_SEED = 21
 ENGINES = tuple(SEEDS)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from examples.starter_engines.features import BINS, Corpus, Example, batches, mask
+from examples.starter_engines.features import BINS, Corpus, Example, batches
 from examples.starter_engines.phone_ctc import ctc_loss, inventory
 from examples.starter_engines.whisper import Phase, learning_rate
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 CTC_WEIGHT = 0.5
 STACK, STRIDE = 7, 6
 PHASES = (
-    Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
-    Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False),
-    Phase(steps=700, max_seconds=0, frames_per_batch=6_000),
-    Phase(steps=3200, max_seconds=29, frames_per_batch=9_000, augment=False),
+    Phase(steps=250, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
+    Phase(steps=900, max_seconds=0, frames_per_batch=6_000, min_snr_db=10),
+    Phase(steps=600, max_seconds=0, frames_per_batch=6_000),
+    Phase(steps=3200, max_seconds=29, frames_per_batch=9_000),
 )
 FRONTEND = {
     "fs": 16000,
@@ -134,8 +134,6 @@ def collate(
     batch: list[Example],
     ids: dict[str, int],
     cmvn: tuple[np.ndarray, np.ndarray],
-    r: np.random.Generator,
-    augment: bool = True,
 ) -> dict[str, torch.Tensor]:
     """Arguments of FunASR's forward: speech [batch, frames / 6, 560], text [batch, tokens], and both lengths."""
     import torch
@@ -145,8 +143,6 @@ def collate(
     speech, texts = [], []
     for example in batch:
         x = (corpus.cut(example) + cmvn[0]) * cmvn[1]
-        if augment:
-            mask(x, r)
         speech.append(apply_lfr(torch.from_numpy(x), STACK, STRIDE))
         texts.append(torch.tensor(encode_text(example.text, ids), dtype=torch.long))
     return {
@@ -161,10 +157,12 @@ def collate(
 
 
 def train(
-    corpus: Corpus, dev: Corpus, folder: Path, *, seed: int, phases: tuple[Phase, ...] = PHASES, peak: float = 1.5e-3
+    corpus: Corpus, dev: Corpus, folder: Path, *, seed: int, phases: tuple[Phase, ...] = PHASES, peak: float = 5e-3
 ) -> Path:
     """Train, or go on from `folder/checkpoint.pt`; returns the checkpoint. Logs a line every 25 steps."""
     import torch
+
+    from examples.starter_engines.muon import optimisers
 
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "tokens.json").exists():
@@ -180,14 +178,15 @@ def train(
     head = torch.nn.Linear(network()["encoder_conf"]["output_size"], len(phone_ids) + 1)
     heard: list[torch.Tensor] = []  # the encoder's output of the last forward, which FunASR's forward keeps to itself
     model.encoder.register_forward_hook(lambda module, inputs, output: heard.append(output[0]))
+    both = optimisers(model, model.decoder.output_layer, head, peak)
     parameters = [*model.parameters(), *head.parameters()]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
     checkpoint, step, total = folder / "checkpoint.pt", 0, sum(phase.steps for phase in phases)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(both, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         step = state["step"]
     print(
         f"paraformer: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokens)} tokens, "
@@ -206,17 +205,19 @@ def train(
             examples = sorted(next(stream), key=lambda example: bool(example.text))
             if not examples[-1].text:
                 continue
-            batch = collate(corpus, examples, ids, (shift, scale), np.random.default_rng((seed, step)), phase.augment)
+            batch = collate(corpus, examples, ids, (shift, scale))
             loss, stats, _ = model(**batch)
             texts = [(example.text, example.language) for example in examples]
             ctc = ctc_loss(head(heard.pop()), batch["speech_lengths"], texts, phone_ids)
             loss = loss + CTC_WEIGHT * ctc
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, total, peak)
-            optimiser.zero_grad()
+            for optimiser in both:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(step, total, peak)
+                optimiser.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 5.0)
-            optimiser.step()
+            for optimiser in both:
+                optimiser.step()
             step += 1
             if step % 25 == 0:
                 print(f"step {step} {_line(stats)} ctc {float(ctc):.3f} {time.monotonic() - began:.0f} s", flush=True)
@@ -224,7 +225,7 @@ def train(
                 state = {
                     "model": model.state_dict(),
                     "head": head.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in both],
                     "step": step,
                 }
                 torch.save(state, checkpoint.with_suffix(".part"))
@@ -248,7 +249,7 @@ def _dev(model: Paraformer, dev: Corpus, ids: dict[str, int], cmvn: tuple[np.nda
     out = []
     with torch.no_grad():
         for _ in range(4):
-            _, stats, _ = model(**collate(dev, next(stream), ids, cmvn, np.random.default_rng(0), augment=False))
+            _, stats, _ = model(**collate(dev, next(stream), ids, cmvn))
             out.append({name: float(stats[name]) for name in ("loss_att", "loss_pre", "acc")})
     return _line({name: float(np.mean([row[name] for row in out])) for name in out[0]})
 

@@ -21,7 +21,7 @@ from examples.starter_engines import acoustics
 from examples.starter_engines.grammar import sentence
 from examples.starter_engines.voices import SAMPLE_RATE, Speaker, say
 
-NONSPEECH_SHARE = 0.03
+NONSPEECH_SHARE = 0.08
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +36,8 @@ class Condition:
 
     @classmethod
     def draw(cls, r: random.Random) -> Condition:
-        """Training conditions: about a third clean, noise from 30 dB down to 3 dB, some rooms, telephones and codecs."""
-        noisy = r.random() < 0.65
+        """Training conditions: half clean, noise from 30 dB down to 3 dB, some rooms, telephones and codecs."""
+        noisy = r.random() < 0.5
         return cls(
             noise=r.choice([*acoustics.NOISES, "babble"]) if noisy else None,
             snr_db=r.choice([30, 25, 20, 20, 15, 15, 10, 10, 7, 5, 3]) if noisy else None,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from examples.starter_engines.features import Corpus, Example, batches, mask
+from examples.starter_engines.features import Corpus, Example, batches
 from examples.starter_engines.phone_ctc import ctc_loss, inventory
 
 if TYPE_CHECKING:
@@ -48,18 +48,16 @@ class Phase:
     full_window: bool = False
     min_snr_db: float = -99.0
     """leave noisier recordings out: clean speech first"""
-    augment: bool = True
-    """SpecAugment; not while the model still learns what a word is"""
-    forget: float = 0.05
+    forget: float = 0.3
     """share of the decoder's input tokens made random: who cannot trust the words before has to listen"""
 
 
 PHASES = (
-    Phase(steps=300, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
-    Phase(steps=1300, max_seconds=0, frames_per_batch=6_000, min_snr_db=15, augment=False, forget=0.3),
-    Phase(steps=900, max_seconds=0, frames_per_batch=6_000, min_snr_db=7, augment=False, forget=0.2),
-    Phase(steps=2900, max_seconds=29, frames_per_batch=8_000, augment=False),
-    Phase(steps=100, max_seconds=29, frames_per_batch=12_000, full_window=True),
+    Phase(steps=250, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
+    Phase(steps=900, max_seconds=0, frames_per_batch=6_000, min_snr_db=10),
+    Phase(steps=700, max_seconds=0, frames_per_batch=6_000, forget=0.2),
+    Phase(steps=2800, max_seconds=29, frames_per_batch=8_000, forget=0.2),
+    Phase(steps=150, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1),
 )
 
 
@@ -149,9 +147,7 @@ def encode(model: WhisperForConditionalGeneration, mel: torch.Tensor) -> torch.T
     return encoder.layer_norm(x)
 
 
-def collate(
-    corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, r: np.random.Generator, full_window: bool, augment: bool = True
-) -> dict[str, Any]:
+def collate(corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, full_window: bool) -> dict[str, Any]:
     """Tensors of a batch: mel [batch, 80, frames] as whisperX computes it, decoder inputs and targets, plain texts."""
     import torch
 
@@ -164,8 +160,6 @@ def collate(
         x = corpus.cut(example)[:frames]
         x = np.maximum(x, x.max() - 8)
         floor = float(max(-10.0, x.max() - 8))
-        if augment:
-            mask(x, r)
         mel[index] = floor
         mel[index, :, : len(x)] = x.T
         text = tokenizer.encode(written(example.text), add_special_tokens=False).ids[: MAX_TOKENS - 4]
@@ -232,7 +226,7 @@ def _off_diagonal(attentions: tuple[torch.Tensor, ...], batch: dict[str, Any]) -
 # --- training ------------------------------------------------------------------------------------------------------------
 
 
-def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> float:
+def learning_rate(step: int, total: int, peak: float, warmup: int = 100) -> float:
     """Linear warm-up, then half a cosine down to 2 % of the peak."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -240,10 +234,12 @@ def learning_rate(step: int, total: int, peak: float, warmup: int = 200) -> floa
 
 
 def train(
-    corpus: Corpus, dev: Corpus, folder: Path, *, seed: int, phases: tuple[Phase, ...] = PHASES, peak: float = 2e-3
+    corpus: Corpus, dev: Corpus, folder: Path, *, seed: int, phases: tuple[Phase, ...] = PHASES, peak: float = 5e-3
 ) -> Path:
     """Train, or go on from `folder/checkpoint.pt`; returns the checkpoint. Logs a line every 25 steps."""
     import torch
+
+    from examples.starter_engines.muon import optimisers
 
     folder.mkdir(parents=True, exist_ok=True)
     vocabulary = folder / "tokenizer.json"
@@ -255,14 +251,15 @@ def train(
     phone_ids = {phone: index for index, phone in enumerate(inventory(corpus.texts_with_language()))}
     head = torch.nn.Linear(model.config.d_model, len(phone_ids) + 1)
     end = tokenizer.token_to_id("<|endoftext|>")  # also the number of text tokens
-    parameters = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=peak, betas=(0.9, 0.98), weight_decay=0.01)
+    both = optimisers(model, model.proj_out, head, peak)
+    parameters = [p for optimiser in both for group in optimiser.param_groups for p in group["params"]]
     checkpoint, step, total = folder / "checkpoint.pt", 0, sum(phase.steps for phase in phases)
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)
         model.load_state_dict(state["model"])
         head.load_state_dict(state["head"])
-        optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(both, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         step = state["step"]
     print(
         f"whisper: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens, "
@@ -282,17 +279,19 @@ def train(
             examples = next(stream)
             if phase.full_window:
                 examples = examples[: max(1, phase.frames_per_batch // WINDOW_FRAMES)]
-            batch = collate(corpus, examples, tokenizer, g, phase.full_window, phase.augment)
+            batch = collate(corpus, examples, tokenizer, phase.full_window)
             forgotten = torch.from_numpy(g.random(batch["inputs"].shape) < phase.forget)
             forgotten[:, :PROMPT] = False
             batch["inputs"][forgotten] = torch.from_numpy(g.integers(end, size=int(forgotten.sum())))
             out = losses(model, head, phone_ids, batch)
-            for group in optimiser.param_groups:
-                group["lr"] = learning_rate(step, total, peak)
-            optimiser.zero_grad()
+            for optimiser in both:
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(step, total, peak)
+                optimiser.zero_grad()
             (out["loss"] + (out["diagonal"] if phase.max_seconds == 0 else 0)).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimiser.step()
+            for optimiser in both:
+                optimiser.step()
             step += 1
             if step % 25 == 0:
                 print(
@@ -305,7 +304,7 @@ def train(
                 state = {
                     "model": model.state_dict(),
                     "head": head.state_dict(),
-                    "optimiser": optimiser.state_dict(),
+                    "optimisers": [optimiser.state_dict() for optimiser in both],
                     "step": step,
                 }
                 torch.save(state, checkpoint.with_suffix(".part"))
@@ -325,7 +324,7 @@ def _dev(
     stream = batches(dev, r, 10, 6_000)
     with torch.no_grad():
         for _ in range(4):
-            batch = collate(dev, next(stream), tokenizer, np.random.default_rng(0), False, augment=False)
+            batch = collate(dev, next(stream), tokenizer, False)
             out = losses(model, head, phone_ids, batch)
             for name, value in out.items():
                 sums.setdefault(name, []).append(float(value))
