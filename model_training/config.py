@@ -113,6 +113,7 @@ class DataSettings:
 
 @dataclass
 class OptimizerSettings:
+    name: str = "adamw"  # adamw | muon (orthogonal updates for matrices, AdamW for the rest; needs fewer steps)
     learning_rate: float = 1e-3
     schedule: str = "noam"  # noam (warm-up, then 1/sqrt(step)) | cosine (to zero at max_steps) | constant (after warm-up)
     warmup_steps: int = 500
@@ -212,6 +213,7 @@ def check(settings: Settings) -> None:
     one_of("model.moe.balance", moe.balance, BALANCES)
     one_of("model.moe.dispatch", moe.dispatch, DISPATCHES)
     one_of("data.task_order", data.task_order, ("", "attributes_first", "text_first"))
+    one_of("optimizer.name", optimizer.name, ("adamw", "muon"))
     one_of("optimizer.schedule", optimizer.schedule, ("noam", "cosine", "constant"))
     one_of("train.device", train.device.split(":")[0], ("auto", "cpu", "cuda"))
     one_of("train.precision", train.precision, ("auto", "bf16", "fp32"))

@@ -30,24 +30,45 @@ class Losses:
 
 
 def losses(
-    outputs: Outputs, ctc_targets_BU: Tensor, ctc_lengths_B: Tensor, targets_BL: Tensor, loss: LossSettings, moe: MoESettings
+    outputs: Outputs,
+    ctc_targets_BU: Tensor,
+    ctc_lengths_B: Tensor,
+    targets_BL: Tensor,
+    loss: LossSettings,
+    moe: MoESettings,
+    open_BV: Tensor | None = None,
 ) -> Losses:
     """Losses of one micro-batch.
 
     Args:
         ctc_targets_BU: text and events; targets_BL: next tokens, -1 where none counts.
+        open_BV: True for tokens that nobody knows to be absent from a clip (its events, when they were never labelled): they
+            take no part in its softmax, so their absence from the targets teaches nothing.
     """
-    ctc_B = ctc_loss(outputs.ctc_logits_BSV, outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
-    attention_B = attention_loss(outputs.logits_BLV, targets_BL, loss.label_smoothing)
+    open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
+
+    def ctc(logits_BSV: Tensor) -> Tensor:
+        return ctc_loss(without(logits_BSV, open_B1V), outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
+
+    def attention(logits_BLV: Tensor) -> Tensor:
+        return attention_loss(without(logits_BLV, open_B1V), targets_BL, loss.label_smoothing)
+
+    ctc_B = ctc(outputs.ctc_logits_BSV)
+    attention_B = attention(outputs.logits_BLV)
     for extra_BLV in outputs.extra_logits:
-        attention_B = attention_B + attention_loss(extra_BLV, targets_BL, loss.label_smoothing)
+        attention_B = attention_B + attention(extra_BLV)
     total_B = loss.ctc_weight * ctc_B + (1 - loss.ctc_weight) * attention_B
     if outputs.embedding_ctc_logits_BSV is not None:
-        embedding_B = ctc_loss(outputs.embedding_ctc_logits_BSV, outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
+        embedding_B = ctc(outputs.embedding_ctc_logits_BSV)
         total_B = total_B + moe.embedding_weight * embedding_B
     counted_BL = targets_BL != IGNORE
     correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
     return Losses(total_B, ctc_B, attention_B, outputs.routing.loss(), int(correct), int(counted_BL.sum()))
+
+
+def without(logits: Tensor, open_B1V: Tensor | None) -> Tensor:
+    """Logits with minus infinity for the tokens left out."""
+    return logits if open_B1V is None else logits.masked_fill(open_B1V, -torch.inf)
 
 
 def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
@@ -57,11 +78,18 @@ def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_l
 
 
 def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float) -> Tensor:
-    """Cross-entropy per clip (B,), summed over its tokens, float32. Label smoothing spreads over the whole vocabulary."""
-    loss_BL = F.cross_entropy(
-        logits_BLV.float().flatten(0, 1), targets_BL.flatten(), ignore_index=IGNORE, label_smoothing=smoothing, reduction="none"
-    )
-    return loss_BL.view(targets_BL.shape).sum(1)
+    """Cross-entropy per clip (B,), summed over its tokens, float32.
+
+    Label smoothing spreads over the vocabulary, tokens with a logit of minus infinity not included.
+    """
+    log_probs_BLV = logits_BLV.float().log_softmax(-1)
+    counted_BL = targets_BL != IGNORE
+    loss_BL = -log_probs_BLV.gather(-1, targets_BL.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    if smoothing:
+        out_BLV = log_probs_BLV == -torch.inf
+        spread_BL = -log_probs_BLV.masked_fill(out_BLV, 0).sum(-1) / (~out_BLV).sum(-1)
+        loss_BL = (1 - smoothing) * loss_BL + smoothing * spread_BL
+    return loss_BL.masked_fill(~counted_BL, 0).sum(1)
 
 
 def finite(losses_B: Tensor) -> Tensor:

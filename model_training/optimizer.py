@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model_training.config import MoESettings, OptimizerSettings
+
+MOMENTUM = 0.95
+NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 
 
 def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> float:
@@ -38,13 +43,90 @@ def seed_dropout(seed: int, global_batch: int) -> None:
     torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW; biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone."""
-    decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-    others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """AdamW, or Muon for the matrices between layers and AdamW for the rest.
+
+    Biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone.
+    """
+    orthogonal = set(map(id, _between(model))) if settings.name == "muon" else set()
+    parameters = list(model.parameters())
+    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in orthogonal]
+    others = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     first, second = settings.betas
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
+    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
+    return Muon([p for p in parameters if id(p) in orthogonal], adamw, settings) if orthogonal else adamw
+
+
+def _between(model: nn.Module) -> Iterator[nn.Parameter]:
+    """Weights from features to features: of linear layers, convolutions over all channels, and experts.
+
+    Not those whose inputs are ids (embeddings) or whose outputs are logits (routers, and heads as wide as the vocabulary).
+    """
+    vocabulary = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), 0)
+    for name, module in model.named_modules():
+        linear = isinstance(module, nn.Linear) and ".routers" not in name and module.out_features != vocabulary
+        if linear or (isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1 < module.in_channels):
+            yield module.weight  # type: ignore[misc]
+    for name, parameter in model.named_parameters():
+        if name.endswith("_EHD"):
+            yield parameter
+
+
+def _matrices(tensor: Tensor) -> Tensor:
+    """[count, rows, columns]: experts (E, H, D) are E matrices, a convolution's kernel (D, C, ...) is one."""
+    return tensor if tensor.ndim == 3 and tensor.shape[-1] > 1 else tensor.flatten(1).unsqueeze(0)
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum with all singular values brought near 1, in steps of AdamW's usual size, so both take one learning rate.
+
+    Keller Jordan, "Muon" (2024); Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982). torch has it from 2.9 on.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, settings: OptimizerSettings) -> None:
+        super().__init__(matrices, {"lr": settings.learning_rate, "weight_decay": settings.weight_decay})
+        self.adamw, self.matrices = adamw, list(self.param_groups)
+        adamw.state = self.state  # one state by parameter, one list of groups: to the training loop this is one optimiser
+        self.param_groups.extend(adamw.param_groups)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.adamw.step()
+        for group in self.matrices:
+            moved = [p for p in group["params"] if p.grad is not None]
+            updates = [self._momentum(p) for p in moved]
+            for parameter, update in zip(moved, _orthogonal(updates), strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * 0.2 * max(update.shape[1:]) ** 0.5)
+
+    def _momentum(self, parameter: nn.Parameter) -> Tensor:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum: Tensor = state["momentum"].mul_(MOMENTUM).add_(parameter.grad)
+        return _matrices(parameter.grad.add(momentum, alpha=MOMENTUM))
+
+
+def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
+    """Newton-Schulz iteration on each matrix of each [count, rows, columns], all of one shape together."""
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for place, update in enumerate(updates):
+        alike.setdefault(tuple(update.shape[1:]), []).append(place)
+    out = list(updates)
+    a, b, c = NEWTON_SCHULZ
+    for (rows, columns), places in alike.items():
+        x = torch.cat([updates[place] for place in places])
+        y = (x.mT if rows > columns else x).bfloat16()
+        y = y / (y.norm(dim=(1, 2), keepdim=True) + 1e-7)
+        for _ in range(ROUNDS):
+            gram = y @ y.mT
+            y = a * y + (b * gram + c * (gram @ gram)) @ y
+        solved = (y.mT if rows > columns else y).to(x.dtype)
+        for place, part in zip(places, solved.split([len(updates[place]) for place in places]), strict=True):
+            out[place] = part.contiguous()
+    return out
 
 
 class Averaged:

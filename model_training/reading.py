@@ -54,6 +54,8 @@ class TargetSequences(Protocol):
     def inputs(self) -> Sequence[int]: ...
     @property
     def targets(self) -> Sequence[int]: ...
+    @property
+    def events_known(self) -> bool: ...
 
 
 Targets = Callable[[Row], TargetSequences]
@@ -139,6 +141,8 @@ class Batch:
     decoder_targets_BL: Tensor
     """int64, -1 where there is no loss."""
     decoder_lengths_B: Tensor
+    events_known_B: Tensor
+    """bool: are all events of the clip in the targets, so that the absence of one says something?"""
     clip_ids: list[str]
     rows: list[Row]
     global_batch: int
@@ -252,9 +256,7 @@ class _Maker(Dataset[Any]):
 
     def __getitem__(self, global_batch: int) -> dict[str, Any] | UserError:
         rows = self._planner.batch(*self._planner.locate(global_batch))
-        jobs = [
-            (self._index.row(row), self._generator(global_batch, place, row)) for place, row in enumerate(rows.tolist())
-        ]
+        jobs = [(self._index.row(row), self._generator(global_batch, place, row)) for place, row in enumerate(rows.tolist())]
         try:
             # One thread for sums: more would change their order, and workers would fight over the cores.
             with _one_thread():
@@ -322,6 +324,7 @@ def _collate(samples: list[_Sample]) -> dict[str, Any]:
         "decoder_inputs_BL": inputs_BL,
         "decoder_targets_BL": targets_BL,
         "decoder_lengths_B": decoder_lengths_B,
+        "events_known_B": np.array([sample.targets.events_known for sample in samples], bool),
         "clip_ids": [sample.row.clip_id for sample in samples],
         "rows": [sample.row for sample in samples],
     }

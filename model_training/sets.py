@@ -83,9 +83,7 @@ class LabelledSet:
         yield from self.batches
 
 
-def labelled_sets(
-    handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000
-) -> dict[str, LabelledSet]:
+def labelled_sets(handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000) -> dict[str, LabelledSet]:
     """The split's clips by domain. Raises UserError for an empty split."""
     index = handoff.index(split)
     if not len(index):
@@ -139,6 +137,7 @@ def _unlabelled(name: str, features_F80: np.ndarray) -> Batch:
         decoder_inputs_BL=none,
         decoder_targets_BL=none,
         decoder_lengths_B=torch.zeros(1, dtype=torch.int64),
+        events_known_B=torch.zeros(1, dtype=torch.bool),
         clip_ids=[name],
         rows=[row],
         global_batch=0,

@@ -8,11 +8,9 @@ killed run that goes on from a checkpoint takes exactly the steps it would have 
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +19,16 @@ from torch import Tensor
 
 from model_training import checkpoint as checkpoints
 from model_training import config
-from model_training.augment import Augment
-from model_training.batching import BatchPlan, Planner
 from model_training.checkpoint import Checkpoint
 from model_training.config import Settings
 from model_training.handoff import Handoff
-from model_training.index import Row
 from model_training.losses import Losses, finite, losses
 from model_training.model import SpeechModel
 from model_training.moe import Load
 from model_training.monitor import Monitor, merge_loads
 from model_training.optimizer import Averaged, draw_group, learning_rate, make_optimizer, seed_dropout
-from model_training.perception import Targets, build_targets
-from model_training.reading import Batch, Batches, Reader, check_shards, load_noises
+from model_training.reading import Batch
+from model_training.source import Source
 from model_training.team import Team
 from model_training.tokenizer import Tokenizer
 from operators.errors import UserError
@@ -131,7 +126,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
             batch = next(batches)
             seed_dropout(settings.train.seed, batch.global_batch)
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                accumulate(model, batch, group, settings, total, monitor)
+                accumulate(model, batch, group, settings, source.events, total, monitor)
         gradients = gather(model, group, team, total)
         clips = max(total.clips, 1.0)
         torch._foreach_div_(gradients, clips)
@@ -175,85 +170,6 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     monitor.close()
     team.leave()
     return Trained(step, folder, step >= settings.train.max_steps)
-
-
-class Source:
-    """The training and development data of a handoff, as these settings cut it into batches."""
-
-    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
-        data = settings.data
-        self.handoff, self.tokenizer = handoff, tokenizer
-        self.reader = Reader(handoff.storage)
-        self.cmvn = handoff.cmvn()
-        noises = load_noises(data.augment.noises, handoff.storage)
-        self.augment = Augment(data.augment.settings(), noises)
-        self.index = handoff.index("train")
-        if not len(self.index):
-            raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
-        check_shards(self.index, handoff.storage)
-        plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
-        limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
-        self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits)
-        self.dev = handoff.index("dev") if handoff.has("dev") else None
-        self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
-        self.fingerprint = handoff.fingerprint
-
-    def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
-        return Batches(
-            self.index,
-            self.planner,
-            self.reader,
-            [(weight, self.targets(task, settings)) for task, weight in settings.data.tasks.items()],
-            self.cmvn,
-            self.augment,
-            first_global_batch=first,
-            rank=team.rank,
-            world=team.size,
-            micro_batches=settings.data.micro_batches,
-            workers=settings.data.loaders,
-            on_bad=monitor.bad_sample,
-        )
-
-    def dev_batches(self, settings: Settings) -> Iterator[Batch]:
-        """About `eval_clips` clips of dev, the same each time, as they are."""
-        if self.dev is None or self.dev_planner is None:
-            return
-        last = self.dev_planner.batches_per_epoch(0)
-        batches = Batches(
-            self.dev, self.dev_planner, self.reader, self.targets("transcribe", settings), self.cmvn, last_global_batch=last
-        )
-        seen = 0
-        for batch in batches:
-            if seen >= settings.train.eval_clips:
-                return
-            seen += len(batch.clip_ids)
-            yield batch
-
-    def targets(self, task: str, settings: Settings) -> TaskTargets:
-        return TaskTargets(self.tokenizer, task, settings.data.task_order, settings.data.forget_attributes)
-
-
-@dataclass(frozen=True)
-class TaskTargets:
-    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch."""
-
-    tokenizer: Tokenizer
-    task: str
-    order: str
-    forget: float = 0.0
-
-    def __call__(self, row: Row) -> Targets:
-        if self.forget:
-            kept: dict[str, Any] = {
-                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.forget else None
-                for kind in ("language", "age", "gender", "emotion")
-            }
-            row = replace(row, **kept)
-        return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]
-
-    @staticmethod
-    def _lot(clip_id: str, kind: str) -> float:
-        return int.from_bytes(hashlib.sha256(f"{clip_id}\n{kind}".encode()).digest()[:8], "big") / 2**64
 
 
 class Totals:
@@ -300,12 +216,14 @@ class Totals:
         }
 
 
-def accumulate(model: SpeechModel, batch: Batch, group: int, settings: Settings, total: Totals, monitor: Monitor) -> None:
+def accumulate(
+    model: SpeechModel, batch: Batch, group: int, settings: Settings, events: range, total: Totals, monitor: Monitor
+) -> None:
     """Forward and backward of one micro-batch: gradients of the sum over its clips are added to what is there."""
     total.clip_ids += batch.clip_ids
     if not batch.clip_ids:
         return
-    outputs, found = run(model, batch, group, settings)
+    outputs, found = run(model, batch, group, settings, events)
     used_B = finite(found.total_B)
     for number in (~used_B).nonzero().flatten().tolist():
         monitor.bad_sample(batch.clip_ids[number], "non_finite_loss", f"global batch {batch.global_batch}")
@@ -316,7 +234,8 @@ def accumulate(model: SpeechModel, batch: Batch, group: int, settings: Settings,
     total.add(batch, found, used_B, outputs.routing.loads)
 
 
-def run(model: SpeechModel, batch: Batch, group: int, settings: Settings) -> tuple[Any, Losses]:
+def run(model: SpeechModel, batch: Batch, group: int, settings: Settings, events: range) -> tuple[Any, Losses]:
+    """Forward pass and losses. `events`: tokens that say nothing by their absence where a clip's events are not known."""
     device = next(model.parameters()).device
 
     def there(tensor: Tensor) -> Tensor:
@@ -326,7 +245,12 @@ def run(model: SpeechModel, batch: Batch, group: int, settings: Settings) -> tup
     outputs = model(there(batch.features_BT80), there(batch.feature_lengths_B), inputs, input_lengths, group)
     targets = there(batch.decoder_targets_BL)
     ctc = there(batch.ctc_targets_BU), there(batch.ctc_lengths_B)
-    return outputs, losses(outputs, *ctc, targets, settings.loss, settings.model.moe)
+    open_BV = None
+    if events and not batch.events_known_B.all():
+        open_BV = torch.zeros(len(targets), outputs.logits_BLV.shape[-1], dtype=torch.bool)
+        open_BV[:, events.start : events.stop] = ~batch.events_known_B[:, None]
+        open_BV = there(open_BV)
+    return outputs, losses(outputs, *ctc, targets, settings.loss, settings.model.moe, open_BV)
 
 
 def gather(model: SpeechModel, group: int, team: Team, total: Totals) -> list[Tensor]:
@@ -353,7 +277,7 @@ def dev_numbers(
     for batch in source.dev_batches(settings):
         if batch.clip_ids:
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                _, found = run(model, batch, group, settings)
+                _, found = run(model, batch, group, settings, source.events)
             total.add(batch, found, finite(found.total_B), [])
     model.train()
     clips, _, ctc, attention, right, tokens = total.sums.tolist()

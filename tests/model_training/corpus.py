@@ -52,6 +52,7 @@ class Ids:
     ctc: list[int]
     inputs: list[int]
     targets: list[int]
+    events_known: bool = True
 
 
 def targets(row: Row) -> Ids:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -217,3 +219,27 @@ def test_every_preset_loads() -> None:
     )
     for preset in config.presets():
         config.load(preset, [])
+
+
+def test_tokens_nobody_knows_to_be_absent_learn_nothing_and_the_others_as_if_there_were_no_such_tokens() -> None:
+    model = small()
+    x, lengths = features(70, 41)
+    inputs = torch.randint(4, V - 2, (2, 6))
+    targets = torch.tensor([[5, 6, 7, -1, 8, 3], [-1, 5, 5, 3, -1, -1]])
+    ctc, ctc_lengths = torch.tensor([[4, 5, 5], [6, 0, 0]]), torch.tensor([3, 1])
+    open_BV = torch.zeros(2, V, dtype=torch.bool)
+    open_BV[0, V - 2 :] = True  # the first clip's events are unknown, the second's are known
+    outputs = model(x, lengths, inputs, torch.tensor([6, 3]), 3)
+    outputs.logits_BLV.retain_grad()
+    outputs.ctc_logits_BSV.retain_grad()
+    with_open = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe, open_BV)
+    with_open.total_B.sum().backward()
+    for logits in (outputs.logits_BLV, outputs.ctc_logits_BSV):
+        assert logits.grad is not None
+        assert not logits.grad[0, :, V - 2 :].any()
+        assert logits.grad[1, 1, V - 2 :].all()
+    fewer = replace(outputs, logits_BLV=outputs.logits_BLV[..., : V - 2], ctc_logits_BSV=outputs.ctc_logits_BSV[..., : V - 2])
+    smaller = losses(fewer, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
+    plain = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
+    torch.testing.assert_close(with_open.total_B[0], smaller.total_B[0])
+    torch.testing.assert_close(with_open.total_B[1], plain.total_B[1])

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_training.config import MoESettings
+from model_training.config import MoESettings, OptimizerSettings
 from model_training.moe import ElasticMoE, Routing
+from model_training.optimizer import make_optimizer
 
 D, WIDTH = 12, 10
 
@@ -102,11 +103,11 @@ def test_groups_are_nested_prefixes_with_routers_of_their_own() -> None:
     assert all(router.bias is None for router in moe.routers)
 
 
-@pytest.mark.parametrize("dispatch", ["auto", "sorted", "loop"])
+@pytest.mark.parametrize(("dispatch", "name"), [("auto", "adamw"), ("sorted", "adamw"), ("loop", "adamw"), ("auto", "muon")])
 @pytest.mark.parametrize("group", [0, 1, 2])
-def test_what_was_not_drawn_does_not_move(dispatch: str, group: int) -> None:
+def test_what_was_not_drawn_does_not_move(dispatch: str, name: str, group: int) -> None:
     moe = layer(torch.float32, dispatch=dispatch)
-    optimizer = torch.optim.AdamW(moe.parameters(), lr=0.1, weight_decay=0.5)
+    optimizer = make_optimizer(moe, OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.5))
     for drawn in (2, 0, 1):  # every parameter has moments before the step that counts
         optimizer.zero_grad(set_to_none=True)
         moe(torch.randn(20, D), Routing(drawn)).square().sum().backward()

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from model_training import checkpoint as checkpoints
 from model_training import config
 from model_training.__main__ import main
-from model_training.optimizer import draw_group, learning_rate
+from model_training.optimizer import draw_group, learning_rate, make_optimizer
 from model_training.train import train
 from operators.errors import UserError
 from tests.model_training.handoffs import make_handoff
@@ -91,17 +91,18 @@ def test_it_learns_at_every_size(handoff: Path, tmp_path: Path) -> None:
         assert (tmp_path / "run" / "plots" / name).stat().st_size > 1000
 
 
-def test_a_run_stopped_and_gone_on_anywhere_has_the_same_weights(handoff: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_a_run_stopped_and_gone_on_anywhere_has_the_same_weights(handoff: Path, tmp_path: Path, name: str) -> None:
     whole = tmp_path / "whole"
-    extra = ["optimizer.ema=0.9", "model.moe.balance=bias"]
+    extra = ["optimizer.ema=0.9", "model.moe.balance=bias", f"optimizer.name={name}"]
     train(str(handoff), whole, config.load(None, [*SMALL, *extra, "train.max_steps=12"]))
     for stop in (1, 7):
         parts = tmp_path / f"parts-{stop}"
         for steps in (stop, 12):
             train(str(handoff), parts, config.load(None, [*SMALL, *extra, f"train.max_steps={steps}"]))
         assert same(weights(whole), weights(parts))
-        for name in ("ema", "optimizer"):
-            a, b = (load_file(run / "step-00000012" / f"{name}.safetensors") for run in (whole, parts))
+        for file in ("ema", "optimizer"):
+            a, b = (load_file(run / "step-00000012" / f"{file}.safetensors") for run in (whole, parts))
             assert same(a, b)
 
 
@@ -233,6 +234,26 @@ def test_groups_are_drawn_as_often_as_asked_and_from_seed_and_step_alone() -> No
     assert drawn != [draw_group(8, step, (3, 7, 15), moe) for step in range(3000)]
     for group, share in ((3, 1 / 7), (7, 2 / 7), (15, 4 / 7)):
         assert drawn.count(group) / 3000 == pytest.approx(share, abs=0.03)
+
+
+def test_muon_makes_every_direction_of_a_matrix_count_alike_and_leaves_the_rest_to_adamw() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Embedding(9, 6), torch.nn.Linear(6, 24), torch.nn.Linear(24, 9))
+    names = [name for name, _ in model.named_parameters()]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    moves = []
+    for name in ("muon", "adamw"):
+        optimizer = make_optimizer(model, config.OptimizerSettings(name=name, learning_rate=0.01, weight_decay=0))
+        model.load_state_dict(before)
+        model(torch.arange(9)).square().sum().backward()
+        optimizer.step()
+        moves.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
+        optimizer.zero_grad()
+    muon, adamw = moves
+    other = [name for name in names if not torch.allclose(muon[name], adamw[name])]
+    assert other == ["1.weight"], "outputs and embeddings are AdamW's"
+    singular = torch.linalg.svdvals(muon["1.weight"]) / (0.01 * 0.2 * 24**0.5)
+    assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
 
 
 def test_learning_rates() -> None:

@@ -1,0 +1,107 @@
+"""The data of a training run: a hand-off's training and development splits, cut into batches as the settings say.
+
+handoff ──index──> Planner ──> Batches ──> micro-batches of one worker, from any step on
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from model_training.augment import Augment
+from model_training.batching import BatchPlan, Planner
+from model_training.config import Settings
+from model_training.handoff import Handoff
+from model_training.index import Row
+from model_training.monitor import Monitor
+from model_training.perception import Targets, build_targets
+from model_training.reading import Batch, Batches, Reader, check_shards, load_noises
+from model_training.team import Team
+from model_training.tokenizer import Tokenizer
+from operators.errors import UserError
+
+
+class Source:
+    """The training and development data of a handoff, as these settings cut it into batches."""
+
+    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
+        data = settings.data
+        self.handoff, self.tokenizer = handoff, tokenizer
+        self.reader = Reader(handoff.storage)
+        self.cmvn = handoff.cmvn()
+        noises = load_noises(data.augment.noises, handoff.storage)
+        self.augment = Augment(data.augment.settings(), noises)
+        self.index = handoff.index("train")
+        if not len(self.index):
+            raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
+        check_shards(self.index, handoff.storage)
+        plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
+        limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
+        self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits)
+        self.dev = handoff.index("dev") if handoff.has("dev") else None
+        self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
+        self.fingerprint = handoff.fingerprint
+        # Where no clip has an event, nothing else would keep the model from writing some
+        labelled = self.index.has_events(np.arange(len(self.index))).any()
+        self.events = tokenizer.ids_of("event") if labelled else range(0)
+
+    def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
+        return Batches(
+            self.index,
+            self.planner,
+            self.reader,
+            [(weight, self.targets(task, settings)) for task, weight in settings.data.tasks.items()],
+            self.cmvn,
+            self.augment,
+            first_global_batch=first,
+            rank=team.rank,
+            world=team.size,
+            micro_batches=settings.data.micro_batches,
+            workers=settings.data.loaders,
+            on_bad=monitor.bad_sample,
+        )
+
+    def dev_batches(self, settings: Settings) -> Iterator[Batch]:
+        """About `eval_clips` clips of dev, the same each time, as they are."""
+        if self.dev is None or self.dev_planner is None:
+            return
+        last = self.dev_planner.batches_per_epoch(0)
+        batches = Batches(
+            self.dev, self.dev_planner, self.reader, self.targets("transcribe", settings), self.cmvn, last_global_batch=last
+        )
+        seen = 0
+        for batch in batches:
+            if seen >= settings.train.eval_clips:
+                return
+            seen += len(batch.clip_ids)
+            yield batch
+
+    def targets(self, task: str, settings: Settings) -> TaskTargets:
+        return TaskTargets(self.tokenizer, task, settings.data.task_order, settings.data.forget_attributes)
+
+
+@dataclass(frozen=True)
+class TaskTargets:
+    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch."""
+
+    tokenizer: Tokenizer
+    task: str
+    order: str
+    forget: float = 0.0
+
+    def __call__(self, row: Row) -> Targets:
+        if self.forget:
+            kept: dict[str, Any] = {
+                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.forget else None
+                for kind in ("language", "age", "gender", "emotion")
+            }
+            row = replace(row, **kept)
+        return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _lot(clip_id: str, kind: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{clip_id}\n{kind}".encode()).digest()[:8], "big") / 2**64
