@@ -22,6 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 
+from benchmarks.targets import show_targets
 from model_training import config
 from model_training.evaluate import Evaluation, EvaluationBatch, evaluate, evaluate_scorers
 from model_training.export import export
@@ -139,6 +140,7 @@ def show(
 ) -> None:
     """CER in percent of all sets together; differences in percentage points."""
     exact = results["torch"]
+    costs = []
     print(
         "| size | decoding | clips | CER torch | ONNX | int8 | int8 costs | other texts: ONNX, int8 | MB ONNX, int8 |"
     )
@@ -148,6 +150,7 @@ def show(
             rates = {kind: found.pooled(group, method).characters.percent for kind, found in results.items()}
             assert None not in rates.values(), "clips without a reference have no error rate"
             difference = (rates["onnx-int8"] or 0.0) - (rates["torch"] or 0.0)
+            costs.append((f"{f'N = {group}' if group else 'dense'} int8, {method}, CER points", WANTED, abs(difference)))
             verdict = "within" if abs(difference) <= WANTED else "beyond"
             clips = [key for key in heard["torch"] if key[:2] == (group, method)]
             differ = [sum(heard[kind][key] != heard["torch"][key] for key in clips) for kind in ("onnx", "onnx-int8")]
@@ -157,6 +160,7 @@ def show(
                 f"| {differ[0]}, {differ[1]} | {sizes['onnx'][group] / 1e6:.2f}, "
                 f"{sizes['onnx-int8'][group] / 1e6:.2f} |"
             )
+    show_targets(costs)
 
 
 if __name__ == "__main__":

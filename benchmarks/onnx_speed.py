@@ -30,6 +30,7 @@ import numpy as np
 import onnxruntime
 import torch
 
+from benchmarks.targets import show_targets
 from model_training.config import ModelSettings, MoESettings
 from model_training.model import SpeechModel
 from model_training.moe import Routing
@@ -75,10 +76,11 @@ def main() -> None:
         layers = {
             name: layer_session(model, folder / f"{number}.onnx") for number, (name, model) in enumerate(models.items())
         }
+        targets: list[tuple[str, float, float]] = []
         print("One feed-forward layer\n")
         for frames in (750, 1500, 3000):
             x_BSD = np.random.default_rng(0).normal(size=(1, frames, options.d_model)).astype(np.float32)
-            show(f"{frames} frames", in_turn(layers, {"x": x_BSD}, options.rounds))
+            targets += show(f"{frames} frames", in_turn(layers, {"x": x_BSD}, options.rounds))
         for kind in ("float32", "int8") if options.int8 else ("float32",):
             encoders = {name: encoder_session(model, folder, kind) for name, model in models.items()}
             print(f"\nEncoder of {options.blocks} blocks with CTC head, {kind}\n")
@@ -86,7 +88,8 @@ def main() -> None:
                 features_BF80 = np.random.default_rng(1).normal(size=(1, frames, 80)).astype(np.float32)
                 feed = {"features": features_BF80, "lengths": np.array([frames])}
                 times = in_turn(encoders, feed, max(3, options.rounds // 2))
-                show(f"{(frames - 3) // 4} frames", times, seconds=frames * SECONDS_PER_FRAME)
+                targets += show(f"{(frames - 3) // 4} frames", times, seconds=frames * SECONDS_PER_FRAME)
+    show_targets(targets, digits=3)
 
 
 def make_models(d_model: int, d_ff: int, blocks: int) -> dict[str, SpeechModel]:
@@ -136,7 +139,10 @@ def in_turn(sessions: Mapping[str, onnxruntime.InferenceSession], feed: Feed, ro
     return times
 
 
-def show(title: str, times: Times, seconds: float | None = None) -> None:
+def show(title: str, times: Times, seconds: float | None = None) -> list[tuple[str, float, float]]:
+    """Print a table; answers what has a target as (what, wanted, measured)."""
+    what = f"ONNX {'layer' if seconds is None else 'encoder'}, {title}"
+    judged = []
     speed = [] if seconds is None else ["real-time factor"]
     head = [title, "ms", "ratio", "of medians", "target", *speed]
     rows = [head, ["---"] * len(head)]
@@ -144,11 +150,14 @@ def show(title: str, times: Times, seconds: float | None = None) -> None:
         target = TARGETS.get(int(name.removeprefix("N = ")) if name != "dense" else 0)
         ratio = min(mine) / min(times["dense"])
         verdict = "" if target is None else f"{target:.2f} {'met' if ratio <= target else 'missed'}"
+        if target is not None:
+            judged.append((f"{what}, {name}, over dense", target, ratio))
         median = float(np.median(mine)) / float(np.median(times["dense"]))
         factor = [] if seconds is None else [f"{min(mine) / seconds:.4f}"]
         rows.append([name, f"{min(mine) * 1e3:.1f}", f"{ratio:.3f}", f"{median:.3f}", verdict, *factor])
     print("\n".join(f"| {' | '.join(row)} |" for row in rows), flush=True)
     print()
+    return judged
 
 
 def processor() -> str:

@@ -1,8 +1,9 @@
 """Every benchmark in turn, then one table of what was wanted and what was measured.
 
-    vad ─> rover ─> batching ─> pipeline ─> memory ──each prints Markdown tables──> picked cells ──> summary
+    vad ─> rover ─> batching ─> pipeline ─> memory ─> moe ─> onnx_speed ─> export_accuracy ─> restore
+      └──each prints Markdown tables──> picked cells ──> summary
 
-    make bench                                 all in full: about 45 minutes on two cores
+    make bench                                 all in full: about an hour on two cores
     python benchmarks/run_all.py --quick       a few minutes, coarser
     python benchmarks/run_all.py --only rover,memory
 
@@ -148,6 +149,34 @@ BENCHMARKS = (
         what="peak memory while the input grows tenfold",
         full=(),
         quick=("--units", "20"),
+        results=own_results,
+    ),
+    Benchmark(
+        name="moe",
+        what="the elastic layer in training against a dense one of equal active FLOPs",
+        full=(),
+        quick=("--frames", "750", "--rounds", "5"),
+        results=own_results,
+    ),
+    Benchmark(
+        name="onnx_speed",
+        what="exported sizes against a dense model of equal active FLOPs, on onnxruntime",
+        full=(),
+        quick=("--rounds", "3", "--blocks", "1"),
+        results=own_results,
+    ),
+    Benchmark(
+        name="export_accuracy",
+        what="error rates of torch, ONNX and ONNX int8",
+        full=(),
+        quick=("--steps", "300"),
+        results=own_results,
+    ),
+    Benchmark(
+        name="restore",
+        what="going on in the middle of a large index",
+        full=(),
+        quick=("--clips", "1000000", "--runs", "3"),
         results=own_results,
     ),
 )
