@@ -108,6 +108,7 @@ def compare(checkpoint: str, data: str, split: str, methods: list[str], beam: in
             methods=methods,
             beam=beam,
             order=order,
+            learnt=loaded.learnt,
             on_recognition=note("torch"),  # type: ignore[arg-type]
         )
     }
@@ -128,6 +129,7 @@ def compare(checkpoint: str, data: str, split: str, methods: list[str], beam: in
             methods=methods,
             beam=beam,
             order=order,  # type: ignore[arg-type]
+            learnt=loaded.learnt,
             on_recognition=note(kind),
         )
     show(results, heard, sizes)

@@ -249,6 +249,7 @@ def _eval(options: argparse.Namespace) -> int:
                 order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
                 beam=options.beam,
                 ctc_weight=options.ctc_weight,
+                learnt=loaded.learnt,
             )
         )
     render(evaluations)
@@ -275,7 +276,7 @@ def _decode(options: argparse.Namespace) -> int:
     loaded = _load(options, options.checkpoint)
     given = dict(pair.partition("=")[::2] for pair in options.given)
     order = loaded.settings.data.task_order or None
-    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given)  # type: ignore[arg-type]
+    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, learnt=loaded.learnt)  # type: ignore[arg-type]
     search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
     group = options.group if options.group is not None else loaded.model.groups[-1]
     loaded.model.routing(group)

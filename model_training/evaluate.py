@@ -8,7 +8,7 @@ Every batch is read once and encoded once per group. An `Evaluation` is plain da
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -176,6 +176,7 @@ def evaluate(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
+    learnt: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
     """Scores of every set at every group (None: all of the model's) and method. Leaves the model in the mode it was in.
@@ -205,6 +206,7 @@ def evaluate(
             order=order,
             beam=beam,
             ctc_weight=ctc_weight,
+            learnt=learnt,
             on_recognition=on_recognition,
         )
     finally:
@@ -224,10 +226,11 @@ def evaluate_scorers(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
+    learnt: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
     """`evaluate` for whatever can score: `make_scorer(batch, group)` encodes one batch, for example with an exported model."""
-    grammar = Grammar(tokenizer, task=task, order=order)
+    grammar = Grammar(tokenizer, task=task, order=order, learnt=learnt)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
     results: list[Result] = []
     unusable: dict[str, list[tuple[str, str]]] = {}

@@ -189,6 +189,7 @@ def _record(
         "vocabulary": pruned.vocabulary,
         "tokenizer": loaded.tokenizer.fingerprint,
         "task_order": data.task_order,
+        "learnt": loaded.learnt,
         "tasks": sorted(task for task, weight in data.tasks.items() if weight),
         "max_frames": data.max_clip_frames,
         "parameters": counts,

@@ -9,6 +9,7 @@ is decoded for that row alone.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -74,6 +75,7 @@ class Row:
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
+_EVENT = re.compile(r"<event:([^\s<>:|]+)>")
 _TEXT = ("clip_id", "label", "recording_id")
 """Columns whose null means empty."""
 
@@ -143,6 +145,17 @@ class Index:
             return np.zeros(0, bool)
         lengths = pc.fill_null(pc.list_value_length(self._table.column("events").take(pa.array(rows))), 0)
         return lengths.to_numpy() > 0
+
+    def labels(self, kind: str) -> set[str]:
+        """The labels that any clip has of a kind: language, age, gender, emotion, or event (written into its text or apart)."""
+        if kind != "event":
+            return set(pc.unique(self._table.column(kind)).drop_null().to_pylist())
+        events = set(pc.unique(pc.list_flatten(self._table.column("events").combine_chunks())).drop_null().to_pylist())
+        texts = self._table.column("label")
+        marked = pc.match_substring(texts.combine_chunks(), "<event:")
+        for text in pc.unique(texts.combine_chunks().filter(marked)).to_pylist():
+            events |= set(_EVENT.findall(text))
+        return events
 
     def clip_ids(self, rows: np.ndarray) -> list[str]:
         """Names of some clips."""

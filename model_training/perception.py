@@ -12,7 +12,7 @@ and the grammar never lets `unk` out. Order and tasks are the scheme's (tokens.p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -154,6 +154,8 @@ class Grammar:
     """Which tokens may follow a prefix that starts with `prompt`. `unk` and blank never may.
 
     `given` fixes attributes that the caller knows, for example {"language": "yue"}: their slot then holds that one label.
+    `learnt` names the labels of each kind that the model was trained on. It answers with no others: an attribute without any is
+    fed as unknown, as it was in training, and comes back as None. None: all labels of the scheme.
     """
 
     def __init__(
@@ -163,11 +165,19 @@ class Grammar:
         task: str = TRANSCRIBE,
         order: Order | None = None,
         given: Mapping[str, str] | None = None,
+        learnt: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Raises UserError for a task, attribute or label outside the scheme."""
+        """Raises UserError for a task, attribute or label outside the scheme, and for a task without a learnt answer."""
         scheme = tokenizer.scheme
         if task not in scheme.tasks:
             raise UserError(f"task {task!r} is not in the scheme: it has {', '.join(scheme.tasks)}")
+        if task != TRANSCRIBE and learnt is not None and not learnt.get(task):
+            raise UserError(f"task {task!r}: the training data had no label of it, so the model has no answer")
+
+        def answers(kind: str) -> list[int]:
+            known = scheme.labels(kind) if learnt is None else learnt.get(kind, ())
+            return [tokenizer.special_id(kind, label) for label in known]
+
         self.prompt = (SOT, tokenizer.special_id("task", task))
         self._text_first = (order or scheme.order) == "text_first"
         self.task = task
@@ -175,7 +185,7 @@ class Grammar:
         """The attributes of an answer, in order."""
         self.head = len(self.prompt) + (0 if self._text_first and task == TRANSCRIBE else len(self.slots))
         """Tokens before the first of content."""
-        self._events = tokenizer.ids_of("event")
+        self._events = answers("event")
         self._end = _mask(len(tokenizer), [EOT])
         self.content = _mask(len(tokenizer), self._events if task in (TRANSCRIBE, "event") else ())
         """(V,) bool: text and events, as far as the task asks for them."""
@@ -183,7 +193,8 @@ class Grammar:
             self.content |= _mask(len(tokenizer), tokenizer.text_ids)
         self.ctc = _mask(len(tokenizer), [0, *tokenizer.text_ids, *self._events])
         """(V,) bool: what CTC may emit, the blank with it."""
-        self._slot_masks = {kind: _mask(len(tokenizer), tokenizer.ids_of(kind)) for kind in self.slots}
+        nobody_knows = {kind: [tokenizer.special_id(kind, None)] for kind in self.slots}
+        self._slot_masks = {kind: _mask(len(tokenizer), answers(kind) or nobody_knows[kind]) for kind in self.slots}
         for kind, label in (given or {}).items():
             ours = scheme.known(kind, label) if kind in ATTRIBUTES else None
             if ours is None:

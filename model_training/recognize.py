@@ -56,6 +56,7 @@ class Recognizer:
         self._model = OnnxModel(self._folder, threads=threads)
         self.tokenizer: Tokenizer = self._folder.tokenizer
         self.config = self._folder.config
+        self.learnt: dict[str, list[str]] | None = self.config.get("learnt")
         # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
         self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
 
@@ -84,7 +85,7 @@ class Recognizer:
         trained: Sequence[str] = self.config["tasks"]
         if task not in trained:
             raise UserError(f"the model was not trained for the task {task!r}: it has {', '.join(trained)}")
-        grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given)
+        grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given, learnt=self.learnt)
         parts: dict[int, list[tuple[Recognition, int]]] = defaultdict(list)
         recordings = 0
 
@@ -171,7 +172,7 @@ def main(options: argparse.Namespace) -> int:
         given[kind] = label
     recognizer = Recognizer(options.folder, threads=options.threads)
     SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
-    Grammar(recognizer.tokenizer, task=options.task, given=given)
+    Grammar(recognizer.tokenizer, task=options.task, given=given, learnt=recognizer.learnt)
     failed = False
     for path in options.audio:
         try:

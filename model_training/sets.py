@@ -40,6 +40,8 @@ class LoadedModel:
     settings: Settings
     path: Path
     step: int
+    learnt: dict[str, list[str]] | None = None
+    """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older checkpoint."""
 
 
 def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
@@ -68,7 +70,7 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
     model = SpeechModel(settings.model, int(found.record["vocabulary"]))
     checkpoints.load_weights(model, weights, found.path)
     cmvn = Cmvn.from_dict(json.loads((found.path / "cmvn.json").read_text(encoding="utf-8")))
-    return LoadedModel(model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step)
+    return LoadedModel(model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step, found.record.get("learnt"))
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from model_training.augment import Augment
 from model_training.batching import BatchPlan, Planner
 from model_training.config import Settings
@@ -22,6 +20,7 @@ from model_training.perception import Targets, build_targets
 from model_training.reading import Batch, Batches, Reader, check_shards, load_noises
 from model_training.team import Team
 from model_training.tokenizer import Tokenizer
+from model_training.tokens import ATTRIBUTES
 from operators.errors import UserError
 
 
@@ -45,9 +44,14 @@ class Source:
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
         self.fingerprint = handoff.fingerprint
-        # Where no clip has an event, nothing else would keep the model from writing some
-        labelled = self.index.has_events(np.arange(len(self.index))).any()
-        self.events = tokenizer.ids_of("event") if labelled else range(0)
+        scheme = tokenizer.scheme
+        self.learnt = {
+            kind: sorted({known for label in self.index.labels(kind) if (known := scheme.known(kind, label)) is not None})
+            for kind in (*ATTRIBUTES, "event")
+        }
+        """The labels that any clip of train has: the model can answer with no others."""
+        self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
+        """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has any."""
 
     def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
         return Batches(

@@ -126,7 +126,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
             batch = next(batches)
             seed_dropout(settings.train.seed, batch.global_batch)
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                accumulate(model, batch, group, settings, source.events, total, monitor)
+                accumulate(model, batch, group, settings, source.open_events, total, monitor)
         gradients = gather(model, group, team, total)
         clips = max(total.clips, 1.0)
         torch._foreach_div_(gradients, clips)
@@ -277,7 +277,7 @@ def dev_numbers(
     for batch in source.dev_batches(settings):
         if batch.clip_ids:
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
-                _, found = run(model, batch, group, settings, source.events)
+                _, found = run(model, batch, group, settings, source.open_events)
             total.add(batch, found, finite(found.total_B), [])
     model.train()
     clips, _, ctc, attention, right, tokens = total.sums.tolist()
@@ -300,6 +300,7 @@ def save(
         "tokenizer": tokenizer.fingerprint,
         "data": source.fingerprint,
         "handoff": source.handoff.uri,
+        "learnt": source.learnt,
     }
     texts = {"tokenizer.json": tokenizer.to_bytes().decode(), "cmvn.json": source.handoff.cmvn_text}
     moments = checkpoints.moments_by_name(model, optimizer)

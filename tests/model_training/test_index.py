@@ -33,7 +33,7 @@ def many_rows(count: int) -> list[Row]:
             size=100 + n,
             frames=200 + n % 2000,
             label_tokens=n % 9,
-            label=f"label {n} 你好",
+            label=f"label {n} 你好" + " <event:cat>" * (n == 5),
             domain=("talk", "news")[n % 2],
             language=(None, "zh")[n % 2],
             gender=("male", None, "female")[n % 3],
@@ -60,6 +60,10 @@ def test_rows_come_back_as_written(tmp_path: Path, count: int) -> None:
     assert [index.domain_names[code] for code in index.domain_codes] == [row.domain for row in rows]
     every = np.arange(count)
     assert index.has_events(every).tolist() == [bool(row.events) for row in rows]
+    for kind in ("language", "age"):
+        assert index.labels(kind) == {getattr(row, kind) for row in rows} - {None}
+    written = {"cat"} if count > 5 else set()
+    assert index.labels("event") == {event for row in rows for event in row.events or ()} | written
     ends: dict[str, int] = {}
     for row in rows:
         ends[row.shard] = max(ends.get(row.shard, 0), row.offset + row.size)

@@ -179,3 +179,22 @@ def test_a_given_attribute_leaves_no_choice() -> None:
     assert np.flatnonzero(grammar.allowed_next(ids)).tolist() == [TOKENIZER.special_id("language", "yue")]
     ids += [TOKENIZER.special_id("language", "yue"), TOKENIZER.special_id("age", "child")]
     assert np.flatnonzero(grammar.allowed_next(ids)).tolist() == [TOKENIZER.special_id("gender", "female")]
+
+
+def test_a_model_answers_with_labels_that_it_was_trained_on_and_with_no_others() -> None:
+    learnt = {"language": ["zh", "yue"], "age": [], "gender": ["female"], "emotion": [], "event": ["dog"]}
+    grammar = Grammar(TOKENIZER, learnt=learnt)
+    ids, slots = list(grammar.prompt), []
+    for _ in grammar.slots:
+        slots.append(np.flatnonzero(grammar.allowed_next(ids)).tolist())
+        ids.append(slots[-1][0])
+    special = TOKENIZER.special_id
+    wanted = [["zh", "yue"], [None], ["female"], [None]]
+    assert slots == [[special(kind, label) for label in labels] for kind, labels in zip(grammar.slots, wanted, strict=True)]
+    events = TOKENIZER.ids_of("event")
+    for mask in (grammar.ctc, grammar.allowed_next(ids)):
+        assert np.flatnonzero(mask[events.start : events.stop]).tolist() == [special("event", "dog") - events.start]
+    found = parse(ids, TOKENIZER)
+    assert (found.language, found.age, found.gender, found.emotion) == ("zh", None, "female", None)
+    with pytest.raises(UserError, match="no label"):
+        Grammar(TOKENIZER, task="age", learnt=learnt)
