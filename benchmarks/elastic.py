@@ -165,7 +165,8 @@ def perception(handoff: Path, work: Path, options: argparse.Namespace) -> None:
     together = evaluate(handoff, joint / "test", joint)
     rows = []
     for task in TASKS:
-        run = train(handoff, work / f"only-{task}", options, f"data.tasks={{{task}: 1.0}}", "loss.ctc_weight=0.0")
+        single = [f"data.tasks={{transcribe: 0.0, {task}: 1.0}}", "loss.ctc_weight=0.0"]
+        run = train(handoff, work / f"only-{task}", options, *single)
         alone = evaluate(handoff, run / "test", run, "--task", task, "--methods", "attention")
         rows.append((task, _share(together, task, "attention_rescoring"), _share(alone, task, "attention")))
     render([together])

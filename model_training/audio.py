@@ -25,6 +25,7 @@ REASONS = (
     "length_differs",
     "label_too_long",
     "empty_label",
+    "unknown_token",
     "duplicate",
 )
 """Why a clip cannot be trained on; the closed list of the bad-sample ledger."""

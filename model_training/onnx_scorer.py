@@ -43,6 +43,9 @@ class ExportFolder:
         path = Path(folder)
         if not path.is_dir():
             raise UserError(f"no folder {path}: give one that 'python -m model_training export' wrote")
+        sizes = sorted(one.parent.name for one in path.glob(f"*/{CONFIG}"))
+        if sizes and not (path / CONFIG).exists():
+            raise UserError(f"{path} holds several exports: give one of them, for example {path / sizes[0]}")
         config = _read_json(path / CONFIG)
         if config.get("schema_version") != SCHEMA_VERSION:
             raise UserError(f"{path} is an export of another version ({config.get('schema_version')}): export it again")

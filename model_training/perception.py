@@ -79,7 +79,7 @@ class Recognition:
 
 
 def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, order: Order | None = None) -> Targets:
-    """The ids to train on. `order` None is the scheme's. A label outside the scheme counts as unknown (`unknown_labels`).
+    """The ids to train on. `order` None is the scheme's. A label outside the scheme counts as unknown.
 
     Events without a place in the text follow it. Where the transcript is unknown (no text, and events not known either)
     the end of the answer is no target, so the model does not learn that such clips are silent.
@@ -126,14 +126,6 @@ def trainable_tasks(row: Labels, tokenizer: Tokenizer) -> tuple[str, ...]:
         for task in tokenizer.scheme.tasks
         if any(target != NO_TARGET for target in build_targets(row, tokenizer, task=task).targets)
     )
-
-
-def unknown_labels(row: Labels, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """What the clip's labels say that the vocabulary cannot: `language=fr`, `event=toaster`, `text=龘`, for a ledger."""
-    scheme = tokenizer.scheme
-    named = [(kind, getattr(row, kind)) for kind in ATTRIBUTES] + [("event", event) for event in row.events or ()]
-    outside = [f"{kind}={label}" for kind, label in named if label and scheme.known(kind, label) is None]
-    return (*outside, *(f"text={character}" for character in tokenizer.unknown(row.label or "")))
 
 
 def parse(ids: Iterable[int], tokenizer: Tokenizer, score: float | None = None) -> Recognition:

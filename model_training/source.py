@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from model_training.audio import BadSample
 from model_training.augment import Augment
 from model_training.batching import BatchPlan, Planner
 from model_training.config import Settings
@@ -50,6 +51,10 @@ class Source:
             for kind in (*ATTRIBUTES, "event")
         }
         """The labels that any clip of train has: the model can answer with no others."""
+        self.foreign = sorted(
+            f"{kind}={label}" for kind in self.learnt for label in self.index.labels(kind) if scheme.known(kind, label) is None
+        )
+        """Labels outside the scheme, which count as unknown."""
         self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
         """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has any."""
 
@@ -90,7 +95,10 @@ class Source:
 
 @dataclass(frozen=True)
 class TaskTargets:
-    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch."""
+    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch.
+
+    Raises BadSample for a label that the tokenizer cannot spell: learning it with a gap would teach to leave words out.
+    """
 
     tokenizer: Tokenizer
     task: str
@@ -104,6 +112,9 @@ class TaskTargets:
                 for kind in ("language", "age", "gender", "emotion")
             }
             row = replace(row, **kept)
+        unknown = self.tokenizer.unknown(row.label)
+        if unknown:
+            raise BadSample(row.clip_id, "unknown_token", f"the tokenizer has no unit for {' '.join(unknown)}")
         return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]
 
     @staticmethod

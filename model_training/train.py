@@ -105,6 +105,8 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
         step = found.step
     monitor = Monitor(folder, settings.train, step, quiet=not team.leads)
     monitor.say(opening(model, source, settings, team, device, autocast, found))
+    if source.foreign:
+        monitor.say(f"labels outside the tokenizer's scheme, which teach nothing: {', '.join(source.foreign)}")
     if not team.same(step, device):
         raise UserError(f"the workers found different checkpoints in {folder}: give --out a folder that all of them share")
     if team.leads:

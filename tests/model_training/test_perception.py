@@ -15,7 +15,6 @@ from model_training.perception import (
     build_targets,
     parse,
     trainable_tasks,
-    unknown_labels,
 )
 from model_training.tokenizer import Tokenizer
 from model_training.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
@@ -61,7 +60,6 @@ def test_an_unknown_attribute_is_fed_as_unk_and_never_a_target() -> None:
     targets = build_targets(Clip(age=None, emotion="bored"), TOKENIZER)
     assert spelt(targets.inputs[2:6]) == ["<lang:zh>", "<age:unk>", "<gender:female>", "<emotion:unk>"]
     assert spelt(targets.targets[1:5]) == ["<lang:zh>", "-", "<gender:female>", "-"]
-    assert unknown_labels(Clip(age=None, emotion="bored", label="龘"), TOKENIZER) == ("emotion=bored", "text=龘")
 
 
 def test_an_unknown_character_is_no_target_either() -> None:

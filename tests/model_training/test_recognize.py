@@ -193,6 +193,8 @@ def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, check
         recognizer.recognize([speech(1.0)], method="best")
     with pytest.raises(UserError, match="no folder"):
         Recognizer(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=f"several exports: give one of them, for example .*{folder.name}"):
+        Recognizer(folder.parent)
     with pytest.raises(UserError, match="is it a folder that export wrote"):
         Recognizer(tmp_path)
     (torch_export,) = export(checkpoint, 3, "safetensors", tmp_path / "torch", measure=False)

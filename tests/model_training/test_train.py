@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from safetensors.torch import load_file
 from model_training import checkpoint as checkpoints
 from model_training import config
 from model_training.__main__ import main
+from model_training.index import Index, write_index
 from model_training.optimizer import draw_group, learning_rate, make_optimizer
 from model_training.train import train
 from operators.errors import UserError
@@ -218,6 +220,20 @@ def test_a_batch_without_usable_clips_stops_nobody(handoff: Path, tmp_path: Path
     named = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
     assert {record["clip_id"] for record in named} == {row.clip_id for row in rows[:-4]}
     assert all(record["reason"] and record["detail"] for record in named)
+
+
+def test_labels_that_the_vocabulary_lacks_are_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make_handoff(tmp_path / "handoff")
+    index = Index.open(str(folder / "train.arrow"))
+    rows = [index.row(number) for number in range(64)]
+    rows[3] = replace(rows[3], label=rows[3].label + "龘")
+    rows[5] = replace(rows[5], emotion="bored")
+    write_index(folder / "train.arrow", rows)
+    train(str(folder), tmp_path / "run", config.load(None, [*SMALL, "train.max_steps=8"]))
+    named = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+    assert [(bad["clip_id"], bad["reason"]) for bad in named] == [(rows[3].clip_id, "unknown_token")]
+    assert "龘" in named[0]["detail"]
+    assert "emotion=bored" in capfd.readouterr().err
 
 
 def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
