@@ -126,7 +126,8 @@ def train(handoff: Path, run: Path, options: argparse.Namespace, *settings: str)
     fixed = [f"train.max_steps={options.steps}", f"train.threads={options.threads}", "train.checkpoint_steps=200"]
     # One micro-batch of two minutes: many short steps, which is what a tiny model needs
     fixed += ["train.eval_steps=100000", "train.keep_checkpoints=3", "train.tensorboard=false", "data.max_frames=12000"]
-    fixed += [f"optimizer.learning_rate={options.rate}", "optimizer.schedule=cosine", "train.log_steps=50"]
+    fixed += ["optimizer.name=muon", f"optimizer.learning_rate={options.rate}", "optimizer.warmup_steps=50"]
+    fixed += ["optimizer.schedule=cosine", "train.log_steps=50"]
     subprocess.run([*command, *fixed, *settings], check=True)
     return run
 
@@ -199,8 +200,8 @@ def main() -> None:
     parser.add_argument("--crawl", type=Path, required=True)
     parser.add_argument("--experiment", choices=sorted(DOMAINS), default="elastic")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--rate", type=float, default=0.002)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     handoff = prepare(options.crawl, options.work, DOMAINS[options.experiment])

@@ -17,6 +17,7 @@ from model_training.model import Outputs
 
 IGNORE = -1
 BLANK = 0
+CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
 
 
 @dataclass
@@ -51,7 +52,7 @@ def losses(
         return ctc_loss(without(logits_BSV, open_B1V), outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
 
     def attention(logits_BLV: Tensor) -> Tensor:
-        return attention_loss(without(logits_BLV, open_B1V), targets_BL, loss.label_smoothing)
+        return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V)
 
     ctc_B = ctc(outputs.ctc_logits_BSV)
     attention_B = attention(outputs.logits_BLV)
@@ -67,8 +68,8 @@ def losses(
 
 
 def without(logits: Tensor, open_B1V: Tensor | None) -> Tensor:
-    """Logits with minus infinity for the tokens left out."""
-    return logits if open_B1V is None else logits.masked_fill(open_B1V, -torch.inf)
+    """Logits, in float32, with next to no probability for the tokens left out."""
+    return logits.float() if open_B1V is None else logits.float().masked_fill(open_B1V, CLOSED)
 
 
 def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
@@ -77,19 +78,20 @@ def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_l
     return F.ctc_loss(log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="none")
 
 
-def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float) -> Tensor:
+def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float, open_B1V: Tensor | None = None) -> Tensor:
     """Cross-entropy per clip (B,), summed over its tokens, float32.
 
-    Label smoothing spreads over the vocabulary, tokens with a logit of minus infinity not included.
+    Label smoothing spreads over the vocabulary without the tokens left out.
     """
-    log_probs_BLV = logits_BLV.float().log_softmax(-1)
-    counted_BL = targets_BL != IGNORE
+    log_probs_BLV = without(logits_BLV, open_B1V).log_softmax(-1)
     loss_BL = -log_probs_BLV.gather(-1, targets_BL.clamp(min=0).unsqueeze(-1)).squeeze(-1)
     if smoothing:
-        out_BLV = log_probs_BLV == -torch.inf
-        spread_BL = -log_probs_BLV.masked_fill(out_BLV, 0).sum(-1) / (~out_BLV).sum(-1)
+        if open_B1V is None:
+            spread_BL = -log_probs_BLV.mean(-1)
+        else:
+            spread_BL = -log_probs_BLV.masked_fill(open_B1V, 0).sum(-1) / (~open_B1V).sum(-1)
         loss_BL = (1 - smoothing) * loss_BL + smoothing * spread_BL
-    return loss_BL.masked_fill(~counted_BL, 0).sum(1)
+    return loss_BL.masked_fill(targets_BL == IGNORE, 0).sum(1)
 
 
 def finite(losses_B: Tensor) -> Tensor:
