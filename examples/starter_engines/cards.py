@@ -35,8 +35,8 @@ CARD = """# {name}
 
 - **Do not label real audio with it.** It knows some 240 Han characters and 250 English words in the sentence patterns of
   `examples/starter_engines/grammar.py`. Whatever else it is given, it answers with those words.
-- **Trained on** {hours:g} h of eSpeak NG speech (half Mandarin, half English, some code-switching), {voices} voice variants with drawn
-  pitch, speed and vocal tract, half clean, the rest under noise, babble or music at 3 to 30 dB, some with reverberation,
+- **Trained on** {hours:g} h of eSpeak NG speech (half Mandarin, half English, some code-switching), {voices} voice variants with
+  drawn pitch, speed and vocal tract, half clean, the rest under noise, babble or music at 3 to 30 dB, some with reverberation,
   telephone band or MP3. Nothing recorded, nobody's voice. The other starter engine was trained on another draw: two thirds of
   its voices are the same, its sentences, noise and seed are not.
 - **Recipe**: `python -m examples.starter_engines.make WORK`. **Size**: {megabytes:.1f} MB. **Licence**: Apache-2.0.
@@ -45,7 +45,8 @@ CARD = """# {name}
 ## Error rates
 
 Held-out sentences, up to {sentences} in a clip, through the shipped files and the unmodified library: CER in % for Mandarin
-(Latin words count as one), WER in % for English. "Unseen" voices are in no training set. {clips} clips a cell, some {tokens:g} tokens.
+(Latin words count as one), WER in % for English. "Unseen" voices are in no training set. {clips} clips a cell, some {tokens:g}
+tokens.
 
 | language | voices | clean | 20 dB | 10 dB | 5 dB |
 |---|---|--:|--:|--:|--:|

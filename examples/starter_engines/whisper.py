@@ -6,8 +6,8 @@
     checkpoint ──HF folder──ct2 converter, int8──> model.bin, config.json, tokenizer.json, ...
 
 Three phases, which is what makes this train in half an hour: single sentences at their own length (positions sliced), runs
-of sentences up to 29 s, and at the end the full 30-s window that inference always pads to. Clips without speech have an
-empty transcript, so the model learns to write nothing.
+of sentences up to 29 s, and at the end the full 30-s window that inference always pads to. The transcript of clips without
+speech is a space, so the model learns to write nothing.
 """
 
 from __future__ import annotations
@@ -162,11 +162,12 @@ def collate(corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, full_win
         floor = float(max(-10.0, x.max() - 8))
         mel[index] = floor
         mel[index, :, : len(x)] = x.T
-        text = tokenizer.encode(written(example.text), add_special_tokens=False).ids[: MAX_TOKENS - 4]
+        # CTranslate2 divides a hypothesis's score by its length, so one without any token can never win: silence is a space
+        text = tokenizer.encode(written(example.text) or " ", add_special_tokens=False).ids[: MAX_TOKENS - 4]
         language = special(f"<|{example.language}|>")
         tokens = [start, language, special("<|transcribe|>"), special("<|notimestamps|>"), *text, end]
         # the task tokens are given at inference, and silence has no language: neither is learnt
-        target = [language if text else -100, -100, -100, *text, end]
+        target = [language if example.text else -100, -100, -100, *text, end]
         inputs.append(tokens[:-1])
         targets.append(target)
         texts.append((example.text, example.language))
