@@ -17,6 +17,10 @@ from operators.errors import UserError
 if TYPE_CHECKING:
     from model_training.sets import LoadedModel
 
+# OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the machine: with
+# two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 DESCRIPTION = """\
 Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events, trained
 once, exported at several sizes."""
