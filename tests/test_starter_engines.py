@@ -235,7 +235,7 @@ def error_rate(clips: list[tuple[str, str, np.ndarray]], heard: list[str], langu
 
 
 CLEAN_LIMIT = 0.12
-"""what the cards say of clean speech (up to 0.05) with room for a sample of ten sentences; a wrong front end gives 0.9 and more"""
+"""what the cards say of clean speech (up to 0.05), with room for a sample of ten sentences; a wrong front end gives 0.9"""
 
 
 def test_the_shipped_whisper_hears_the_demo_crawl(clips: list[tuple[str, str, np.ndarray]]) -> None:
