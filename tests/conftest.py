@@ -12,8 +12,20 @@ import pytest
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("PYANNOTE_METRICS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Two test processes share the cores: threads that spin while they wait would stop each other.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CLUSTERS = ("test_curate", "test_dying_workers", "test_end_to_end", "test_job_submit", "test_kills", "test_ray", "test_s3_run")
+"""Files that start Ray and kill it: one after the other, while a second process runs all other files."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stays in one process of `make test` (pytest-xdist): a file, or all files with clusters, which come first."""
+    for item in items:
+        one_by_one = item.path.stem in CLUSTERS or item.path.parent.name == "deploy"
+        item.add_marker(pytest.mark.xdist_group("clusters" if one_by_one else str(item.path)))
+    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("clusters",))  # type: ignore[union-attr]
 
 
 @pytest.fixture(scope="session")

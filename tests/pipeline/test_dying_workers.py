@@ -94,7 +94,7 @@ def refuse(items: list[int]) -> list[int]:
 def test_a_users_mistake_met_on_a_node_is_one_line_here() -> None:
     import ray
 
-    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
         assert list(scatter(refuse, [0, 1, 2], chunk=2)) == [[0, 1], [2]]
         with pytest.raises(UserError) as caught:
