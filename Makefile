@@ -24,7 +24,12 @@ demo: setup
 	$(BIN)/python examples/demo.py
 
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	@mkdir -p build; \
+	$(BIN)/python -m pytest -m 'clusters and not soak' >build/clusters.log 2>&1 & clusters=$$!; \
+	trap "kill $$clusters" INT TERM; \
+	$(BIN)/python -m pytest -m 'not clusters and not soak'; others=$$?; \
+	echo "waiting for the tests with clusters (build/clusters.log)"; wait $$clusters; result=$$?; \
+	cat build/clusters.log; exit $$((others | result))
 
 check: setup
 	$(BIN)/ruff check .

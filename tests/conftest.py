@@ -17,15 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTERS = ("test_curate", "test_dying_workers", "test_end_to_end", "test_job_submit", "test_kills", "test_ray", "test_s3_run")
-"""Files that start Ray and kill it: one after the other, while a second process runs all other files."""
+"""Files that start Ray and kill it: `make test` runs them one after the other, and all others beside them."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What stays in one process of `make test` (pytest-xdist): a file, or all files with clusters, which come first."""
-    for item in items:
-        one_by_one = item.path.stem in CLUSTERS or item.path.parent.name == "deploy"
-        item.add_marker(pytest.mark.xdist_group("clusters" if one_by_one else str(item.path)))
-    items.sort(key=lambda item: item.get_closest_marker("xdist_group").args != ("clusters",))  # type: ignore[union-attr]
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.stem in CLUSTERS or item.path.parent.name == "deploy":
+        item.add_marker(pytest.mark.clusters)
 
 
 @pytest.fixture(scope="session")
