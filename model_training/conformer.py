@@ -40,7 +40,8 @@ class Subsampling(nn.Module):
         self.out = nn.Linear(d_model * (((BINS - 1) // 2 - 1) // 2), d_model)
 
     def forward(self, features_BF80: Tensor) -> Tensor:
-        x_BDSW = self.convolutions(features_BF80.unsqueeze(1))
+        # These strides mean channels last: otherwise a CPU spends half of the convolutions' time on laying their inputs out anew
+        x_BDSW = self.convolutions(features_BF80.unsqueeze(-1).permute(0, 3, 1, 2))
         return self.out(x_BDSW.transpose(1, 2).flatten(2))
 
 
