@@ -147,7 +147,7 @@ def train(handoff: Path, runs: dict[Path, list[str]], options: argparse.Namespac
 
 def evaluate(handoff: Path, out: Path, run: Path, *more: str) -> Any:
     command = [sys.executable, "-m", "model_training", "eval", str(run), "--data", str(handoff), "--out", str(out)]
-    subprocess.run([*command, "--beam", "5", *more], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*command, "--beam", "5", "--threads", "1", *more], check=True, stdout=subprocess.DEVNULL)
     return from_json((out / "eval.json").read_bytes())
 
 
@@ -159,9 +159,11 @@ def elastic(handoff: Path, work: Path, options: argparse.Namespace) -> None:
         for group in GROUPS:
             runs[work / f"n{group}-{seed}"] = [f"train.seed={seed}", f"model.moe.experts=[{group}]", "model.moe.expert_width=96"]
     train(handoff, runs, options)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        evaluations = dict(zip(runs, pool.map(lambda run: evaluate(handoff, run / "test", run), runs)))
     for seed in range(options.seeds):
         names = {"eMoE": f"emoe-{seed}"} | {f"N={group}": f"n{group}-{seed}" for group in GROUPS}
-        found = {name: evaluate(handoff, work / run / "test", work / run) for name, run in names.items()}
+        found = {name: evaluations[work / run] for name, run in names.items()}
         render(list(found.values()))
         print(f"\nseed {seed}: error rate (%), all test sets, attention rescoring\n")
         print("| size | eMoE | trained alone | relative |\n|---|--:|--:|--:|")

@@ -59,6 +59,39 @@ def timed(layers: dict[str, tuple[nn.Module, int]], x: Tensor, *, train: bool, r
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+def floor(d_model: int, d_ff: int, frames: int, *, train: bool, rounds: int, dtype: torch.dtype, device: torch.device) -> float:
+    """What the matrix products alone cost at S=1, N=15, K=3 when loads are even, over those of the dense layer: no implementation
+    that calls one product per expert comes below."""
+    width, rows = d_ff // 2, frames * 3 // 15
+
+    def block(rows: int, hidden: int) -> Callable[[], None]:
+        shapes = ((rows, d_model), (hidden, d_model), (rows, hidden))
+        x_RD, w_HD, h_RH = (torch.randn(shape, dtype=dtype, device=device) for shape in shapes)
+        dw_HD = torch.empty_like(w_HD)
+
+        def products() -> None:
+            _, _ = x_RD @ w_HD.t(), h_RH @ w_HD
+            if train:  # the gradients of both inputs and of both weights
+                _, _ = h_RH @ w_HD, x_RD @ w_HD.t()
+                torch.mm(h_RH.t(), x_RD, out=dw_HD)
+                torch.mm(h_RH.t(), x_RD, out=dw_HD)
+
+        return products
+
+    split = [block(frames, width)] + [block(rows, width) for _ in range(15)]
+    whole = block(frames, 4 * width)
+    times: dict[str, list[float]] = {"split": [], "whole": []}
+    for _ in range(rounds + 2):
+        for name, parts in (("whole", [whole]), ("split", split)):
+            began = time.perf_counter()
+            for part in parts:
+                part()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            times[name].append(time.perf_counter() - began)
+    return statistics.median(times["split"][2:]) / statistics.median(times["whole"][2:])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--d-model", type=int, default=512)
@@ -96,6 +129,9 @@ def main() -> None:
             print(f"| {frames} frames, {kind} | ms | over dense |\n|---|--:|--:|")
             for name, seconds in found.items():
                 print(f"| {name} | {1000 * seconds:.1f} | {seconds / base:.2f} |")
+            dtype = torch.bfloat16 if options.bf16 else torch.float32
+            bare = floor(D, H, frames, train=train, rounds=options.rounds, dtype=dtype, device=device)
+            print(f"| floor: the products of N=15 alone, even loads | | {bare:.2f} |")
             routed, loop = found["eMoE N=15"], found["eMoE N=15, loop over experts with masks"]
             print()
             gains.append((f"loop over experts with masks / routed, {frames} frames, {kind}", 2.0, loop / routed))

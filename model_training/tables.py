@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
@@ -84,24 +85,52 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Prints the tables; names and numbers are cut on no terminal."""
+    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow below."""
     console = console or Console()
     for table in make_tables(evaluations):
-        shown = RichTable(
-            title=Text(table.title), title_justify="left", caption=Text(table.note), caption_justify="left"
-        )
-        shown.add_column(Text(table.header), overflow="fold")
-        for column in table.columns:
-            shown.add_column(Text(column), justify="right", overflow="fold")
-        for row in table.rows:
-            cells = [
-                Text(cell.text) if not cell.detail else Text.assemble(cell.text, "\n", (cell.detail, "dim"))
-                for cell in row.cells
-            ]
-            shown.add_row(Text(row.name), *cells, style="bold" if row.is_total else "")
-        console.print(shown)
+        blocks = _side_by_side(table, console.width)
+        for block in blocks:
+            shown = RichTable(title_justify="left", caption_justify="left")
+            shown.title = Text(table.title) if block is blocks[0] else None
+            shown.caption = Text(table.note) if block is blocks[-1] else None
+            names, *widths = block.values()
+            shown.add_column(Text(table.header), overflow="fold", width=names)
+            columns = list(block)[1:]
+            for column, width in zip(columns, widths):
+                shown.add_column(Text(table.columns[column]), justify="right", overflow="fold", width=width)
+            for row in table.rows:
+                cells = [
+                    Text(cell.text) if not cell.detail else Text.assemble(cell.text, "\n", (cell.detail, "dim"))
+                    for cell in (row.cells[column] for column in columns)
+                ]
+                shown.add_row(Text(row.name), *cells, style="bold" if row.is_total else "")
+            console.print(shown)
     for line in _unusable(evaluations):
         console.print(Text(line))
+
+
+def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
+    """For each block its columns and their widths, the names' (-1) first: no word breaks, and borders included no block is wider
+    than `width`, unless names and one column alone are."""
+    texts = {-1: [table.header, *(row.name for row in table.rows)]}
+    for column, heading in enumerate(table.columns):
+        texts[column] = [heading, *(text for row in table.rows for text in row.cells[column])]
+    words = {column: [word for text in of for word in text.replace(", ", ",.").split()] for column, of in texts.items()}
+    least = {column: max(map(cell_len, of)) for column, of in words.items()}  # an interval is one word
+    border = 3
+    blocks: list[list[int]] = []
+    room = 0
+    for column in range(len(table.columns)):
+        if least[column] + border > room:
+            blocks.append([-1])
+            room = width - 1 - least[-1] - border
+        blocks[-1].append(column)
+        room -= least[column] + border
+    sized = []
+    for block in blocks:
+        spare = max(0, width - 1 - sum(least[column] + border for column in block)) // len(block)
+        sized.append({column: min(max(map(cell_len, texts[column])), least[column] + spare) for column in block})
+    return sized
 
 
 def to_json(evaluation: Evaluation) -> bytes:

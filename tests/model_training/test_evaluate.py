@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -247,6 +248,17 @@ def test_the_terminal_shows_every_number(width: int) -> None:
     render([run(methods=["attention"])], Console(file=out, width=width))
     for text in ("N=3", "N=7", "20.00", "22.22", "0.800", "second: 1 clip could not be used and is in no number"):
         assert text in out.getvalue()
+
+
+def test_tables_too_wide_for_the_terminal_go_on_below_and_break_no_word() -> None:
+    out = io.StringIO()
+    evaluations = [replace(run(methods=["ctc_greedy", "attention"]), model=f"model-{number}") for number in range(4)]
+    render(evaluations, Console(file=out, width=60))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 60
+    words = {word for line in lines for word in re.split(r"[\s│┃]+", line)}
+    assert {"Language", "attention", "ctc_greedy", *(f"model-{number}" for number in range(4))} <= words
+    assert sum(line.strip() == "Error rate, %" for line in lines) == 1
 
 
 def test_the_page_is_self_contained_and_escapes_names() -> None:
