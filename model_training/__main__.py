@@ -196,10 +196,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(options)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"touchasp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("\ntouchasp: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
 
 
@@ -225,6 +225,9 @@ def _load(options: argparse.Namespace, path: str) -> LoadedModel:
     from model_training.sets import load_model
     from model_training.train import pick_device
 
+    for name, value, least in (("--threads", options.threads, 0), ("--average", options.average, 1)):
+        if value < least:
+            raise UserError(f"{name} {value}: must be at least {least}")
     if options.threads:
         torch.set_num_threads(options.threads)
     return load_model(path, average=options.average, ema=options.ema, device=str(pick_device(options.device)))
@@ -301,7 +304,7 @@ def _decode(options: argparse.Namespace) -> int:
                 record = {key: getattr(recognition, key) for key in ("text", "language", "age", "gender", "emotion", "events")}
                 label = {} if options.files else {"label": row.label}
                 print(json.dumps({"clip": row.clip_id, **record, **label}, ensure_ascii=False), flush=True)
-    return 1 if unusable and options.files else 0
+    return 2 if unusable and options.files else 0
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:

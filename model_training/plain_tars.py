@@ -73,7 +73,6 @@ def index_from_tars(
     settings, storage = settings or IndexSettings(), storage or Storage()
     if not uris:
         raise UserError("no tar to index: name at least one")
-    out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     sums, seen, bad = MelSums(), set[str](), list[BadSample]()
     for uri in uris:
@@ -94,6 +93,7 @@ def index_from_tars(
         raise UserError(
             f"none of the {len(bad) + len(seen)} samples can be trained on: see the samples' form in the docs"
         )
+    out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
     _write(out / "cmvn.json", json.dumps(Cmvn.of(sums).to_dict(sums.frames)))

@@ -180,7 +180,7 @@ def main(options: argparse.Namespace) -> int:
                 [path], method=options.method, beam=options.beam, task=options.task, given=given
             )
         except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"touchasp: {error}", file=sys.stderr)
             failed = True
             continue
         print(_json_line(path, found) if options.json else _line(path, found), flush=True)

@@ -65,6 +65,8 @@ class SearchSettings:
             raise UserError(f"unknown decoding method {self.method!r}: choose from {', '.join(METHODS)}")
         if self.beam < 1:
             raise UserError(f"beam must be at least 1, not {self.beam}")
+        if not 0 <= self.ctc_weight <= 1:
+            raise UserError(f"the weight of CTC must lie between 0 and 1, not at {self.ctc_weight:g}")
 
 
 def decode_batch(

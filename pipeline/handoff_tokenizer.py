@@ -35,7 +35,7 @@ def build_tokenizer(
     done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"the tokenizer cannot be built: {lines[-1].removeprefix('error: ')}")
+        raise UserError(f"the tokenizer cannot be built: {lines[-1].removeprefix('touchasp: ')}")
 
 
 def _earlier(ready: str, s3: S3Settings) -> bytes:

@@ -83,7 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
             prepare(options.work, engine, options.hours, options.manifest, options.dev_manifest)
             print(export(train(options.work, engine), engine, options.out), flush=True)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"touchasp: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -94,7 +94,7 @@ def test_decode_names_files_it_cannot_read_and_goes_on(run: Path, tmp_path: Path
     good, bad = tmp_path / "good.flac", tmp_path / "bad.flac"
     good.write_bytes(encoded(beeps("abc", 1, np.random.default_rng(0))))
     bad.write_bytes(b"fLaC" + bytes(500))
-    assert main(["decode", str(run), str(bad), str(good), "--given", "language=en"]) == 1
+    assert main(["decode", str(run), str(bad), str(good), "--given", "language=en"]) == 2
     out, err = capsys.readouterr()
     (line,) = out.splitlines()
     assert json.loads(line)["clip"] == str(good)
@@ -139,15 +139,29 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["decode", "{run}", "nowhere.wav"], ["nowhere.wav"]),
         (["decode", "{run}", "{handoff}/handoff.json", "--given", "language=klingon"], ["klingon"]),
         (["decode", "{run}", "--data", "{handoff}", "--average", "9"], ["--average 9", "2 checkpoints"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--average", "0"], ["--average 0", "at least 1"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--threads", "-1"], ["--threads -1", "at least 0"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--device", "tpu"], ["tpu", "cpu"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ctc-weight", "7"], ["CTC", "7"]),
+        (["train", "--data", "{handoff}", "--out", "{handoff}/handoff.json", *SMALL], ["handoff.json", "--out"]),
         (["inspect"], ["give a checkpoint"]),
         (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),
         (["index", "nowhere.tar", "--out", "x"], ["nowhere.tar"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    handoff: Path, run: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
+    handoff: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    words: list[str],
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     assert main([a.format(run=run, handoff=handoff) for a in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1
+    assert error[0].startswith("touchasp: ")
+    assert not list(tmp_path.iterdir())
     assert all(word in error[0] for word in words), error
