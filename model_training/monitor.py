@@ -71,6 +71,9 @@ class Monitor:
             print(line, file=sys.stderr, flush=True)
 
     def dev(self, step: int, group: int, numbers: dict[str, float]) -> None:
+        if not numbers["clips"]:  # then there is no loss, and 0 would look like a perfect one
+            self.say(f"step {step}  dev N={group}: no clip of dev can be used; {self._folder / 'bad_samples.jsonl'} says why")
+            return
         self._log({"step": step, "group": group, **{f"dev_{key}": value for key, value in numbers.items()}})
         self.say(f"step {step}  dev N={group}: loss {numbers['loss']:.3f}, right {100 * numbers['accuracy']:.1f}%")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from model_training.audio import BadSample
 from model_training.augment import Augment
-from model_training.batching import BatchPlan, Planner
+from model_training.batching import BatchPlan, Planner, Unusable
 from model_training.config import Settings
 from model_training.handoff import Handoff
 from model_training.index import Row
@@ -58,6 +58,12 @@ class Source:
         self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
         """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has any."""
 
+    def unusable(self) -> Iterator[Unusable]:
+        """Clips of train and dev that are in no batch: too long or too short for the settings, or for their labels."""
+        for planner in (self.planner, self.dev_planner):
+            if planner is not None:
+                yield from planner.unusable()
+
     def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
         return Batches(
             self.index,
@@ -74,13 +80,19 @@ class Source:
             on_bad=monitor.bad_sample,
         )
 
-    def dev_batches(self, settings: Settings) -> Iterator[Batch]:
+    def dev_batches(self, settings: Settings, monitor: Monitor) -> Iterator[Batch]:
         """About `eval_clips` clips of dev, the same each time, as they are."""
         if self.dev is None or self.dev_planner is None:
             return
         last = self.dev_planner.batches_per_epoch(0)
         batches = Batches(
-            self.dev, self.dev_planner, self.reader, self.targets("transcribe", settings), self.cmvn, last_global_batch=last
+            self.dev,
+            self.dev_planner,
+            self.reader,
+            self.targets("transcribe", settings),
+            self.cmvn,
+            last_global_batch=last,
+            on_bad=monitor.bad_sample,
         )
         seen = 0
         for batch in batches:

@@ -93,7 +93,10 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
 
     # 3. Go on from the newest checkpoint
     folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to") from None
     step = 0
     found = checkpoints.latest(folder)
     if found is not None:
@@ -112,7 +115,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     if team.leads:
         for place in checkpoints.set_aside(folder, after=step):
             monitor.say(f"damaged, so not gone on from: {place}")
-        for unusable in source.planner.unusable():
+        for unusable in source.unusable():
             monitor.bad_sample(unusable.clip_id, unusable.reason, unusable.detail)
 
     # 4. Steps
@@ -162,7 +165,7 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
         out_of_time = team.any(_minutes(began) >= settings.train.max_minutes > 0, device)
         if (step % settings.train.eval_steps == 0 or last) and team.leads:
             for number in model.groups if source.dev_planner is not None else ():
-                monitor.dev(step, number, dev_numbers(model, source, number, settings, device, autocast))
+                monitor.dev(step, number, dev_numbers(model, source, number, settings, device, autocast, monitor))
         if step % settings.train.checkpoint_steps == 0 or last or out_of_time:
             if team.leads:
                 monitor.plot()
@@ -271,12 +274,18 @@ def gather(model: SpeechModel, group: int, team: Team, total: Totals) -> list[Te
 
 @torch.inference_mode()
 def dev_numbers(
-    model: SpeechModel, source: Source, group: int, settings: Settings, device: torch.device, autocast: torch.dtype | None
+    model: SpeechModel,
+    source: Source,
+    group: int,
+    settings: Settings,
+    device: torch.device,
+    autocast: torch.dtype | None,
+    monitor: Monitor,
 ) -> dict[str, float]:
     """Loss per clip and teacher-forced accuracy on dev."""
     model.eval()
     total = Totals(device)
-    for batch in source.dev_batches(settings):
+    for batch in source.dev_batches(settings, monitor):
         if batch.clip_ids:
             with torch.autocast(device.type, autocast or torch.bfloat16, enabled=autocast is not None):
                 _, found = run(model, batch, group, settings, source.open_events)
@@ -358,6 +367,8 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name if ":" in name else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
         torch.cuda.set_device(device)
         return device
+    if name != "cpu":
+        raise UserError(f"no device is called {name}: say auto, cpu, cuda, or cuda:1")
     return torch.device(name)
 
 

@@ -236,6 +236,20 @@ def test_labels_that_the_vocabulary_lacks_are_named(tmp_path: Path, capfd: pytes
     assert "emotion=bored" in capfd.readouterr().err
 
 
+def test_a_dev_split_without_usable_clips_has_no_loss(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    folder = make_handoff(tmp_path / "handoff", train=8, dev=3)
+    index = Index.open(str(folder / "dev.arrow"))
+    rows = [index.row(number) for number in range(len(index))]
+    rows = [replace(rows[0], label="龘"), replace(rows[1], label="龘"), replace(rows[2], frames=5000)]
+    write_index(folder / "dev.arrow", rows)
+    train(str(folder), tmp_path / "run", config.load(None, [*SMALL, "train.max_steps=2"]))
+    named = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
+    reasons = ["unknown_token", "unknown_token", "too_long"]
+    assert {bad["clip_id"]: bad["reason"] for bad in named} == {row.clip_id: why for row, why in zip(rows, reasons)}
+    assert "no clip of dev can be used" in capfd.readouterr().err
+    assert "dev_loss" not in (tmp_path / "run" / "log.jsonl").read_text()
+
+
 def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
     settings = config.load(None, [*SMALL, "train.max_steps=2", "train.tensorboard=true"])
     train(str(handoff), tmp_path / "run", settings)
