@@ -237,5 +237,5 @@ def _s3_errors(uri: str) -> Iterator[None]:
     except (aws.BotoCoreError, ValueError) as error:
         # The library's own text may quote headers.
         raise UserError(
-            f"cannot reach the store of {uri} ({type(error).__name__}): check endpoint_url and the network"
+            f"cannot reach the store of {uri} ({type(error).__name__}): check AWS_ENDPOINT_URL and the network"
         ) from None

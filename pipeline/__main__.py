@@ -171,7 +171,12 @@ def main(argv: list[str] | None = None) -> int:
     if not (sys.argv[1:] if argv is None else argv):
         commands.print_help(sys.stderr)
         return 2
-    arguments = commands.parse_args(argv)
+    arguments, rest = commands.parse_known_args(argv)
+    # argparse takes the positional arguments in one stretch; settings may stand behind options too.
+    settings = arguments.runs if hasattr(arguments, "runs") else arguments.settings
+    if any(argument.startswith("-") or "=" not in argument for argument in rest):
+        commands.error(f"unrecognized arguments: {' '.join(rest)}")
+    settings += rest
     quiet_dependencies()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:

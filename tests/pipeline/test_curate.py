@@ -160,6 +160,8 @@ def test_show_tells_a_clips_story(finished: Path, capsys: pytest.CaptureFixture[
         (["redecide", "{run}", "asr.model=x"], ["rover.* and text.* only", "asr.model"]),
         (["redecide", "{run}", "rover.max_wer=10"], ["nothing to redecide"]),
         (["show", "{run}", "no-such-clip"], ["no clip no-such-clip"]),
+        (["report", "{run}", "--out", "{out}", "rover.max_wer=15"], ["only s3.* settings", "rover.max_wer"]),
+        (["handoff", "{run}", "--out", "{out}", "rover.max_wer=15"], ["only s3.* settings", "rover.max_wer"]),
         (["run", "{config}", "output={run}", "sources={crawl}", "asr.batch_size=3"], ["made with other settings", "asr."]),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
