@@ -10,9 +10,12 @@ import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from model_training import config as training
 from operators import audio, hallucination, rover, shard
 from pipeline import config, sources
 from pipeline.reading import explain
@@ -95,6 +98,35 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     for name in mentioned_settings(page.read_text(encoding="utf-8")):
         parents = {name.rpartition(".")[0], name.split(".")[0]}
         assert name in known or parents & free, f"{page.name} names the setting {name}, which does not exist"
+
+
+def test_every_training_setting_is_documented_with_its_default_and_no_other() -> None:
+    page = (ROOT / "docs" / "reference" / "training-settings.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `((?:model|loss|data|optimizer|train)\.[\w.]+)` \| (.+?) \|", page, flags=re.MULTILINE)
+    documented = {key: yaml.safe_load(default.strip("`")) for key, default in rows}
+    assert len(documented) == len(rows)
+    assert documented == dict(defaults(training.to_dict(training.Settings())))
+
+
+def defaults(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted keys and values. `data.tasks` is one setting: its keys are tasks."""
+    for key, value in tree.items():
+        if isinstance(value, dict) and prefix + key != "data.tasks":
+            yield from defaults(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+FILES = (".py", ".png", ".yaml", ".arrow", ".tar", ".safetensors", ".bin", ".pt", ".onnx", ".data", ".jsonl", ".json")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_training_settings_that_a_page_names_exist(page: Path) -> None:
+    keys = {key for key, _ in defaults(training.to_dict(training.Settings()))}
+    for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(encoding="utf-8"), flags=re.DOTALL):
+        for name in re.findall(r"(?<![\w./:-])((?:model|loss|data|optimizer|train)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/.(])", code):
+            group = any(key.startswith(f"{name}.") for key in keys)
+            assert name in keys or group or name.endswith(FILES), f"{page.name} names the setting {name}, which does not exist"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
