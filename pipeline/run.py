@@ -225,13 +225,15 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
                 max_restarts=-1,  # workers come back as long as there are machines; what is bounded is the tries of one unit
                 max_task_retries=settings.max_task_retries,
             )
-        rows = iter(dataset.iter_rows())
+        # No prefetching, not even iter_rows' one block: it would show every outcome one unit late, the roll call's too.
+        batches = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
+        rows = (packed for batch in batches for packed in batch["outcome"].to_pylist())
         unanswered = dict.fromkeys(unit.unit_id for unit in called[start : start + WAVE_UNITS])
         try:
             with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
                 first = next(rows, None)
             for row in rows if first is None else itertools.chain([first], rows):
-                outcome = pickle.loads(row["outcome"])
+                outcome = pickle.loads(row)
                 unanswered.pop(outcome.unit_id, None)
                 yield outcome
         except ray.exceptions.RayError as error:
