@@ -16,12 +16,17 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-CLUSTERS = ("test_curate", "test_dying_workers", "test_end_to_end", "test_job_submit", "test_kills", "test_ray", "test_s3_run")
+CLUSTERS = {
+    "deploy/test_commands.py",
+    "deploy/test_read_only.py",
+    *(f"pipeline/test_{name}.py" for name in ("curate", "dying_workers", "job_submit", "kills", "ray", "s3_run")),
+    "test_end_to_end.py",
+}
 """Files that start Ray and kill it: `make test` runs them one after the other, and all others beside them."""
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.stem in CLUSTERS or item.path.parent.name == "deploy":
+    if item.path.relative_to(REPOSITORY / "tests").as_posix() in CLUSTERS:
         item.add_marker(pytest.mark.clusters)
 
 
