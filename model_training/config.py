@@ -229,7 +229,6 @@ def check(settings: Settings) -> None:
         ("model.moe.embedding_layers", moe.embedding_layers, 0),
         ("model.moe.bias_rate", moe.bias_rate, 0),
         ("data.max_clip_frames", data.max_clip_frames, 7),
-        ("data.max_frames", data.max_frames, data.max_clip_frames),
         ("data.max_clips", data.max_clips, 1),
         ("data.micro_batches", data.micro_batches, 1),
         ("data.loaders", data.loaders, 0),
@@ -259,6 +258,8 @@ def check(settings: Settings) -> None:
         raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
     if not optimizer.clip_norm > 0:
         raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be above 0")
+    if data.max_frames < data.max_clip_frames:
+        raise UserError(f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}")
     if not 0 <= data.forget_attributes <= 1:
         raise UserError(f"data.forget_attributes={data.forget_attributes}: must lie between 0 and 1")
     if model.extra_decoders >= model.encoder_layers:
