@@ -305,7 +305,7 @@ def main() -> None:
         os.environ[name] = str(threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from pipeline.run import quiet_dependencies
+    from pipeline.dependencies import quiet_dependencies
 
     quiet_dependencies()
     import torch

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config, handoff_command
+from pipeline.dependencies import quiet_dependencies
 from pipeline.reading import printable
-from pipeline.run import ClusterLost, quiet_dependencies
+from pipeline.run import ClusterLost
 
 DESCRIPTION = """\
 Raw crawled audio in; training shards out, with labels that two independent recognisers agree on and a

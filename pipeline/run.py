@@ -16,12 +16,10 @@ import os
 import pickle
 import signal
 import socket
-import sys
 import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +29,7 @@ import numpy as np
 from operators.clip import Unit, pcm_bytes
 from operators.errors import UserError
 from pipeline.config import ExecutionSettings
+from pipeline.dependencies import native_stderr_silenced, quiet_dependencies, use_threads
 from pipeline.storage import StoreUnavailable
 from stages.base import Resources, Stage
 
@@ -364,42 +363,6 @@ def _gathered(reference: Any) -> Any:
         raise (error.cause if isinstance(error.cause, UserError) else error) from None
     except ray.exceptions.RayError as error:
         raise ClusterLost(f"Ray stopped working ({_first_line(error)})") from error
-
-
-def quiet_dependencies() -> None:
-    """Telemetry off, and the chatter of dependencies away from the user's terminal."""
-    for name, value in {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "PYANNOTE_METRICS_ENABLED": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    }.items():
-        os.environ.setdefault(name, value)
-    for logger in ("ray", "ray.data", "whisperx", "funasr", "pyannote", "modelscope", "speechbrain", "lightning", "root"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-
-
-@contextmanager
-def native_stderr_silenced() -> Iterator[None]:
-    """What native code of this process writes to stderr meanwhile goes nowhere; exceptions come after."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
-
-def use_threads(count: int) -> None:
-    """Thread counts of native libraries in this process, now and for what is imported later."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(count)
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.get_num_threads() != count:
-        torch.set_num_threads(count)
 
 
 def _first_line(error: Exception) -> str:
