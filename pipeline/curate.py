@@ -142,10 +142,11 @@ class Curation:
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
-        raise UserError(
-            f"{self.store.root} was made with other settings ({'; '.join(changed[:4])}{' ...' if len(changed) > 4 else ''}): "
-            "choose another output, or use 'redecide' to change thresholds"
-        )
+        mend = "choose another output, or use 'redecide' to change thresholds"
+        if not ledger.done_units(self.store):
+            mend = "nothing is done in it yet, so remove it if no run is at work there, or choose another output"
+        more = " ..." if len(changed) > 4 else ""
+        raise UserError(f"{self.store.root} was made with other settings ({'; '.join(changed[:4])}{more}): {mend}")
 
     def run(self) -> int:
         """Curate everything that is not done yet and write the report. Answers the exit code (`finish`). Raises UserError."""

@@ -183,6 +183,19 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         assert word.format(**names) in error, error
 
 
+def test_a_plan_of_other_settings_may_be_removed_while_nothing_is_done(
+    small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty.yaml").write_text("{}")
+    settings = fast_engines.settings(str(tmp_path / "run"), str(small_crawl), "execution.runner=local")
+    command = ["plan", str(tmp_path / "empty.yaml"), *settings]
+    assert main(command) == 0
+    assert main([*command, "rover.max_wer=3"]) == 2
+    told = capsys.readouterr().err
+    assert "rover.max_wer: 10.0 -> 3.0" in told
+    assert "nothing is done in it yet" in told
+
+
 def test_a_bug_leaves_its_unit_undone_and_says_so(small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, _ = run(tmp_path, "run", small_crawl, "asr.engine=tests.pipeline.test_curate:Buggy")
     assert code == 1
