@@ -51,6 +51,9 @@ class Source:
             for kind in (*ATTRIBUTES, "event")
         }
         """The labels that any clip of train has: the model can answer with no others."""
+        for task, weight in data.tasks.items():
+            if weight and not self.learnt.get(task, [task]):
+                raise UserError(f"data.tasks: no clip of {handoff.uri} has a label for {task}; take it out, or label some clips")
         self.foreign = sorted(
             f"{kind}={label}" for kind in self.learnt for label in self.index.labels(kind) if scheme.known(kind, label) is None
         )

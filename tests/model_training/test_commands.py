@@ -145,6 +145,7 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ctc-weight", "7"], ["CTC", "7"]),
         (["train", "--data", "{handoff}", "--out", "{handoff}/handoff.json", *SMALL], ["handoff.json", "--out"]),
         (["train", "--data", "{handoff}", "--out", "y", "data.max_frames=100"], ["data.max_frames=100", "data.max_clip_frames"]),
+        (["train", "--data", "{handoff}", "--out", "y", "data.tasks.emotion=1"], ["no clip", "a label for emotion"]),
         (["inspect"], ["give a checkpoint"]),
         (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),
         (["index", "nowhere.tar", "--out", "x"], ["nowhere.tar"]),
