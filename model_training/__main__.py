@@ -76,7 +76,7 @@ For training data that this project did not curate. Splits by recording (json's 
 
 examples:
   python -m model_training index data/*.tar --out handoff
-  python -m model_training index s3://bucket/set/{00..15}.tar --out handoff --dev-share 0.01""",
+  python -m model_training index s3://bucket/set/{00..15}.tar --out handoff --dev 0.01""",
     "tokenizer": """\
 examples:
   python -m model_training tokenizer --texts labels.txt --out tokenizer --bpe-size 5000""",
@@ -166,8 +166,8 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     command = add("index", "make a hand-off of WebDataset tars from elsewhere", _index)
     command.add_argument("tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://")
-    command.add_argument("--dev-share", type=float, default=0.02, help="of the recordings (default 0.02)")
-    command.add_argument("--test-share", type=float, default=0.02)
+    command.add_argument("--dev", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
+    command.add_argument("--test", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--bpe-size", type=int, default=5000)
     command.add_argument("--out", required=True, metavar="DIR")
@@ -354,11 +354,15 @@ def _index(options: argparse.Namespace) -> int:
     def build_tokenizer(labels: Iterable[str], folder: Path) -> None:
         Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
 
-    settings = IndexSettings(dev_share=options.dev_share, test_share=options.test_share, seed=options.seed)
+    settings = IndexSettings(dev_share=options.dev, test_share=options.test, seed=options.seed)
     storage = Storage(endpoint_url({}))
     record = index_from_tars(options.tars, Path(options.out), settings, storage=storage, build_tokenizer=build_tokenizer)
     for name, split in record["splits"].items():
         print(f"{name:<6} {split['clips']:>9} clips {split['hours']:>10.2f} h")
+        if not split["clips"] and getattr(options, name):
+            print(f"{name} is empty: there are few recordings; give it a larger share with --{name}", file=sys.stderr)
+    if bad := (Path(options.out) / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
+        print(f"{bad} samples cannot be used: bad_samples.jsonl names them", file=sys.stderr)
     print(f"next: python -m model_training train --data {options.out} --config tiny")
     return 0
 

@@ -121,7 +121,7 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         members += [(f"k{number}.flac", encoded(beeps(word, 1, random))), (f"k{number}.txt", word.encode())]
     write_tar(tmp_path / "theirs" / "set.tar", members)
     out = tmp_path / "handoff"
-    arguments = ["index", str(tmp_path / "theirs" / "set.tar"), "--out", str(out), "--dev-share", "0.2", "--test-share", "0.1"]
+    arguments = ["index", str(tmp_path / "theirs" / "set.tar"), "--out", str(out), "--dev", "0.2", "--test", "0.1"]
     assert main([*arguments, "--bpe-size", "10"]) == 0
     assert main(["train", "--data", str(out), "--out", str(tmp_path / "run"), *SMALL, "train.max_steps=2"]) == 0
     assert "finished at step 2" in capsys.readouterr().out
