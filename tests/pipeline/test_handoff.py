@@ -1,122 +1,35 @@
-"""The hand-off: damaged shards refused, each clip once, no leak between splits, the same bytes again, on S3 too."""
+"""The hand-off: each clip once, no leak between splits, the same bytes again."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 
 from operators.filterbank import MelSums, filterbank
-from operators.shard import content_hash, decode_member, ledger_bytes, read_ledger
+from operators.shard import content_hash, decode_member, read_ledger
 from pipeline import handoff_command
 from pipeline.__main__ import main
 from pipeline.clip_keys import first_places
-from pipeline.config import S3Settings
 from pipeline.handoff_split import Shares, split_nodes
-from pipeline.storage import open_store
-from tests import fast_engines
-
-SHARES = ["--dev", "0.3", "--test", "0.3"]
-
-
-def curate(folder: Path, name: str, crawl: str, *more: str, output: str = "") -> str:
-    (folder / "empty.yaml").write_text("{execution: {runner: local}}\n")
-    out = output or str(folder / name)
-    assert (
-        main(["run", str(folder / "empty.yaml"), *fast_engines.settings(out, crawl, "plan.unit_minutes=3", *more)]) == 0
-    )
-    return out
-
-
-@pytest.fixture(scope="module")
-def crawls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two crawls of two domains; the second has the first's live recordings under other names."""
-    folder = tmp_path_factory.mktemp("crawls")
-    fast_engines.write_crawl(folder / "first", 200, seed=1)
-    fast_engines.write_crawl(folder / "second", 40, seed=2, domains=["meeting"])
-    (folder / "second" / "live").mkdir()
-    for path in sorted((folder / "first" / "live").iterdir()):
-        shutil.copy(path, folder / "second" / "live" / f"again-{path.name}")
-    return folder / "first", folder / "second"
-
-
-@pytest.fixture(scope="module")
-def runs(crawls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    folder = tmp_path_factory.mktemp("runs")
-    return curate(folder, "first", str(crawls[0])), curate(folder, "second", str(crawls[1]))
-
-
-@pytest.fixture(scope="module")
-def tokenizer(runs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The tokenizer of one hand-off, built by the trainer's own command; most tests take it as it is."""
-    out = tmp_path_factory.mktemp("tokenizer") / "handoff"
-    assert main(["handoff", *runs, "--out", str(out), "--bpe-size", "60", *SHARES]) == 0
-    return str(out)
-
-
-@pytest.fixture
-def hand_off(tokenizer: str, tmp_path: Path) -> Callable[..., Path]:
-    def made(*arguments: str, out: str = "handoff", code: int = 0) -> Path:
-        given = SHARES if "--dev" not in arguments else []
-        assert main(["handoff", *arguments, *given, "--out", str(tmp_path / out), "--tokenizer", tokenizer]) == code
-        return tmp_path / out
-
-    return made
-
-
-def record(out: Path) -> dict[str, Any]:
-    return json.loads((out / "handoff.json").read_text())
-
-
-def index(out: Path, split: str) -> list[dict[str, Any]]:
-    with pa.memory_map(str(out / f"{split}.arrow")) as source:
-        return pa.ipc.open_file(source).read_all().to_pylist()
-
-
-def everything(out: Path) -> dict[str, list[dict[str, Any]]]:
-    return {split: index(out, split) for split in record(out)["splits"]}
-
-
-def ledger_rows(run: str) -> list[dict[str, Any]]:
-    """Kept rows of a run."""
-    tables = (read_ledger(path.read_bytes())[0] for path in sorted(Path(run).glob("shards/*/*.parquet")))
-    return [row for table in tables for row in table.to_pylist() if row["outcome"] == "kept"]
-
-
-def audio_of(row: dict[str, Any]) -> bytes:
-    with open(row["shard"], "rb") as file:
-        file.seek(row["offset"])
-        return file.read(row["size"])
-
-
-def copied(run: str, to: Path) -> Path:
-    shutil.copytree(run, to)
-    return to
-
-
-def rewrite(run: Path, change: Callable[[list[dict[str, Any]], dict[str, str]], Any]) -> None:
-    """Change the rows and metadata of every ledger of a run."""
-    for path in run.glob("shards/*/*.parquet"):
-        table, metadata = read_ledger(path.read_bytes())
-        rows = table.to_pylist()
-        change(rows, metadata)
-        path.write_bytes(ledger_bytes(rows, metadata))
-
-
-def as_older_versions_wrote(_: list[dict[str, Any]], metadata: dict[str, str]) -> None:
-    del metadata["mel_sums"], metadata["tar_sha256"]
+from tests.pipeline.handoffs import (
+    SHARES,
+    as_older_versions_wrote,
+    audio_of,
+    copied,
+    curate,
+    digests,
+    everything,
+    index,
+    ledger_rows,
+    record,
+    rewrite,
+)
 
 
 def test_two_runs_that_share_recordings_contain_each_clip_once(
@@ -225,113 +138,6 @@ def test_a_rerun_writes_the_same_bytes(runs: tuple[str, str], tokenizer: str, tm
     for _ in range(2):
         assert main(["handoff", *runs, "--out", str(out), "--bpe-size", "60", *SHARES]) == 0
         assert digests(out) == digests(Path(tokenizer))
-
-
-def digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-# damage
-
-
-def flip(path: Path, at: int) -> None:
-    data = bytearray(path.read_bytes())
-    data[at] ^= 4
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("where", ["audio", "label", "padding"])
-def test_one_flipped_bit_of_a_tar_is_named_and_refused(
-    where: str, runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    tar = sorted(run.glob("shards/live/*.tar"))[-1]
-    row = next(
-        row for row in read_ledger(tar.with_suffix(".parquet").read_bytes())[0].to_pylist() if row["outcome"] == "kept"
-    )
-    places = {
-        "audio": row["tar_offset"] + row["tar_size"] // 2,
-        "label": tar.read_bytes().index(row["label"].encode()),
-        "padding": tar.stat().st_size - 1,
-    }
-    flip(tar, places[where])
-    out = hand_off(str(run), code=2)
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert str(tar) in error
-    assert not out.exists(), "nothing may be written of a refused run"
-    hand_off(str(run), "--skip-damaged")
-    assert [damage["shard"] for damage in record(out)["damaged"]] == [str(tar)]
-    assert not any(row["shard"] == str(tar) for rows in everything(out).values() for row in rows)
-    hand_off(str(run), "--verify", "sizes", out="unverified")
-
-
-def test_flipped_bits_of_a_ledger_are_refused(
-    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    ledger = sorted(run.glob("shards/live/*.parquet"))[0]
-    whole = ledger.read_bytes()
-    file = pq.ParquetFile(io.BytesIO(whole)).metadata.row_group(0)
-    for name in ("label", "tar_offset"):
-        column = next(file.column(i) for i in range(file.num_columns) if file.column(i).path_in_schema == name)
-        ledger.write_bytes(whole)
-        flip(ledger, column.data_page_offset + column.total_compressed_size // 2)
-        hand_off(str(run), code=2)
-        assert str(ledger) in capsys.readouterr().err, name
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda tar: tar.unlink(), "missing"),
-        (lambda tar: tar.write_bytes(tar.read_bytes()[:-512]), "bytes"),
-    ],
-)
-def test_tars_that_are_gone_or_cut_are_refused(
-    change: Callable[[Path], Any],
-    words: str,
-    runs: tuple[str, str],
-    hand_off: Callable[..., Path],
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    tar = sorted(run.glob("shards/audiobook/*.tar"))[0]
-    change(tar)
-    hand_off(str(run), "--verify", "sizes", code=2)
-    error = capsys.readouterr().err
-    assert str(tar) in error
-    assert words in error
-
-
-def test_a_ledger_that_miscounts_is_refused(
-    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    rewrite(run, lambda rows, _: rows.remove(next(row for row in rows if row["outcome"] == "kept")))
-    hand_off(str(run), code=2)
-    assert "kept clips" in capsys.readouterr().err
-
-
-def test_an_old_ledgers_shard_is_checked_by_decoding(
-    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    rewrite(run, as_older_versions_wrote)
-    tar = sorted(run.glob("shards/live/*.tar"))[0]
-    row = next(
-        row for row in read_ledger(tar.with_suffix(".parquet").read_bytes())[0].to_pylist() if row["outcome"] == "kept"
-    )
-    flip(tar, row["tar_offset"] + row["tar_size"] // 2)
-    hand_off(str(run), code=2)
-    error = capsys.readouterr().err
-    assert str(tar) in error
-    assert row["clip_id"] in error
-
-
-# splits
 
 
 def test_no_recording_is_in_two_splits(runs: tuple[str, str], hand_off: Callable[..., Path]) -> None:
@@ -458,108 +264,6 @@ def test_first_places_against_a_loop() -> None:
 # labelled sets
 
 
-@pytest.fixture
-def labelled(tmp_path: Path) -> Path:
-    """A folder with a labelled set: whole files in several formats, a long one in parts, files of no use."""
-    folder = tmp_path / "set"
-    folder.mkdir()
-    rng = np.random.default_rng(3)
-    for name, rate, seconds in (("a.wav", 16000, 3.0), ("b.flac", 44100, 2.5), ("long.wav", 8000, 20.0)):
-        soundfile.write(folder / name, rng.standard_normal(int(rate * seconds)) / 10, rate, subtype="PCM_16")
-    (folder / "bad.wav").write_bytes(b"RIFF, but no more")
-    return folder
-
-
-def rows_of_the_set() -> list[dict[str, Any]]:
-    return [
-        {"uri": "a.wav", "text": "good  morning", "language": "en", "speaker": "kim", "gender": "female"},
-        {"uri": "b.flac", "text": "早上好", "language": "zh", "emotion": "happy", "events": "none"},
-        {"uri": "long.wav", "text": "the first part", "language": "en", "start": 1.5, "end": 4.25},
-        {"uri": "long.wav", "text": "the last part", "language": "en", "start": 15, "domain": "talk"},
-        {"uri": "bad.wav", "text": "never heard"},
-        {"uri": "gone.wav", "text": "never there"},
-        {"uri": "a.wav", "text": ""},
-        {"uri": "long.wav", "text": "past the end", "start": 18, "end": 25},
-    ]
-
-
-def write_manifest(path: Path, rows: list[dict[str, Any]]) -> Path:
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    elif path.suffix == ".parquet":
-        pq.write_table(pa.Table.from_pylist(rows, schema=_columns(rows)), path)
-    else:
-        with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(_columns(rows).names))
-            writer.writeheader()
-            writer.writerows(rows)
-    return path
-
-
-def _columns(rows: list[dict[str, Any]]) -> pa.Schema:
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.schema([(name, pa.float64() if name in ("start", "end") else pa.string()) for name in names])
-
-
-@pytest.mark.parametrize("ending", [".jsonl", ".csv", ".parquet"])
-def test_labelled_sets_are_mixed_in_where_they_lie(
-    ending: str, labelled: Path, runs: tuple[str, str], hand_off: Callable[..., Path]
-) -> None:
-    manifest = write_manifest(labelled / f"set{ending}", rows_of_the_set())
-    before = digests(labelled)
-    out = hand_off(runs[0], "--labelled", f"{manifest}:read", "--dev", "0", "--test", "0")
-    assert set(record(out)["splits"]) == {"train"}
-    rows = {row["label"]: row for row in index(out, "train") if str(labelled) in row["shard"]}
-    assert set(rows) == {"good morning", "早上好", "the first part", "the last part"}
-    morning, chinese, part, last = (
-        rows[label] for label in ("good morning", "早上好", "the first part", "the last part")
-    )
-    assert (morning["shard"], morning["offset"], morning["start_sample"]) == (str(labelled / "a.wav"), 0, None)
-    assert morning["size"] == (labelled / "a.wav").stat().st_size
-    assert (morning["frames"], morning["label_tokens"], morning["domain"], morning["speaker"]) == (
-        298,
-        2,
-        "read",
-        "kim",
-    )
-    assert (chinese["frames"], chinese["label_tokens"], chinese["language"]) == (248, 3, "zh")
-    assert (chinese["emotion"], chinese["events"], morning["events"]) == ("happy", [], None)
-    assert (part["start_sample"], part["end_sample"], part["frames"]) == (24000, 68000, 273)
-    assert (last["start_sample"], last["end_sample"], last["domain"]) == (240000, 320000, "talk")
-    assert part["recording_id"] == last["recording_id"]
-    skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
-    assert [(Path(each["row"]).name, each["reason"]) for each in skipped] == [
-        ("bad.wav", "not_audio"),
-        ("gone.wav", "missing"),
-        ("a.wav", "no_text"),
-        ("long.wav", "bad_span"),
-    ]
-    assert record(out)["labelled"][0]["used_clips"] == 4
-    assert digests(labelled) == before
-
-
-def test_a_labelled_file_and_a_run_over_it_do_not_leak(
-    crawls: tuple[Path, Path], runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
-) -> None:
-    files = sorted(crawls[0].rglob("*.flac"))
-    rows = [
-        {"uri": str(path), "text": "a label of the whole file", "recording_id": f"set-{path.name}"} for path in files
-    ]
-    manifest = write_manifest(tmp_path / "set.jsonl", rows)
-    splits = everything(hand_off(runs[0], "--labelled", str(manifest)))
-    assert len(splits) > 1
-    place = {row["shard"]: split for split, rows in splits.items() for row in rows if row["domain"] == "set"}
-    uris = {row["clip_id"]: row["uri"] for row in ledger_rows(runs[0])}
-    seen = {
-        (split, place[uris[row["clip_id"]]]) for split, rows in splits.items() for row in rows if row["clip_id"] in uris
-    }
-    assert seen
-    assert all(own == other for own, other in seen)
-
-
-# the command
-
-
 def test_the_training_command_is_printed_and_launched(
     runs: tuple[str, str],
     hand_off: Callable[..., Path],
@@ -615,17 +319,6 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out" / "handoff.json").exists()
 
 
-def test_a_shard_of_another_run_is_refused(
-    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = copied(runs[0], tmp_path / "run")
-    (run / "shards" / "meeting").mkdir()
-    for path in Path(runs[1]).glob("shards/meeting/*"):
-        shutil.copy(path, run / "shards" / "meeting")
-    hand_off(str(run), code=2)
-    assert "of no unit of the plan" in capsys.readouterr().err
-
-
 def test_a_run_that_is_not_whole_is_told_of(
     runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -633,54 +326,6 @@ def test_a_run_that_is_not_whole_is_told_of(
     sorted(run.glob("shards/live/*.parquet"))[0].unlink()
     assert record(hand_off(str(run)))["runs"][0]["units_missing"] == 1
     assert "not whole" in capsys.readouterr().out
-
-
-def test_on_s3_it_is_what_it_is_locally(
-    crawls: tuple[Path, Path], runs: tuple[str, str], tokenizer: str, s3_server: str, bucket: str, tmp_path: Path,
-    labelled: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
-    for path in Path(runs[0]).rglob("*"):
-        if path.is_file():
-            client.upload_file(str(path), bucket, f"run/{path.relative_to(runs[0])}")
-    for path in labelled.iterdir():
-        client.upload_file(str(path), bucket, f"set/{path.name}")
-    manifest = write_manifest(labelled / "set.jsonl", rows_of_the_set())
-    client.upload_file(str(manifest), bucket, "set/set.jsonl")
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    reach = [f"s3.endpoint_url={s3_server}", "s3.region=us-east-1", "s3.addressing_style=path"]
-    remote = [
-        "--labelled",
-        f"s3://{bucket}/set/set.jsonl",
-        "--out",
-        f"s3://{bucket}/out",
-        "--scratch",
-        str(tmp_path / "scratch"),
-    ]
-    common = [*SHARES, "--tokenizer", tokenizer]
-    assert main(["handoff", f"s3://{bucket}/run", *reach, *remote, *common]) == 0
-    command = f"AWS_ENDPOINT_URL={s3_server} python -m model_training train --data s3://{bucket}/out"
-    assert command in capsys.readouterr().out.splitlines()
-    assert main(["handoff", runs[0], "--labelled", str(manifest), "--out", str(tmp_path / "out"), *common]) == 0
-    assert not list((tmp_path / "elsewhere").iterdir())
-    assert not list((tmp_path / "scratch").iterdir())
-
-    store = open_store(f"s3://{bucket}/out", S3Settings(endpoint_url=s3_server, region="us-east-1"))
-    assert {key for key, _ in store.list()} == set(digests(tmp_path / "out"))
-    assert store.read("cmvn.json") == (tmp_path / "out" / "cmvn.json").read_bytes()
-    theirs = [
-        pa.ipc.open_file(store.read(f"{split}.arrow")).read_all().to_pylist() for split in everything(tmp_path / "out")
-    ]
-    told = {row["label"]: row for rows in theirs for row in rows}
-    for row in (row for rows in everything(tmp_path / "out").values() for row in rows):
-        same = told[row["label"]]
-        for column in ("offset", "size", "start_sample", "frames", "label", "domain", "events"):
-            assert same[column] == row[column]
-        assert same["shard"].startswith(f"s3://{bucket}/")
-        assert client.get_object(Bucket=bucket, Key=same["shard"].partition(f"{bucket}/")[2])
-    assert json.loads(store.read("handoff.json"))["storage"]["endpoint_url"] == s3_server
 
 
 def test_sums_of_a_ledger_survive_json() -> None:
