@@ -136,30 +136,28 @@ class Index:
 
     def of_domain(self, domain: str) -> Index:
         """The clips of one domain, in the same order."""
-        chosen = np.flatnonzero(self.domain_codes == self.domain_names.index(domain))
-        return Index(self._table.take(pa.array(chosen)).combine_chunks(), f"{self.name} ({domain})")
+        chosen = pa.array(self.domain_codes == self.domain_names.index(domain))
+        return Index(self._table.filter(chosen), f"{self.name} ({domain})")
 
     def has_events(self, rows: np.ndarray) -> np.ndarray:
         """bool [len(rows)]: the clip is known to hold at least one sound event."""
-        if not len(rows):
-            return np.zeros(0, bool)
-        lengths = pc.fill_null(pc.list_value_length(self._table.column("events").take(pa.array(rows))), 0)
-        return lengths.to_numpy() > 0
+        return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0
 
     def labels(self, kind: str) -> set[str]:
         """The labels that any clip has of a kind: language, age, gender, emotion, or event (written into its text or apart)."""
         if kind != "event":
             return set(pc.unique(self._table.column(kind)).drop_null().to_pylist())
-        events = set(pc.unique(pc.list_flatten(self._table.column("events").combine_chunks())).drop_null().to_pylist())
-        texts = self._table.column("label")
-        marked = pc.match_substring(texts.combine_chunks(), "<event:")
-        for text in pc.unique(texts.combine_chunks().filter(marked)).to_pylist():
-            events |= set(_EVENT.findall(text))
+        events = set(pc.unique(pc.list_flatten(self._table.column("events"))).drop_null().to_pylist())
+        for texts in self._table.column("label").chunks:  # one array of text cannot hold 2 GiB
+            for text in pc.unique(texts.filter(pc.match_substring(texts, "<event:"))).to_pylist():
+                events |= set(_EVENT.findall(text))
         return events
 
     def clip_ids(self, rows: np.ndarray) -> list[str]:
         """Names of some clips."""
-        return [] if not len(rows) else self._table.column("clip_id").take(pa.array(rows)).to_pylist()
+        batches = np.searchsorted(self._starts, rows, side="right") - 1
+        places = zip(batches.tolist(), (rows - self._starts[batches]).tolist(), strict=True)
+        return [self._batches[batch].column("clip_id")[place].as_py() for batch, place in places]
 
     def shard_ends(self) -> dict[str, int]:
         """For every shard used, the bytes it must have: the largest offset + size of its clips."""

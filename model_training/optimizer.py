@@ -49,13 +49,18 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     Biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone.
     """
     orthogonal = set(map(id, _between(model))) if settings.name == "muon" else set()
-    parameters = list(model.parameters())
-    decayed = [p for p in parameters if p.ndim > 1 and id(p) not in orthogonal]
-    others = [p for p in parameters if p.ndim <= 1]
+    named = [(name, p) for name, p in model.named_parameters() if id(p) not in orthogonal]
+    decayed = [p for name, p in named if _decays(name, p)]
+    others = [p for name, p in named if not _decays(name, p)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     first, second = settings.betas
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
-    return Muon([p for p in parameters if id(p) in orthogonal], adamw, settings) if orthogonal else adamw
+    return Muon([p for p in model.parameters() if id(p) in orthogonal], adamw, settings) if orthogonal else adamw
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
+    last = name.rpartition(".")[2]
+    return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last  # biases of experts and heads are matrices
 
 
 def _between(model: nn.Module) -> Iterator[nn.Parameter]:

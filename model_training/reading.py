@@ -14,7 +14,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any, BinaryIO, Protocol, cast
 
@@ -149,6 +149,14 @@ class Batch:
     bad: tuple[BadSample, ...]
     """the clips that are missing from it."""
 
+    def only(self, wanted_B: list[bool]) -> Batch:
+        """Some of its clips, with the padding as it was."""
+        kept = [place for place, wanted in enumerate(wanted_B) if wanted]
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, Tensor)}
+        fewer |= {name: [values[name][place] for place in kept] for name in ("clip_ids", "rows")}
+        return replace(self, **fewer)
+
     @staticmethod
     def of_none(bad: tuple[BadSample, ...]) -> Batch:
         """A batch that only says which clips are missing."""
@@ -159,8 +167,9 @@ class Batches:
     """The batches of one rank, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing to learn from a clip, the first is used. `on_bad` hears of every bad clip once, in the consumer's
-    process. `workers` processes work ahead; 0 works when asked. A batch depends on none of this but `targets`.
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` hears of every
+    bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends on none of
+    this but `targets`.
     """
 
     def __init__(
@@ -253,6 +262,7 @@ class _Maker(Dataset[Any]):
         self._index, self._planner, self._reader = index, planner, reader
         self._targets, self._cmvn, self._augment = [call for _, call in targets], cmvn, augment
         self._shares = np.cumsum([weight for weight, _ in targets])
+        self._drawable = [number for number, (weight, _) in enumerate(targets) if weight > 0]
 
     def __getitem__(self, global_batch: int) -> dict[str, Any] | UserError:
         rows = self._planner.batch(*self._planner.locate(global_batch))
@@ -300,11 +310,13 @@ class _Maker(Dataset[Any]):
 
     def _choose(self, row: Row, generator: np.random.Generator) -> TargetSequences:
         drawn = int(np.searchsorted(self._shares, generator.random() * self._shares[-1], side="right"))
-        for number in dict.fromkeys((drawn, 0)):
+        for number in dict.fromkeys((drawn, *self._drawable)):
             targets = self._targets[number](row)
             # The last target is the end of the sequence, of which alone nothing is learnt.
-            if targets.ctc or any(target != _IGNORED for target in targets.targets[:-1]):
+            if any(target != _IGNORED for target in targets.targets[:-1]):
                 return targets
+        if targets.ctc:  # nothing for the decoder
+            return targets
         raise BadSample(row.clip_id, "empty_label", "the label holds no token")
 
 

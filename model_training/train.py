@@ -24,7 +24,7 @@ from model_training.config import Settings
 from model_training.handoff import Handoff
 from model_training.losses import Losses, finite, losses
 from model_training.model import SpeechModel
-from model_training.moe import Load
+from model_training.moe import Load, grouped_product_works
 from model_training.monitor import Monitor, merge_loads
 from model_training.optimizer import Averaged, draw_group, learning_rate, make_optimizer, seed_dropout
 from model_training.reading import Batch
@@ -81,6 +81,10 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     if settings.data.micro_batches % team.size:
         raise UserError(f"data.micro_batches={settings.data.micro_batches}: must divide among {team.size} workers")
     autocast = autocast_dtype(settings.train.precision, device)
+    if settings.model.moe.ffn != "none" and settings.model.moe.dispatch == "grouped":
+        dtype = autocast or torch.float32
+        if not grouped_product_works(torch.empty(0, dtype=dtype, device=device)):
+            raise UserError(f"model.moe.dispatch=grouped: needs bfloat16 on an H100 or later, not {dtype} on {device}; say auto")
 
     # 2. Data, model, optimiser, each a function of the settings
     handoff = Handoff.open(data)
@@ -228,13 +232,20 @@ def accumulate(
     total.clip_ids += batch.clip_ids
     if not batch.clip_ids:
         return
-    outputs, found = run(model, batch, group, settings, events)
-    used_B = finite(found.total_B)
-    for number in (~used_B).nonzero().flatten().tolist():
-        monitor.bad_sample(batch.clip_ids[number], "non_finite_loss", f"global batch {batch.global_batch}")
-    loss = found.total_B[used_B].sum()
+    while True:
+        outputs, found = run(model, batch, group, settings, events)
+        used_B = finite(found.total_B)
+        if used_B.all():
+            break
+        for number in (~used_B).nonzero().flatten().tolist():
+            monitor.bad_sample(batch.clip_ids[number], "non_finite_loss", f"global batch {batch.global_batch}")
+        # Once more without them: even a gradient of zero, sent back through such a clip, is NaN in every weight it meets.
+        batch = batch.only(used_B.tolist())
+        if not batch.clip_ids:
+            return
+    loss = found.total_B.sum()
     if found.routing is not None:
-        loss = loss + found.routing * used_B.sum()
+        loss = loss + found.routing * len(batch.clip_ids)
     loss.backward()
     total.add(batch, found, used_B, outputs.routing.loads)
 
@@ -254,6 +265,8 @@ def run(model: SpeechModel, batch: Batch, group: int, settings: Settings, events
     if events and not batch.events_known_B.all():
         open_BV = torch.zeros(len(targets), outputs.logits_BLV.shape[-1], dtype=torch.bool)
         open_BV[:, events.start : events.stop] = ~batch.events_known_B[:, None]
+        for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):  # of some clips only a part of the events is known
+            open_BV.scatter_(1, own.clamp(min=0).long(), False)
         open_BV = there(open_BV)
     return outputs, losses(outputs, *ctc, targets, settings.loss, settings.model.moe, open_BV)
 
@@ -361,10 +374,12 @@ def pick_device(name: str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
         if not torch.cuda.is_available():
-            raise UserError(f"train.device={name}: no CUDA device here; say train.device=cpu")
+            raise UserError(f"no CUDA device here, and {name} was asked for: say cpu, or auto")
         import os
 
         device = torch.device(name if ":" in name else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"no device {device} here: there are {torch.cuda.device_count()}, counted from cuda:0")
         torch.cuda.set_device(device)
         return device
     if name != "cpu":

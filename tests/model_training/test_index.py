@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,18 @@ def test_an_index_written_by_others_may_have_many_batches_and_more_columns(tmp_p
     index = Index.open(str(tmp_path / "y.arrow"))
     assert [index.row(n) for n in range(20)] == rows
     assert index.shard_ends() == Index.open(str(tmp_path / "x.arrow")).shard_ends()
+
+
+def test_more_text_than_one_array_holds_can_be_searched_and_taken_from(tmp_path: Path) -> None:
+    long, row = "a" * 15_000_000, replace(many_rows(1)[0], domain="talk")
+    write_index(tmp_path / "long.arrow", [replace(row, clip_id=long, label=long)])
+    write_index(tmp_path / "short.arrow", [replace(row, domain="news", label="<event:dog>", events=("cat",))])
+    tables = [pa.ipc.open_file(pa.memory_map(str(tmp_path / f"{name}.arrow"))).read_all() for name in ("long", "short")]
+    index = Index(pa.concat_tables([tables[0]] * 150 + tables[1:]), "151 rows")  # 2.25 GB, of which the memory holds 15 MB
+    assert index.labels("event") == {"dog", "cat"}
+    assert [len(name) for name in index.clip_ids(np.array([149, 150]))] == [len(long), 2]
+    assert index.has_events(np.array([150, 0])).tolist() == [True, False]
+    assert index.of_domain("news").row(0) == index.row(150)
 
 
 def test_what_is_no_index_is_refused_in_one_line(tmp_path: Path) -> None:

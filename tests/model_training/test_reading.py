@@ -215,7 +215,7 @@ def test_tasks_are_drawn_by_weight_and_fall_back(index: Index, cmvn: Cmvn) -> No
     from tests.model_training.corpus import Ids
 
     def never(row: Row) -> Ids:
-        return Ids(ctc=[], inputs=[2], targets=[3])
+        return Ids(ctc=[5], inputs=[2, 5], targets=[-1, 3])  # its text is for CTC whatever the task
 
     def gender(row: Row) -> Ids:
         return Ids(ctc=[], inputs=[2, 5], targets=[6, 3])
@@ -228,6 +228,8 @@ def test_tasks_are_drawn_by_weight_and_fall_back(index: Index, cmvn: Cmvn) -> No
     assert 0.55 < np.mean(np.array(lengths) == 0) < 0.92
     assert lengths == drawn([(1.0, targets), (3.0, gender)])
     assert set(drawn([(1.0, targets), (3.0, never)])) == {3}
+    assert set(drawn([(0.0, targets), (1.0, never), (1.0, gender)])) == {0}, "a task of weight 0 is no way out"
+    assert set(drawn([(0.0, targets), (1.0, never)])) == {1}, "there is something for CTC"
 
 
 def test_the_samples_of_a_lossless_member_come_back_as_they_were(tmp_path: Path) -> None:

@@ -315,7 +315,7 @@ def test_learning_rates() -> None:
         (["optimizer.learning_rate=inf"], ["optimizer.learning_rate"]),
         (["loss.label_smoothing=2"], ["loss.label_smoothing", "below 1"]),
         (["train.seed=-1"], ["train.seed", "at least 0"]),
-        (["train.device=cuda"] if not torch.cuda.is_available() else ["train.device=cuda:99"], ["train.device"]),
+        (["train.device=cuda"] if not torch.cuda.is_available() else ["train.device=cuda:99"], ["cuda"]),
         (["data.max_clip_frames=5"], ["data.max_clip_frames"]),
         (["data.augment.noises=[nowhere.wav]"], ["nowhere.wav"]),
     ],

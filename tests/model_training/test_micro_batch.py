@@ -1,0 +1,109 @@
+"""One micro-batch: a clip whose loss is no number costs itself alone, and what is known of a clip is always taught."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from model_training.config import LossSettings, ModelSettings, Settings
+from model_training.index import Row
+from model_training.model import SpeechModel
+from model_training.optimizer import make_optimizer
+from model_training.reading import Batch
+from model_training.train import Totals, accumulate, run
+
+V = 30
+EVENTS = range(26, 30)
+
+
+class Heard:
+    """Stands for the monitor: what it was told of bad clips."""
+
+    def __init__(self) -> None:
+        self.bad: list[tuple[str, str]] = []
+
+    def bad_sample(self, clip_id: str, reason: str, detail: str) -> None:
+        self.bad.append((clip_id, reason))
+
+
+def model() -> SpeechModel:
+    torch.manual_seed(0)
+    small = {"d_model": 32, "heads": 2, "d_ff": 32, "encoder_layers": 2, "decoder_layers": 1, "kernel": 5, "dropout": 0.0}
+    return SpeechModel(ModelSettings(**small), V)
+
+
+def batch(*places: int, events_known: bool = True) -> Batch:
+    """The clips at these places of an endless list, two tokens each, with an event."""
+    generator = [np.random.default_rng(place) for place in places]
+    names = [f"clip{place}" for place in places]
+    row = {"shard": "x", "offset": 0, "size": 1, "frames": 70, "label_tokens": 2, "label": "a", "domain": "d"}
+    return Batch(
+        features_BT80=torch.tensor(np.array([g.standard_normal((70, 80)) for g in generator]), dtype=torch.float32),
+        feature_lengths_B=torch.full((len(places),), 70),
+        ctc_targets_BU=torch.tensor([[5, 26, 0]] * len(places)),
+        ctc_lengths_B=torch.full((len(places),), 2),
+        decoder_inputs_BL=torch.tensor([[2, 4, 5, 26]] * len(places)),
+        decoder_targets_BL=torch.tensor([[-1, 5, 26, 3]] * len(places)),
+        decoder_lengths_B=torch.full((len(places),), 4),
+        events_known_B=torch.full((len(places),), events_known),
+        clip_ids=names,
+        rows=[Row(clip_id=name, **row) for name in names],
+        global_batch=7,
+        bad=(),
+    )
+
+
+def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, Heard]:
+    trained, total, heard = model(), Totals(torch.device("cpu")), Heard()
+    accumulate(trained, given, 15, Settings(), EVENTS, total, heard)  # type: ignore[arg-type]
+    return {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}, total, heard
+
+
+@pytest.mark.parametrize("poison", [math.nan, math.inf, 1e30])
+def test_a_clip_without_a_finite_loss_is_named_and_the_others_teach_as_if_it_were_not_there(poison: float) -> None:
+    three = batch(0, 1, 2)
+    three.features_BT80[1] = poison
+    found, total, heard = gradients(three)
+    wanted, _, _ = gradients(batch(0, 2))
+    assert heard.bad == [("clip1", "non_finite_loss")]
+    assert total.clips == 2
+    assert found.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+
+
+def test_a_batch_of_such_clips_alone_teaches_nothing() -> None:
+    two = batch(0, 1)
+    two.features_BT80[:] = math.nan
+    found, total, heard = gradients(two)
+    assert [clip for clip, _ in heard.bad] == ["clip0", "clip1"]
+    assert not found
+    assert total.clips == 0
+
+
+def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
+    settings = Settings(loss=LossSettings(label_smoothing=0.0))
+    _, known = run(model(), batch(0), 15, settings, EVENTS)
+    outputs, found = run(model(), batch(0, events_known=False), 15, settings, EVENTS)
+    outputs.logits_BLV.retain_grad()
+    outputs.ctc_logits_BSV.retain_grad()
+    found.total_B.sum().backward()
+    assert found.total_B.item() < known.total_B.item(), "fewer tokens to choose from"
+    for gradient in (outputs.logits_BLV.grad[0, 2], outputs.ctc_logits_BSV.grad[0].sum(0)):
+        assert gradient[26] < 0, "pushed up"
+        assert not gradient[27:].any(), "nobody knows whether these are heard"
+
+
+def test_only_weights_decay() -> None:
+    """Biases of experts and of attention heads are matrices, and biases none the less."""
+    trained = model()
+    decayed, rest = make_optimizer(trained, Settings().optimizer).param_groups
+    names = {id(p): name for name, p in trained.named_parameters()}
+    still = {names[id(p)].rpartition(".")[2] for p in rest["params"]}
+    moved = {names[id(p)].rpartition(".")[2] for p in decayed["params"]}
+    assert decayed["weight_decay"] > 0 == rest["weight_decay"]
+    assert {"b_in_EH", "b_out_ED", "content_bias_HW", "position_bias_HW", "bias"} <= still
+    assert moved == {"weight", "w_in_EHD", "w_out_EHD"}
