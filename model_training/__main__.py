@@ -7,15 +7,13 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from operators.errors import UserError
-
-if TYPE_CHECKING:
-    from model_training.sets import LoadedModel
 
 # OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the machine: with
 # two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
@@ -50,7 +48,7 @@ examples:
   python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
   python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15      next to other models""",
     "decode": """\
-Writes one JSON object per clip. Needs torch; 'recognize' does the same with an exported model and without torch.
+Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported model and without torch.
 
 examples:
   python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
@@ -199,7 +197,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"touchasp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ntouchasp: stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        more = "; the same command goes on from the last checkpoint" if options.command == "train" else ""
+        print(f"\ntouchasp: stopped{more}", file=sys.stderr)
         return 130
 
 
@@ -219,39 +218,30 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _load(options: argparse.Namespace, path: str) -> LoadedModel:
-    import torch
-
-    from model_training.sets import load_model
-    from model_training.train import pick_device
-
-    for name, value, least in (("--threads", options.threads, 0), ("--average", options.average, 1)):
-        if value < least:
-            raise UserError(f"{name} {value}: must be at least {least}")
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    return load_model(path, average=options.average, ema=options.ema, device=str(pick_device(options.device)))
-
-
 def _eval(options: argparse.Namespace) -> int:
-    from model_training.evaluate import evaluate
+    from model_training.decode import load
+    from model_training.evaluate import Evaluation, evaluate
     from model_training.handoff import Handoff
     from model_training.sets import labelled_sets
     from model_training.tables import render, to_html, to_json
 
     handoff = Handoff.open(options.data)
-    evaluations, out = [], None
-    for path in (options.checkpoint, *options.twin):
-        loaded = _load(options, path)
-        out = out or Path(options.out or loaded.path)
+    groups, methods = _numbers("--groups", options.groups), options.methods.split(",")
+    out = _writable(options.out) if options.out else None
+    paths = [options.checkpoint, *options.twin]
+    evaluations: list[Evaluation] = []
+    for path, name in zip(paths, _names(paths)):
+        loaded = load(options, path, methods)
+        out = out or _writable(loaded.path)
+        step = f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""  # a step's folder says it itself
         evaluations.append(
             evaluate(
                 loaded.model,
                 loaded.tokenizer,
                 labelled_sets(handoff, options.split, loaded),
-                groups=_numbers("--groups", options.groups),
-                methods=options.methods.split(","),
-                name=f"{Path(path).name} step {loaded.step}" if len(options.twin) else Path(path).name,
+                groups=groups,
+                methods=methods,
+                name=name + step,
                 task=options.task,
                 order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
                 beam=options.beam,
@@ -259,52 +249,46 @@ def _eval(options: argparse.Namespace) -> int:
                 learnt=loaded.learnt,
             )
         )
+        out.mkdir(parents=True, exist_ok=True)
+        file = "eval.json" if len(evaluations) == 1 else f"eval-{name}.json"
+        (out / file).write_bytes(to_json(evaluations[-1]))  # a mistake with the next model costs nothing of this one
     render(evaluations)
     assert out is not None
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "eval.json").write_bytes(to_json(evaluations[0]))
-    for twin, evaluation in zip(options.twin, evaluations[1:]):
-        (out / f"eval-{Path(twin).name}.json").write_bytes(to_json(evaluation))
     (out / "eval.html").write_bytes(to_html(evaluations))
     print(f"report: {out / 'eval.html'}")
     return 0
 
 
-def _decode(options: argparse.Namespace) -> int:
-    from model_training.handoff import Handoff
-    from model_training.perception import Grammar
-    from model_training.reading import Batch
-    from model_training.scorer import ModelScorer
-    from model_training.search import SearchSettings, decode_batch
-    from model_training.sets import file_batches, labelled_sets
+def _writable(path: str | Path) -> Path:
+    """A folder for results, tried before the work so that none is lost for want of it. Leaves nothing behind."""
+    folder, made = Path(path), list[Path]()
+    try:
+        made = [one for one in (folder, *folder.parents) if not one.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {folder} ({error.strerror}): give --out a folder that can be written to") from None
+    finally:
+        for one in made:
+            with suppress(OSError):
+                one.rmdir()
+    return folder
 
-    if bool(options.files) == bool(options.data):
-        raise UserError("give audio files, or --data with a hand-off")
-    loaded = _load(options, options.checkpoint)
-    given = dict(pair.partition("=")[::2] for pair in options.given)
-    order = loaded.settings.data.task_order or None
-    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, learnt=loaded.learnt)  # type: ignore[arg-type]
-    search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
-    group = options.group if options.group is not None else loaded.model.groups[-1]
-    loaded.model.routing(group)
-    if options.files:
-        batches = (found for _, found in file_batches(options.files, loaded.cmvn))
-    else:
-        sets = labelled_sets(Handoff.open(options.data), options.split, loaded)
-        batches = (batch for batches in sets.values() for batch in batches)
-    unusable = 0
-    for batch in batches:
-        bad = batch.bad if isinstance(batch, Batch) else (batch,)
-        for sample in bad:
-            unusable += 1
-            print(f"{sample.clip_id}: {sample.reason} ({sample.detail})", file=sys.stderr)
-        if isinstance(batch, Batch) and batch.rows:
-            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, group)
-            for row, recognition in zip(batch.rows, decode_batch(scorer, loaded.tokenizer, grammar, search), strict=True):
-                record = {key: getattr(recognition, key) for key in ("text", "language", "age", "gender", "emotion", "events")}
-                label = {} if options.files else {"label": row.label}
-                print(json.dumps({"clip": row.clip_id, **record, **label}, ensure_ascii=False), flush=True)
-    return 2 if unusable and options.files else 0
+
+def _names(paths: Sequence[str]) -> list[str]:
+    """A name for each model: its folder's, a step's with its run's, and more of the path where two would be alike."""
+    folders = [Path(os.path.abspath(path)) for path in paths]
+    for parts in range(1, max(len(folder.parts) for folder in folders)):
+        names = ["-".join(folder.parts[1:][-parts - folder.name.startswith("step-") :]) for folder in folders]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError("--twin: the same model stands there twice; name each once")
+
+
+def _decode(options: argparse.Namespace) -> int:
+    from model_training.decode import decode
+
+    return decode(options)
 
 
 def _numbers(name: str, text: str | None) -> list[int] | None:
@@ -323,6 +307,8 @@ def _inspect(options: argparse.Namespace) -> int:
     from model_training.checkpoint import open_checkpoint
     from model_training.model import SpeechModel
 
+    if options.vocabulary < 1:
+        raise UserError(f"--vocabulary {options.vocabulary}: must be at least 1")
     if options.checkpoint and not options.config:
         found = open_checkpoint(options.checkpoint)
         settings, vocabulary = config.restore(found.record["settings"]), int(found.record["vocabulary"])
@@ -355,13 +341,13 @@ def _index(options: argparse.Namespace) -> int:
         Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
 
     settings = IndexSettings(dev_share=options.dev, test_share=options.test, seed=options.seed)
-    storage = Storage(endpoint_url({}))
-    record = index_from_tars(options.tars, Path(options.out), settings, storage=storage, build_tokenizer=build_tokenizer)
+    storage, out = Storage(endpoint_url({})), _writable(options.out)
+    record = index_from_tars(options.tars, out, settings, storage=storage, build_tokenizer=build_tokenizer)
     for name, split in record["splits"].items():
         print(f"{name:<6} {split['clips']:>9} clips {split['hours']:>10.2f} h")
         if not split["clips"] and getattr(options, name):
             print(f"{name} is empty: there are few recordings; give it a larger share with --{name}", file=sys.stderr)
-    if bad := (Path(options.out) / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
+    if bad := (out / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
         print(f"{bad} samples cannot be used: bad_samples.jsonl names them", file=sys.stderr)
     print(f"next: python -m model_training train --data {options.out} --config tiny")
     return 0
@@ -373,17 +359,20 @@ def _tokenizer(options: argparse.Namespace) -> int:
     from model_training.tokenizer import Tokenizer
     from model_training.tokens import Scheme
 
+    path = options.texts
     try:
-        lines = Path(options.texts).read_text(encoding="utf-8").splitlines()
-        plain = yaml.safe_load(Path(options.scheme).read_text(encoding="utf-8")) if options.scheme else {}
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        path = options.scheme
+        plain = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
     except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from None
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{options.scheme} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
-        raise UserError(f"{options.texts} is not UTF-8: save it as UTF-8, one label a line") from None
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
     if options.bpe_size < 1:
         raise UserError(f"--bpe-size {options.bpe_size}: must be at least 1")
+    _writable(options.out)
     tokenizer = Tokenizer.train(
         lines, Scheme.from_dict(plain or {}), bpe_size=options.bpe_size, min_char_count=options.min_char_count
     )

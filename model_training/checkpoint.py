@@ -17,6 +17,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from operators.errors import UserError
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
+_RECORD = {"step": int, "settings": dict, "vocabulary": int, "tokenizer": str, "data": str}
+"""What trainer.json must hold, beside version and files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,18 +102,23 @@ def save(
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint by its folder, or the newest whole one of a training run.
+    """A checkpoint by its folder, or the newest whole one of a training run. Newer ones that are damaged are named on stderr.
 
     Raises:
         UserError: there is none, or a file is missing or differs from its checksum.
     """
     path = Path(path)
-    if not (path / "trainer.json").exists():
-        newest = latest(path)
-        if newest is None:
-            raise UserError(f"no checkpoint in {path}: give a folder step-... or the folder of a training run")
-        return newest
-    return _verified(path)
+    if (path / "trainer.json").exists():
+        return _verified(path)
+    newest = latest(path)
+    damaged = [one.name for one in steps(path) if newest is None or one > newest.path]
+    if newest is None:
+        if damaged:
+            raise UserError(f"no whole checkpoint in {path}: {', '.join(damaged)} cannot be used; train again")
+        raise UserError(f"no checkpoint in {path}: give a folder step-... or the folder of a training run")
+    if damaged:
+        print(f"touchasp: taking {newest.path}; newer, but damaged: {', '.join(damaged)}", file=sys.stderr)
+    return newest
 
 
 def latest(folder: str | Path) -> Checkpoint | None:
@@ -201,11 +209,13 @@ class _Damaged(UserError):
 def _verified(path: Path) -> Checkpoint:
     try:
         record = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
-        files = dict(record["files"])
+        files, version = dict(record["files"]), record["version"]
+        if version == VERSION and not all(isinstance(record[key], kind) for key, kind in _RECORD.items()):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError):
         raise _Damaged(f"{path / 'trainer.json'} is damaged: use an older checkpoint") from None
-    if record.get("version") != VERSION:
-        raise UserError(f"{path} is of version {record.get('version')}, this program reads {VERSION}")
+    if version != VERSION:
+        raise UserError(f"{path} is of version {version}, this program reads {VERSION}")
     for name, digest in files.items():
         if not (path / name).is_file() or _sha256(path / name) != digest:
             raise _Damaged(f"{path / name} is missing or differs from its checksum: use an older checkpoint")

@@ -46,7 +46,7 @@ class MoESettings:
     importance_weight: float = 0.15  # beta of 3M
     embedding_layers: int = 0  # blocks of 3M's shared embedding network, which routers also see; 0: none
     embedding_weight: float = 0.01  # gamma of 3M: its CTC loss
-    dispatch: str = "auto"  # auto | dense | sorted | grouped | loop: how frames reach experts; the result is the same
+    dispatch: str = "auto"  # auto | dense | sorted | grouped | loop: how frames reach experts; grouped: a GPU's bfloat16 only
 
 
 @dataclass
@@ -92,7 +92,7 @@ class AugmentConfig:
         values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
         values.pop("noises")
         for key in ("snr_db", "rt60_seconds"):
-            if len(values[key]) != 2:
+            if len(values[key]) != 2 or not all(map(math.isfinite, values[key])):
                 raise UserError(f"data.augment.{key}={list(values[key])}: give the smallest and the largest")
         return AugmentSettings(**values)
 
@@ -232,6 +232,10 @@ def check(settings: Settings) -> None:
         ("data.max_clips", data.max_clips, 1),
         ("data.micro_batches", data.micro_batches, 1),
         ("data.loaders", data.loaders, 0),
+        ("data.augment.frequency_masks", data.augment.frequency_masks, 0),
+        ("data.augment.frequency_mask_bins", data.augment.frequency_mask_bins, 0),
+        ("data.augment.time_masks", data.augment.time_masks, 0),
+        ("data.augment.time_mask_frames", data.augment.time_mask_frames, 0),
         ("optimizer.learning_rate", optimizer.learning_rate, 0),
         ("optimizer.warmup_steps", optimizer.warmup_steps, 0),
         ("optimizer.weight_decay", optimizer.weight_decay, 0),
@@ -254,6 +258,8 @@ def check(settings: Settings) -> None:
         *(("optimizer.betas", beta) for beta in optimizer.betas),
     ):
         share(key, value)
+    if train.seed >= 2**63:
+        raise UserError(f"train.seed={train.seed}: must be below 2^63, for torch's generators")
     if len(optimizer.betas) != 2:
         raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
     if not optimizer.clip_norm > 0:
@@ -306,8 +312,12 @@ def _read(config: str) -> Any:
             raise UserError(f"no preset '{config}': there are {', '.join(presets())}; or give the path of a YAML file")
     if not path.is_file():
         raise UserError(f"no settings file {config}: give the path of a YAML file or a preset: {', '.join(presets())}")
-    with open(path, encoding="utf-8") as file:
-        content = yaml.safe_load(file)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{config} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

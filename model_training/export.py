@@ -78,7 +78,8 @@ def export(
         measure: time the result on this machine, for the card.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; a group or format that does not exist; `out` holds something else.
+        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a group or format that does not exist; `out` holds
+            something else or cannot be made.
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
@@ -96,7 +97,10 @@ def export(
         counts = pruned.parameter_counts(one)
         scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        try:
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to") from None
         try:
             for name in (TOKENIZER, CMVN):
                 shutil.copyfile(loaded.path / name, scratch / name)
@@ -190,7 +194,7 @@ def _record(
         "tokenizer": loaded.tokenizer.fingerprint,
         "task_order": data.task_order,
         "learnt": loaded.learnt,
-        "tasks": sorted(task for task, weight in data.tasks.items() if weight),
+        "tasks": loaded.tasks,
         "max_frames": data.max_clip_frames,
         "parameters": counts,
         "files": {file.name: file.stat().st_size for file in files},

@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from model_training.features import MIN_FRAMES
-from model_training.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.features import MIN_FRAMES, Cmvn
+from model_training.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.perception import Grammar, Recognition
 from model_training.search import METHODS, SearchSettings, decode_batch
 from model_training.tokenizer import Tokenizer
@@ -56,6 +56,9 @@ class Recognizer:
         self._model = OnnxModel(self._folder, threads=threads)
         self.tokenizer: Tokenizer = self._folder.tokenizer
         self.config = self._folder.config
+        for key, kind in (("max_frames", int), ("tasks", list)):
+            if not isinstance(self.config[key], kind):
+                raise UserError(f"{self._folder.path / CONFIG} is damaged ({key}): export it again")
         self.learnt: dict[str, list[str]] | None = self.config.get("learnt")
         # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
         self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
@@ -82,9 +85,7 @@ class Recognizer:
             UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.
         """
         search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight)
-        trained: Sequence[str] = self.config["tasks"]
-        if task not in trained:
-            raise UserError(f"the model was not trained for the task {task!r}: it has {', '.join(trained)}")
+        check_task(task, self.config["tasks"], [method])
         grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given, learnt=self.learnt)
         parts: dict[int, list[tuple[Recognition, int]]] = defaultdict(list)
         recordings = 0
@@ -92,20 +93,14 @@ class Recognizer:
         def heard() -> Iterator[_Window]:
             nonlocal recordings
             for one in audio:
-                yield from self._windows(recordings, one)
+                for features_F80 in hear(one, self.config["max_frames"], self._folder.cmvn):
+                    yield _Window(recordings, features_F80)
                 recordings += 1
 
         for batch in _batches(heard(), self._together):
             for window, recognition in zip(batch, self._run(batch, grammar, search), strict=True):
                 parts[window.recording].append((recognition, len(window.features_F80)))
-        return [self._join(parts[recording]) for recording in range(recordings)]
-
-    def _windows(self, recording: int, audio: Audio) -> Iterator[_Window]:
-        longest = max(SAMPLE_RATE, WINDOW + (int(self.config["max_frames"]) - 1) * SHIFT)  # pauses need a second's room
-        for pcm in windows(audio, longest):
-            features_F80 = filterbank(pcm)
-            if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them
-                yield _Window(recording, self._folder.cmvn.apply(features_F80))
+        return [join(parts[recording], self.tokenizer) for recording in range(recordings)]
 
     def _run(self, batch: Sequence[_Window], grammar: Grammar, search: SearchSettings) -> list[Recognition]:
         lengths_B = np.array([len(window.features_F80) for window in batch])
@@ -114,25 +109,49 @@ class Recognizer:
             features_BF80[row, : lengths_B[row]] = window.features_F80
         return decode_batch(OnnxScorer(self._model, features_BF80, lengths_B), self.tokenizer, grammar, search)
 
-    def _join(self, parts: Sequence[tuple[Recognition, int]]) -> Recognition:
-        """Windows of one recording as one: text and events in order, each attribute by the frames that speak for it."""
-        if len(parts) == 1:
-            return parts[0][0]
-        ids = tuple(token for part, _ in parts for token in part.ids)
-        labels: dict[str, str | None] = {}
-        for kind in ATTRIBUTES:
-            frames: dict[str, int] = defaultdict(int)
-            for part, length in parts:
-                if (label := getattr(part, kind)) is not None:
-                    frames[label] += length
-            labels[kind] = max(frames, key=lambda label: frames[label], default=None)
-        return Recognition(
-            text=self.tokenizer.decode(token for token in ids if token in self.tokenizer.text_ids),
-            events=tuple(dict.fromkeys(event for part, _ in parts for event in part.events)),
-            ids=ids,
-            score=sum(part.score or 0.0 for part, _ in parts) if parts else None,
-            **labels,
-        )
+
+def check_task(task: str, trained: Sequence[str], methods: Iterable[str]) -> None:
+    """Raises UserError for a task that the model was not trained for, or that a method does not answer."""
+    if task not in trained:
+        raise UserError(f"the model was not trained for the task {task!r}: it has {', '.join(trained)}")
+    for method in methods:
+        if task in ATTRIBUTES and method.startswith("ctc_"):
+            raise UserError(f"{method} gives text and events, no {task}: take the method attention")
+
+
+def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
+    """Normalised features [F, 80] of a recording's windows, none longer than the `max_frames` that the model heard in training.
+
+    Raises:
+        UserError: audio that cannot be read.
+    """
+    longest = max(SAMPLE_RATE, WINDOW + (max_frames - 1) * SHIFT)  # pauses need a second's room
+    for pcm in windows(audio, longest):
+        features_F80 = filterbank(pcm)
+        if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them
+            yield cmvn.apply(features_F80)
+
+
+def join(parts: Sequence[tuple[Recognition, int]], tokenizer: Tokenizer) -> Recognition:
+    """Windows of one recording, each with its frames, as one: text and events in order, each attribute by the frames that speak
+    for it."""
+    if len(parts) == 1:
+        return parts[0][0]
+    ids = tuple(token for part, _ in parts for token in part.ids)
+    labels: dict[str, str | None] = {}
+    for kind in ATTRIBUTES:
+        frames: dict[str, int] = defaultdict(int)
+        for part, length in parts:
+            if (label := getattr(part, kind)) is not None:
+                frames[label] += length
+        labels[kind] = max(frames, key=lambda label: frames[label], default=None)
+    return Recognition(
+        text=tokenizer.decode(token for token in ids if token in tokenizer.text_ids),
+        events=tuple(dict.fromkeys(event for part, _ in parts for event in part.events)),
+        ids=ids,
+        score=sum(part.score or 0.0 for part, _ in parts) if parts else None,
+        **labels,
+    )
 
 
 def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]:
@@ -172,13 +191,12 @@ def main(options: argparse.Namespace) -> int:
         given[kind] = label
     recognizer = Recognizer(options.folder, threads=options.threads)
     SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
+    check_task(options.task, recognizer.config["tasks"], [options.method])
     Grammar(recognizer.tokenizer, task=options.task, given=given, learnt=recognizer.learnt)
     failed = False
     for path in options.audio:
         try:
-            (found,) = recognizer.recognize(
-                [path], method=options.method, beam=options.beam, task=options.task, given=given
-            )
+            (found,) = recognizer.recognize([path], method=options.method, beam=options.beam, task=options.task, given=given)
         except UserError as error:
             print(f"touchasp: {error}", file=sys.stderr)
             failed = True

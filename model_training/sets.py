@@ -2,25 +2,21 @@
 
 CKPT ──load_model──> LoadedModel (weights, tokenizer, CMVN, settings)
 handoff, split ──labelled_sets──> {domain: batches}, clips as they are: no augmentation, every clip once
-audio files ──file_batches──> batches of one clip each
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from model_training import checkpoint as checkpoints
 from model_training import config
-from model_training.audio import BadSample, decode
+from model_training.audio import BadSample
 from model_training.batching import BatchPlan, Planner
 from model_training.config import Settings
-from model_training.features import MIN_FRAMES, Cmvn
+from model_training.features import Cmvn
 from model_training.handoff import Handoff
 from model_training.index import Row
 from model_training.model import SpeechModel
@@ -28,8 +24,6 @@ from model_training.perception import Targets, build_targets
 from model_training.reading import Batch, Batches, Reader
 from model_training.tokenizer import Tokenizer
 from operators.errors import UserError
-from operators.filterbank import filterbank
-from operators.shard import feature_frames
 
 
 @dataclass(frozen=True)
@@ -43,15 +37,24 @@ class LoadedModel:
     learnt: dict[str, list[str]] | None = None
     """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older checkpoint."""
 
+    @property
+    def tasks(self) -> list[str]:
+        """Those that it was trained for."""
+        return sorted(task for task, weight in self.settings.data.tasks.items() if weight)
+
 
 def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
     """A checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
 
     Raises:
-        UserError: no such checkpoint, or a damaged one.
+        UserError: no such checkpoint, or a damaged one; both `average` and `ema`.
     """
+    if average > 1 and ema:
+        raise UserError(f"--average {average} and --ema are two ways to average: give one of them")
     found = checkpoints.open_checkpoint(path)
     settings = config.restore(found.record["settings"])
+    if settings.model.moe.dispatch == "grouped":  # the training machine could; `auto` does so where this one can, too
+        settings.model.moe.dispatch = "auto"
     tokenizer = Tokenizer.load(found.path)
     if tokenizer.fingerprint != found.record["tokenizer"]:
         raise UserError(f"{found.path / 'tokenizer.json'} is not the one that the model was trained with")
@@ -109,39 +112,3 @@ class _Targets:
 
     def __call__(self, row: Row) -> Targets:
         return build_targets(row, self.tokenizer)
-
-
-def file_batches(paths: Sequence[str], cmvn: Cmvn) -> Iterator[tuple[str, Batch | BadSample]]:
-    """One batch per audio file, without labels. What cannot be read comes back as its BadSample."""
-    for path in paths:
-        try:
-            with open(path, "rb") as file:
-                pcm = decode(path, file)
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from None
-        except BadSample as bad:
-            yield path, bad
-            continue
-        if feature_frames(len(pcm)) < MIN_FRAMES:
-            yield path, BadSample(path, "too_short", f"{len(pcm)} samples")
-            continue
-        yield path, _unlabelled(path, cmvn.apply(filterbank(pcm)))
-
-
-def _unlabelled(name: str, features_F80: np.ndarray) -> Batch:
-    frames, none = len(features_F80), torch.zeros(1, 0, dtype=torch.int64)
-    row = Row(clip_id=name, shard=name, offset=0, size=0, frames=frames, label_tokens=0, label="", domain="")
-    return Batch(
-        features_BT80=torch.from_numpy(features_F80).unsqueeze(0),
-        feature_lengths_B=torch.tensor([frames]),
-        ctc_targets_BU=none,
-        ctc_lengths_B=torch.zeros(1, dtype=torch.int64),
-        decoder_inputs_BL=none,
-        decoder_targets_BL=none,
-        decoder_lengths_B=torch.zeros(1, dtype=torch.int64),
-        events_known_B=torch.zeros(1, dtype=torch.bool),
-        clip_ids=[name],
-        rows=[row],
-        global_batch=0,
-        bad=(),
-    )

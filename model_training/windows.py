@@ -73,16 +73,15 @@ def _blocks(audio: str | Path | np.ndarray) -> Iterator[np.ndarray]:
                 end = None if start + _BLOCK >= samples else start + _BLOCK
                 yield decode(path.name, file, start, end)
     except BadSample as error:
-        raise UserError(f"cannot read {path} as audio ({error.detail}): convert it to WAV or FLAC first") from None
+        mend = "convert it to WAV or FLAC first" if error.reason == "unreadable" else "copy or record it again"
+        raise UserError(f"cannot read {path} as audio ({error.detail}): {mend}") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _int16(pcm: np.ndarray) -> np.ndarray:
     if pcm.ndim != 1:
-        raise UserError(
-            f"an array of audio has one dimension, 16 kHz samples of one channel; this has shape {pcm.shape}"
-        )
+        raise UserError(f"an array of audio has one dimension, 16 kHz samples of one channel; this has shape {pcm.shape}")
     if pcm.dtype == np.int16:
         return pcm
     if not np.issubdtype(pcm.dtype, np.floating) or not np.isfinite(pcm).all():

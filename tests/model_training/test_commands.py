@@ -1,4 +1,4 @@
-"""eval, decode, inspect, index and tokenizer as a user calls them."""
+"""eval, decode, export, inspect, index and tokenizer as a user calls them."""
 
 from __future__ import annotations
 
@@ -6,12 +6,18 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
-from model_training import config
+from model_training import config, decode
 from model_training.__main__ import main
+from model_training.export import export
 from model_training.index import Index, write_index
+from model_training.recognize import Recognizer
+from model_training.tables import from_json
 from model_training.train import train
 from tests.model_training.corpus import encoded, write_tar
 from tests.model_training.handoffs import beeps, make_handoff
@@ -47,8 +53,6 @@ def test_eval_puts_every_size_into_one_table(
         (s, g, m) for s in ("bells", "words") for g in (3, 7, 15) for m in ("ctc_greedy", "attention")
     }
     assert (tmp_path / "eval.html").read_text().startswith("<!doctype html>")
-    from model_training.tables import from_json
-
     scores = from_json((tmp_path / "eval.json").read_bytes())
     gender = scores.pooled(15, "attention").attributes["gender"].accuracy
     assert gender.total == 16
@@ -89,8 +93,6 @@ def test_decode_writes_one_json_object_a_clip(
 
 
 def test_decode_names_files_it_cannot_read_and_goes_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import numpy as np
-
     good, bad = tmp_path / "good.flac", tmp_path / "bad.flac"
     good.write_bytes(encoded(beeps("abc", 1, np.random.default_rng(0))))
     bad.write_bytes(b"fLaC" + bytes(500))
@@ -100,6 +102,106 @@ def test_decode_names_files_it_cannot_read_and_goes_on(run: Path, tmp_path: Path
     assert json.loads(line)["clip"] == str(good)
     assert json.loads(line)["language"] == "en"
     assert "bad.flac" in err
+
+
+def test_decode_hears_a_long_recording_as_recognize_does(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Clips of training had 4 s at most."""
+    random, lengths = np.random.default_rng(1), []
+    pcm = np.concatenate([beeps("".join(random.choice(list("abcdefgh"), 6)), 2, random) for _ in range(10)])
+    soundfile.write(tmp_path / "long.flac", pcm, 16_000)
+
+    class Scorer(decode.ModelScorer):
+        def __init__(self, model: Any, features_BF80: Any, lengths_B: Any, group: int) -> None:
+            lengths.append(features_BF80.shape[1])
+            super().__init__(model, features_BF80, lengths_B, group)
+
+    monkeypatch.setattr(decode, "ModelScorer", Scorer)
+    assert main(["decode", str(run), str(tmp_path / "long.flac"), "--beam", "2"]) == 0
+    got = json.loads(capsys.readouterr().out)
+    assert len(lengths) > 3
+    assert max(lengths) <= 400
+    (done,) = export(run, 15, "onnx", tmp_path / "onnx", measure=False)
+    (want,) = Recognizer(done.folder, threads=1).recognize([tmp_path / "long.flac"], beam=2)
+    assert got["text"]
+    assert (got["text"], got["gender"], got["language"]) == (want.text, want.gender, want.language)
+
+
+def changed(run: Path, folder: Path, part: str, **values: Any) -> Path:
+    """A copy of the run's newest checkpoint with other settings in its record."""
+    copy = Path(shutil.copytree(run / "step-00000100", folder / "step-00000100"))
+    record = json.loads((copy / "trainer.json").read_text())
+    record["settings"][part] |= values
+    (copy / "trainer.json").write_text(json.dumps(record))
+    return copy
+
+
+def test_only_a_trained_task_is_asked_and_not_by_ctc(
+    handoff: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = changed(run, tmp_path, "data", tasks={"transcribe": 0.0, "gender": 1.0})
+    arguments = ["eval", str(copy), "--data", str(handoff), "--split", "dev", "--groups", "3", "--task", "gender"]
+    assert main([*arguments, "--methods", "attention"]) == 0
+    scores = from_json((copy / "eval.json").read_bytes()).pooled(3, "attention")
+    assert scores.attributes["gender"].accuracy.total == 16
+    for more, words in ((["--methods", "ctc_greedy"], "no gender"), (["--task", "transcribe"], "it has gender")):
+        capsys.readouterr()
+        assert main([*arguments, *more]) == 2
+        assert words in capsys.readouterr().err
+
+
+def test_a_model_trained_with_a_gpus_dispatch_is_heard_without_one(handoff: Path, run: Path, tmp_path: Path) -> None:
+    moe = json.loads((run / "step-00000100" / "trainer.json").read_text())["settings"]["model"]["moe"]
+    copy = changed(run, tmp_path, "model", moe=moe | {"dispatch": "grouped"})
+    arguments = ["decode", str(copy), "--data", str(handoff), "--split", "dev", "--method", "ctc_greedy"]
+    assert main([*arguments, "--device", "cpu"]) == 0
+
+
+def test_eval_keeps_the_results_of_every_twin(
+    handoff: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = changed(run, tmp_path / "other", "data")
+    arguments = ["eval", str(run / "step-00000100"), "--data", str(handoff), "--split", "dev", "--groups", "3"]
+    arguments += ["--methods", "ctc_greedy", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--twin", str(tmp_path / "nowhere")]) == 2
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["eval.json"]
+    assert main([*arguments, "--twin", str(copy), "--twin", str(run)]) == 0
+    found = [from_json(file.read_bytes()).model for file in sorted((tmp_path / "out").glob("*.json"))]
+    assert found == ["other-step-00000100", f"{run.name} step 100", f"{run.name}-step-00000100"]
+    capsys.readouterr()
+    assert main([*arguments, "--twin", str(copy), "--twin", str(copy)]) == 2
+    assert "stands there twice" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_only_a_stopped_training_is_said_to_go_on(
+    handoff: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model_training.handoff.Handoff.open", stop)
+    where = ["--out", str(tmp_path)] if command == "train" else [str(run)]
+    assert main([command, *where, "--data", str(handoff)]) == 130
+    assert ("goes on from the last checkpoint" in capsys.readouterr().err) == (command == "train")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "{handoff}", "--config", "{latin}"],
+        ["tokenizer", "--texts", "{handoff}/handoff.json", "--scheme", "{latin}", "--out", "{out}"],
+        ["tokenizer", "--texts", "{latin}", "--out", "{out}"],
+    ],
+)
+def test_a_file_that_is_not_utf_8_is_named(
+    handoff: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes("# Größe\n".encode("latin-1"))
+    assert main([a.format(handoff=handoff, latin=latin, out=tmp_path / "out") for a in arguments]) == 2
+    assert f"touchasp: {latin} is not UTF-8" in capsys.readouterr().err
 
 
 def test_inspect_tells_the_sizes(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,8 +214,6 @@ def test_inspect_tells_the_sizes(run: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import numpy as np
-
     random = np.random.default_rng(3)
     words = ["".join(random.choice(list("abcd"), 3)) for _ in range(30)]
     members = []
@@ -146,6 +246,26 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["train", "--data", "{handoff}", "--out", "{handoff}/handoff.json", *SMALL], ["handoff.json", "--out"]),
         (["train", "--data", "{handoff}", "--out", "y", "data.max_frames=100"], ["data.max_frames=100", "data.max_clip_frames"]),
         (["train", "--data", "{handoff}", "--out", "y", "data.tasks.emotion=1"], ["no clip", "a label for emotion"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--device", "cuda"], ["no CUDA device", "say cpu"]),
+        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"], ["--ema", "--average 2"]),
+        (["decode", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"], ["--ema", "--average 2"]),
+        (["export", "{run}", "--out", "x", "--ema", "--average", "2"], ["--ema", "--average 2"]),
+        (["eval", "{run}", "--data", "{handoff}", "--task", "gender"], ["not trained for the task 'gender'", "transcribe"]),
+        (["decode", "{run}", "--data", "{handoff}", "--task", "gender"], ["not trained for the task 'gender'", "transcribe"]),
+        (["eval", "nowhere", "--data", "{handoff}", "--out", "/proc/none/x"], ["cannot write to /proc/none/x", "--out"]),
+        (["eval", "nowhere", "--data", "{handoff}", "--out", "{handoff}/handoff.json"], ["cannot write to", "--out"]),
+        (["export", "{run}", "--group", "3", "--out", "/proc/none/x"], ["cannot make /proc/none/x", "--out"]),
+        (["index", "nowhere.tar", "--out", "/proc/none/x"], ["cannot write to /proc/none/x", "--out"]),
+        (["tokenizer", "--texts", "{handoff}/handoff.json", "--out", "/proc/none/x"], ["cannot write to /proc/none/x"]),
+        (
+            ["train", "--data", "{handoff}", "--out", "y", "data.augment.time_masks=-1"],
+            ["time_masks=-1", "at least 0"],
+        ),
+        (["train", "--data", "{handoff}", "--out", "y", "data.augment.frequency_mask_bins=-1"], ["mask_bins=-1", "at least 0"]),
+        (["train", "--data", "{handoff}", "--out", "y", "data.augment.snr_db=[15,.inf]"], ["data.augment.snr_db"]),
+        (["train", "--data", "{handoff}", "--out", "y", "train.seed=99999999999999999999"], ["train.seed=99", "below"]),
+        (["train", "--data", "{handoff}", "--out", "y", "model.moe.dispatch=grouped"], ["dispatch=grouped", "say auto"]),
+        (["inspect", "--config", "tiny", "--vocabulary", "-1"], ["--vocabulary -1", "at least 1"]),
         (["inspect"], ["give a checkpoint"]),
         (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),
         (["index", "nowhere.tar", "--out", "x"], ["nowhere.tar"]),
@@ -161,6 +281,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     words: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert main([a.format(run=run, handoff=handoff) for a in arguments]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert len(error) == 1

@@ -117,9 +117,7 @@ def test_any_file_is_heard_as_its_samples_at_16_khz(recognizer: Recognizer, tmp_
     soundfile.write(tmp_path / "stereo.wav", np.stack([pcm, pcm], 1), SAMPLE_RATE)
     soundfile.write(tmp_path / "mono.flac", pcm, SAMPLE_RATE)
     as_float = pcm.astype(np.float32) / 32768
-    found = recognizer.recognize(
-        [pcm, as_float, tmp_path / "stereo.wav", str(tmp_path / "mono.flac")], method="ctc_greedy"
-    )
+    found = recognizer.recognize([pcm, as_float, tmp_path / "stereo.wav", str(tmp_path / "mono.flac")], method="ctc_greedy")
     assert len(found) == 4
     assert found[0].ids
     assert all(one == found[0] for one in found)
@@ -185,6 +183,9 @@ def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, check
     (tmp_path / "notes.wav").write_text("no audio")
     with pytest.raises(UserError, match=r"cannot read .*notes.wav as audio \(Format not recognised\): convert"):
         recognizer.recognize([tmp_path / "notes.wav"])
+    soundfile.write(tmp_path / "empty.wav", speech(0.0), SAMPLE_RATE)
+    with pytest.raises(UserError, match=r"cannot read .*empty.wav as audio \(no samples\): copy or record it again"):
+        recognizer.recognize([tmp_path / "empty.wav"])
     with pytest.raises(UserError, match=r"cannot read .*none.wav: No such file"):
         recognizer.recognize([tmp_path / "none.wav"])
     with pytest.raises(UserError, match="one dimension"):
@@ -222,6 +223,11 @@ def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
     (copy / "config.json").write_text('{"schema_version": 1, "format": "onnx"}')
     with pytest.raises(UserError, match=r"config.json is damaged \(files, group"):
         Recognizer(copy)
+    good = json.loads((folder / "config.json").read_text())
+    for key, value in (("max_frames", "many"), ("tasks", None)):
+        (copy / "config.json").write_text(json.dumps(good | {key: value}))
+        with pytest.raises(UserError, match=rf"config.json is damaged \({key}\)"):
+            Recognizer(copy)
     (copy / "config.json").write_text("{")
     with pytest.raises(UserError, match=r"config.json is damaged"):
         Recognizer(copy)
@@ -242,5 +248,7 @@ def test_the_command_goes_on_after_a_bad_file(folder: Path, tmp_path: Path, caps
     assert json.loads(line)["language"] == "en"
     assert main(parser.parse_args([str(folder), audio[1], "--method", "ctc_greedy"])) == 0
     assert capsys.readouterr().out.startswith(f"{audio[1]}\t")
+    with pytest.raises(UserError, match="not trained for the task 'gender'"):  # once, not for every file
+        main(parser.parse_args([str(folder), *audio, "--task", "gender"]))
     with pytest.raises(UserError, match="write KIND=LABEL"):
         main(parser.parse_args([str(folder), audio[1], "--given", "yue"]))

@@ -14,6 +14,7 @@ import pytest
 
 from model_training import checkpoint as checkpoints
 from model_training import config
+from model_training.__main__ import main
 from model_training.train import train
 from operators.errors import UserError
 from tests.model_training.handoffs import make_handoff
@@ -53,6 +54,29 @@ def test_a_damaged_checkpoint_does_not_push_out_whole_ones(handoff: Path, tmp_pa
     damage(run / "step-00000004")
     go(handoff, run, "train.max_steps=3", "train.keep_checkpoints=1")
     assert checkpoints.open_checkpoint(run).step == 3
+
+
+def test_a_damaged_newest_checkpoint_is_not_passed_over_unsaid(
+    handoff: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    go(handoff, run, "train.max_steps=3")
+    damage(run / "step-00000003")
+    path = run / "step-00000002" / "trainer.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in record.items() if key != "settings"}))
+    capsys.readouterr()
+    assert main(["inspect", str(run)]) == 0
+    said = capsys.readouterr()
+    assert "step 1, " in said.out
+    (line,) = said.err.splitlines()
+    assert "step-00000001; newer, but damaged: step-00000002, step-00000003" in line
+    path.write_text(json.dumps(record | {"settings": 5}))
+    assert main(["inspect", str(path.parent)]) == 2
+    assert "trainer.json is damaged" in capsys.readouterr().err
+    damage(run / "step-00000001")
+    with pytest.raises(UserError, match=r"no whole checkpoint in .*: step-00000001, step-00000002, step-00000003"):
+        checkpoints.open_checkpoint(run)
 
 
 def test_a_checkpoint_of_another_version_is_not_trained_over(handoff: Path, tmp_path: Path) -> None:
