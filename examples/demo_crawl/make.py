@@ -1,4 +1,4 @@
-"""Make the demo crawl: half an hour of "web audio" in six domains and many codecs, and the truth that nobody shows the pipeline.
+"""Make the demo crawl: half an hour of "web audio" in seven domains and many codecs, and the truth that no stage reads.
 
     python -m examples.demo_crawl.make            from the repository's root; needs eSpeak NG
 
@@ -12,6 +12,7 @@ No sentence here was ever trained on; of the voices some are unseen by both star
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import sys
@@ -25,6 +26,7 @@ import numpy as np
 from examples.starter_engines import acoustics
 from examples.starter_engines.grammar import sentence
 from examples.starter_engines.voices import SAMPLE_RATE, UNSEEN, Speaker, say, training_voices
+from operators.errors import UserError
 
 HERE = Path(__file__).parent
 SEED = 2025
@@ -177,30 +179,41 @@ def encode(path: Path, audio: np.ndarray, rate: int) -> None:
 Scene = Callable[[random.Random, str, list[str], float], tuple[np.ndarray, Track]]
 
 
-def plan() -> list[tuple[str, Scene, str, str, list[str], float, int]]:
-    """File, how it is made, language, whether the engines know the voices, the voices, seconds, sample rate."""
-    known = [voice for voice in training_voices(0) if voice in training_voices(1)]
+def known_voices() -> list[str]:
+    """The voices that both starter engines were trained on."""
+    return [voice for voice in training_voices(0) if voice in training_voices(1)]
+
+
+def plan() -> list[tuple[str, Scene, str, list[str], float, int]]:
+    """File, how it is made, language, the voices to draw from, seconds, sample rate."""
+    known = known_voices()
     new = list(UNSEEN)
     return [
-        ("audiobook/the-long-road-01.mp3", audiobook, "en", "seen", [known[3]], 205, 44_100),
-        ("audiobook/the-long-road-02.opus", audiobook, "en", "unseen", [new[2]], 165, 48_000),
-        ("audiobook/城里的早晨-01.opus", audiobook, "zh", "seen", [known[7]], 205, 48_000),
-        ("audiobook/城里的早晨-02.m4a", audiobook, "zh", "unseen", [new[3]], 165, 44_100),
-        ("interview/episode 12.m4a", interview, "en", "mixed", [known[5], new[6]], 170, 44_100),
-        ("interview/访谈 第三期.webm", interview, "zh", "mixed", [known[10], new[7]], 170, 48_000),
-        ("live/street-corner.mp3", live, "en", "mixed", [*known[:4], new[0]], 125, 22_050),
-        ("live/集市直播.opus", live, "zh", "mixed", [*known[4:8], new[9]], 125, 48_000),
-        ("live/phone-call.wav", live, "zh", "seen", known[8:12], 60, 8_000),
-        ("sports/final-second-half.mp3", sports, "en", "seen", [known[2]], 110, 32_000),
-        ("sports/足球解说.webm", sports, "zh", "seen", [known[6]], 110, 48_000),
-        ("music/two-chords.opus", music, "", "none", [], 100, 48_000),
-        ("music/jingle.wav", music, "", "none", [], 8, 44_100),
-        ("silence/empty-room.flac", silence, "", "none", [], 60, 16_000),
+        ("audiobook/the-long-road-01.mp3", audiobook, "en", [known[3]], 205, 44_100),
+        ("audiobook/the-long-road-02.opus", audiobook, "en", [new[2]], 165, 48_000),
+        ("audiobook/城里的早晨-01.opus", audiobook, "zh", [known[7]], 205, 48_000),
+        ("audiobook/城里的早晨-02.m4a", audiobook, "zh", [new[3]], 165, 44_100),
+        ("interview/episode 12.m4a", interview, "en", [known[5], new[6]], 170, 44_100),
+        ("interview/访谈 第三期.webm", interview, "zh", [known[10], new[7]], 170, 48_000),
+        ("live/street-corner.mp3", live, "en", [*known[:4], new[0]], 125, 22_050),
+        ("live/集市直播.opus", live, "zh", [*known[4:8], new[9]], 125, 48_000),
+        ("live/phone-call.wav", live, "zh", known[8:12], 60, 8_000),
+        ("sports/final-second-half.mp3", sports, "en", [known[2]], 110, 32_000),
+        ("sports/足球解说.webm", sports, "zh", [known[6]], 110, 48_000),
+        ("music/two-chords.opus", music, "", [], 100, 48_000),
+        ("music/jingle.wav", music, "", [], 8, 44_100),
+        ("silence/empty-room.flac", silence, "", [], 60, 16_000),
     ]
 
 
+def familiarity(speakers: set[str]) -> str:
+    """Whether both engines know who speaks: "seen", "unseen", "mixed", or "none" where nobody does."""
+    kinds = {"seen" if speaker in known_voices() else "unseen" for speaker in speakers}
+    return "mixed" if len(kinds) > 1 else next(iter(kinds), "none")
+
+
 def broken(folder: Path, whole: Path) -> None:
-    """What a crawl also brings: an empty file, a web page, noise by the name of audio, an m4a and an mp3 cut off, a text."""
+    """What a crawl also brings: an empty file, a web page, noise by the name of audio, an m4a cut off, a WAV header."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "empty.mp3").write_bytes(b"")
     page = "<!DOCTYPE html><html><head><title>404 Not Found</title></head><body><h1>Not Found</h1></body></html>\n"
@@ -210,19 +223,19 @@ def broken(folder: Path, whole: Path) -> None:
     (folder / "header-only.wav").write_bytes((whole / "live/phone-call.wav").read_bytes()[:44])
 
 
-def main() -> int:
+def make() -> None:
     crawl, lines = HERE / "crawl", []
-    for index, (name, scene, language, kind, voices, seconds, rate) in enumerate(plan()):
+    for index, (name, scene, language, voices, seconds, rate) in enumerate(plan()):
         audio, track = scene(random.Random(f"{SEED}/{index}"), language, voices, seconds)
         encode(crawl / name, audio, rate)
         lines.append(
             {
-                "recording_id": name.rpartition(".")[0],
+                "recording_id": name,
                 "path": name,
                 "domain": name.partition("/")[0],
                 "language": language or None,
                 "duration_s": round(len(audio) / SAMPLE_RATE, 3),
-                "voices": kind,
+                "voices": familiarity({segment["speaker"] for segment in track.segments}),
                 "segments": track.segments,
             }
         )
@@ -233,6 +246,16 @@ def main() -> int:
     minutes = sum(line["duration_s"] for line in lines) / 60
     megabytes = sum(file.stat().st_size for file in crawl.rglob("*") if file.is_file()) / 1e6
     print(f"{minutes:.1f} minutes, {megabytes:.1f} MB")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m examples.demo_crawl.make", description=__doc__.splitlines()[0])
+    parser.parse_args(arguments)
+    try:
+        make()
+    except UserError as error:
+        print(f"touchasp: {error}", file=sys.stderr)
+        return 2
     return 0
 
 

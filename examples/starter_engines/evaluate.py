@@ -3,11 +3,12 @@
     held-out sentences × {zh, en} × {seen, unseen voices} × {clean, 20, 10, 5 dB} ──clips of 2 to 12 s──> both engines
                                                                        └──> models/measured.json, one row per cell
 
-    python -m examples.starter_engines.evaluate --clips 25
+    python -m examples.starter_engines.evaluate
+    python -m examples.starter_engines.evaluate --models MODELS --manifest dev.jsonl      on segments of your own audio
 
 CER (zh) is over Han characters and Latin words as one token each, WER (en) over words. A cell has the same speech in every
-noise condition. Also measured: identified language, text written for clips without speech, and how often the two engines
-make the same mistake.
+noise condition; segments of a manifest are heard as they are, in a cell for each language. Also measured: identified language,
+text written for clips without speech, and how often the two engines make the same mistake.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ import numpy as np
 
 from examples.starter_engines import acoustics
 from examples.starter_engines.features import join
-from examples.starter_engines.synthesize import nonspeech, recording
-from examples.starter_engines.voices import UNSEEN, training_voices
+from examples.starter_engines.synthesize import nonspeech, read_audio, read_manifest, recording
+from examples.starter_engines.voices import SAMPLE_RATE, UNSEEN, training_voices
+from operators.errors import UserError
 
 MODELS = Path(__file__).parent / "models"
+CLIPS = 40
 SNRS = (None, 20, 10, 5)
 SEED = 31
 
@@ -70,6 +73,19 @@ def held_out_clips(count: int, sentences: int, seed: int = SEED) -> list[Clip]:
                     g = np.random.default_rng((seed, index))
                     audio = speech if snr_db is None else acoustics.mix(speech, acoustics.noise(g, noise, len(speech)), snr_db)
                     clips.append(Clip(audio=audio, text=text, language=language, voices=kind, snr_db=snr_db))
+    return clips
+
+
+def given_clips(manifest: Path, count: int, seed: int = SEED) -> list[Clip]:
+    """`count` segments of a manifest for each language, or all where there are fewer. Raises UserError."""
+    listed = [(row, segment) for row in read_manifest(manifest) for segment in row["segments"]]
+    clips = []
+    for language in ("zh", "en"):
+        spoken = [(row, segment) for row, segment in listed if row["language"] == language]
+        for row, segment in random.Random(f"{seed}/{language}").sample(spoken, min(count, len(spoken))):
+            first, last = (int(segment[name] * SAMPLE_RATE) for name in ("start_s", "end_s"))
+            audio = read_audio(row)[first:last]
+            clips.append(Clip(audio=audio, text=segment["text"], language=language, voices="given", snr_db=None))
     return clips
 
 
@@ -115,35 +131,31 @@ def hear_paraformer(folder: Path, audio: Sequence[np.ndarray]) -> list[str]:
     return texts
 
 
-def measure(models: Path, count: int, sentences: int) -> dict[str, object]:
-    clips = held_out_clips(count, sentences)
-    audio, quiet = [clip.audio for clip in clips], silences(count)
+def measure(models: Path, clips: list[Clip], quiet: list[np.ndarray]) -> dict[str, object]:
+    """What both engines get wrong of `clips`, a cell for each language, kind of voice and noise, and write for `quiet` ones."""
+    audio = [clip.audio for clip in clips]
     heard = {
         "whisper": hear_whisper(models / "whisper-starter", audio, [clip.language for clip in clips]),
         "paraformer": hear_paraformer(models / "paraformer-starter", audio),
     }
     cells = []
-    for language in ("zh", "en"):
-        for kind in ("seen", "unseen"):
-            for snr_db in SNRS:
-                chosen = [i for i, c in enumerate(clips) if (c.language, c.voices, c.snr_db) == (language, kind, snr_db)]
-                row: dict[str, object] = {"language": language, "voices": kind, "snr_db": snr_db, "clips": len(chosen)}
-                for engine, texts in heard.items():
-                    counts = [errors(clips[i].text, texts[i]) for i in chosen]
-                    row["tokens"] = sum(n for _, n in counts)
-                    row[engine] = round(100 * sum(e for e, _ in counts) / sum(n for _, n in counts), 2)
-                wrong = [[tokens(clips[i].text) != tokens(texts[i]) for i in chosen] for texts in heard.values()]
-                row["clips_wrong"] = {engine: sum(flags) for engine, flags in zip(heard, wrong, strict=True)}
-                row["clips_both_wrong"] = sum(a and b for a, b in zip(*wrong, strict=True))
-                row["clips_same_mistake"] = sum(
-                    a and tokens(heard["whisper"][i]) == tokens(heard["paraformer"][i])
-                    for i, a in zip(chosen, wrong[0], strict=True)
-                )
-                cells.append(row)
+    for cell in dict.fromkeys((clip.language, clip.voices, clip.snr_db) for clip in clips):
+        chosen = [i for i, clip in enumerate(clips) if (clip.language, clip.voices, clip.snr_db) == cell]
+        row: dict[str, object] = dict(zip(("language", "voices", "snr_db"), cell, strict=True)) | {"clips": len(chosen)}
+        for engine, texts in heard.items():
+            counts = [errors(clips[i].text, texts[i]) for i in chosen]
+            row["tokens"] = sum(n for _, n in counts)
+            row[engine] = round(100 * sum(e for e, _ in counts) / sum(n for _, n in counts), 2)
+        wrong = [[tokens(clips[i].text) != tokens(texts[i]) for i in chosen] for texts in heard.values()]
+        row["clips_wrong"] = {engine: sum(flags) for engine, flags in zip(heard, wrong, strict=True)}
+        row["clips_both_wrong"] = sum(a and b for a, b in zip(*wrong, strict=True))
+        row["clips_same_mistake"] = sum(
+            a and tokens(heard["whisper"][i]) == tokens(heard["paraformer"][i]) for i, a in zip(chosen, wrong[0], strict=True)
+        )
+        cells.append(row)
     clean = [i for i, clip in enumerate(clips) if clip.snr_db is None]
     named = hear_languages(models / "whisper-starter", [audio[i] for i in clean])
     return {
-        "sentences_a_clip": sentences,
         "cells": cells,
         "language_identified_percent": round(
             100 * float(np.mean([name == clips[i].language for name, i in zip(named, clean, strict=True)])), 1
@@ -158,16 +170,36 @@ def measure(models: Path, count: int, sentences: int) -> dict[str, object]:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.starter_engines.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=MODELS)
-    parser.add_argument("--clips", type=int, default=25, help="for each language and kind of voice (default 25)")
-    parser.add_argument("--sentences", type=int, default=3, help="in a clip, at most (default 3)")
+    parser.add_argument("--models", type=Path, default=MODELS, help="folder with both models (default: the shipped ones)")
+    parser.add_argument("--manifest", type=Path, help="measure on segments of this audio instead of synthetic sentences")
+    parser.add_argument("--clips", type=int, default=CLIPS, help=f"for each language and kind of voice (default {CLIPS})")
+    parser.add_argument("--sentences", type=int, default=3, help="in a synthetic clip, at most (default 3)")
     options = parser.parse_args(arguments)
-    import torch
+    try:
+        if options.clips < 1 or options.sentences < 1:
+            raise UserError("--clips and --sentences are whole numbers from 1")
+        for engine in ("whisper", "paraformer"):
+            if not (options.models / f"{engine}-starter").is_dir():
+                raise UserError(
+                    f"{options.models} has no {engine}-starter: --models is the folder that make wrote both models to"
+                )
+        if options.manifest is not None and not options.manifest.is_file():
+            raise UserError(f"{options.manifest}: no such manifest")
+        if options.manifest is None:
+            source = {"manifest": None, "sentences_a_clip": options.sentences}
+            clips = held_out_clips(options.clips, options.sentences)
+        else:
+            source = {"manifest": options.manifest.name, "sentences_a_clip": None}
+            clips = given_clips(options.manifest, options.clips)
+        import torch
 
-    torch.set_num_threads(1)
-    result = measure(options.models, options.clips, options.sentences)
+        torch.set_num_threads(1)
+        result = source | measure(options.models, clips, silences(options.clips))
+    except UserError as error:
+        print(f"touchasp: {error}", file=sys.stderr)
+        return 2
     (options.models / "measured.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
-    for row in result["cells"]:  # type: ignore[union-attr]
+    for row in result["cells"]:
         print(row)
     print({key: value for key, value in result.items() if key != "cells"})
     return 0

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from examples.starter_engines.synthesize import read_manifest
-from examples.starter_engines.voices import SAMPLE_RATE
+from examples.starter_engines.synthesize import MAX_SEGMENT_SECONDS, read_audio, read_manifest
+from operators.errors import UserError
 
 FRAMES_PER_SECOND = 100
 BINS = 80
@@ -68,18 +68,14 @@ def paraformer_frontend(samples: np.ndarray) -> np.ndarray:
 
 
 def extract(manifest: Path, folder: Path, frontend: Frontend) -> None:
-    """Write the features of every recording of `manifest` and their index into `folder`."""
-    import soundfile
-
+    """Write the features of every recording of `manifest` and their index into `folder`. Raises UserError."""
+    rows = read_manifest(manifest)
     folder.mkdir(parents=True, exist_ok=True)
     index: list[dict[str, Any]] = []
     start = 0
     with (folder / "features.f16").open("wb") as out:
-        for row in read_manifest(manifest):
-            samples, rate = soundfile.read(row["file"], dtype="float32", always_2d=True)
-            if rate != SAMPLE_RATE:
-                raise ValueError(f"{row['file']} has {rate} Hz: resample the corpus to {SAMPLE_RATE} Hz first")
-            features = frontend(samples.mean(1)).astype(np.float16)
+        for row in rows:
+            features = frontend(read_audio(row)).astype(np.float16)
             out.write(features.tobytes())
             index.append(
                 {
@@ -107,6 +103,10 @@ class Corpus:
     def __init__(self, folder: Path) -> None:
         self.index: list[dict[str, Any]] = json.loads((folder / "index.json").read_text("utf-8"))
         self.features = np.memmap(folder / "features.f16", np.float16, "r").reshape(-1, BINS)
+
+    @property
+    def hours(self) -> float:
+        return sum(row["frames"] for row in self.index) / FRAMES_PER_SECOND / 3600
 
     def texts(self) -> list[str]:
         return [text for row in self.index for _, _, text in row["sentences"]]
@@ -141,7 +141,9 @@ class Corpus:
                     last += 1
                 before = sentences[first - 1][1] if first else 0
                 after = sentences[last + 1][0] if last + 1 < len(sentences) else row["frames"]
-                start = sentences[first][0] - r.randint(0, min(MARGIN_FRAMES, max(0, sentences[first][0] - before)))
+                # What is as long as Whisper's window has no room for a pause in front.
+                room = max(0, int(MAX_SEGMENT_SECONDS * FRAMES_PER_SECOND) - (sentences[last][1] - sentences[first][0]))
+                start = sentences[first][0] - r.randint(0, min(MARGIN_FRAMES, room, max(0, sentences[first][0] - before)))
                 end = sentences[last][1] + r.randint(0, min(MARGIN_FRAMES, max(0, after - sentences[last][1])))
                 text = join([text for _, _, text in sentences[first : last + 1]])
                 out.append(Example(start=base + start, end=base + end, text=text, language=row["language"]))
@@ -158,9 +160,14 @@ def join(sentences: list[str]) -> str:
 def batches(
     corpus: Corpus, r: random.Random, max_seconds: float, frames_per_batch: int, min_snr_db: float = -99.0
 ) -> Iterator[list[Example]]:
-    """Without end: passes over the corpus, each cut anew, in batches of like length and bounded padded size, shuffled."""
+    """Without end: passes over the corpus, each cut anew, in batches of like length and bounded padded size, shuffled.
+
+    Raises UserError when no speech is as clean as `min_snr_db`.
+    """
     while True:
         ordered = sorted(corpus.examples(r, max_seconds, min_snr_db), key=lambda e: (e.frames + r.uniform(-20, 20), e.start))
+        if not any(example.text for example in ordered):
+            raise UserError(f"the corpus has no speech at {min_snr_db:g} dB or above, where training begins")
         grouped: list[list[Example]] = [[]]
         for example in ordered:
             if grouped[-1] and (len(grouped[-1]) + 1) * example.frames > frames_per_batch:

@@ -4,7 +4,7 @@
     a sentence ──split──> "train" (nine in ten) or "test" (one in ten, never trained on)
 
 Everything is in spoken form (no digits, no punctuation, English in lower case), as a recogniser writes it. The closed
-vocabulary, some 270 Han characters and 230 English words, is all that the starter engines know. Words that sound alike
+vocabulary, some 240 Han characters and 250 English words, is all that the starter engines know. Words that sound alike
 and that context could not tell apart (他 and 她, "for" and "four") are left out on purpose.
 """
 

@@ -4,24 +4,33 @@
 
 A recording has one speaker (now and then two), one language, pauses between sentences and one acoustic condition.
 A manifest line: path, language, duration_s, voice, snr_db (null: clean), segments[{start_s, end_s, text, language}].
-The trainers read any manifest of this shape, so real transcribed audio can take the place of this corpus.
+The trainers read any manifest of this shape, so real transcribed audio can take the place of this corpus. Of a line they
+need path, language and segments; `read_manifest` says what is wrong with the others.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Iterator
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from examples.starter_engines import acoustics
 from examples.starter_engines.grammar import sentence
 from examples.starter_engines.voices import SAMPLE_RATE, Speaker, say
+from operators.audio import AudioError, decode
+from operators.errors import UserError
 
 NONSPEECH_SHARE = 0.08
+MIN_SEGMENT_SECONDS, MAX_SEGMENT_SECONDS = 0.1, 30.0
+"""What is longer than Whisper's window would be cut, and its text not; what is shorter has no frame to learn from."""
+END_SLACK_SECONDS = 0.5
+"""how far a segment may reach past the end of its audio: lengths of codecs and of transcripts are rounded"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,9 +148,83 @@ def corpus(folder: Path, *, hours: float, seed: int, voices: list[str], side: st
     return manifest
 
 
-def read_manifest(path: Path) -> Iterator[dict[str, object]]:
-    """The lines of a manifest, each with `file`, the absolute path of its audio."""
-    for line in path.read_text("utf-8").splitlines():
-        if line.strip():
-            row = json.loads(line)
-            yield row | {"file": path.parent / row["path"]}
+def read_manifest(path: Path) -> list[dict[str, Any]]:
+    """The lines of a manifest, segments by start, each line with `file`, the path of its audio.
+
+    Raises UserError naming the line that is wrong.
+    """
+    rows = []
+    try:
+        for number, line in enumerate(path.read_text("utf-8").split("\n"), 1):
+            if line.strip():
+                try:
+                    rows.append(_row(json.loads(line), path.parent))
+                except (ValueError, RecursionError) as error:
+                    raise UserError(f"{path}:{number}: {error}") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is no UTF-8 text") from None
+    if not any(row["segments"] for row in rows):
+        raise UserError(f"{path} holds no speech: expected one JSON object per recording, with its segments")
+    return rows
+
+
+def _row(line: Any, folder: Path) -> dict[str, Any]:
+    if not isinstance(line, dict):
+        raise ValueError("expected a JSON object")
+    for key in ("path", "language", "segments"):
+        if key not in line:
+            raise ValueError(f"no {key}")
+    if not isinstance(line["path"], str) or not (folder / line["path"]).is_file():
+        raise ValueError(f"no audio at {line['path']!r} (path is relative to the manifest)")
+    if line["language"] not in ("zh", "en"):
+        raise ValueError(f"language is zh or en, not {line['language']!r}")
+    if not isinstance(line["segments"], list):
+        raise ValueError("segments is no list")
+    if line.get("snr_db") is not None:
+        _number(line, "snr_db")
+    segments = sorted((_segment(segment) for segment in line["segments"]), key=lambda segment: segment["start_s"])
+    return line | {"file": folder / line["path"], "segments": segments}
+
+
+def _segment(segment: Any) -> dict[str, Any]:
+    if not isinstance(segment, dict):
+        raise ValueError("a segment is a JSON object")
+    start, end = _number(segment, "start_s"), _number(segment, "end_s")
+    if not 0 <= start < end:
+        raise ValueError(f"a segment runs from start_s to end_s, in seconds, not from {start:g} to {end:g}")
+    if not MIN_SEGMENT_SECONDS <= end - start <= MAX_SEGMENT_SECONDS:
+        limits = f"{MIN_SEGMENT_SECONDS:g} to {MAX_SEGMENT_SECONDS:g} s"
+        raise ValueError(f"the segment at {start:g} s is {end - start:g} s long: expected {limits}")
+    text = segment.get("text")
+    if not isinstance(text, str) or not re.search("[一-鿿a-z]", text):
+        raise ValueError(f"the segment at {start:g} s has no text")
+    strange = re.search("[^一-鿿a-z' ]", text)
+    if strange:
+        raise ValueError(
+            f"the text of the segment at {start:g} s has {strange[0]!r}: spoken form is Han characters, a-z, ' and spaces only"
+        )
+    return segment
+
+
+def _number(record: dict[str, Any], key: str) -> float:
+    value = record.get(key)
+    try:
+        if type(value) in (int, float) and math.isfinite(value):  # not bool
+            return float(value)
+    except OverflowError:
+        pass
+    raise ValueError(f"{key} is no number" if key in record else f"a segment has no {key}")
+
+
+def read_audio(row: dict[str, Any]) -> np.ndarray:
+    """The audio of a manifest's line as the pipeline reads it: float32 [samples] at 16 kHz. Raises UserError naming the file."""
+    try:
+        pcm = decode(str(row["file"])).pcm
+    except AudioError as error:
+        raise UserError(f"{row['file']} cannot be read: {error}") from error
+    seconds = len(pcm) / SAMPLE_RATE
+    for segment in row["segments"]:
+        start, end = segment["start_s"], segment["end_s"]
+        if end > seconds + END_SLACK_SECONDS or start > seconds - MIN_SEGMENT_SECONDS:
+            raise UserError(f"{row['file']} is {seconds:.2f} s long, a segment of it runs from {start:g} to {end:g} s")
+    return pcm.astype(np.float32) / 32768
