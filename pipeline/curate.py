@@ -288,7 +288,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
     speeds, damaged = read_speeds(store)
     for key in damaged:
         console.print(f"{key} is damaged: the report's speeds leave that session out", markup=False, highlight=False)
-    good = (piece for unit in load_plan(store) for piece in unit.pieces if piece.problem is None)
+    units = load_plan(store)
+    good = (piece for unit in units for piece in unit.pieces if piece.problem is None)
     pieces = {clean(piece.recording.recording_id): piece for piece in good}
     fetch = Fetch(settings.s3, settings.execution.scratch)
     with IsolatedDecoder(recipe.limits(settings.audio), timeout_seconds=settings.audio.decode_timeout_seconds) as decoder:
@@ -306,5 +307,7 @@ def report(settings: Settings, store: Store, console: Console) -> None:
             write_report(store, retention, speeds, audio, thresholds=rule)
         except FileNotFoundError as error:
             raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
+    if left := len(ledger.to_do(units, store)):
+        console.print(f"{len(units) - left:,} of {len(units):,} units are done; this report is of those", style="yellow")
     console.print(render_terminal(retention))
     console.print(f"\nreport: {printable(store.url('report.html'))}", markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ score.json, schema 1. Rates and shares are percent. A *figure* is {"value", "low
 interval, drawn by recording; each is null where it cannot be told.
 
     schema_version, ledgers, headline
+    units, units_done       of the run's plan, and how many of them have a ledger; both null where the run has no plan
     question        what was asked: "limits" (a transcript is right when its mixed-token error rate is within), "form"
                     ("evaluation" or "spoken"), "tolerance_seconds", "silence_seconds", "seed"
     thresholds      the agreement rule of the run: "max_wer", "max_per", "drop_when"
@@ -25,7 +26,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -36,6 +37,7 @@ from operators.errors import UserError
 from operators.text import Normaliser
 from pipeline import ledger, recipe
 from pipeline.config import Settings
+from pipeline.plan import PLAN_KEY, load_plan
 from pipeline.reading import human_factor, human_percent, human_time, printable
 from pipeline.report import Thresholds
 from pipeline.score_counts import SCORE_COLUMNS, UNSCORED, Question, Tallied, count
@@ -71,6 +73,9 @@ class Score:
     over_wer: tuple[CurvePoint, ...]
     over_per: tuple[CurvePoint, ...]
     wrong_labels: tuple[dict[str, Any], ...]
+    units: int | None = None
+    """of the run's plan; None: it has none."""
+    units_done: int | None = None
 
     @property
     def placed(self) -> dict[str, tuple[int, int]]:
@@ -92,6 +97,8 @@ class Score:
         return {
             "schema_version": SCHEMA_VERSION,
             "ledgers": self.ledgers,
+            "units": self.units,
+            "units_done": self.units_done,
             "headline": headline(self.total),
             "question": {
                 "limits": list(self.question.limits),
@@ -145,7 +152,11 @@ def score(settings: Settings, store: Store, truth_uri: str, question: Question, 
     normaliser = Normaliser(fillers=settings.text.fillers, erhua=settings.text.erhua)
     tallied = count(ledger.ledgers(store, SCORE_COLUMNS), truth, question, rules, normaliser)
     thresholds = Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
-    return summarise(tallied, question, thresholds, seed)
+    found = summarise(tallied, question, thresholds, seed)
+    if not store.exists(PLAN_KEY):
+        return found
+    units = load_plan(store)
+    return replace(found, units=len(units), units_done=len(units) - len(ledger.to_do(units, store)))
 
 
 def summarise(tallied: Tallied, question: Question, thresholds: Thresholds, seed: int = 0) -> Score:
@@ -172,9 +183,11 @@ def write_score(store: Store, found: Score, console: Console) -> None:
     """Print the score, and write score.json and score.html into the run; the same run gives the same bytes."""
     from pipeline.score_page import render_page
 
-    store.put("score.json", (json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n").encode())
-    store.put("score.html", render_page(found))
-    console.print(render_terminal(found))
+    document = (json.dumps(found.to_json(), indent=1, allow_nan=False) + "\n").encode()
+    page, table = render_page(found), render_terminal(found)
+    store.put("score.json", document)
+    store.put("score.html", page)
+    console.print(table)
     console.print(f"\nscore: {store.url('score.html')}", highlight=False, soft_wrap=True)
 
 
@@ -191,9 +204,7 @@ def headline(total: Scope) -> str:
     factor = total.lower_by.value or 0.0
     if 0.95 <= factor < 1.05:
         return f"kept labels have the same CER ({error_rate(kept.cer)}) as {against}"
-    change = (
-        f"{human_factor(factor)} lower" if factor > 1 else f"{human_factor(1 / factor)} higher" if factor else "higher"
-    )
+    change = f"{human_factor(factor)} lower" if factor > 1 else f"{human_factor(1 / factor)} higher" if factor else "higher"
     return f"kept labels have {change} CER ({error_rate(kept.cer)}) than {against}"
 
 
@@ -218,7 +229,10 @@ def _short(number: float) -> str:
 def render_terminal(found: Score) -> RenderableType:
     """The headline, what could be scored, and the tables."""
     total = found.total
-    parts: list[RenderableType] = [Text(headline(total), style="bold"), _coverage(found), Text(), _errors(found)]
+    parts: list[RenderableType] = [Text(headline(total), style="bold")]
+    if found.units is not None and found.units_done is not None and found.units_done < found.units:
+        parts.append(Text(f"{found.units_done:,} of {found.units:,} units are done; this score is of those", style="yellow"))
+    parts += [_coverage(found), Text(), _errors(found)]
     for title, rows in (("domain", found.domains), ("language", found.languages)):
         parts += [Text(), _scopes(title, rows, total)]
     if total.joint:

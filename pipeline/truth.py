@@ -23,6 +23,7 @@ from typing import Any, Literal
 
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
+from operators.shard import clean
 
 Placement = Literal["scored", "cut", "overlapping", "no_text"]
 
@@ -149,7 +150,8 @@ def read_truth(data: bytes, name: str) -> Truth:
 def _recording(line: Any) -> tuple[set[str], TrueRecording]:
     if not isinstance(line, dict):
         raise ValueError("expected a JSON object")
-    names = {str(line[key]) for key in ("recording_id", "path") if line.get(key)}
+    # As ledgers have them: what UTF-8 cannot hold is escaped.
+    names = {clean(str(line[key])) for key in ("recording_id", "path") if line.get(key)}
     if not names:
         raise ValueError("no recording_id and no path")
     listed = line.get("segments")
@@ -158,8 +160,9 @@ def _recording(line: Any) -> tuple[set[str], TrueRecording]:
     segments = sorted((_segment(segment) for segment in listed), key=lambda segment: segment.span)
     reached = itertools.accumulate((segment.span.end for segment in segments), max)
     language = line.get("language")
-    name = str(line.get("recording_id") or line["path"])
-    return names, TrueRecording(name, str(language).lower() if language else None, tuple(segments), tuple(reached))
+    name = clean(str(line.get("recording_id") or line["path"]))
+    language = clean(str(language)).lower() if language else None
+    return names, TrueRecording(name, language, tuple(segments), tuple(reached))
 
 
 def _segment(segment: Any) -> TrueSegment:
@@ -171,10 +174,16 @@ def _segment(segment: Any) -> TrueSegment:
     text = segment.get("text")
     if text is not None and not isinstance(text, str):
         raise ValueError(f"the text of the segment at {start} s is no string")
-    return TrueSegment(Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE)), text)
+    span = Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE))
+    if text and span.start == span.end:
+        raise ValueError(f"the segment at {start} s has a text and no length")
+    return TrueSegment(span, clean(text) if text else text)
 
 
 def _seconds(value: object) -> float:
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"start_s and end_s are seconds, not {value!r}")
-    return value
+    try:
+        if isinstance(value, (int, float)) and math.isfinite(value * SAMPLE_RATE):
+            return value
+    except OverflowError:  # an integer that no float can hold
+        pass
+    raise ValueError(f"start_s and end_s are seconds, not {value!r:.40}")

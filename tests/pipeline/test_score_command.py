@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,58 @@ def test_a_run_and_a_truth_file_on_s3(finished: tuple[Path, Path], s3_server: st
     assert main(["score", str(run), "--truth", str(truth)]) == 0
     assert store.read("score.json") == (run / "score.json").read_bytes()
     assert store.exists("score.html")
+
+
+def test_of_an_unfinished_run_score_and_report_say_what_they_are_of(
+    finished: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    arguments = ["score", str(run), "--truth", str(finished[1])]
+
+    def units() -> tuple[int | None, int | None]:
+        document = json.loads((run / "score.json").read_text())
+        return document["units"], document["units_done"]
+
+    ledgers = sorted(run.glob("shards/*/*.parquet"))
+    assert main(arguments) == main(["report", str(run)]) == 0
+    assert "units are done" not in capsys.readouterr().out
+    assert units() == (len(ledgers), len(ledgers))
+    ledgers[0].unlink()
+    for command, name in ((arguments, "score"), (["report", str(run)], "report")):
+        assert main(command) == 0
+        assert f"{len(ledgers) - 1} of {len(ledgers)} units are done; this {name} is of those\n" in capsys.readouterr().out
+    assert units() == (len(ledgers), len(ledgers) - 1)
+    (run / "plan.parquet").unlink()
+    assert main(arguments) == 0
+    assert units() == (None, None)
+
+
+def test_what_utf8_cannot_hold_is_scored_all_the_same(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    run, truth = finished
+    lines = [json.loads(line) for line in truth.read_text().splitlines()]
+    for line in lines:
+        line["language"] = "en\udce9"
+        line["segments"][0]["text"] += " \udce9"
+    (tmp_path / "truth.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["score", str(run), "--truth", str(tmp_path / "truth.jsonl")]) == 0
+    assert [scope["name"] for scope in json.loads((run / "score.json").read_text())["languages"]] == ["en\\udce9"]
+
+
+def test_a_page_that_cannot_be_drawn_leaves_the_last_score_whole(
+    finished: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, truth = finished
+    assert main(["score", str(run), "--truth", str(truth)]) == 0
+    before = (run / "score.json").read_bytes()
+
+    def fail(_score: object) -> bytes:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr("pipeline.score_page.render_page", fail)
+    with pytest.raises(RuntimeError, match="no page"):
+        main(["score", str(run), "--truth", str(truth), "--right", "1"])
+    assert (run / "score.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

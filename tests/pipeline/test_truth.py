@@ -94,6 +94,10 @@ def test_a_recording_is_found_by_id_or_path(line: dict[str, Any], recording_id: 
     assert truth.find(recording_id + "x", uri + "x") is None
 
 
+def test_a_segment_without_words_may_have_no_length() -> None:
+    assert placed((1, 1, ""), (1, 1, None), (1, 2, "one"), clip=(0, 3)) == ("scored", "one")
+
+
 def test_one_truth_for_two_recordings_is_refused() -> None:
     truth = read_truth(truth_bytes({"path": "talk.mp3", "segments": []}), "t")
     assert truth.find("a/talk.mp3", "/x/a/talk.mp3") is not None
@@ -115,6 +119,10 @@ def test_one_truth_for_two_recordings_is_refused() -> None:
         (truth_bytes(truth_line("a", "en", (3, 1, "x"))), "t:1: a segment runs from start_s to end_s"),
         (truth_bytes(truth_line("a", "en", (-1, 1, "x"))), "t:1: a segment runs from start_s to end_s"),
         (truth_bytes(truth_line("a", "en", (0, float("inf"), "x"))), "t:1: start_s and end_s are seconds"),
+        (truth_bytes(truth_line("a", "en", (0, 10**400, "x"))), r"t:1: start_s and end_s are seconds, not 10{39}$"),
+        (truth_bytes(truth_line("a", "en", (0, 1e308, "x"))), "t:1: start_s and end_s are seconds"),
+        (truth_bytes(truth_line("a", "en", (1, 1, "x"))), "t:1: the segment at 1 s has a text and no length"),
+        (truth_bytes(truth_line("a", "en", (1, 1.00001, "x"))), "t:1: the segment at 1 s has a text and no length"),
         (truth_bytes({"path": "a", "segments": [{"start_s": "0", "end_s": 1}]}), "t:1: start_s and end_s are seconds"),
         (truth_bytes({"path": "a", "segments": [{"start_s": 0, "end_s": 1, "text": 5}]}), "t:1: the text of the segment"),
         (truth_bytes({"path": "a", "segments": ["x"]}), "t:1: a segment is a JSON object"),
