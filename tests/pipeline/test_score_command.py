@@ -125,6 +125,7 @@ def test_of_an_unfinished_run_score_and_report_say_what_they_are_of(
         assert main(command) == 0
         assert f"{len(ledgers) - 1} of {len(ledgers)} units are done; this {name} is of those\n" in capsys.readouterr().out
     assert units() == (len(ledgers), len(ledgers) - 1)
+    assert "units are done; this score is of those" in (run / "score.html").read_text()
     (run / "plan.parquet").unlink()
     assert main(arguments) == 0
     assert units() == (None, None)
