@@ -13,6 +13,7 @@ come out as equal words. The price is that two spelt transcripts that differ onl
 from __future__ import annotations
 
 import re
+import unicodedata
 
 HAN_DIGITS = "零一二三四五六七八九"
 _HAN_VALUE = {digit: value for value, digit in enumerate(HAN_DIGITS)} | {"两": 2, "幺": 1}
@@ -30,11 +31,19 @@ MEASURES = (
 ORDINAL_NEIGHBOURS = "点月号楼班级期年"
 """What a number counts without being read 两 before it: 二月, 二号楼."""
 
+CURRENCY_SIGNS = r"$£¥\u0e3f\u20a0-\u20cf"
+"""The inside of a character class: the signs that are read as a currency beside a number."""
+
 _DIGITWISE_AFTER = re.compile(r"室|房|路公|路车|次列车|次航班|号房|航班")
 _DIGITWISE_BEFORE = re.compile(
     r"(?:电话|手机|号码|热线|拨打|拨|密码|验证码|房间|房间号|尾号|编号|邮编|代码|学号|工号|航班|微信|车牌)[是为:号]?$"
 )
 _HOTLINES = frozenset({"110", "119", "120", "122", "114", "911", "999"})
+
+
+def currency_name(sign: str) -> str:
+    """The English name of a sign that has no word in our tables: ₲ -> guarani. A sign is said, so it must not vanish."""
+    return unicodedata.name(sign, "currency").lower().removesuffix(" sign")
 
 
 def parse_han(run: str) -> int | None:
@@ -131,6 +140,8 @@ def reading_han(digits: str, before: str = "", after: str = "") -> str:
         return han_digits(digits)
     if size == 2 and before.endswith("米") and not measured:
         return han_digits(digits)  # 一米八五 is 1.85 m
+    if size == 2 and after[:1] == "年" and _is_short_year(digits) and not before.endswith("第"):
+        return han_digits(digits)
     if size == 2:
         return han_digits(digits) if after[:1] == "后" and digits[1] in "05" and digits[0] in "56789" else han_value(int(digits))
     if size == 4 and after[:1] == "年":
@@ -142,6 +153,11 @@ def reading_han(digits: str, before: str = "", after: str = "") -> str:
     if size >= 5 and not measured and not digits.endswith("00"):
         return han_digits(digits)
     return han_value(int(digits))
+
+
+def _is_short_year(digits: str) -> bool:
+    """98 as the year 1998: two digits that are seldom a length. 80年 is often one, and 七八年 may be seven or eight years."""
+    return digits[0] in "789" and digits[1] != "0" and int(digits[1]) != int(digits[0]) + 1
 
 
 def _is_count(digits: str) -> bool:
@@ -190,7 +206,17 @@ _ENGLISH_RUN = re.compile(
     rf"\b(?:{_WORD}|an?(?= hundred| thousand| million| billion))"
     rf"(?:[ -]+(?:and )?(?:{_WORD}|hundred|thousand|million|billion|trillion|oh|o(?!'))\b)+"
 )
-_WORTH_PARSING = re.compile(rf"hundred|thousand|illion|(?:\b(?:{'|'.join(_ONES[:10])}|oh|o)\b[ -]*){{3}}|twenty[ -]oh?\b")
+_DIGIT_WORD = f"(?:{'|'.join(_ONES[:10])}|oh|o)"
+# 0.5 is said with the zero or without; in "1, 0.5" the zero is what keeps the numbers apart.
+_ZERO_POINT = re.compile(rf"\b((?:{_WORD}|oh|hundred|thousand|[a-z]+illion)[^a-z]+)?(?:zero|oh) (?=point (?:{_WORD}|oh)\b)")
+_ONE_PART = re.compile(r" and (?:one|an?) (?=(half|quarter|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b)")
+_NUMBER_LAST = re.compile(rf"\b(?:{_WORD})$")
+# Ten thousand is also said "ten k"; a 401k is a pension.
+_SPELT_K = re.compile(
+    rf"\b(?!hundred one k)((?:{'|'.join([*_ONES[10:], *_TENS[2:]])}|hundred)(?: (?:{'|'.join(_ONES[1:10])}))?) k\b"
+)
+_TOLL_FREE = re.compile(rf"\b(eight|nine) hundred (?=(?:{_DIGIT_WORD} ){{6}}{_DIGIT_WORD}\b)")
+_WORTH_PARSING = re.compile(rf"hundred|thousand|illion|(?:\b{_DIGIT_WORD}\b[ -]*){{3}}|twenty[ -]oh?\b")
 
 
 def english_value(number: int) -> str:
@@ -245,7 +271,22 @@ def ordinal_english(number: int) -> str:
 
 def reread_english(text: str) -> str:
     """Spelt numbers of a lower-case text, parsed and read in the one canonical way: "two thousand and five" == 2005."""
+    if "point" in text:
+        text = _ZERO_POINT.sub(lambda match: match.group() if match[1] else "", text)
+    if " and " in text:
+        text = _ONE_PART.sub(_one_part, text)
+    if " k " in text or text.endswith(" k"):
+        text = _SPELT_K.sub(r"\1 thousand", text)
+    if "hundred" in text:
+        text = _TOLL_FREE.sub(r"\1 zero zero ", text)
     return _ENGLISH_RUN.sub(_reread_run, text) if _WORTH_PARSING.search(text) else text
+
+
+def _one_part(match: re.Match[str]) -> str:
+    """two and one half -> two and a half; nothing where no number stands before it."""
+    if not _NUMBER_LAST.search(match.string[max(0, match.start() - 10) : match.start()]):
+        return match.group()
+    return " and an " if match[1] == "eighth" else " and a "
 
 
 def _reread_run(match: re.Match[str]) -> str:

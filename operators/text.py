@@ -15,7 +15,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from operators import text_en, text_zh
-from operators.numbers import MEASURES, ORDINAL_NEIGHBOURS, reread_english
+from operators.numbers import CURRENCY_SIGNS, MEASURES, ORDINAL_NEIGHBOURS, reread_english
 from operators.text_zh import HAN
 
 # Scripts written without spaces: a token is one character with its marks. Kana has no word boundary to count by.
@@ -53,11 +53,32 @@ _DROPPED = re.compile(
 _APOSTROPHES = str.maketrans(
     {"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`": "'", "´": "'", "²": "2", "³": "3", "−": "-", "⁄": "/", "∶": ":"}
 )
+# NFKC makes 10² into 102 and 2½ into 21⁄2: a power gets its ^ and a fraction its space first. m² stays m2, a unit.
+_POWER = re.compile(r"(?:(?<=[0-9)])|(?<=(?<![A-Za-z])[A-LN-Za-ln-z]))(?=⁻?[⁰¹²³⁴-⁹])")
+_VULGAR = re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞])")
+_RAISED = re.compile("[²³¹⁰⁴-⁹¼½¾⅐-⅞]")
+_SIGN = re.compile(f"[{CURRENCY_SIGNS}]")
+_ACCENTED = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
+_POINT_FIRST = re.compile(r"(?<![A-Za-z\d_.])\.(?=\d)")
+_SIGN_LAST = re.compile(
+    rf"(?<![\d.{CURRENCY_SIGNS}])(?<![{CURRENCY_SIGNS}] )(\d+(?:\.\d+)?"
+    rf"(?:\s?(?:(?:thousand|million|billion|trillion|bn|[kKmMB])\b|[万亿]+))?)\s?([{CURRENCY_SIGNS}])(?!\s?[\d.])"
+)
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DIGITS = re.compile(r"(\d+)(?:\.(\d+))?(?!\.\d)|\d+")
 _MULTIPLIED = re.compile(r"(?<![\d.])\d{1,4}(?=[百千万亿])")
 _DOMAIN = re.compile(r"(?<=\bwww)\.(?=\w)|(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)(?![A-Za-z0-9]))", re.A)
 _LETTER_RUN = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z](?:[ .-][A-Za-z])+(?![A-Za-z0-9'])")
+
+
+def _plain_letters() -> dict[int, str]:
+    """Accented Latin letters and the letters they are written as without: é -> e, ø -> o, æ -> ae."""
+    plain = {code: unicodedata.normalize("NFD", chr(code))[0] for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))}
+    plain = {code: letter for code, letter in plain.items() if letter.isascii()}
+    return plain | str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE"})
+
+
+_PLAIN_LETTERS = _plain_letters()
 
 _MANDARIN = frozenset({"zh", "cmn", "zho", "chi", "sichuan", "minnan", "nan", "wuu", "mandarin"})
 _CANTONESE = frozenset({"yue", "cantonese"})
@@ -95,6 +116,9 @@ class Normaliser:
         return text
 
     def _one_pass(self, text: str, tongue: str) -> str:
+        # In English an accent is house style (résumé, resume); in other languages it is spelling.
+        if tongue in ("en", "zh", "yue") and not text.isascii() and _ACCENTED.search(text):
+            text = text.translate(_PLAIN_LETTERS)
         han = _HAS_HAN.search(text) is not None
         latin = _HAS_LATIN.search(text) is not None
         if han and tongue != "ja":
@@ -159,6 +183,8 @@ def _clean(text: str) -> str:
     """Tags, control characters and marks without sound gone, widths and compatibility forms folded (NFKC)."""
     if _PLAIN.fullmatch(text):
         return text
+    if _RAISED.search(text):
+        text = _VULGAR.sub(" ", _POWER.sub("^", text))
     text = unicodedata.normalize("NFKC", _DROPPED.sub("", _TAG.sub(" ", text)).translate(_APOSTROPHES))
     return _DROPPED.sub("", text).translate(_APOSTROPHES)
 
@@ -168,6 +194,10 @@ def _write_digits(text: str, tongue: str, *, han: bool, latin: bool) -> str:
     text = _GROUPED.sub(lambda match: match.group().replace(",", ""), text)
     if tongue == "other":
         return text
+    if "." in text:
+        text = _POINT_FIRST.sub("0.", text)
+    if _SIGN.search(text):
+        text = _SIGN_LAST.sub(r"\2\1", text)
     if tongue in ("zh", "yue", "ja") and latin and not han:
         latin = _HAS_LATIN.search(text_zh.drop_units(text)) is not None
     default = "zh" if han or (tongue in ("zh", "yue", "ja") and not latin) else "en"

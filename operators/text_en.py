@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from operators.numbers import english_digits, english_value, ordinal_english, reading_english
+from operators.numbers import CURRENCY_SIGNS, currency_name, english_digits, english_value, ordinal_english, reading_english
 
 _MONTHS = [
     "january",
@@ -37,13 +37,26 @@ _DAY_WORDS = "|".join(english_value(day) for day in range(31, 0, -1))
 
 _NUMBER = r"\d+(?:\.\d+)?"
 _SCALE = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "bn": "billion", "B": "billion"}
-_CURRENCY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yuan", "cent")}
-_MONEY = re.compile(rf"([$€£¥])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|[kKmMB])\b)?")
+_CURRENCY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yuan", "cent")} | {
+    sign: (unit, "")  # in hundredths too seldom to say how
+    for sign, unit in {"₹": "rupee", "₱": "peso", "₽": "ruble", "₪": "shekel", "₿": "bitcoin", "₺": "lira", "฿": "baht"}.items()
+}
+_WITH_PLURAL = frozenset(["dollar", "euro", "pound", "cent", "rupee", "peso", "ruble", "shekel", "bitcoin"])
+_MONEY = re.compile(rf"([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|[kKmMB])\b)?")
 _TIME = re.compile(r"(?<![\d:])(\d{1,2}):([0-5]\d)(?![\d:])")
-_PHONE = re.compile(r"(?<![\d-])(?:\d{3}-)?\d{3}-\d{4}(?![\d-])")
+_PHONE = re.compile(r"(?<![\d-])(?:(?:\+?1[ -]?)?\(\d{3}\)[ -]?|(?:\+?1[ -])?\d{3}-)?\d{3}-\d{4}(?![\d-])")
+# A 4K screen, a 5k and a 401k are said as they are written.
+_THOUSANDS = re.compile(r"(?<![\w.,])(?!401k)(\d{2,3}|\d{1,3}\.\d+)k\b(\s?[–—~-]\s?(?=\d))?", re.I)
+_WITH_FRACTION = re.compile(r"(?<![\d/.])(\d{1,3})[ -](\d{1,2})/(\d{1,2})(?![\d/])")
 _FRACTION = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])")
+_POWER = re.compile(r"\^(-?)(\d{1,4})(?!\d)")
 _UNITS = {
     "km/h": "kilometers per hour",
+    "km2": "square kilometers",
+    "cm2": "square centimeters",
+    "m2": "square meters",
+    "m3": "cubic meters",
+    "ft2": "square feet",
     "mph": "miles per hour",
     "km": "kilometers",
     "kg": "kilograms",
@@ -58,6 +71,7 @@ _UNITS = {
     "°F": "degrees fahrenheit",
     "°C": "degrees celsius",
     "°": "degrees",
+    "¢": "cents",
 }
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
@@ -229,14 +243,19 @@ _DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")
 
 def write_symbols(text: str) -> str:
     """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March fifth."""
-    text = _PHONE.sub(lambda match: english_digits(match.group().replace("-", "")), text)
+    if "-" in text:
+        text = _PHONE.sub(lambda match: f" {english_digits(re.sub(r'[^0-9]', '', match.group()))} ", text)
     text = _ONE_ITEM.sub(r"\1", _MONEY.sub(_money, text))
+    text = _THOUSANDS.sub(lambda match: f"{match[1]} thousand{' to ' if match[2] else ''}", text)
+    if "^" in text:
+        text = _POWER.sub(_power, text)
     text = _TIME.sub(_clock, text)
     text = _MONTH_SHORT.sub(lambda match: next(m for m in _MONTHS if m.startswith(match[1].lower()[:3])), text)
     text = _MONTH_DAY.sub(lambda match: f"{match[1]} {ordinal_english(int(match[2]))}", text)
     text = _DAY_MONTH.sub(lambda match: f"{ordinal_english(int(match[1]))} ", text)
     text = _UNIT.sub(lambda match: f" {_UNITS[match[1]]} ", text)
-    text = _FRACTION.sub(_fraction, text)
+    if "/" in text:
+        text = _FRACTION.sub(_fraction, _WITH_FRACTION.sub(_with_fraction, text))
     text = _ORDINAL.sub(lambda match: ordinal_english(int(match[1])) if len(match[1]) < 13 else match.group(), text)
     text = _DECADE.sub(_decade, text)
     text = re.sub(r"(?<=\d)\s?%", " percent", text)
@@ -257,26 +276,26 @@ def _range(match: re.Match[str]) -> str:
 
 def _money(match: re.Match[str]) -> str:
     sign, amount, scale = match.groups()
-    unit, hundredth = _CURRENCY[sign]
+    unit, hundredth = _CURRENCY.get(sign) or (currency_name(sign), "")
     if scale:
-        return f"{amount} {_SCALE.get(scale, scale)} {unit}s "
+        return f"{amount} {_SCALE.get(scale, scale)} {_plural(unit)} "
     whole, _, cents = amount.partition(".")
     words = "" if cents and not int(whole) else f"{whole} {_plural(unit, whole)}"
     if cents and int(cents):
-        if len(cents) > 2:
-            return f"{amount} {unit}s"
+        if len(cents) > 2 or not hundredth:
+            return f"{amount} {_plural(unit)}"
         cents = str(int(cents.ljust(2, "0")))
         words += f" {cents} {hundredth if hundredth == 'pence' else _plural(hundredth, cents)}"
     return words
 
 
-def _plural(unit: str, amount: str) -> str:
-    return unit if unit == "yuan" or int(amount) == 1 else unit + "s"
+def _plural(unit: str, amount: str = "") -> str:
+    return unit + "s" if unit in _WITH_PLURAL and (not amount or int(amount) != 1) else unit
 
 
 def _clock(match: re.Match[str]) -> str:
     minute = int(match[2])
-    return match[1] + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
+    return str(int(match[1])) + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
 
 
 def _fraction(match: re.Match[str]) -> str:
@@ -285,6 +304,18 @@ def _fraction(match: re.Match[str]) -> str:
         return f"{above} {below}"
     part = _HALVES.get(below) or ordinal_english(below)
     return f"{english_value(above)} {part}{'s' if above > 1 else ''}"
+
+
+def _with_fraction(match: re.Match[str]) -> str:
+    whole, above, below = match.groups()
+    return f"{whole} and {above}/{below}" if 0 < int(above) < int(below) <= 10 else match.group()
+
+
+def _power(match: re.Match[str]) -> str:
+    minus, exponent = match.groups()
+    if not minus and exponent in ("2", "3"):
+        return " squared " if exponent == "2" else " cubed "
+    return f" to the power of {'minus ' if minus else ''}{exponent}"
 
 
 def _decade(match: re.Match[str]) -> str:

@@ -12,7 +12,18 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from operators.numbers import HAN_DIGITS, MEASURES, ORDINAL_NEIGHBOURS, han_digits, parse_han, reading_english, reading_han
+from operators.numbers import (
+    CURRENCY_SIGNS,
+    HAN_DIGITS,
+    MEASURES,
+    ORDINAL_NEIGHBOURS,
+    currency_name,
+    han_digits,
+    han_value,
+    parse_han,
+    reading_english,
+    reading_han,
+)
 
 # Two spellings with one pronunciation (异形词; many are pairs of GF 1001-2001): no listener can tell which was meant.
 _VARIANTS_ZH = {
@@ -81,6 +92,8 @@ _VARIANT_PATTERN = {
 }
 # 著 is 着 in Taiwan and Hong Kong spelling; OpenCC's tw2s also breaks 显著 in text that was simplified all along, so not tw2s.
 _ASPECT_ZHE = re.compile(r"(?<![名显土原编专巨昭合译论卓拙遗])著(?![名作者书称述录于有])")
+# 著书 and 著录 are words, unless what stands before is something one does with a book or a recording: 拿著書, 聽著錄音.
+_ASPECT_ZHE_BOOK = re.compile("(?<=[拿看读抱带背捧翻念教握提拎挎夹摆放堆听开跟])著(?=[书录])")
 _LETTER_D = re.compile(r"(?<=[\u3400-\u9fff])\s?[dD](?![A-Za-z0-9])")
 
 HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -95,6 +108,8 @@ _AFTER_LATIN = re.compile(
 _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
 _TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
 _TWO_O_CLOCK = re.compile(r"(?<![第十百千万亿零一二三四五六七八九两])二点(?![零一二三四五六七八九])")
+_DECIMAL_MYRIAD = re.compile(rf"(?<!{_N})({_N}{{1,8}})点([{HAN_DIGITS}]{{1,2}})([万亿])(?!{_N})")
+_NEGATIVE_DEGREES = re.compile(rf"(?<!正)负(?={_N}{{1,4}}(?:点{_N}{{1,4}})?(?:到(?:零下)?{_N}{{1,4}}(?:点{_N}{{1,4}})?)?度)")
 _WHOLE_PERCENT = re.compile(rf"百分之一百(?!{_N}|点)")
 
 # Clock times: the parts that digits leave unsaid (3:30 is 三点半 or 三点三十分) fall together.
@@ -103,6 +118,10 @@ _CLOCK = (
     (re.compile("点一刻"), "点十五"),
     (re.compile("点三刻"), "点四十五"),
     (re.compile("点整"), "点"),
+)
+# 八点五分 is 8:05 after a time of day; without one it may be a score of 8.5.
+_CLOCK_SHORT_MINUTE = re.compile(
+    rf"((?:[上下中]午|[早晚]上|[早清凌]晨|傍晚|夜里|夜晚|朝早|下昼|[今明][早晚]|昨晚)的?{_N}{{1,3}}点)([一二三四五六七八九])分(?![之钟])"
 )
 _CLOCK_MINUTE = re.compile("(点(?:[二三四五]?十[一二三四五六七八九]?|零[一二三四五六七八九]))分(?![之钟])")
 
@@ -126,16 +145,27 @@ _UNITS = {
     "°F": "华氏度",
     "°": "度",
     "℃": "度",
+    "¢": "美分",
 }
 _NUMBER = r"\d+(?:\.\d+)?"
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _CURRENCY = {"¥": "元", "￥": "元", "US$": "美元", "HK$": "港元", "NT$": "台币", "$": "美元", "€": "欧元", "£": "英镑"}
-_MONEY = re.compile(rf"(US\$|HK\$|NT\$|[¥$€£])\s?({_NUMBER})([万亿]*)(?:元|(?:美|港|欧)元)?")
+_CURRENCY |= {"₹": "卢比", "₩": "韩元", "₽": "卢布", "₺": "里拉", "₫": "越南盾", "₱": "比索", "฿": "泰铢", "₪": "谢克尔"}
+_MONEY = re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)(?:[美港欧韩]?元)?")
 _DATE = re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])")
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
 _PHONE = re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4})(?![\d-])")
 _SCORE = re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])")
 _SCORE_BEFORE = re.compile(r"(?:比分|以|赢|输|败|胜|打成|领先|落后|战平)(?:了|是|为)?\s?$")
+# A dash before a number is a minus only where nothing measured stands before it: 5度-10度 and 5%-10% are ranges. After Han it
+# needs a percentage or a temperature behind it, or 是 为 到 至 于 before it: the dash of 歼-20 is not said.
+_NO_RANGE = r"(?<![\d.%‰°])(?<!\d度)(?<!\d\s)(?<!°[CF])"
+_BELOW_ZERO = re.compile(rf"{_NO_RANGE}-\s?({_NUMBER})(?=(?:\s?(?:到|至|[~～—–-]+)\s?-?\s?{_NUMBER})?\s?(?:°|度|摄氏度))")
+_NEGATIVE_SHARE = re.compile(rf"(?<![A-Za-z)]){_NO_RANGE}-(?={_NUMBER}\s?(?:[%‰]|个百分点))")
+_MINUS = re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})")
+_SPAN = re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)")
+_WITH_FRACTION = re.compile(r"(?<![\d/.])(\d{1,3}) (\d{1,2})/(\d{1,2})(?![\d/])")
+_POWER = re.compile(r"\^(-?)(\d{1,4})(?!\d)")
 _CENTS = re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)")
 
 _FILLERS = re.compile("[嗯呃啊呀哦噢喔诶欸哎唉]+")
@@ -158,7 +188,7 @@ def one_script(text: str, *, cantonese: bool) -> str:
     """Simplified Han with one spelling per word. Cantonese too: traditional to simplified merges, the other way guesses."""
     text = simplify(text)
     if "著" in text:
-        text = _ASPECT_ZHE.sub("着", text)
+        text = _ASPECT_ZHE_BOOK.sub("着", _ASPECT_ZHE.sub("着", text))
     variants = _VARIANTS_YUE if cantonese else _VARIANTS_ZH
     text = _VARIANT_PATTERN[cantonese].sub(lambda match: variants[match.group()], text)
     return _LETTER_D.sub("啲", text) if cantonese else text
@@ -168,22 +198,35 @@ def write_symbols(text: str, *, cantonese: bool) -> str:
     """Symbols around Arabic digits to Han: ￥5 -> 5元, 12% -> 百分之12, 3:05 -> 3点零5, 5km -> 5公里, -3°C -> 零下3度."""
     currency = _CURRENCY | ({"$": "蚊"} if cantonese else {})
     text = _PHONE.sub(lambda match: match.group().replace("-", ""), text)
-    text = _MONEY.sub(lambda match: f"{match[2]}{match[3]}{currency[match[1]]}", text)
+    text = _MONEY.sub(lambda match: f"{match[2]}{match[3]}{currency.get(match[1]) or f' {currency_name(match[1])} '}", text)
     text = _CENTS.sub(r"\1", text)
     text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", text)
     text = _TIME.sub(_clock, text)
     text = _SCORE.sub(r"\1比\2", text)
-    text = re.sub(rf"(?<![\d.])-\s?({_NUMBER})(?=\s?(?:°|度|摄氏度))", r"零下\1", text)
+    if "^" in text:
+        text = _POWER.sub(_power, text)
+    if "-" in text:
+        text = _NEGATIVE_SHARE.sub("负", _BELOW_ZERO.sub(r"零下\1", text))
     text = _UNIT.sub(lambda match: _UNITS[match[1]], text)
     text = re.sub(rf"({_NUMBER})\s?%", r"百分之\1", text)
     text = re.sub(rf"({_NUMBER})\s?‰", r"千分之\1", text)
+    text = _WITH_FRACTION.sub(_with_fraction, text)
     text = re.sub(r"(?<![\d/])(\d{1,3})/(\d{1,3})(?![\d/])", r"\2分之\1", text)
-    text = re.sub(r"(?<=\d)\s?[~～—–-]+\s?(?=\d)", "到", text)
-    text = re.sub(rf"(^|[^\w)])-(?={_NUMBER})", r"\1负", text)
+    text = _MINUS.sub(r"\1负", _SPAN.sub("到", text))
     for symbol, word in (("+", "加"), ("×", "乘"), ("*", "乘"), ("÷", "除以"), ("=", "等于")):
         if symbol in text:
             text = re.sub(rf"(?<=\d)\s?{re.escape(symbol)}\s?(?=\d)", word, text)
     return text
+
+
+def _power(match: re.Match[str]) -> str:
+    minus, exponent = match.groups()
+    return f"的{'负' if minus else ''}{exponent}次方" if minus or exponent != "2" else "的平方"
+
+
+def _with_fraction(match: re.Match[str]) -> str:
+    whole, above, below = match.groups()
+    return f"{whole}又{below}分之{above}" if 0 < int(above) < int(below) else match.group()
 
 
 def drop_units(text: str) -> str:
@@ -215,17 +258,36 @@ def reread_numbers(text: str) -> str:
     if "摄氏度" in text:
         text = text.replace("摄氏度", "度")
     text = _AFTER_LATIN.sub(_english_number, text)
+    if "负" in text:
+        text = _NEGATIVE_DEGREES.sub("零下", text.replace("百分之负", "负百分之"))
+    if "点" in text:
+        text = _DECIMAL_MYRIAD.sub(_decimal_myriad, text)
     text = _RUN.sub(_reread_run, text)
     if "二" in text:
         text = _TWO_MEASURED.sub("两", text)
     if "点" in text:
         for pattern, words in _CLOCK:
             text = pattern.sub(words, text)
+        text = _CLOCK_SHORT_MINUTE.sub(r"\1零\2", text)
         text = _CLOCK_MINUTE.sub(r"\1", text)
         text = _TWO_O_CLOCK.sub("两点", _TWO_DECIMAL.sub("二点", text))
     if "百分之一百" in text:
         text = _WHOLE_PERCENT.sub("百分之百", text)
     return text
+
+
+def _arabic(digits: str) -> str:
+    return "".join(str(HAN_DIGITS.index(digit)) for digit in digits)
+
+
+def _decimal_myriad(match: re.Match[str]) -> str:
+    """一点二万 -> 一万两千: written 1.2万 and 12000, it is said either way, or 一万二."""
+    whole, tenths, myriad = match.groups()
+    value = parse_han(whole)
+    if value is None:
+        return match.group()
+    value = (100 * value + int(_arabic(tenths).ljust(2, "0"))) * (100 if myriad == "万" else 1_000_000)
+    return han_value(value) if value < 10**11 else match.group()
 
 
 def _reread_run(match: re.Match[str]) -> str:
@@ -236,7 +298,7 @@ def _reread_run(match: re.Match[str]) -> str:
     if all(char in HAN_DIGITS for char in run):
         if len(run) < 3:
             return run  # 五六个 is five or six
-        return reading_han("".join(str(HAN_DIGITS.index(char)) for char in run), before, after)
+        return reading_han(_arabic(run), before, after)
     if run[-1] in HAN_DIGITS and run[-2] in "百千万亿" and after and after[0] in MEASURES:
         return run  # 三百一个 is 300 apiece, not 310
     value = parse_han(run)
@@ -246,7 +308,7 @@ def _reread_run(match: re.Match[str]) -> str:
 def _english_number(match: re.Match[str]) -> str:
     run = match[1]
     if all(char in HAN_DIGITS for char in run):
-        digits = "".join(str(HAN_DIGITS.index(char)) for char in run)
+        digits = _arabic(run)
     else:
         value = parse_han(run)
         if value is None:

@@ -15,11 +15,13 @@ LANGUAGES = st.sampled_from([None, "zh", "en", "yue", "ja", "de", "ko", "th", "z
 PIECES = """
 one two twenty hundred thousand and oh a i can't it's gonna um 5 15 2024 1990s 3:30 pm % $5 iphone o clock march may
 five nineteen percent point A I A.I. 1/2 5kg °C - / , . ' 3 D
-三 十五 百 万 点 半 个 二 两 年 嗯 儿 花 女 幺 零 〇 廿 几 米 分 整 著 係 元 负 室 ￥
+.5 0.5 -5% -5度 10² x³ ⁻ 2½ 2 1/2 ₹500 20€ ₲ ¢ résumé é \u0301 k 300k 401k ø (555) 123-4567 zero and eight half 98年 年 九八 早上
+-5~10℃ 5%-10% ^ 三 十五 百 万 点 半 个 二 两 年 嗯 儿 花 女 幺 零 〇 廿 几 米 分 整 著 係 元 负 室 ￥
 """.split()  # noqa: SIM905 - sixty lines otherwise
 TEXTS = st.one_of(
     st.text(),
     st.text(alphabet="0123456789零一二三四五六七八九十百千万亿两点年月日分:：.,%-$￥ abAI'儿嗯啊花女第号个kgm/"),
+    st.text(alphabet="0123456789²³⁻½⅓$€₹₲¢^.-~%°度到负零五九万亿点早上下午年著书拿 aké()"),
     st.text(alphabet=st.characters(categories=["Cs", "Cc", "Mn", "Mc", "Lo", "Nd", "Nl", "No", "Lu", "Sk", "Sc"])),
     st.lists(st.sampled_from(PIECES)).map(" ".join),
     st.lists(st.sampled_from([*PIECES, " "])).map("".join),
@@ -100,6 +102,38 @@ def test_approximations_and_idioms_are_no_numbers(run: str) -> None:
         ("15", "en", "fifteen"),
         ("-5℃", "zh", "零下五度"),
         ("12.5%", "zh", "百分之十二点五"),
+        ("wait...5 people", "en", "wait five people"),
+        ("1, 0.5", "en", "one zero point five"),
+        ("ten zero point five", "en", "ten zero point five"),
+        ("$.50", "en", "fifty cents"),
+        ("东风-41", "zh", "东风四十一"),
+        ("5到-10度", "zh", "五到零下十度"),
+        ("5-10度", "zh", "五到十度"),
+        ("正负五度", "zh", "正负五度"),
+        ("5%到-3%", "zh", "百分之五到负百分之三"),
+        ("400-800-8820", "zh", "四零零八零零八八二零"),
+        ("10⁻³", "zh", "十的负三次方"),
+        ("10³ and 10⁶", "en", "ten cubed and ten to the power of six"),
+        ("x²", "en", "x squared"),
+        ("5km²", "zh", "五平方公里"),
+        ("5 km²", "en", "five square kilometers"),
+        ("10²", "de", "10 2"),
+        ("₲500", "en", "five hundred guarani"),
+        ("₲500左右", "zh", "five hundred guarani 左右"),
+        ("₹5 million", "en", "five million rupees"),
+        ("five $10 bills", "en", "five ten dollar bills"),
+        ("50¢", "en", "fifty cents"),
+        ("10k-20k", "en", "ten thousand to twenty thousand"),
+        ("a 401k", "en", "a four hundred one k"),
+        ("2⅛ inches", "en", "two and an eighth inches"),
+        ("+1 (555) 123-4567", "en", "one five five five one two three four five six seven"),
+        ("Łódź café", "zh", "lodz cafe"),
+        ("café", "fr", "café"),
+        ("七八年 80年代 第98年", "zh", "七八年八十年代第九十八年"),
+        ("八点五分", "zh", "八点五分"),
+        ("晚上八点五分钟", "zh", "晚上八点五分钟"),
+        ("1.2万亿", "zh", "一点二万亿"),
+        ("著書 原著書 看著作", "zh", "著书原著书看著作"),
         ("3:30 p.m.", "en", "three thirty pm"),
         ("I can't, um, go", "en", "i can not go"),
         ("John's dogs' toys", "en", "john's dogs toys"),
@@ -135,7 +169,18 @@ def test_normaliser_pickles() -> None:
 
 def test_long_and_hostile_text_is_bounded() -> None:
     """A transcript is a clip of 30 s at most, but a looping engine writes kilobytes."""
-    for text in ("1,000," * 3000, "一百" * 6000, "a i " * 5000, "3:30 " * 3000, "twenty oh " * 3000, "[" * 9000, "'" * 9000):
+    for text in (
+        "1,000," * 3000,
+        "一百" * 6000,
+        "a i " * 5000,
+        "3:30 " * 3000,
+        "twenty oh " * 3000,
+        "一点二万" * 3000,
+        "负五" * 5000,
+        "-5到" * 3000,
+        "[" * 9000,
+        "'" * 9000,
+    ):
         assert isinstance(SPOKEN.spoken(text, "zh"), str)
 
 
