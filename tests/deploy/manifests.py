@@ -146,6 +146,14 @@ def quantity(text: str | int) -> float:
     return float(text)
 
 
+def shared_memory(group: Object) -> float:
+    """Bytes that a group's /dev/shm may hold."""
+    spec = group["template"]["spec"]
+    (name,) = (mount["name"] for mount in spec["containers"][0]["volumeMounts"] if mount["mountPath"] == "/dev/shm")
+    (volume,) = (volume for volume in spec["volumes"] if volume["name"] == name)
+    return quantity(volume["emptyDir"]["sizeLimit"])
+
+
 def logical(group: Object) -> tuple[float, float]:
     """CPUs and GPUs that a node of a group offers to Ray: rayStartParams, else the limits of its container."""
     limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]

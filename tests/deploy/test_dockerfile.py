@@ -8,7 +8,9 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import dockerfile
@@ -87,6 +89,38 @@ def test_versions_are_those_of_constraints() -> None:
     assert f"PYTHON_IMAGE=python:{version}-" in text
     for folder in re.findall(r"lib/python(\d+\.\d+)/", text):
         assert folder == version
+
+
+def names_cuda(name: str) -> bool:
+    """Whether a library of the installed distribution asks for PyTorch's CUDA libraries."""
+    libraries = [Path(str(file.locate())) for file in metadata.files(name) or () if ".so" in file.name]
+    return any(b"libtorch_cuda.so" in library.read_bytes() for library in libraries)
+
+
+def built_against_torch() -> Iterator[str]:
+    """PyTorch, and what is installed here of the distributions that come in one build for each kind of CUDA."""
+    yield "torch"
+    for line in (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines():
+        name = line.partition("==")[0]
+        needs = {re.split(r"[^\w.-]", need)[0] for need in metadata.requires(name) or ()} if installed(name) else set()
+        if "torch" in needs and names_cuda(name):
+            yield name
+
+
+def installed(name: str) -> bool:
+    return bool(list(metadata.distributions(name=name)))
+
+
+def test_the_cpu_image_takes_nothing_that_asks_for_cuda() -> None:
+    """One build from PyPI among those of the CPU index, and `import whisperx` fails."""
+    (first, second) = stages()["build-cpu"].of("RUN")
+    options, _, names = first.value[0].rpartition(" ${TORCH_CPU_INDEX} ")
+    assert set(names.split()) == {"torch", "torchaudio", "torchvision"} >= set(built_against_torch())
+    # The only index that is asked lacks most other pins.
+    assert options.split()[4:] == ["--no-deps", "--index-url"]
+    assert second.value[0] == "pip install -c constraints.txt ."
+    for target in ("cpu", "cuda"):
+        assert 'python -c "import whisperx.asr, pyannote.audio"' in [one.value[0] for one in stages()[target].of("RUN")]
 
 
 def copied() -> list[str]:

@@ -193,6 +193,34 @@ def test_the_nodes_that_are_there_from_the_start_hold_the_run(build: str) -> Non
         assert settings.asr.device == settings.copilot.device == "cpu"
 
 
+@pytest.mark.parametrize("build", [name for name in ALL if name != "training"])
+def test_the_object_store_lies_in_memory(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Ray's own choice of its size and place. On a pod's /tmp it would be a disk's speed; its pages are the pod's memory."""
+    from ray._private import services, utils
+
+    for group in manifests.groups(build):
+        name = group["groupName"]
+        memory = manifests.quantity(group["template"]["spec"]["containers"][0]["resources"]["limits"]["memory"])
+        shared = manifests.shared_memory(group)
+        monkeypatch.setattr("ray._private.utils.get_shared_memory_bytes", lambda shared=shared: shared)
+        monkeypatch.setattr("ray._common.utils.get_system_memory", lambda memory=memory: memory)
+        asked = group["rayStartParams"].get("object-store-memory")
+        store = utils.resolve_object_store_memory(int(memory), asked and int(asked))
+        place, _, size = services.determine_plasma_store_config(store, "/tmp")
+        assert (place, size) == ("/dev/shm", store), name
+        assert store <= 0.9 * shared, f"{name}: the raylet leaves a tenth of /dev/shm free"
+        assert store <= 0.3 * memory, f"{name}: Ray's own share, which leaves the rest to workers"
+
+
+@pytest.mark.parametrize("build", ["overlays/gpu", "overlays/spot", "overlays/cluster", "training"])
+def test_a_worker_fits_a_machine_of_eight_cores_and_32_gib(build: str) -> None:
+    """Kubernetes and its agents keep some of both for themselves."""
+    for pod in manifests.pods(build):
+        asked = [container["resources"]["requests"] for container in pod.containers]
+        assert sum(manifests.quantity(one["cpu"]) for one in asked) <= 7, pod.where
+        assert sum(manifests.quantity(one["memory"]) for one in asked) <= 26 * 2**30, pod.where
+
+
 @pytest.mark.parametrize("build", CURATION)
 def test_kuberays_controller_takes_the_job(build: str) -> None:
     """Its rules beyond the schema: controllers/ray/utils/validation.go."""
@@ -230,6 +258,20 @@ def test_policies_and_budgets_meet_the_pods(build: str) -> None:
     budget = manifests.one(build, "PodDisruptionBudget")["spec"]
     assert chosen(budget["selector"]) == heads
     assert isinstance(budget["minAvailable"], int)
+
+
+def test_the_rule_for_credential_agents_is_whole_without_its_comment_marks() -> None:
+    """As it stands, no pod reaches the addresses of cloud metadata."""
+    text = (manifests.K8S / "common" / "network-policy.yaml").read_text(encoding="utf-8")
+    opened = re.sub(r"(?m)^    # (?=[- ] )", "    ", text)
+    (before, after) = (next(yaml.safe_load_all(each)) for each in (text, opened))
+    kubernetes_validate.validate(after, KUBERNETES, strict=True)
+    *rest, rule = after["spec"]["egress"]
+    assert rest == before["spec"]["egress"]
+    assert {each["ipBlock"]["cidr"] for each in rule["to"]} == {"169.254.170.23/32", "169.254.169.254/32"}
+    assert rule["ports"] == [{"protocol": "TCP", "port": 80}]
+    (outside,) = (each["ipBlock"] for allowed in rest for each in allowed["to"] if "ipBlock" in each)
+    assert outside["except"] == ["169.254.0.0/16"]
 
 
 def references(tree: Any) -> set[str]:
@@ -315,6 +357,13 @@ def test_the_training_command_is_one_that_the_trainer_takes() -> None:
     claimed = {volume["name"] for volume in spec["volumes"] if "persistentVolumeClaim" in volume}
     kept = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] in claimed]
     assert any(options.out.startswith(f"{path}/") for path in kept)
+
+
+def test_the_image_of_the_trial_is_the_one_that_the_page_builds() -> None:
+    (image,) = {container["image"] for pod in manifests.pods("overlays/dev") for container in pod.containers}
+    page = (REPOSITORY / "docs" / "how-to" / "run-on-kuberay.md").read_text(encoding="utf-8")
+    assert f"docker build -f deploy/Dockerfile --target cpu -t {image} ." in page
+    assert f"kind load docker-image {image}" in page
 
 
 @pytest.mark.parametrize("build", ["overlays/gpu", "overlays/spot", "overlays/cluster", "training"])
