@@ -14,7 +14,7 @@ from typing import Any
 from model_training.config import endpoint_url
 from model_training.features import Cmvn
 from model_training.index import Index
-from model_training.storage import Storage, resolve
+from model_training.storage import Storage, StoreRefused, resolve
 from model_training.tokenizer import FILE, Tokenizer
 from operators.errors import UserError
 
@@ -33,7 +33,7 @@ class Handoff:
         uri = uri.rstrip("/").removesuffix("/handoff.json")
         name = f"{uri}/handoff.json"
         try:
-            record = json.loads(Storage(endpoint_url({})).read(name))
+            record = json.loads(_read_first(name))
         except FileNotFoundError:
             raise UserError(
                 f"no {name}: give the directory that 'python -m pipeline handoff' or 'python -m model_training index' wrote"
@@ -45,7 +45,8 @@ class Handoff:
         if not isinstance(record.get("splits"), dict) or "train" not in record["splits"]:
             raise UserError(f"{name} names no split 'train': run the hand-off again")
         _check(name, record)
-        return cls(uri, record, Storage(endpoint_url(record.get("storage") or {})))
+        where = record.get("storage") or {}
+        return cls(uri, record, Storage(endpoint_url(where), where.get("region"), where.get("addressing_style")))
 
     def has(self, split: str) -> bool:
         return split in self.record["splits"]
@@ -99,9 +100,21 @@ class Handoff:
             raise UserError(f"{uri} is missing from the hand-off: run it again") from None
 
 
+def _read_first(name: str) -> bytes:
+    """handoff.json, which says how its store wants to be addressed, and must be read before that is known."""
+    try:
+        return Storage(endpoint_url({})).read(name)
+    except StoreRefused as refused:
+        # boto3 puts the bucket into the path of any endpoint but Amazon's; some stores take it in the host's name only.
+        try:
+            return Storage(endpoint_url({}), addressing_style="virtual").read(name)
+        except UserError:
+            raise refused from None
+
+
 def _check(name: str, record: dict[str, Any]) -> None:
     """Raises UserError where something in handoff.json is of the wrong kind, perhaps by hand."""
-    domains = record.get("domains", {})
+    domains, storage = record.get("domains", {}), record.get("storage") or {}
     kinds = [
         *((f"splits.{key}", value, dict) for key, value in record["splits"].items()),
         *(
@@ -113,7 +126,12 @@ def _check(name: str, record: dict[str, Any]) -> None:
         *((f"domains.{key}", value, dict) for key, value in (domains.items() if isinstance(domains, dict) else ())),
         ("tokenizer", record.get("tokenizer", ""), str),
         ("cmvn", record.get("cmvn", ""), str),
-        ("storage", record.get("storage") or {}, dict),
+        ("storage", storage, dict),
+        *(
+            (f"storage.{key}", storage.get(key) or "", str)
+            for key in ("endpoint_url", "region", "addressing_style")
+            if isinstance(storage, dict)
+        ),
     ]
     for key, value, kind in kinds:
         if not isinstance(value, kind):

@@ -15,7 +15,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -65,7 +65,8 @@ def index_from_tars(
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
-    emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder.
+    emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's id is
+    its key, and with several tars `x.tar#key`: keys often begin anew in each.
 
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.
@@ -75,14 +76,15 @@ def index_from_tars(
         raise UserError("no tar to index: name at least one")
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     sums, seen, bad = MelSums(), set[str](), list[BadSample]()
+    names = _names(uris)
     for uri in uris:
-        for made in _scan(uri, storage):
+        for made in _scan(uri, names[_place(uri)], storage):
             if isinstance(made, BadSample):
                 bad.append(made)
                 continue
             row, features = made
             if row.clip_id in seen:
-                bad.append(BadSample(row.clip_id, "duplicate", f"the key is in an earlier place than {uri}"))
+                bad.append(BadSample(row.clip_id, "duplicate", f"it stands earlier than in {uri}"))
                 continue
             seen.add(row.clip_id)
             split = settings.split(row.recording_id)
@@ -106,46 +108,80 @@ def index_from_tars(
     return record
 
 
-def _scan(uri: str, storage: Storage) -> Iterator[tuple[Row, Any] | BadSample]:
-    """The samples of one tar, in its order. Only the members of one sample are held at a time."""
+def _place(uri: str) -> str:
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+def _names(uris: Sequence[str]) -> dict[str, str]:
+    """What ids call each place: as many of the last parts of its path as tell the tars apart, none for a single one."""
+    parts = {place: PurePosixPath(place).parts for place in map(_place, uris)}
+    names: dict[str, str] = {}
+    for count in range(max(map(len, parts.values())) + 1):
+        names = {place: "/".join(path[max(0, len(path) - count) :]) for place, path in parts.items()}
+        if len(set(names.values())) == len(names):
+            break
+    return names
+
+
+def _scan(uri: str, name: str, storage: Storage) -> Iterator[tuple[Row, Any] | BadSample]:
+    """The samples of one tar, in its order, their ids headed by `name`."""
     path = None
     try:
         path = storage.fetch(uri)
         with tarfile.open(path, "r:") as tar:
             members: dict[str, tarfile.TarInfo] = {}
             current = ""
-            for member in tar:
-                if not member.isfile():
-                    continue
-                folder, _, name = member.name.rpartition("/")
-                stem, _, suffix = name.partition(".")
+            for member in _files(tar):
+                folder, _, file = member.name.rpartition("/")
+                stem, _, suffix = file.partition(".")
                 key = f"{folder}/{stem}" if folder else stem
                 if members and key != current:
-                    yield _sample(uri, current, members, tar)
+                    yield _sample(uri, name, current, members, tar)
                     members = {}
                 current = key
                 members[suffix.lower()] = member
             if members:
-                yield _sample(uri, current, members, tar)
+                yield _sample(uri, name, current, members, tar)
     except FileNotFoundError:
         raise UserError(f"there is no tar {uri}: mend the path") from None
     except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{uri} is no plain tar that can be read ({error}): unpack it if it is compressed") from None
+        mend = "unpack it if it is compressed, else make it again"
+        raise UserError(f"{uri} is no plain tar that can be read ({error}): {mend}") from None
     finally:
         if path and uri.startswith("s3://"):
             path.unlink(missing_ok=True)  # one tar of scratch at a time
 
 
+def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The plain files of a tar. Raises tarfile.ReadError where it is damaged or cut off, at the start or later."""
+    at = -1
+    try:
+        for member in tar:
+            if member.size < 0 or tar.offset <= at:
+                raise tarfile.ReadError(f"a broken header at byte {at}")
+            at = tar.offset
+            if member.isfile():
+                yield member
+        # tarfile takes any later header that it cannot read for the end of the archive, and a cut for one too.
+        assert tar.fileobj is not None
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError(f"a broken header at byte {tar.offset}, or cut off there")
+    except (ValueError, OverflowError, RecursionError) as error:
+        raise tarfile.ReadError(f"a broken header after byte {max(at, 0)}: {error}") from None
+
+
 def _sample(
-    uri: str, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile
+    uri: str, name: str, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile
 ) -> tuple[Row, Any] | BadSample:
     def content(suffix: str) -> bytes:
         file = tar.extractfile(members[suffix])
         return file.read() if file else b""
 
+    clip_id = (f"{name}#{key}" if name else key).encode("utf-8", "backslashreplace").decode("utf-8")
     audio = next((suffix for suffix in AUDIO if suffix in members), None)
     if audio is None:
-        return BadSample(key, "unreadable", f"no audio among {', '.join(sorted(members))}")
+        return BadSample(clip_id, "unreadable", f"no audio among {', '.join(sorted(members))}")
     try:
         about = json.loads(content("json")) if "json" in members else {}
         if not isinstance(about, dict):
@@ -153,21 +189,20 @@ def _sample(
         label = (content("txt").decode("utf-8") if "txt" in members else about.get("text") or "").strip()
         json.dumps([key, about], ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except (ValueError, TypeError, AttributeError, RecursionError):
-        named = key.encode("utf-8", "backslashreplace").decode("utf-8")
-        return BadSample(named, "unreadable", "its name, .txt or .json is no UTF-8 text or JSON object")
+        return BadSample(clip_id, "unreadable", "its name, .txt or .json is no UTF-8 text or JSON object")
     events = about.get("events")
     if events is not None and not (isinstance(events, list) and all(isinstance(event, str) for event in events)):
-        return BadSample(key, "unreadable", f"its events are no list of names: {events!r:.80}")
+        return BadSample(clip_id, "unreadable", f"its events are no list of names: {events!r:.80}")
     if not label and not events:
-        return BadSample(key, "empty_label", "no text and no events")
+        return BadSample(clip_id, "empty_label", "no text and no events")
     try:
-        features = filterbank(decode(key, BytesIO(content(audio))))
+        features = filterbank(decode(clip_id, BytesIO(content(audio))))
     except BadSample as bad:
         return bad
-    known: dict[str, Any] = {name: str(about[name]) for name in _ATTRIBUTES if about.get(name)}
+    known: dict[str, Any] = {kind: str(about[kind]) for kind in _ATTRIBUTES if about.get(kind)}
     row = Row(
-        clip_id=key,
-        shard=uri if "://" in uri else os.path.abspath(uri),
+        clip_id=clip_id,
+        shard=_place(uri),
         offset=members[audio].offset_data,
         size=members[audio].size,
         frames=len(features),
@@ -204,7 +239,7 @@ def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str
         "tokenizer": "tokenizer",
         "attributes": labels | {"events": events},
         "tars": uris,
-        "storage": {"endpoint_url": storage.endpoint_url},
+        "storage": asdict(storage),
     }
 
 

@@ -26,7 +26,7 @@ from operators.errors import UserError
 
 _ATTEMPTS = 8
 _BLOCK = 256 << 10
-_clients: dict[tuple[int, str | None], Any] = {}
+_clients: dict[tuple[Any, ...], Any] = {}
 _making = threading.Lock()
 os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.Lock()))
 
@@ -38,12 +38,20 @@ def resolve(folder: str, path: str) -> str:
     return f"{folder.rstrip('/')}/{path}"
 
 
+class StoreRefused(UserError):
+    """The store answered with a refusal of its own, perhaps because it wants to be addressed in another style."""
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Reads local paths and s3:// URIs. Cheap to build and to pickle; connections belong to the process."""
 
     endpoint_url: str | None = None
     """of an S3-compatible store; None: AWS_ENDPOINT_URL, else Amazon's."""
+    region: str | None = None
+    """that requests are signed for; None: boto3's own (AWS_DEFAULT_REGION, the profile), else us-east-1."""
+    addressing_style: str | None = None
+    """path, virtual (the bucket in the host's name) or auto; None: boto3's own (the profile), else auto."""
 
     def size(self, uri: str) -> int:
         """Bytes of the whole object. Raises FileNotFoundError, UserError."""
@@ -104,7 +112,7 @@ class Storage:
         from botocore.config import Config
 
         # Clients are safe between threads, not between processes; making one is not safe between threads.
-        key = (os.getpid(), self.endpoint_url)
+        key = (os.getpid(), self.endpoint_url, self.region, self.addressing_style)
         with _making:
             if key not in _clients:
                 config = Config(
@@ -113,8 +121,9 @@ class Storage:
                     read_timeout=60,
                     max_pool_connections=32,
                     response_checksum_validation="when_required",
+                    s3={"addressing_style": self.addressing_style} if self.addressing_style else None,
                 )
-                session = boto3.Session()
+                session = boto3.Session(region_name=self.region)
                 region = session.region_name or "us-east-1"
                 endpoint = self.endpoint_url or os.environ.get("AWS_ENDPOINT_URL")
                 _clients[key] = session.client("s3", endpoint_url=endpoint, region_name=region, config=config)
@@ -229,7 +238,8 @@ def _s3_errors(uri: str) -> Iterator[None]:
             raise UserError(f"no bucket {_target(uri)['Bucket']}: mend the path {uri}") from None
         if code in ("403", "AccessDenied"):
             raise UserError(f"access denied to {uri}: these credentials may not read it") from None
-        raise UserError(f"the store answered {code} for {uri}: check the credentials and the store") from None
+        kind = StoreRefused if status.startswith("4") else UserError
+        raise kind(f"the store answered {code} for {uri}: check the credentials and the store") from None
     except (aws.NoCredentialsError, aws.PartialCredentialsError, aws.CredentialRetrievalError, aws.ProfileNotFound):
         raise UserError(
             f"no usable credentials for {uri}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or log in"

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -270,6 +273,62 @@ def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: 
         for where in ("local", "s3")
     ]
     assert named[0] == named[1] != []
+
+
+def numbered_tar(path: Path, count: int = 30) -> None:
+    sound = encoded(voice(8_000))
+    write_tar(path, [each for n in range(count) for each in ((f"{n:06d}.flac", sound), (f"{n:06d}.txt", b"hello"))])
+
+
+def damage(path: Path, *, flip: int | None = None, length: int | None = None) -> None:
+    """Turn one byte of the header at `flip` over, or leave no more than `length` bytes."""
+    content = bytearray(path.read_bytes())
+    if flip is not None:
+        content[flip + 5] ^= 1
+    path.write_bytes(content[:length])
+
+
+def headers(path: Path) -> list[int]:
+    with tarfile.open(path) as tar:
+        return [member.offset for member in tar]
+
+
+@pytest.mark.parametrize("slip", ["a header", "cut in a header", "cut between samples", "cut in a sample"])
+def test_a_damaged_tar_is_refused_and_not_cut_short(tmp_path: Path, slip: str) -> None:
+    """tarfile takes all but the last of these for the end of the archive."""
+    tar = tmp_path / "x.tar"
+    numbered_tar(tar)
+    at = headers(tar)[20]
+    size = {"cut in a header": at + 100, "cut between samples": at, "cut in a sample": at + 700}
+    damage(tar, flip=at if slip == "a header" else None, length=size.get(slip))
+    with pytest.raises(UserError, match=rf"^{re.escape(str(tar))} is no plain tar .*: unpack it .* make it again$") as caught:
+        index_from_tars([str(tar)], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_that_begin_anew_in_every_tar_are_clips_of_their_own(tmp_path: Path) -> None:
+    for name in ("a/x-0.tar", "a/x-1.tar", "b/x-1.tar"):
+        numbered_tar(tmp_path / name, 5)
+    uris = [str(tmp_path / "a" / "x-0.tar"), str(tmp_path / "a" / "x-1.tar")]
+    whole = IndexSettings(dev_share=0, test_share=0)
+
+    def ids(uris: list[str], settings: IndexSettings = whole, split: str = "train") -> list[str]:
+        index_from_tars(uris, tmp_path / "out", settings)
+        index = Index.open(str(tmp_path / "out" / f"{split}.arrow"))
+        return [index.row(n).clip_id for n in range(len(index))]
+
+    assert ids(uris[:1]) == [f"{n:06d}" for n in range(5)], "of one tar, the key is enough"
+    assert ids(uris) == [f"x-{tar}.tar#{n:06d}" for tar in (0, 1) for n in range(5)]
+    assert ids([*uris, str(tmp_path / "b" / "x-1.tar")])[-1] == "b/x-1.tar#000004"
+    # The same tar twice, however it is spelt, is no new sample.
+    assert len(ids([*uris, os.path.relpath(uris[0])])) == 10
+    assert (tmp_path / "out" / "bad_samples.jsonl").read_text().count('"duplicate"') == 5
+    # More tars move no recording to another split.
+    shared = IndexSettings(dev_share=0.3, test_share=0.3)
+    before = ids(uris[:1], shared)
+    assert 0 < len(before) < 5
+    assert [name for name in ids(uris, shared) if name.startswith("x-0")] == [f"x-0.tar#{key}" for key in before]
 
 
 def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from itertools import chain
 from pathlib import Path
 
@@ -10,16 +11,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
 from model_training.augment import Augment, AugmentSettings
 from model_training.batching import BatchPlan, Planner
 from model_training.features import Cmvn
+from model_training.handoff import Handoff
 from model_training.index import Index, Row
 from model_training.reading import BadSample, Batch, Batches, Reader, check_shards, load_noises
 from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from tests.model_training.corpus import at, encoded, make_index, make_rows, noise, targets, voice, write_tar
+from tests.model_training.handoffs import make_handoff
 from tests.s3_server import FaultyProxy, Rule, bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]
@@ -365,6 +369,70 @@ def test_s3_errors_are_one_line(
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     with pytest.raises(UserError, match="no usable credentials"):
         storage.size(f"s3://{bucket}/x")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[AWSPreparedRequest]:
+    """What would have gone to a store; its answer is always that nothing is there."""
+    from botocore.httpsession import URLLib3Session
+
+    sent: list[AWSPreparedRequest] = []
+
+    def send(_: object, request: AWSPreparedRequest) -> AWSResponse:
+        sent.append(request)
+        answer = AWSResponse(request.url, 404, {}, None)
+        answer._content = b""
+        return answer
+
+    monkeypatch.setattr(URLLib3Session, "send", send)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    return sent
+
+
+@pytest.mark.parametrize(
+    ("recorded", "url", "region"),
+    [
+        (
+            {"endpoint_url": "https://oss.example", "region": "oss-cn-hangzhou", "addressing_style": "virtual"},
+            "https://shards.oss.example/x.tar",
+            "oss-cn-hangzhou",
+        ),
+        ({"endpoint_url": "http://store:9000", "region": "garage"}, "http://store:9000/shards/x.tar", "garage"),
+        ({"endpoint_url": "http://store:9000"}, "http://store:9000/shards/x.tar", "us-east-1"),
+        ({"endpoint_url": None, "region": "eu-west-1"}, "https://shards.s3.eu-west-1.amazonaws.com/x.tar", "eu-west-1"),
+    ],
+)
+def test_a_store_is_addressed_as_the_handoff_says(
+    tmp_path: Path, asked: list[AWSPreparedRequest], recorded: dict[str, str | None], url: str, region: str
+) -> None:
+    handoff = make_handoff(tmp_path / "handoff", train=2, dev=1)
+    record = json.loads((handoff / "handoff.json").read_text())
+    (handoff / "handoff.json").write_text(json.dumps(record | {"storage": recorded}))
+    with pytest.raises(FileNotFoundError):
+        Handoff.open(str(handoff)).storage.read("s3://shards/x.tar", 0, 10)
+    assert [request.url for request in asked] == [url]
+    assert f"/{region}/s3/aws4_request" in str(asked[0].headers["Authorization"])
+
+
+def test_a_handoff_is_found_in_a_store_that_takes_buckets_in_the_hosts_name_only(
+    tmp_path: Path, s3_server: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own record would say so, but must be read first."""
+    import boto3
+
+    handoff = make_handoff(tmp_path / "handoff", train=2, dev=1)
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    client.upload_file(str(handoff / "handoff.json"), bucket, "h/handoff.json")
+    refusal = Rule(action="error", status=403, code="SecondLevelDomainForbidden")
+    with FaultyProxy(s3_server, [refusal]) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        assert Handoff.open(f"s3://{bucket}/h").has("train")
+        assert len(proxy.requests) == 2
+        refusal.seen, refusal.times = 0, 99
+        with pytest.raises(UserError, match="the store answered SecondLevelDomainForbidden for s3://"):
+            Handoff.open(f"s3://{bucket}/h")
 
 
 def test_nothing_of_a_file_is_read_beyond_what_is_needed(tmp_path: Path) -> None:

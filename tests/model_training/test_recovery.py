@@ -141,6 +141,7 @@ def test_workers_that_do_not_share_the_folder_are_told(handoff: Path, tmp_path: 
         ("handoff.json", ("splits", "dev"), None, r"splits\.dev is None"),
         ("handoff.json", ("splits", "train"), {}, r"splits\.train\.index is None"),
         ("handoff.json", ("storage",), [1], "storage is"),
+        ("handoff.json", ("storage",), {"region": 7}, r"storage\.region is 7"),
         ("handoff.json", ("cmvn",), None, "cmvn is None"),
         ("cmvn.json", (), [1], r"cmvn\.json is damaged"),
         ("tokenizer/tokenizer.json", ("characters",), [1, 2], "single characters"),
