@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from operators.clip import SAMPLE_RATE, Clip, Rejection, Span, Unit, pcm_bytes
+from operators.clip import SAMPLE_RATE, Clip, Recording, Rejection, Span, Unit, pcm_bytes
 
 SCHEMA_VERSION = 1
 
@@ -111,16 +111,21 @@ def clip_language(clip: Clip) -> str | None:
 def unit_rows(unit: Unit) -> list[Row]:
     """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come later."""
     order = {piece.recording.recording_id: index for index, piece in reversed(list(enumerate(unit.pieces)))}
-    recordings = {piece.recording.recording_id: piece.recording for piece in reversed(unit.pieces)}  # of duplicates the first
+    # Of pieces with one id only that without a problem was read: what was heard is its own, whichever uri comes first.
+    read = {piece.recording.recording_id: piece.recording for piece in unit.pieces if piece.problem is None}
+    refused = {
+        (piece.recording.recording_id, piece.recording.uri, piece.problem): piece.recording
+        for piece in reversed(unit.pieces)
+        if piece.problem is not None
+    }
     keyed: list[tuple[tuple[int, int, int], Row]] = []
 
-    def add(recording_id: str, span: Span, outcome: str, rejection: Rejection | None, more: Row) -> None:
-        recording = recordings[recording_id]
+    def add(recording: Recording, span: Span, outcome: str, rejection: Rejection | None, more: Row) -> None:
         row: Row = dict.fromkeys(LEDGER_SCHEMA.names)
         row |= {
             "unit_id": unit.unit_id,
             "domain": clean(unit.domain),
-            "recording_id": clean(recording_id),
+            "recording_id": clean(recording.recording_id),
             "uri": clean(recording.uri),
             "start": span.start,
             "end": span.end,
@@ -129,16 +134,12 @@ def unit_rows(unit: Unit) -> list[Row]:
             if recording.provenance
             else None,
         }
-        keyed.append(((order[recording_id], span.start, span.end), row | rejection_columns(rejection) | more))
+        keyed.append(((order[recording.recording_id], span.start, span.end), row | rejection_columns(rejection) | more))
 
     for stretch in unit.stretches:
-        add(
-            stretch.recording_id,
-            stretch.span,
-            stretch.outcome,
-            stretch.rejection,
-            {"uri": clean(stretch.uri)} if stretch.uri else {},
-        )
+        key = (stretch.recording_id, stretch.uri or "", stretch.rejection)
+        recording = refused[key] if key in refused else read[stretch.recording_id]
+        add(recording, stretch.span, stretch.outcome, stretch.rejection, {})
     for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
         if clip.verdict is None:
             raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")
@@ -152,7 +153,7 @@ def unit_rows(unit: Unit) -> list[Row]:
         }
         if clip.agreement is not None:
             columns |= asdict(clip.agreement)
-        add(clip.recording_id, clip.span, "kept" if clip.verdict.kept else "rejected", clip.verdict.rejection, columns)
+        add(read[clip.recording_id], clip.span, "kept" if clip.verdict.kept else "rejected", clip.verdict.rejection, columns)
     return [row for _, row in sorted(keyed, key=lambda item: item[0])]
 
 

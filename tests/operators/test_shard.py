@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +88,25 @@ def test_ledger_rows_tile_the_input_in_order() -> None:
         (96_000, 100_000, "unreadable", "gap"),
         (100_000, 110_000, "rejected", "too_short"),
     ]
+
+
+@pytest.mark.parametrize("first", ["good", "duplicate"])
+def test_a_clip_has_the_uri_and_licence_of_the_recording_that_was_read(first: str) -> None:
+    """Of two recordings with one id the plan refuses one, which may come first in the unit."""
+    made = unit()
+    refusal = Rejection(stage="plan", reason="duplicate", detail="the recording_id came before")
+    other = Recording(recording_id=ODD, uri="crawl/a.mp3", domain="talk", provenance={"license": "PROPRIETARY"})
+    pieces = [*made.pieces, Piece(recording=other, problem=refusal)]
+    stretch = Stretch(recording_id=ODD, span=Span(0, 0), outcome="unreadable", rejection=refusal, uri=other.uri)
+    made = replace(made, pieces=tuple(pieces if first == "good" else pieces[::-1]), stretches=(*made.stretches, stretch))
+    tar, rows = write_tar(unit_rows(made), lambda _: b"audio", "flac", lambda text, _: 1)
+    told = [(row["reason"], row["uri"].endswith("a.mp3"), json.loads(row["provenance"])["license"]) for row in rows]
+    assert [line for line in told if line[0] == "duplicate"] == [("duplicate", True, "PROPRIETARY")]
+    assert {line[1:] for line in told if line[0] != "duplicate"} == {(False, "CC0")}
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        (record,) = [json.load(opened.extractfile(name)) for name in opened.getnames() if name.endswith(".json")]  # type: ignore[arg-type]
+    assert record["provenance"] == {"license": "CC0", "year": 2020}
+    assert not record["uri"].endswith("a.mp3")
 
 
 def test_same_unit_same_bytes_and_round_trip() -> None:
