@@ -13,7 +13,6 @@ The same runs and options give the same bytes. What is written goes through scra
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,15 +26,17 @@ from rich.console import Console
 from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.filterbank import MelSums
+from operators.shard import clean
 from pipeline import ledger
 from pipeline.config import S3Settings, Settings, load
 from pipeline.curate import existing_run, stored_config
+from pipeline.handoff_checks import check_labelled, check_weights, check_writable, scratch_folder
 from pipeline.handoff_clips import Gathered, Spool, unit_rows
 from pipeline.handoff_index import Amount, Counts, write_indexes
 from pipeline.handoff_labelled import LabelledSet, Skipped, labelled_rows, skipped_lines
 from pipeline.handoff_shards import Damage, read_shards, refuse
-from pipeline.handoff_split import REASONS, SPLITS, Shares, Sifted, repeated_audio, sift, split_nodes
-from pipeline.handoff_tokenizer import build_tokenizer
+from pipeline.handoff_split import REASONS, SPLITS, Shares, Sifted, repeated_audio, sift, split_gathered
+from pipeline.handoff_tokenizer import build_tokenizer, copy_tokenizer, try_tokenizer
 from pipeline.plan import load_plan
 from pipeline.reading import human_percent, human_time, printable
 from pipeline.storage import Store, open_store
@@ -89,6 +90,8 @@ class Run:
     fingerprint: str
     units: int
     """of its plan"""
+    domains: frozenset[str]
+    """of its plan"""
 
 
 @dataclass(slots=True)
@@ -113,8 +116,11 @@ def handoff(roots: Sequence[str], overrides: list[str], out: str, asked: Handoff
     store = open_store(out, s3)
     if store.exists("config.yaml") or any(run.store.root == store.root for run in runs):
         raise UserError(f"{out} is a run directory: choose another folder for the hand-off")
-    with tempfile.TemporaryDirectory(prefix="touchasp-handoff-", dir=asked.scratch) as scratch:
-        _Handoff(runs, s3, store, asked, console, Path(scratch)).write()
+    check_writable(store)
+    check_labelled(asked.labelled, s3)
+    check_weights(set(asked.weights), {name for run in runs for name in run.domains}, asked.labelled, s3)
+    with scratch_folder(asked.scratch) as scratch:
+        _Handoff(runs, s3, store, asked, console, scratch).write()
     return Made(store.root, s3)
 
 
@@ -124,11 +130,13 @@ def _open_run(root: str, overrides: list[str]) -> Run:
         store.root.encode()
     except UnicodeEncodeError:
         raise UserError(f"{root!r} is no valid text, so no index can name its shards: rename the folder") from None
-    planned = {unit.unit_id for unit in load_plan(store)}
+    units = load_plan(store)
+    planned = {unit.unit_id for unit in units}
     if strangers := sorted(ledger.done_units(store) - planned):
         key = shard_keys(strangers[0])[2]
         raise UserError(f"{store.url(key)} is of no unit of the plan: move what is not of this run away")
-    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(planned))
+    domains = frozenset(clean(unit.domain) for unit in units)
+    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(planned), domains)
 
 
 def _one_s3(runs: Sequence[Run], overrides: list[str]) -> S3Settings:
@@ -156,23 +164,29 @@ class _Handoff:
         self.skipped: list[Skipped] = []
 
     def write(self) -> None:
+        asked = self.asked
+        folder, texts = self.scratch / "out", self.scratch / "labels.txt"
+        folder.mkdir()
+        if asked.tokenizer is not None:
+            copy_tokenizer(folder / "tokenizer", asked.tokenizer, self.s3)
+        else:
+            try_tokenizer(self.scratch, scheme=asked.scheme, bpe_size=asked.bpe_size)
         spool = Spool(self.scratch / "spool.arrow", self._batches())
         for damage in self.damages:
             self.console.print(
                 printable(f"left out: {damage.shard}: {damage.what}"), style="red", markup=False, soft_wrap=True
             )
         sifted = sift(spool)
-        links = {*self.gathered.links, *repeated_audio(spool, sifted)}
         shares = Shares(dev=self.asked.dev, test=self.asked.test, seed=self.asked.seed)
-        node_split, groups = split_nodes(list(self.gathered.nodes), self.gathered.node_sources, links, shares)
+        node_split, groups = split_gathered(
+            self.gathered, repeated_audio(spool, sifted), shares, runs=len(self.sources)
+        )
         recording = spool.numbers("recording")
         split = np.where(sifted.kept, node_split[recording], -1).astype(np.int8)
         if not (split == 0).any():
             raise UserError(
                 "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together"
             )
-        folder, texts = self.scratch / "out", self.scratch / "labels.txt"
-        folder.mkdir()
         counts = write_indexes(spool, split, self.gathered, folder, texts)
         weights = _weights(counts.domains, self.asked)
         self._write_duplicates(spool, sifted, folder / "duplicates.parquet")
@@ -182,10 +196,8 @@ class _Handoff:
             "replace",
         )
         (folder / "cmvn.json").write_text(json.dumps(self._cmvn(spool, sifted)) + "\n")
-        asked = self.asked
-        build_tokenizer(
-            folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size, ready=asked.tokenizer, s3=self.s3
-        )
+        if asked.tokenizer is None:
+            build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
         record = self._record(counts, weights, spool, sifted)
         self._put(folder, record)
         self._show(counts, weights, record)
@@ -349,7 +361,8 @@ class _Handoff:
         for each in self.sources:
             if missing := each.run.units - each.units:
                 warn(
-                    f"{each.run.store.root} is not whole: {missing} of {each.run.units} units are not in this hand-off"
+                    f"{each.run.store.root} is not whole: {missing} of {each.run.units} units are not in this hand-off. "
+                    "Once they are, recordings that share a clip or a speaker with theirs may go to another split"
                 )
         for name in SPLITS[1:]:
             if not counts.splits[name].clips and getattr(self.asked, name):

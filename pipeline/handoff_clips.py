@@ -10,9 +10,11 @@ A million clips are some hundred megabytes of file and little memory: nothing he
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.handoff_shards import KeptUnit
+from pipeline.uri import path_to_uri, scheme, split_member, uri_to_path
 
 CODED = ("shard", "domain", "language", "age", "gender", "emotion")
 """Columns whose texts repeat: int32 codes here, dictionaries in the index."""
@@ -87,7 +90,7 @@ class Gathered:
     node_sources: list[int] = field(default_factory=list)
     """the first source that has the node"""
     links: set[tuple[int, int, int]] = field(default_factory=set)
-    """(source, node, node): what no split may part, and the first source that says so"""
+    """(source, node, node): what no split may part, and a source that says so"""
 
     def node(self, kind: str, name: str, source: int) -> int:
         node = self.nodes.code(f"{kind}\0{name}")
@@ -98,7 +101,7 @@ class Gathered:
     def recording(self, recording_id: str, uri: str, speaker: str | None, source: int) -> int:
         """The node of a recording, tied to its uri and its speaker."""
         own = self.node("recording", recording_id, source)
-        self.links.add((source, own, self.node("uri", uri, source)))
+        self.links.add((source, own, self.node("uri", real_uri(uri), source)))
         if speaker:
             self.links.add((source, own, self.node("speaker", speaker, source)))
         return own
@@ -116,6 +119,22 @@ class Gathered:
             value = value.combine_chunks() if isinstance(value, pa.ChunkedArray) else value
             arrays.append(value.cast(own.type))
         return pa.record_batch(arrays, schema=SPOOL_SCHEMA)
+
+
+@lru_cache(maxsize=1 << 16)
+def real_uri(uri: str) -> str:
+    """One name for all spellings of a local file: without "..", symbolic links followed. It need not exist; S3 stays as it is."""
+    if scheme(uri) is not None:
+        return uri
+    place, member = split_member(uri)
+    folder, name = os.path.split(uri_to_path(place))
+    path = os.path.join(_real_folder(folder), name)
+    real = path_to_uri(os.path.realpath(path) if os.path.islink(path) else path)
+    return real if member is None else f"{real}#{member}"
+
+
+# A look at every folder of a path takes longer than all else that is done for a row, and files share their folders.
+_real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)
 
 
 def unit_rows(unit: KeptUnit, source: int, gathered: Gathered) -> pa.RecordBatch:

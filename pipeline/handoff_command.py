@@ -6,6 +6,7 @@ RUN ... --out DIR ──handoff──> DIR ──> "python -m model_training tra
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import shlex
 import subprocess
@@ -111,8 +112,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             raise UserError(f"--{name} {getattr(arguments, name)}: a share, at least 0 and below 1")
     if arguments.dev + arguments.test >= 1:
         raise UserError("--dev and --test together leave nothing to train on: their sum must be below 1")
-    if not 0 <= arguments.alpha <= 1 or arguments.max_weight < 1:
-        raise UserError("--alpha lies between 0 and 1, --max-weight is at least 1")
+    if not 0 <= arguments.alpha <= 1 or not 1 <= arguments.max_weight < math.inf:
+        raise UserError("--alpha lies between 0 and 1, --max-weight is a number of at least 1")
     asked = HandoffSettings(
         seed=arguments.seed,
         dev=arguments.dev,

@@ -23,10 +23,10 @@ from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.errors import UserError
 from operators.shard import feature_frames
 from pipeline.config import S3Settings, SourceSettings
-from pipeline.handoff_clips import Gathered, attributes
-from pipeline.manifest import is_manifest
+from pipeline.handoff_clips import Gathered, attributes, real_uri
+from pipeline.manifest import is_manifest, read_rows
 from pipeline.sources import SourceFile, read_sources
-from pipeline.storage import AccessRefused, RangedFile, locate
+from pipeline.storage import AccessRefused, Fetch, RangedFile, locate
 from pipeline.uri import split_member
 from stages.write_shard import label_length
 
@@ -113,6 +113,13 @@ def labelled_rows(
         )
 
 
+def named_domains(labelled: LabelledSet, s3: S3Settings) -> set[str]:
+    """The domains that rows of a manifest name, good rows or not. Raises UserError."""
+    with Fetch(s3).fetch(labelled.path) as path:
+        rows = [row for _, row in read_rows(path, labelled.path) if isinstance(row, dict)]
+    return {str(row["domain"]) for row in rows if row.get("domain") not in (None, "")}
+
+
 def _own_problem(file: SourceFile) -> tuple[str, str] | None:
     # A uri or a recording that comes again is another stretch of it here.
     if file.problem is None or file.problem.reason == "duplicate":
@@ -165,7 +172,7 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, gathered: Gat
     if not frames:
         raise _Unusable("too_short", f"{span.samples} samples")
     return {
-        "clip_id": clip_id(file.uri, span),
+        "clip_id": clip_id(real_uri(file.uri), span),
         "shard": audio.shard,
         "offset": audio.offset,
         "size": audio.size,

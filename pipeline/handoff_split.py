@@ -6,6 +6,9 @@
 A group goes to one split as a whole. Its place is a hash, so it depends on no other group, and adding a run later
 moves no recording, with one exception: when the new run shows that two groups are one (the same speaker, the same
 audio). Then the group is train's if either was: what a model may have trained on never becomes test data.
+
+A labelled set may name a recording otherwise than the run that was curated from it, and either may have been there first. So
+the split is made twice, runs before labelled sets and the other way about: what one of the two gives to train is train's.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.clip_keys import first_places, keys
-from pipeline.handoff_clips import Spool
+from pipeline.handoff_clips import Gathered, Spool
 
 SPLITS = ("train", "dev", "test")
 """In the order in which a group that was in several is given to one."""
@@ -83,6 +86,31 @@ class Shares:
         digest = hashlib.blake2b(f"{self.seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         at = int.from_bytes(digest, "little") / 2**64
         return 2 if at < self.test else 1 if at >= 1 - self.dev else 0
+
+
+def split_gathered(
+    gathered: Gathered, repeated: Iterable[tuple[int, int, int]], shares: Shares, *, runs: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """int8 [nodes], the place in SPLITS of each node, and int64 [nodes], its group.
+
+    Sources from number `runs` on are labelled sets. `repeated` are links as `repeated_audio` gives them.
+    """
+    names = list(gathered.nodes)
+    links = {*gathered.links, *repeated}
+    split, groups = split_nodes(names, gathered.node_sources, links, shares)
+    sources = 1 + max(gathered.node_sources, default=-1)
+    if sources > runs:
+        # The other way about: every run is numbered behind the labelled sets.
+        def turn(source: int) -> int:
+            return source if source >= runs else sources + source
+
+        first = [2 * sources] * len(names)
+        for source, *pair in gathered.links:
+            for node in pair:
+                first[node] = min(first[node], turn(source))
+        turned = ((turn(source), a, b) for source, a, b in links)
+        split = np.minimum(split, split_nodes(names, first, turned, shares)[0])
+    return split, groups
 
 
 def split_nodes(

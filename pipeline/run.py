@@ -31,7 +31,7 @@ from operators.errors import UserError
 from pipeline.config import ExecutionSettings
 from pipeline.dependencies import native_stderr_silenced, quiet_dependencies, use_threads
 from pipeline.storage import StoreUnavailable
-from stages.base import Resources, Stage
+from stages.base import Resources, SourceChanged, Stage
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
@@ -92,7 +92,7 @@ class Worker:
         use_threads(self._stage.resources.threads)
         try:
             done = timed(self._stage, unit)
-        except StoreUnavailable as error:  # no mistake of the user's: it costs this unit, and the run when it happens often
+        except (StoreUnavailable, SourceChanged) as error:  # it costs this unit, and the run when it happens often
             return _answer(Outcome(unit_id=unit.unit_id, error=f"{self._stage.name}: {error}"))
         except Exception as error:
             return _answer(_failure(unit.unit_id, self._stage.name, error))

@@ -13,6 +13,10 @@ from typing import Protocol
 from operators.clip import Clip, Rejection, Unit, Verdict
 
 
+class SourceChanged(Exception):
+    """A recording is no longer there, or no longer what it was: its unit is left undone, and the text says why in one line."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resources:
     """What one worker of a stage needs, and how many workers there may be."""

@@ -7,18 +7,19 @@ old ledger ──measure again only where the text rules changed──> judge �
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from operators.audio import Limits
+from operators.audio import AudioError, Limits
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
 from operators.decoder import IsolatedDecoder
 from operators.rover import Rover, Rules
 from operators.shard import Row, clean, content_hash, read_ledger, rejection_columns
 from operators.text import Normaliser
-from stages.base import Fetcher, Resources, Store
-from stages.segment import read_span
+from stages.base import Fetcher, Resources, SourceChanged, Store
+from stages.segment import LastFetched, read_span
 from stages.write_shard import ShardFormat, commit, shard_keys
 
 
@@ -59,9 +60,10 @@ class Rejudge:
                 if len(encoded) != row["tar_size"]:
                     raise ValueError(f"{tar_key} of the old run ends before {row['clip_id']}")
                 return encoded
-            return self._encode(self._recut(row, pieces[row["recording_id"]]))
+            return self._encode(self._recut(row, pieces[row["recording_id"]], sources))
 
-        commit(self.new, unit.unit_id, rows, audio, self.format)
+        with closing(LastFetched(self.fetcher)) as sources:  # the rows of a recording stand together
+            commit(self.new, unit.unit_id, rows, audio, self.format)
         return _summary(unit, rows)
 
     def _judge(self, row: Row) -> Row:
@@ -80,10 +82,14 @@ class Rejudge:
             | rejection_columns(verdict.rejection)
         )
 
-    def _recut(self, row: Row, piece: Piece) -> np.ndarray:
-        pcm = read_span(self.fetcher, self._decoder, piece, Span(row["start"], row["end"]))
+    def _recut(self, row: Row, piece: Piece, sources: Fetcher) -> np.ndarray:
+        uri = piece.recording.uri
+        try:
+            pcm = read_span(sources, self._decoder, piece, Span(row["start"], row["end"]))
+        except (AudioError, OSError) as error:
+            raise SourceChanged(f"{uri} can no longer be read ({error}): bring it back for {row['clip_id']}") from None
         if content_hash(pcm) != row["content_hash"]:
-            raise ValueError(f"{piece.recording.uri} is not the file it was when {row['clip_id']} was cut from it")
+            raise SourceChanged(f"{uri} is not the file it was when {row['clip_id']} was cut from it: bring that back")
         return pcm
 
 

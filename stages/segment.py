@@ -8,7 +8,8 @@ Decoding runs in a process of its own, so a file that crashes or hangs the decod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -182,6 +183,28 @@ def _gaps(region: Span, taken: list[Span]) -> list[Span]:
 
 def _source(piece: Piece, path: str) -> str | FileRange:
     return FileRange(path, *piece.member) if piece.member else path
+
+
+class LastFetched:
+    """A fetcher that holds on to the last file until another is asked for: clips of one recording share one download."""
+
+    def __init__(self, fetcher: Fetcher) -> None:
+        self._fetcher = fetcher
+        self._asked: tuple[str, tuple[int, int] | None] | None = None
+        self._path = ""
+        self._held = ExitStack()
+
+    @contextmanager
+    def fetch(self, uri: str, member: tuple[int, int] | None = None) -> Iterator[str]:
+        if self._asked != (uri, member):
+            self.close()
+            self._path = self._held.enter_context(self._fetcher.fetch(uri, member))
+            self._asked = uri, member
+        yield self._path
+
+    def close(self) -> None:
+        self._asked = None
+        self._held.close()
 
 
 def read_span(fetcher: Fetcher, decoder: IsolatedDecoder, piece: Piece, span: Span) -> np.ndarray:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from operators.asr import Recogniser
 from operators.clip import Clip, Hypothesis, Rejection, Unit
 from operators.hallucination import HallucinationRules, check
+from operators.whisperx_asr import canonical_language
 from stages.base import Resources, reject
 
 
@@ -22,7 +23,7 @@ class Transcribe:
     """one language for every clip; None: the source's where trusted and given, else identified per clip."""
     trust_source_language: bool = True
     languages: tuple[str, ...] = ()
-    """languages to keep; empty for all."""
+    """languages to keep, as Whisper writes them; empty for all."""
     min_language_prob: float = 0.0
     resources: Resources = field(default_factory=Resources)
     name: str = "Transcribe"
@@ -52,7 +53,7 @@ class Transcribe:
 
     def _judge(self, clip: Clip, heard: Hypothesis) -> Clip:
         rejection = check(heard.text, clip.span.seconds, heard.language, heard.avg_logprob, self.rules)
-        if rejection is None and self.languages and heard.language not in self.languages:
+        if rejection is None and self.languages and canonical_language(heard.language or "") not in self.languages:
             rejection = Rejection(stage="transcribe", reason="other_language", detail=f"{heard.language}")
         if rejection is None and heard.language_prob is not None and heard.language_prob < self.min_language_prob:
             rejection = Rejection(stage="transcribe", reason="uncertain_language", detail=f"{heard.language_prob:.2f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from operators.shard import content_hash, decode_member, read_ledger
 from pipeline import handoff_command
 from pipeline.__main__ import main
 from pipeline.clip_keys import first_places
-from pipeline.handoff_split import Shares, split_nodes
+from pipeline.handoff_clips import Gathered
+from pipeline.handoff_split import Shares, split_gathered, split_nodes
 from tests.pipeline.handoffs import (
     SHARES,
     as_older_versions_wrote,
@@ -253,6 +255,51 @@ def test_groups_that_turn_out_to_be_one_go_to_train_if_either_was_there() -> Non
     assert len(set(groups.tolist())) == 30
 
 
+def gathered_of(told: list[tuple[int, str, str, str | None]], runs: int, labelled: int) -> Gathered:
+    """What the first `runs` runs and `labelled` sets tell: (source, recording, uri, speaker); a negative source is a set."""
+    gathered = Gathered()
+    for number in range(runs):
+        for _, *recording in (each for each in told if each[0] == number):
+            gathered.recording(*recording, number)
+    for number in range(labelled):
+        for _, *recording in (each for each in told if each[0] == -1 - number):
+            gathered.recording(*recording, runs + number)
+    return gathered
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_order_of_adding_runs_and_labelled_sets_takes_anything_out_of_train(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    shares = Shares(dev=0.4, test=0.4, seed=seed)
+    told: list[tuple[int, str, str, str | None]] = []
+    for source in (0, 1, 2, -1, -2, -3):
+        for number in draw.choice(200, 120, replace=False).tolist():
+            speaker = f"s{draw.integers(40)}" if draw.random() < 0.1 else None
+            told.append((source, f"r{number % 150}" if source >= 0 else f"l{source}-{number}", f"/{number}.wav", speaker))
+    trained: dict[tuple[int, int], set[str]] = {}
+    for runs in range(4):
+        for labelled in range(4):
+            gathered = gathered_of(told, runs, labelled)
+            split, groups = split_gathered(gathered, [], shares, runs=runs)
+            for _, a, b in gathered.links:
+                assert (split[a], groups[a]) == (split[b], groups[b])
+            places = dict(zip(gathered.nodes, split.tolist(), strict=True))
+            trained[runs, labelled] = {name for name, place in places.items() if place == 0}
+            for fewer in ((runs - 1, labelled), (runs, labelled - 1)):
+                assert trained.get(fewer, set()) <= trained[runs, labelled]
+            if not labelled and runs:
+                alone, _ = split_nodes(
+                    list(gathered.nodes), first_sources(gathered), gathered.links, shares
+                )
+                assert split.tolist() == alone.tolist(), "a hand-off of runs alone has one order"
+
+
+def first_sources(gathered: Gathered) -> list[int]:
+    return [
+        min(source for source, *pair in gathered.links if node in pair) for node in range(len(gathered.nodes))
+    ]
+
+
 def test_first_places_against_a_loop() -> None:
     draw = np.random.default_rng(0).integers(0, 3, (200, 2)).astype(np.uint64)
     first: dict[tuple[int, ...], int] = {}
@@ -298,6 +345,10 @@ def test_the_training_command_is_printed_and_launched(
         (["{run}", "--labelled", "{tmp}/none.txt"], "expected a manifest"),
         (["{run}", "--tokenizer", "{tmp}"], "tokenizer.json"),
         (["{run}", "rover.max_wer=8"], "only s3.* settings"),
+        (["{run}", "--max-weight", "nan"], "--max-weight"),
+        (["{run}", "--max-weight", "inf"], "--max-weight"),
+        (["{run}", "--scratch", "{tmp}/nowhere"], "--scratch"),
+        (["{run}", "--scratch", "{file}"], "--scratch"),
         (["s3.region=eu"], "no run"),
     ],
 )  # fmt: skip
@@ -309,7 +360,7 @@ def test_mistakes_are_one_line(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    given = [each.format(run=runs[0], tmp=tmp_path) for each in arguments]
+    given = [each.format(run=runs[0], tmp=tmp_path, file=__file__) for each in arguments]
     for name, value in (("--out", str(tmp_path / "out")), ("--tokenizer", tokenizer)):
         given += [] if name in given else [name, value]
     assert main(["handoff", *given]) == 2
@@ -319,13 +370,73 @@ def test_mistakes_are_one_line(
     assert not (tmp_path / "out" / "handoff.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--out", "{file}/out"], "{file}"),
+        (["--weight", "typo=2"], "--weight typo: no such domain (there are audiobook, live)"),
+        (["--weight", "talk=1", "--weight", "typo=2", "--labelled", "{set}"], "there are audiobook, live, set, talk)"),
+        (["--labelled", "{tmp}/none.jsonl"], "none.jsonl"),
+        (["--scheme", "{tmp}/none.yaml"], "none.yaml"),
+        (["--scheme", "{junk}"], "scheme"),
+        (["--bpe-size", "0"], "--bpe-size 0"),
+        (["--tokenizer", "{tmp}/none"], "tokenizer.json"),
+        (["--tokenizer", "{tmp}"], "tokenizer.json"),
+        (["--tokenizer", "s3://no-bucket-at-all/x", "s3.endpoint_url=http://127.0.0.1:1", "s3.max_attempts=1"], "127.0.0.1:1"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_told_before_any_tar_is_read(
+    arguments: list[str],
+    words: str,
+    runs: tuple[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("AWS_ACCESS_KEY_ID", "none"), ("AWS_SECRET_ACCESS_KEY", "none")):
+        monkeypatch.setenv(name, value)
+    run = copied(runs[0], tmp_path / "run")
+    for tar in run.glob("shards/*/*.tar"):
+        tar.write_bytes(b"damaged, so that reading it would be the mistake that is told")
+    names = {name: tmp_path / file for name, file in (("set", "set.jsonl"), ("junk", "junk.yaml"))}
+    names["set"].write_text('{"uri": "a.wav", "text": "one"}\n{"uri": "b.wav", "text": "two", "domain": "talk"}\n')
+    names["junk"].write_text("tasks: [sing]\n")
+    (tmp_path / "tokenizer.json").write_text("[]\n")
+    names |= {"file": Path(__file__), "tmp": tmp_path}
+    given = [each.format(**names) for each in arguments]
+    given += [] if "--out" in given else ["--out", str(tmp_path / "new" / "out")]
+    assert main(["handoff", str(run), *given]) == 2
+    error = capsys.readouterr().err
+    assert words.format(**names) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_full_scratch_disk_is_one_line(
+    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, limits[1]))
+    try:
+        hand_off(runs[0], "--scratch", str(tmp_path), code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert "no room for temporary files" in error
+    assert "--scratch" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_that_is_not_whole_is_told_of(
     runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(runs[0], tmp_path / "run")
     sorted(run.glob("shards/live/*.parquet"))[0].unlink()
     assert record(hand_off(str(run)))["runs"][0]["units_missing"] == 1
-    assert "not whole" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "not whole" in told
+    assert "another split" in told
 
 
 def test_sums_of_a_ledger_survive_json() -> None:

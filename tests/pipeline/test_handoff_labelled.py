@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from operators.clip import Span, clip_id
 from pipeline.__main__ import main
 from pipeline.config import S3Settings
 from pipeline.storage import open_store
@@ -108,23 +109,85 @@ def test_labelled_sets_are_mixed_in_where_they_lie(
     assert digests(labelled) == before
 
 
+@pytest.mark.parametrize("spelt", ["{crawl}/{file}", "{crawl}/../{name}/{file}", "{link}/{file}"])
 def test_a_labelled_file_and_a_run_over_it_do_not_leak(
-    crawls: tuple[Path, Path], runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
+    spelt: str, crawls: tuple[Path, Path], runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
 ) -> None:
+    (tmp_path / "link").symlink_to(crawls[0])
     files = sorted(crawls[0].rglob("*.flac"))
+    words = {"crawl": crawls[0], "name": crawls[0].name, "link": tmp_path / "link"}
     rows = [
-        {"uri": str(path), "text": "a label of the whole file", "recording_id": f"set-{path.name}"} for path in files
+        {
+            "uri": spelt.format(file=path.relative_to(crawls[0]), **words),
+            "text": "a label of the whole file",
+            "recording_id": f"set-{path.name}",
+        }
+        for path in files
     ]
     manifest = write_manifest(tmp_path / "set.jsonl", rows)
     splits = everything(hand_off(runs[0], "--labelled", str(manifest)))
     assert len(splits) > 1
-    place = {row["shard"]: split for split, rows in splits.items() for row in rows if row["domain"] == "set"}
+    place = {
+        str(Path(row["shard"]).resolve()): split
+        for split, rows in splits.items()
+        for row in rows
+        if row["domain"] == "set"
+    }
+    assert len(place) == len(files)
     uris = {row["clip_id"]: row["uri"] for row in ledger_rows(runs[0])}
     seen = {
         (split, place[uris[row["clip_id"]]]) for split, rows in splits.items() for row in rows if row["clip_id"] in uris
     }
     assert seen
     assert all(own == other for own, other in seen)
+
+
+def test_a_file_is_one_however_manifests_spell_its_path(
+    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Every manifest has the whole of each file, which stays once, and a part that no other has."""
+    crawl, labels = tmp_path / "crawl", tmp_path / "labels"
+    crawl.mkdir()
+    labels.mkdir()
+    (tmp_path / "link").symlink_to(crawl)
+    files = [crawl / f"{number}.wav" for number in range(20)]
+    for number, file in enumerate(files):
+        soundfile.write(file, np.random.default_rng(number).standard_normal(16000) / 10, 16000)
+        (labels / f"own-{file.name}").symlink_to(file)
+    spellings = {"real": f"{crawl}/", "dotted": "../crawl/", "linked": "../link/", "own": "own-"}
+    given = []
+    for number, (name, before) in enumerate(spellings.items()):
+        whole: list[dict[str, Any]] = [{"uri": f"{before}{file.name}", "text": "one two"} for file in files]
+        rows = whole + [row | {"start": number / 10} for row in whole if number]
+        given += ["--labelled", str(write_manifest(labels / f"{name}.jsonl", rows))]
+    out = hand_off(runs[0], *given)
+    found = [(split, row) for split, rows in everything(out).items() for row in rows if row["domain"] in spellings]
+    assert {row["shard"]: row["clip_id"] for _, row in found if row["start_sample"] is None} == {
+        str(file): clip_id(str(file), Span(0, 16000)) for file in files
+    }
+    assert len(found) == 4 * len(files)
+    assert record(out)["duplicates"]["clips"] == 3 * len(files)
+    assert len({(split, Path(row["shard"]).resolve()) for split, row in found}) == len(files)
+    assert {row["shard"] for _, row in found if row["domain"] == "dotted"} == {
+        f"{labels}/../crawl/{file.name}" for file in files
+    }
+
+
+def test_what_was_trained_on_stays_in_train_when_its_files_get_a_second_name(
+    crawls: tuple[Path, Path], runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A labelled set, then a run over its files; and the run, then the labelled set."""
+    rows = [
+        {"uri": str(path), "text": "a label", "recording_id": f"set-{path.name}"}
+        for path in sorted(crawls[0].rglob("*.flac"))
+    ]
+    labelled = ["--labelled", str(write_manifest(tmp_path / "set.jsonl", rows))]
+    after = {row["clip_id"] for row in index(hand_off(runs[1], runs[0], *labelled, out="after"), "train")}
+    dropped = {row["clip_id"] for row in pq.read_table(tmp_path / "after" / "duplicates.parquet").to_pylist()}
+    for before in ([runs[1], *labelled], [runs[1], runs[0]]):
+        trained = {row["clip_id"] for row in index(hand_off(*before, out="before"), "train")}
+        assert trained
+        assert trained <= after | dropped
 
 
 # the command

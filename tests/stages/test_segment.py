@@ -159,12 +159,13 @@ def test_a_full_disk_is_not_taken_for_a_missing_recording(
         segment.process(Unit(unit_id="talk-000000", domain="talk", pieces=tuple(pieces(str(path), 10 * SAMPLE_RATE))))
 
 
-def test_a_duplicates_language_is_not_believed(segment: Segment, tmp_path: Path) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_duplicates_language_is_not_believed(segment: Segment, tmp_path: Path, order: int) -> None:
     path = tmp_path / "good.flac"
     soundfile.write(path, sound(10), SAMPLE_RATE)
     good = Piece(recording=Recording(recording_id="a", uri=str(path), domain="talk", language="en"))
     copy = Piece(
-        recording=Recording(recording_id="a", uri=str(path), domain="talk", language="zh"),
+        recording=Recording(recording_id="a", uri=str(tmp_path / "copy.flac"), domain="talk", language="zh"),
         problem=Rejection(stage="plan", reason="duplicate"),
     )
     hints: list[str | None] = []
@@ -176,5 +177,5 @@ def test_a_duplicates_language_is_not_believed(segment: Segment, tmp_path: Path)
 
     transcribe = Transcribe(load=Listening, rules=HallucinationRules())
     transcribe.open()
-    transcribe.process(segment.process(Unit(unit_id="talk-000000", domain="talk", pieces=(good, copy))))
+    transcribe.process(segment.process(Unit(unit_id="talk-000000", domain="talk", pieces=(good, copy)[::order])))
     assert set(hints) == {"en"}
