@@ -35,7 +35,7 @@ from operators.clip import SAMPLE_RATE
 from pipeline import recipe
 from pipeline.config import load
 from pipeline.plan import make_plan, save_plan
-from pipeline.sources import probe_files, read_sources
+from pipeline.sources import Length, probe_files, read_sources
 from pipeline.storage import Fetch, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def prepare(work: Path, crawl: Path, minutes: float, settings: list[str]) -> tup
     tree = load(None, [*settings, f"sources=[{{path: '{crawl}'}}]", f"output={work / 'run'}"])
     files = [file for file in read_sources(tree.sources, tree.s3) if file.problem is None and file.domain != "broken"]
     lengths = probe_files(files, fetch=Fetch(tree.s3), workers=2, limits=recipe.limits(tree.audio))
-    known = sorted((length, file.uri, file) for file, length in zip(files, lengths, strict=True) if length)
+    known = sorted((length.declared, file.uri, file) for file, length in zip(files, lengths, strict=True) if length.declared)
     chosen, total = [], 0
     for length, _, file in known:
         if total < minutes * 60 * SAMPLE_RATE and length > 20 * SAMPLE_RATE:
@@ -97,7 +97,7 @@ def prepare(work: Path, crawl: Path, minutes: float, settings: list[str]) -> tup
             total += length
     tree.plan.unit_minutes = max(length for _, length in chosen) / SAMPLE_RATE / 60 + 0.1
     tree.plan.edge_radius_seconds = 2.0
-    units = make_plan([file for file, _ in chosen], [length for _, length in chosen], tree.plan)
+    units = make_plan([file for file, _ in chosen], [Length(declared=length) for _, length in chosen], tree.plan)
     save_plan(units, open_store(str(work / "plan")))
     (work / "settings.json").write_text(json.dumps(settings))
     (work / "warm.flac").write_bytes(encode_flac(decode(chosen[0][0].uri).pcm[: 20 * SAMPLE_RATE]))

@@ -18,7 +18,7 @@ import numpy as np
 
 from operators.clip import Hypothesis
 from operators.funasr_asr import FunAsr
-from operators.whisperx_asr import WhisperX
+from operators.whisperx_asr import WhisperX, canonical_language
 
 __all__ = ["ANY_LANGUAGE", "CopilotRouter", "FunAsr", "Recogniser", "WhisperX"]
 
@@ -89,9 +89,9 @@ class CopilotRouter:
         self._loaded.clear()
 
     def _route(self, language: str | None) -> tuple[Loader, ...] | None:
-        """Loaders for a language code: exactly, else without its region (zh-CN: zh), else the rest's, else None."""
+        """Loaders for a language code: exactly, else as Whisper writes it (zh-CN: zh, zh-HK: yue), else the rest's, else None."""
         code = (language or "").lower().replace("_", "-")
-        for key in (code, code.partition("-")[0], ANY_LANGUAGE):
+        for key in (code, canonical_language(code), ANY_LANGUAGE):
             if self.models.get(key):
                 loaders = self.models[key]
                 return (loaders,) if callable(loaders) else tuple(loaders)

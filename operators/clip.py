@@ -139,6 +139,8 @@ class Piece:
     """None: to the end of the recording, wherever that turns out to be."""
     declared_samples: int | None = None
     """length the container declares, None when it declares none or could not be probed."""
+    estimated_samples: int | None = None
+    """about how long it is where it declares nothing, for sizes of units and forecasts only."""
     member: tuple[int, int] | None = None
     """(offset, size) in bytes when the recording is a member of an uncompressed tar."""
     problem: Rejection | None = None

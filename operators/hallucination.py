@@ -13,7 +13,8 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from operators.clip import Rejection
 from operators.errors import UserError
@@ -68,15 +69,27 @@ class HallucinationRules:
     """by language, "default" for the rest; laid over the built-in ones. Plain mappings, as settings files have, do too."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self, "hallucination")
         if self.max_repeats < 1:
             raise UserError(f"hallucination.max_repeats is 1 or more, not {self.max_repeats}")
+        if not isinstance(self.rates, Mapping):
+            raise UserError(f"hallucination.rates={self.rates}: expected a table, such as {{zh: {{max_han_per_second: 12}}}}")
         limits = _default_limits()
         for language, given in self.rates.items():
             try:
                 limits[language] = given if isinstance(given, RateLimits) else RateLimits(**given)
             except TypeError as error:
                 raise UserError(f"hallucination.rates.{language} holds rates such as max_han_per_second: {error}") from None
+            _check_numbers(limits[language], f"hallucination.rates.{language}")
         object.__setattr__(self, "rates", limits)
+
+
+def _check_numbers(record: Any, where: str) -> None:
+    """Raises UserError for a threshold that is no number: it would fail, or judge wrongly, in every unit after the ASR's work."""
+    for setting in fields(record):
+        value = getattr(record, setting.name)
+        if setting.name != "rates" and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+            raise UserError(f"{where}.{setting.name}={value}: expected a number")
 
 
 _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -179,7 +192,7 @@ def find_loop(spoken: Sequence[str], rules: HallucinationRules) -> list[str]:
         if len(sequence) - len(set(sequence)) < rules.min_looped_tokens:
             continue  # too few tokens occur again; this answers for nearly every transcript
         playful = _PLAYFUL if sequence is spoken else set(sequence)  # letters repeat where tokens do not
-        for period in range(1, len(sequence) // rules.max_repeats + 1):
+        for period in range(1, int(len(sequence) // rules.max_repeats) + 1):
             least = max(rules.min_looped_tokens, period * rules.max_repeats)
             same = 0
             for index in range(period, len(sequence)):

@@ -88,6 +88,8 @@ class Probe:
 
     declared_samples: int | None
     """length at 16 kHz by the container's own word; None when it declares none (a bit rate guess is not a declaration)."""
+    estimated_samples: int
+    """the same, or where it is None a guess from the bit rate, the last timestamp or the size: within a factor of ten or so."""
     codec: str
     container: str
     sample_rate: int
@@ -117,6 +119,7 @@ def probe(source: Source, limits: Limits | None = None) -> Probe:
         codec = media.stream.codec_context
         return Probe(
             declared_samples=media.declared_samples,
+            estimated_samples=media.declared_samples or _estimated_samples(media, limits or Limits()),
             codec=codec.codec.canonical_name,
             container=media.container.format.name,
             sample_rate=codec.sample_rate,
@@ -284,6 +287,15 @@ def _declared_samples(container: Any, stream: Any, claims: Claims, limits: Limit
     return samples if 0 < samples <= limits.max_seconds * SAMPLE_RATE else None
 
 
+def _estimated_samples(media: Media, limits: Limits) -> int:
+    """FFmpeg's figure where it has one to be believed, else what so many bytes usually hold; no more than is ever decoded."""
+    seconds = (media.container.duration or 0) / av.time_base
+    if not 0 < seconds <= limits.max_seconds:
+        usual = _USUAL_VIDEO_BYTES if media.container.streams.video else _USUAL_AUDIO_BYTES
+        seconds = min(media.bytes / usual, limits.max_seconds)
+    return round(seconds * SAMPLE_RATE)
+
+
 def _refuse(url: str, flags: int, options: dict[str, str]) -> NoReturn:
     raise AudioError("not_audio", "refers to another file")
 
@@ -307,6 +319,10 @@ also refuse frames that are merely unusual."""
 
 _DECLARING = {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav", "wv"}
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""
+
+
+_USUAL_AUDIO_BYTES, _USUAL_VIDEO_BYTES = 8_000, 100_000
+"""Bytes a second of a compressed recording without and with a picture: 64 and 800 kbit/s."""
 
 
 def _audio_decoders() -> list[str]:

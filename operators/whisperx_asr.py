@@ -27,6 +27,14 @@ from operators.quiet import quiet
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 """What Whisper's encoder always computes, whatever the clip's length."""
 
+_LANGUAGES = (
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja jw "
+    "ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su "
+    "sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
+)
+LANGUAGES = frozenset(_LANGUAGES.split())
+"""What Whisper can identify."""
+
 NEAREST_LANGUAGE = {"cmn": "zh", "zh-yue": "yue", "zh-hk": "yue", "zh-mo": "yue"}
 """Other names of languages that Whisper has."""
 

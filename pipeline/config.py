@@ -11,7 +11,9 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+import math
+import re
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -208,9 +210,14 @@ def override(settings: Settings, overrides: list[str]) -> Settings:
 
 
 def _read_yaml(path: str) -> Any:
-    if not Path(path).is_file():
-        raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
-    content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    try:
+        if not Path(path).is_file():
+            raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -229,7 +236,21 @@ def _plain(content: Any) -> Any:
         content["sources"] = [content["sources"]]
     if isinstance(content.get("sources"), list):
         content["sources"] = [{"path": item} if isinstance(item, str) else item for item in content["sources"]]
+    _check_tables(content, Settings(), "")
     return content
+
+
+def _check_tables(content: dict[str, Any], defaults: Any, prefix: str) -> None:
+    """OmegaConf does not tell which table is given as something else."""
+    for key, default in vars(defaults).items():
+        if key not in content or not (is_dataclass(default) or isinstance(default, dict)):
+            continue
+        if not isinstance(content[key], dict):
+            raise UserError(
+                f"{prefix}{key} is a table of settings, not {content[key]}: pipeline/configs/full.yaml shows its keys"
+            )
+        if is_dataclass(default):
+            _check_tables(content[key], default, f"{prefix}{key}.")
 
 
 def _laid_over(tree: Any, content: dict[str, Any]) -> Any:
@@ -248,6 +269,8 @@ def _empty(tree: Any, key: str) -> None:
 def _explain(error: OmegaConfBaseException) -> str:
     full_key = str(getattr(error, "full_key", "") or "")
     message = str(error).splitlines()[0]
+    if full_key.endswith((".False", ".True")):
+        return f"{full_key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
     if "not in" in message or "Unexpected" in message or "Key" in message:
         near = difflib.get_close_matches(full_key, list(setting_keys()), n=1, cutoff=0.5)
         hint = f": did you mean {near[0]}?" if near else ": see pipeline/configs/full.yaml for every key"
@@ -282,6 +305,12 @@ def _check(settings: Settings) -> None:
         if not value >= least:
             raise UserError(f"{key}={value}: must be at least {least}")
 
+    def between(key: str, value: float, least: float, most: float) -> None:
+        at_least(key, value, least)
+        if value > most:
+            raise UserError(f"{key}={value}: must be at most {most}")
+
+    _check_finite(settings, "")
     one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
     one_of("execution.runner", settings.execution.runner, ("ray", "local"))
     one_of("rover.drop_when", settings.rover.drop_when, ("either", "both"))
@@ -289,29 +318,36 @@ def _check(settings: Settings) -> None:
     for table in ("reference", "label"):
         for language, engine in getattr(settings.rover, table).items():
             one_of(f"rover.{table}.{language}", engine, ("asr", "copilot"))
-    at_least("plan.unit_minutes", settings.plan.unit_minutes, 0.5)
+    between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
     at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
-    at_least("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds)
+    between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further
     at_least("rover.max_wer", settings.rover.max_wer, 0)
     at_least("rover.max_per", settings.rover.max_per, 0)
     at_least("asr.batch_size", settings.asr.batch_size, 1)
     at_least("copilot.batch_seconds", settings.copilot.batch_seconds, 1)
     # Limits that let nothing through would put every recording into quarantine, one by one.
-    at_least("audio.max_hours", settings.audio.max_hours, 0.001)
-    at_least("audio.max_gigabytes", settings.audio.max_gigabytes, 0.000001)
+    between("audio.max_hours", settings.audio.max_hours, 0.001, 10_000)
+    between("audio.max_gigabytes", settings.audio.max_gigabytes, 0.000001, 1_000_000)
     at_least("audio.decode_timeout_seconds", settings.audio.decode_timeout_seconds, 1)
     at_least("audio.decode_attempts", settings.audio.decode_attempts, 1)
-    at_least("audio.opus_kbps", settings.audio.opus_kbps, 6)
+    between("audio.opus_kbps", settings.audio.opus_kbps, 6, 256)  # what libopus takes for one channel
     at_least("s3.max_attempts", settings.s3.max_attempts, 1)
-    at_least("plan.probe_workers", settings.plan.probe_workers, 1)
+    at_least("s3.connect_timeout", settings.s3.connect_timeout, 0.001)
+    at_least("s3.read_timeout", settings.s3.read_timeout, 0.001)
+    between("plan.probe_workers", settings.plan.probe_workers, 1, 256)  # each has a process of its own
     at_least("plan.edge_radius_seconds", settings.plan.edge_radius_seconds, 0)
     at_least("execution.max_failures", settings.execution.max_failures, 1)
     at_least("execution.max_task_retries", settings.execution.max_task_retries, 0)
+    if not any(settings.copilot.models.values()):
+        raise UserError("copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}")
     for language, models in settings.copilot.models.items():
-        if not all(isinstance(model, str) for model in (models if isinstance(models, list) else [models]) if models is not None):
+        named = [] if models is None else models if isinstance(models, list) else [models]
+        if not all(isinstance(model, str) and model.strip() for model in named):
             raise UserError(f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them")
     if "@" in (settings.s3.endpoint_url or ""):
         raise UserError("s3.endpoint_url may hold no user or password: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    if settings.s3.endpoint_url and not re.match(r"https?://[^/]", settings.s3.endpoint_url):
+        raise UserError(f"s3.endpoint_url={settings.s3.endpoint_url}: write the scheme and the host, as in http://store:9000")
     if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
@@ -321,6 +357,14 @@ def _check(settings: Settings) -> None:
         at_least(f"execution.{stage}.threads", workers.threads, 1)
         at_least(f"execution.{stage}.min_workers", workers.min_workers, 1)
         at_least(f"execution.{stage}.max_workers", workers.max_workers, workers.min_workers)
+
+
+def _check_finite(record: Any, prefix: str) -> None:
+    for key, value in vars(record).items():
+        if is_dataclass(value):
+            _check_finite(value, f"{prefix}{key}.")
+        elif isinstance(value, float) and not math.isfinite(value) and prefix != "rover.":  # there infinity switches a rule off
+            raise UserError(f"{prefix}{key}={value}: must be a finite number")
 
 
 STAGES = ("segment", "transcribe", "copilot", "rover", "write_shard")

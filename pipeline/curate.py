@@ -9,7 +9,7 @@ import importlib.metadata
 import itertools
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -33,11 +33,11 @@ from pipeline.progress import Display, Progress, hours, write_speed
 from pipeline.reading import printable
 from pipeline.report import Thresholds, render_terminal, write_report
 from pipeline.retention import FOLD_COLUMNS, fold
-from pipeline.sources import SourceFile, probe_files, read_sources
+from pipeline.sources import Length, SourceFile, probe_files, read_sources
 from pipeline.speeds import read_speeds
 from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
-from stages.segment import read_span
+from stages.segment import LastFetched, read_span
 
 PROBE_CHUNK = 256
 """Files whose headers one task of a cluster reads."""
@@ -84,6 +84,7 @@ class Curation:
 
     def plan(self) -> list[Unit]:
         """The run's units: the stored plan, or a new one made from the sources and stored. Raises UserError."""
+        recipe.build(self.settings, self.store, self.fetch)  # a wrong setting must be found before a plan is stored under it
         if self.store.exists("plan.parquet"):
             self._same_settings()
             if plan_fingerprint(self.store) not in ("", fingerprint(self.settings)):
@@ -101,16 +102,17 @@ class Curation:
         units = make_plan(files, lengths, self.settings.plan)
         self.store.put("config.yaml", self.config_bytes())
         save_plan(units, self.store, fingerprint(self.settings))
-        total = declared_seconds(units)
+        total, expected = declared_seconds(units), expected_seconds(units)
+        more = f", about {hours(expected - total)} undeclared" if expected > total else ""
         self.console.print(
-            f"planned {len(files):,} recordings, {hours(total)} declared, into {len(units):,} units "
+            f"planned {len(files):,} recordings, {hours(total)} declared{more}, into {len(units):,} units "
             f"in {time.monotonic() - started:.0f} s",
             highlight=False,
         )
         return units
 
-    def _probe(self, files: list[SourceFile]) -> list[int | None]:
-        """Declared lengths: read by the nodes of a cluster where there is one, else by a few threads here."""
+    def _probe(self, files: list[SourceFile]) -> list[Length]:
+        """Lengths: read by the nodes of a cluster where there is one, else by a few threads here."""
         execution = self.settings.execution
         probe = partial(
             probe_files, fetch=self.fetch, workers=self.settings.plan.probe_workers, limits=recipe.limits(self.settings.audio)
@@ -160,7 +162,7 @@ class Curation:
             self.console.print(f"{len(units) - len(todo):,} of {len(units):,} units are done already", highlight=False)
         failed = 0
         if todo:
-            preflight.after_plan(declared_seconds(todo))
+            preflight.after_plan(expected_seconds(todo))
             failed = self.work(recipe.build(self.settings, self.store, self.fetch), todo, len(units) - len(todo))
         return self.finish(units, failed)
 
@@ -207,7 +209,7 @@ class Curation:
         if execution.runner == "ray":
             running.connect(execution, stages)
             preflight.passed("cluster", running.describe_cluster())
-        progress = Progress(stages, units=len(todo), expected_seconds=declared_seconds(todo), done_before=done_before)
+        progress = Progress(stages, units=len(todo), expected_seconds=expected_seconds(todo), done_before=done_before)
         started = time.monotonic()
         try:
             with Display(progress, self.console) as display:
@@ -258,6 +260,12 @@ def declared_seconds(units: list[Unit]) -> float:
     return total / SAMPLE_RATE
 
 
+def expected_seconds(units: list[Unit]) -> float:
+    """`declared_seconds`, and an estimate for what declares none."""
+    pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
+    return declared_seconds(units) + sum(piece.estimated_samples or 0 for piece in pieces) / SAMPLE_RATE
+
+
 def stored_config(store: Store) -> dict[str, Any]:
     """config.yaml of a run. Raises UserError when the folder is no run."""
     if not store.exists("config.yaml"):
@@ -291,8 +299,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
     units = load_plan(store)
     good = (piece for unit in units for piece in unit.pieces if piece.problem is None)
     pieces = {clean(piece.recording.recording_id): piece for piece in good}
-    fetch = Fetch(settings.s3, settings.execution.scratch)
-    with IsolatedDecoder(recipe.limits(settings.audio), timeout_seconds=settings.audio.decode_timeout_seconds) as decoder:
+    decoding = IsolatedDecoder(recipe.limits(settings.audio), timeout_seconds=settings.audio.decode_timeout_seconds)
+    with decoding as decoder, closing(LastFetched(Fetch(settings.s3, settings.execution.scratch))) as fetch:
 
         def audio(row: Mapping[str, Any]) -> bytes | None:
             try:

@@ -1,6 +1,6 @@
 """Plan: sources into units, a fixed order with fixed names, and plan.parquet that holds them.
 
-    SourceFile + declared length ──sort by domain, uri──> pieces ──fill units of about 30 minutes──> Unit("podcast-000012")
+    SourceFile + length ──sort by domain, uri──> pieces ──fill units of about 30 minutes──> Unit("podcast-000012")
                                    a recording longer than a unit: pieces with nominal edges at multiples of the unit's length
 
 Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts is found
@@ -25,24 +25,24 @@ import pyarrow.parquet as pq
 from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
 from pipeline.config import PlanSettings
-from pipeline.sources import SourceFile
+from pipeline.sources import Length, SourceFile
 from pipeline.storage import Store
 
 PLAN_KEY = "plan.parquet"
 PLAN_VERSION = 1
 
 UNKNOWN_SAMPLES = 60 * SAMPLE_RATE
-"""What a recording of unknown length counts for while units are filled."""
+"""What a recording that could not be probed counts for while units are filled."""
 LEAST_SAMPLES = SAMPLE_RATE
 """What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its files are."""
 
 
-def make_plan(files: Iterable[SourceFile], lengths: Sequence[int | None], settings: PlanSettings) -> list[Unit]:
+def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> list[Unit]:
     """Units of `settings.unit_minutes` of raw audio, each of one domain.
 
     Args:
         files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are counted.
-        lengths: declared samples at 16 kHz of each, None where none is known (as `probe_files` answers).
+        lengths: of each, as `probe_files` answers.
         settings: the unit's length, and how near to an edge the quiet point may lie.
     """
     unit_samples = round(settings.unit_minutes * 60 * SAMPLE_RATE)
@@ -59,13 +59,23 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[int | None], settin
     return units
 
 
-def _pieces(file: SourceFile, length: int | None, unit_samples: int, radius: int) -> Iterator[Piece]:
+def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) -> Iterator[Piece]:
     recording = file.recording()
+    # An estimate cuts nothing: an edge past the true end would be a piece of nothing.
+    estimated = length.estimated if length.declared is None else None
     # The whole window of an edge lies inside the recording, so the last piece is a radius to a unit and a radius long.
-    edges = range(unit_samples, (length or 0) - radius, unit_samples)
+    edges = range(unit_samples, (length.declared or 0) - radius, unit_samples)
     starts = [0, *edges]
     for start, end in zip(starts, [*edges, None], strict=True):
-        yield Piece(recording=recording, start=start, end=end, declared_samples=length, member=file.member, problem=file.problem)
+        yield Piece(
+            recording=recording,
+            start=start,
+            end=end,
+            declared_samples=length.declared,
+            estimated_samples=estimated,
+            member=file.member,
+            problem=file.problem,
+        )
 
 
 def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, ...]]:
@@ -86,8 +96,8 @@ def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, .
 def _weight(piece: Piece) -> int:
     if piece.problem is not None:
         return LEAST_SAMPLES
-    end = piece.end if piece.end is not None else piece.declared_samples
-    return UNKNOWN_SAMPLES if end is None else max(LEAST_SAMPLES, end - piece.start)
+    known = (piece.end, piece.declared_samples, piece.estimated_samples, UNKNOWN_SAMPLES)
+    return max(LEAST_SAMPLES, next(end for end in known if end is not None) - piece.start)
 
 
 def domain_slugs(domains: Iterable[str]) -> dict[str, str]:
@@ -137,23 +147,30 @@ _PIECE = pa.struct(
         ("problem", _PROBLEM),
     ]
 )
-PLAN_SCHEMA = pa.schema([("unit_id", pa.string()), ("domain", pa.string()), ("pieces", pa.list_(_PIECE))])
+_ESTIMATED_PIECE = pa.struct([*_PIECE, ("estimated_samples", pa.int64())])
+"""With the last column only where a recording declares no length: every other plan is as it was before there were estimates."""
+
+
+def _schema(piece: pa.StructType) -> pa.Schema:
+    return pa.schema([("unit_id", pa.string()), ("domain", pa.string()), ("pieces", pa.list_(piece))])
 
 
 def save_plan(units: Sequence[Unit], store: Store, fingerprint: str = "") -> None:
     """Write plan.parquet, one row per unit; the same units give the same bytes. `fingerprint` may name what they came from."""
     metadata = {"touchasp.plan_version": str(PLAN_VERSION), "touchasp.fingerprint": fingerprint}
+    estimated = any(piece.estimated_samples is not None for unit in units for piece in unit.pieces)
+    columns = _ESTIMATED_PIECE if estimated else _PIECE
     sink = io.BytesIO()
-    with pq.ParquetWriter(sink, PLAN_SCHEMA.with_metadata(metadata), compression="zstd") as writer:
+    with pq.ParquetWriter(sink, _schema(columns).with_metadata(metadata), compression="zstd") as writer:
         for start in range(0, len(units), _UNITS_TOGETHER):
-            writer.write_table(_table(units[start : start + _UNITS_TOGETHER]))
+            writer.write_table(_table(units[start : start + _UNITS_TOGETHER], columns))
     store.put(PLAN_KEY, sink.getvalue())
 
 
 _UNITS_TOGETHER = 2048
 
 
-def _table(units: Sequence[Unit]) -> pa.Table:
+def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
     pieces = [piece for unit in units for piece in unit.pieces]
     columns = {
         "recording_id": [piece.recording.recording_id for piece in pieces],
@@ -166,12 +183,14 @@ def _table(units: Sequence[Unit]) -> pa.Table:
         "member_offset": [piece.member and piece.member[0] for piece in pieces],
         "member_size": [piece.member and piece.member[1] for piece in pieces],
         "problem": [piece.problem and asdict(piece.problem) for piece in pieces],
+        "estimated_samples": [piece.estimated_samples for piece in pieces],
     }
-    arrays = [pa.array(columns[column.name], column.type) for column in _PIECE]
+    arrays = [pa.array(columns[column.name], column.type) for column in piece_columns]
     offsets = list(accumulate((len(unit.pieces) for unit in units), initial=0))
-    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.StructArray.from_arrays(arrays, fields=list(_PIECE)))
+    structs = pa.StructArray.from_arrays(arrays, fields=list(piece_columns))
+    lists = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), structs)
     unit_ids, domains = [unit.unit_id for unit in units], [unit.domain for unit in units]
-    return pa.Table.from_arrays([pa.array(unit_ids), pa.array(domains), lists], schema=PLAN_SCHEMA)
+    return pa.Table.from_arrays([pa.array(unit_ids), pa.array(domains), lists], schema=_schema(piece_columns))
 
 
 def load_plan(store: Store) -> list[Unit]:
@@ -213,7 +232,8 @@ def _units(table: pa.Table) -> Iterator[Unit]:
     flat = lists.flatten()
     counts, domains = lists.value_lengths().to_pylist(), table["domain"].to_pylist()
     domain_of_piece = [domain for domain, count in zip(domains, counts) for _ in range(count)]
-    pieces = map(_piece, domain_of_piece, *(flat.field(column.name).to_pylist() for column in _PIECE))
+    columns = _ESTIMATED_PIECE if flat.type.get_field_index("estimated_samples") >= 0 else _PIECE
+    pieces = map(_piece, domain_of_piece, *(flat.field(column.name).to_pylist() for column in columns))
     for unit_id, domain, count in zip(table["unit_id"].to_pylist(), domains, counts, strict=True):
         yield Unit(unit_id=unit_id, domain=domain, pieces=tuple(islice(pieces, count)))
 
@@ -230,6 +250,7 @@ def _piece(
     member_offset: int | None,
     member_size: int | None,
     problem: dict[str, str] | None,
+    estimated_samples: int | None = None,
 ) -> Piece:
     recording = Recording(recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance))
     return Piece(
@@ -237,6 +258,7 @@ def _piece(
         start=start,
         end=end,
         declared_samples=declared_samples,
+        estimated_samples=estimated_samples,
         member=None if member_offset is None or member_size is None else (member_offset, member_size),
         problem=None if problem is None else Rejection(**problem),
     )

@@ -47,7 +47,7 @@ class Progress:
     stages: list[Stage]
     units: int
     expected_seconds: float
-    """declared length of the audio still to do."""
+    """declared or estimated length of the audio still to do."""
     done_before: int = 0
     clock: Callable[[], float] = time.monotonic
     done: int = 0

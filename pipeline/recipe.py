@@ -6,15 +6,18 @@ Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from operators.asr import ANY_LANGUAGE
 from operators.audio import Limits
 from operators.errors import UserError
 from operators.hallucination import HallucinationRules
 from operators.rover import Rules
 from operators.segments import CutSettings
+from operators.whisperx_asr import LANGUAGES, PROMPTED_AS, canonical_language
 from pipeline import config
 from pipeline.storage import Store
 from stages.base import Fetcher, Resources, Stage
@@ -26,7 +29,8 @@ from stages.write_shard import ShardFormat, WriteShard
 
 
 def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
-    """The stages of a run, each with the resources its settings ask for."""
+    """The stages of a run, each with the resources its settings ask for. No model is loaded. Raises UserError."""
+    check_languages(settings)
     return [
         Segment(
             fetcher=fetcher,
@@ -43,7 +47,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
             rules=made(HallucinationRules, "hallucination", settings.hallucination),
             language=settings.asr.language,
             trust_source_language=settings.asr.trust_source_language,
-            languages=tuple(settings.asr.languages),
+            languages=tuple(canonical_language(code) for code in settings.asr.languages),
             min_language_prob=settings.asr.min_language_prob,
             resources=resources(settings.execution.transcribe),
         ),
@@ -85,11 +89,33 @@ def cutting(cut: config.CutSettings) -> CutSettings:
 
 
 def made(record: Callable[..., Any], key: str, values: dict[str, Any]) -> Any:
-    """A settings record of an operator from a free-form part of the tree. Raises UserError on a key it does not have."""
+    """What an operator's settings, or an engine's, make of a free-form part of the tree. Raises UserError."""
+    known = inspect.signature(record).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+        for name in values.keys() - known.keys():
+            raise UserError(f"{key} has no {name}: it takes {', '.join(known)}")
     try:
         return record(**values)
     except (TypeError, ValueError) as error:
         raise UserError(f"{key}: {error}") from None
+
+
+def check_languages(settings: config.Settings) -> None:
+    """Refuse a code that the ASR cannot report: every clip would be dropped for it, or none would ever come to its copilot.
+
+    An engine of the user's own may report any. Raises UserError.
+    """
+    named = [("asr.language", settings.asr.language)] if settings.asr.language else []
+    named += [("asr.languages", code) for code in settings.asr.languages]
+    named += [("copilot.models", code) for code in settings.copilot.models if code != ANY_LANGUAGE]
+    given = [("sources", source.language) for source in settings.sources if source.language]
+    for key, code in named + given:
+        if code in ("True", "False"):
+            raise UserError(f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes")
+    for key, code in named:
+        if settings.asr.engine == "whisperx" and canonical_language(code) not in LANGUAGES | PROMPTED_AS.keys():
+            dialects = ", ".join(sorted(PROMPTED_AS))
+            raise UserError(f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}")
 
 
 def vad(settings: config.VadSettings) -> Load:
@@ -121,9 +147,15 @@ def copilots(settings: config.CopilotSettings, threads: int) -> LoadCopilots:
     if engine == "funasr":
         engine = "operators.asr:FunAsr"
         arguments = {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads} | arguments
-    models = {
-        language: [models] if isinstance(models, str) else list(models) for language, models in settings.models.items() if models
-    }
+    models: dict[str, list[str]] = {}
+    for language, given in settings.models.items():
+        code = language.strip().lower().replace("_", "-")
+        if given and code in models:
+            raise UserError(f"copilot.models: {language} stands there twice: give one entry a list of models")
+        if given:
+            models[code] = [given] if isinstance(given, str) else list(given)
+    for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
+        models.setdefault(canonical_language(code), models[code])
     return LoadCopilots(models=models, engine=engine, arguments=arguments)
 
 

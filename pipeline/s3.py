@@ -234,7 +234,14 @@ def _make_client(s3: S3Settings) -> Any:
     )
     session = boto3.Session(profile_name=s3.profile, region_name=s3.region)
     region = session.region_name or "us-east-1"
-    return session.client("s3", endpoint_url=s3.endpoint_url, region_name=region, config=config)
+    try:
+        return session.client("s3", endpoint_url=s3.endpoint_url, region_name=region, config=config)
+    except ValueError as error:
+        if isinstance(error, aws.BotoCoreError):
+            raise
+        # botocore's way to say it, wherever the endpoint comes from. Its text may quote a password.
+        mend = "mend s3.endpoint_url or AWS_ENDPOINT_URL, as in http://store:9000"
+        raise UserError(f"the endpoint of S3 is no URL: {mend}") from None
 
 
 def _md5(body: bytes) -> str:

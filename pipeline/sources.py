@@ -77,6 +77,15 @@ class SourceFile:
         )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """What the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has a problem."""
+
+    declared: int | None = None
+    """None also where the headers declare nothing."""
+    estimated: int | None = None
+
+
 def read_sources(
     sources: Iterable[SourceSettings], s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> Iterator[SourceFile]:
@@ -120,15 +129,15 @@ def probe_files(
     *,
     limits: Limits | None = None,
     timeout_seconds: float = 60.0,
-) -> list[int | None]:
-    """Declared length of each file in samples at 16 kHz; None where it declares none, cannot be read, or has a problem.
+) -> list[Length]:
+    """Length of each file, as far as its headers tell.
 
     Headers only, each worker with a decoder process of its own; on S3 by ranged reads. Why a file cannot be read is found again,
     and written down, when its unit is worked on. Raises StoreUnavailable and other UserErrors that are not of one file.
     """
     from operators.decoder import IsolatedDecoder  # FFmpeg, which a look at sources alone does not need
 
-    lengths: list[int | None] = [None] * len(files)
+    lengths = [Length()] * len(files)
     todo = iter([index for index, file in enumerate(files) if file.problem is None])
     taking = threading.Lock()
 
@@ -141,7 +150,7 @@ def probe_files(
                 if index is None:
                     return
                 try:
-                    lengths[index] = _declared_samples(files[index], fetch, decoder)
+                    lengths[index] = _length(files[index], fetch, decoder)
                 except BaseException:
                     todo = iter([])  # nobody needs the other answers any more
                     raise
@@ -152,16 +161,17 @@ def probe_files(
     return lengths
 
 
-def _declared_samples(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> int | None:
+def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> Length:
     from operators.audio import AudioError, FileRange
 
     try:
         source: Any = fetch.open(file.uri, file.member)
         if file.member and isinstance(source, str):
             source = FileRange(source, *file.member)
-        return decoder.probe(source).declared_samples
+        found = decoder.probe(source)
+        return Length(declared=found.declared_samples, estimated=found.estimated_samples)
     except (AudioError, FileNotFoundError, AccessRefused):
-        return None
+        return Length()
 
 
 def _kind(path: str) -> str:

@@ -322,7 +322,10 @@ def _make_folders(folder: Path) -> None:
     if folder.is_dir():
         return
     _make_folders(folder.parent)
-    folder.mkdir(exist_ok=True)
+    try:
+        folder.mkdir(exist_ok=True)
+    except FileNotFoundError as error:  # its parent is there: /proc and the like are no storage
+        raise UserError(f"cannot make the folder {folder}: {folder.parent} takes no new names; choose another") from error
     _sync_folder(folder.parent)
 
 

@@ -50,6 +50,8 @@ class Phase:
     """leave noisier recordings out: clean speech first"""
     forget: float = 0.3
     """share of the decoder's input tokens made random: who cannot trust the words before has to listen"""
+    restart: float = 0.0
+    """the learning rate falls from this to nothing within the phase; 0: it follows the curve of the whole run"""
 
 
 PHASES = (
@@ -58,6 +60,7 @@ PHASES = (
     Phase(steps=700, max_seconds=0, frames_per_batch=6_000, forget=0.2),
     Phase(steps=2800, max_seconds=29, frames_per_batch=8_000, forget=0.2),
     Phase(steps=150, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1),
+    Phase(steps=150, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1, restart=6e-4),
 )
 
 
@@ -269,6 +272,7 @@ def train(
     )
     began = time.monotonic()
     bounds = np.cumsum([phase.steps for phase in phases])
+    curve = sum(phase.steps for phase in phases if not phase.restart)
     while step < total:
         number = int(np.searchsorted(bounds, step, side="right"))
         phase = phases[number]
@@ -285,9 +289,10 @@ def train(
             forgotten[:, :PROMPT] = False
             batch["inputs"][forgotten] = torch.from_numpy(g.integers(end, size=int(forgotten.sum())))
             out = losses(model, head, phone_ids, batch)
+            left = (bounds[number] - step) / phase.steps
             for optimiser in both:
                 for group in optimiser.param_groups:
-                    group["lr"] = learning_rate(step, total, peak)
+                    group["lr"] = phase.restart * left or learning_rate(step, curve, peak)
                 optimiser.zero_grad()
             (out["loss"] + (out["diagonal"] if phase.max_seconds == 0 else 0)).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)

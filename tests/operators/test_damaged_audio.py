@@ -138,6 +138,21 @@ def test_a_guess_from_the_bit_rate_is_not_a_declaration(tmp_path: Path) -> None:
     assert probe(str(write_av(tmp_path / "c.aac", tone(3), SAMPLE_RATE, "aac"))).declared_samples is None
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.mp3", "libmp3lame"), ("b.aac", "aac"), ("c.webm", "libopus")])
+def test_what_declares_no_length_has_an_estimate(name: str, codec: str, tmp_path: Path) -> None:
+    """Live WebM has neither a length nor a bit rate: the size must do."""
+    options = {"write_xing": "0"} if name == "a.mp3" else {"live": "1"} if name == "c.webm" else {}
+    found = probe(str(write_av(tmp_path / name, tone(60), 48_000, codec, **options)))
+    assert found.declared_samples is None
+    assert 10 < found.estimated_samples / SAMPLE_RATE < 300
+    bounded = probe(str(tmp_path / name), Limits(max_seconds=5))
+    assert bounded.estimated_samples <= 5 * SAMPLE_RATE
+
+
+def test_an_estimate_is_the_declared_length_where_there_is_one(tmp_path: Path) -> None:
+    assert probe(str(write_wav(tmp_path / "a.wav", tone(3)))).estimated_samples == 3 * SAMPLE_RATE
+
+
 @pytest.mark.parametrize("suffix", ["wav", "flac", "opus", "m4a", "mp3", "webm"])
 def test_damage_anywhere_is_an_answer_not_an_accident(suffix: str, tmp_path: Path) -> None:
     codec, rate = CODECS[suffix]

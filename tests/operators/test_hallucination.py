@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -196,6 +198,33 @@ def test_thresholds_are_settings() -> None:
         HallucinationRules(max_repeats=0)
     with pytest.raises(UserError, match=r"rates\.en"):
         HallucinationRules(rates={"en": {"max_word": 3}})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"min_avg_logprob": "abc"},
+        {"min_avg_logprob": None},
+        {"min_avg_logprob": float("nan")},
+        {"max_repeats": "3"},
+        {"max_repeats": True},
+        {"min_stock_share": [1]},
+        {"rates": None},
+        {"rates": 3},
+        {"rates": {"zh": 3}},
+        {"rates": {"zh": {"max_han_per_second": "fast"}}},
+    ],
+)
+def test_a_threshold_that_is_no_number_is_refused_before_any_clip_is_heard(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))) as error:
+        HallucinationRules(**wrong)
+    assert "\n" not in str(error.value)
+
+
+def test_infinity_switches_the_rule_for_loops_off() -> None:
+    for off in ({"max_repeats": float("inf")}, {"min_looped_tokens": float("inf")}):
+        assert check("加油" * 12, 10.0, "zh", None, RULES).reason == LOOP
+        assert check("加油" * 12, 10.0, "zh", None, HallucinationRules(**off)) is None
 
 
 @settings(max_examples=300, deadline=None)

@@ -22,7 +22,7 @@ from operators.clip import Unit
 from pipeline import config, ledger, recipe, run
 from pipeline.config import Settings
 from pipeline.plan import make_plan
-from pipeline.sources import read_sources
+from pipeline.sources import Length, read_sources
 from pipeline.storage import Fetch, open_store
 from tests import fast_engines
 
@@ -105,7 +105,7 @@ def main(crawl: str, folder: str, endpoint: str | None = None, bucket: str | Non
 
     sources = settings("peace")
     files = list(read_sources(sources.sources, sources.s3))
-    units = make_plan(files, [60 * 16_000] * len(files), sources.plan)[:1]
+    units = make_plan(files, [Length(declared=60 * 16_000)] * len(files), sources.plan)[:1]
     status, boundaries = in_child(settings("peace"), units, 0, s3)
     assert status == 0, "the run in peace failed"
     expected = content(settings("peace"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,6 +49,29 @@ def test_command_line_beats_file_beats_default(tmp_path: Path) -> None:
         ("max_wer", ["key=value"]),
         ("plan.edge_radius_seconds=900", ["plan.edge_radius_seconds"]),
         ("sources=[{path: a, colour: red}]", ["colour"]),
+        ("s3.endpoint_url=store:9000", ["s3.endpoint_url=store:9000", "http://store:9000"]),
+        ("s3.endpoint_url=http://", ["s3.endpoint_url=http://", "host"]),
+        ("s3.read_timeout=0", ["s3.read_timeout=0.0", "at least"]),
+        ("s3.read_timeout=-1", ["s3.read_timeout=-1.0", "at least"]),
+        ("s3.connect_timeout=0", ["s3.connect_timeout=0.0", "at least"]),
+        ("rover=3", ["rover is a table", "not 3"]),
+        ("execution.segment=3", ["execution.segment is a table", "not 3"]),
+        ("asr.options=[3]", ["asr.options is a table"]),
+        ("hallucination=null", ["hallucination is a table"]),
+        ("copilot={models: {no: x}}", ["copilot.models.False", "Norwegian", "in quotes"]),
+        ("copilot.models={}", ["copilot.models names no model"]),
+        ("copilot.models={zh: null}", ["copilot.models names no model"]),
+        ("copilot.models.en=''", ["copilot.models.en"]),
+        ("copilot.models={en: [a, ' ']}", ["copilot.models.en"]),
+        ("audio.max_hours=inf", ["audio.max_hours=inf", "finite"]),
+        ("audio.max_hours=1e300", ["audio.max_hours=1e+300", "at most 10000"]),
+        ("audio.max_gigabytes=inf", ["audio.max_gigabytes=inf", "finite"]),
+        ("plan.unit_minutes=inf", ["plan.unit_minutes=inf", "finite"]),
+        ("cut.pad_seconds=nan", ["cut.pad_seconds=nan", "finite"]),
+        ("audio.opus_kbps=257", ["audio.opus_kbps=257", "at most 256"]),
+        ("cut.max_seconds=60", ["cut.max_seconds=60", "at most 30"]),
+        ("rover.max_wer=nan", ["rover.max_wer=nan"]),
+        ("plan.probe_workers=100000", ["plan.probe_workers=100000", "at most 256"]),
         ("asr: {[", ["key=value"]),
         ("asr.model={[", ["YAML"]),
     ],
@@ -60,6 +84,10 @@ def test_a_mistake_is_one_line_that_names_it(override: str, words: list[str]) ->
         assert word in str(error.value)
 
 
+def test_infinity_switches_a_rule_of_the_vote_off() -> None:
+    assert config.load(None, ["rover.max_wer=inf"]).rover.max_wer == float("inf")
+
+
 def test_files_that_are_no_settings(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no settings file"):
         config.load(str(tmp_path / "absent.yaml"), [])
@@ -70,6 +98,21 @@ def test_files_that_are_no_settings(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not valid YAML") as error:
         config.load(str(tmp_path / "bad.yaml"), [])
     assert "\n" not in str(error.value)
+    (tmp_path / "latin.yaml").write_bytes("sources: [{path: crawl, domain: café}]\n".encode("latin-1"))
+    with pytest.raises(UserError, match=r"latin\.yaml is not UTF-8: save it as UTF-8"):
+        config.load(str(tmp_path / "latin.yaml"), [])
+    with pytest.raises(UserError, match=r"cannot read y+: File name too long"):
+        config.load("y" * 300, [])
+
+
+def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise PermissionError(errno.EACCES, "Permission denied")  # root, who runs some tests, may read everything
+
+    (tmp_path / "mine.yaml").write_text("{}")
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(UserError, match=r"^cannot read .*mine\.yaml: Permission denied$"):
+        config.load(str(tmp_path / "mine.yaml"), [])
 
 
 def test_the_environment_cannot_be_pulled_into_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

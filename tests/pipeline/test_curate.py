@@ -15,6 +15,9 @@ import yaml
 
 from operators.errors import UserError
 from pipeline.__main__ import main
+from pipeline.curate import expected_seconds
+from pipeline.plan import load_plan
+from pipeline.storage import open_store
 from tests import fast_engines
 from tests.pipeline.kills import digest
 
@@ -295,6 +298,49 @@ def test_a_tar_and_a_manifest_go_through_with_all_that_they_say(tmp_path: Path) 
     assert refused == ["bad_manifest_line", "duplicate", "missing", "unsupported_scheme"]
     assert any(row["outcome"] == "kept" for row in heard)
     assert main(["redecide", str(out), "rover.max_wer=1000", "rover.max_per=1000", "--output", str(tmp_path / "again")]) == 0
+
+
+def test_a_duplicate_lends_its_uri_and_licence_to_no_clip(tmp_path: Path) -> None:
+    """Also where its uri sorts before that of the recording that was read."""
+    fast_engines.write_crawl(tmp_path, 60, seed=3, domains=("talk",))
+    for name, file in zip("ba", sorted((tmp_path / "talk").glob("*.flac")), strict=False):
+        file.rename(tmp_path / f"{name}.flac")
+    lines = [
+        {"uri": f"{name}.flac", "recording_id": "X", "domain": "talk", "license": licence}
+        for name, licence in (("b", "CC-BY"), ("a", "PROPRIETARY"))
+    ]
+    (tmp_path / "crawl.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    code, out = run(tmp_path, "run", tmp_path / "crawl.jsonl", "plan.unit_minutes=30")
+    assert code == 0
+    told = {(row["reason"], Path(str(row["uri"])).name, row["provenance"]) for row in rows(out)}
+    assert ("duplicate", "a.flac", '{"license": "PROPRIETARY"}') in told
+    assert {line[1:] for line in told if line[0] != "duplicate"} == {("b.flac", '{"license": "CC-BY"}')}
+    (tar,) = out.glob("shards/*/*.tar")
+    samples = [json.loads(sample["json"]) for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
+    assert samples
+    assert {(Path(one["uri"]).name, one["provenance"]["license"]) for one in samples} == {("b.flac", "CC-BY")}
+
+
+def test_mp3s_that_declare_no_length_fill_units_and_forecasts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import numpy as np
+
+    from tests.operators.recordings import write_av
+
+    (tmp_path / "crawl" / "talk").mkdir(parents=True)
+    quiet = np.zeros(180 * 16_000, np.float32)
+    first = write_av(tmp_path / "crawl" / "talk" / "0.mp3", quiet, 16_000, "libmp3lame", write_xing="0")
+    for number in (1, 2, 3):
+        (first.parent / f"{number}.mp3").write_bytes(first.read_bytes())
+    (tmp_path / "empty.yaml").write_text("{}")
+    out = tmp_path / "run"
+    settings = fast_engines.settings(str(out), str(tmp_path / "crawl"), "plan.unit_minutes=7", "execution.runner=local")
+    assert main(["plan", str(tmp_path / "empty.yaml"), *settings]) == 0
+    assert "planned 4 recordings, 0 s declared, about 12.0 min undeclared, into 2 units" in capsys.readouterr().out
+    units = load_plan(open_store(str(out)))
+    assert [len(unit.pieces) for unit in units] == [2, 2]
+    assert expected_seconds(units) == pytest.approx(720, abs=2)
+    assert main(["run", str(tmp_path / "empty.yaml"), *settings]) == 0
+    assert "at most 0.01 GB needed" in capsys.readouterr().out
 
 
 def test_help_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

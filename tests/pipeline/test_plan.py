@@ -6,9 +6,11 @@ import dataclasses
 import itertools
 import random
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +19,7 @@ from operators.clip import SAMPLE_RATE, Piece, Rejection, Unit
 from operators.errors import UserError
 from pipeline.config import PlanSettings
 from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan
-from pipeline.sources import SourceFile
+from pipeline.sources import Length, SourceFile
 from pipeline.storage import open_store
 
 MINUTE = 60 * SAMPLE_RATE
@@ -28,7 +30,11 @@ def source(uri: str, domain: str = "d", **more: Any) -> SourceFile:
 
 
 def plan(lengths: dict[str, int | None], **more: Any) -> list[Unit]:
-    return make_plan([source(uri) for uri in lengths], list(lengths.values()), PlanSettings(**more))
+    return make_plan([source(uri) for uri in lengths], declared(lengths.values()), PlanSettings(**more))
+
+
+def declared(lengths: Iterable[int | None]) -> list[Length]:
+    return [Length(declared=length, estimated=length) for length in lengths]
 
 
 def shape(units: list[Unit]) -> list[list[tuple[str, int, int | None]]]:
@@ -53,6 +59,16 @@ def test_short_files_fill_a_unit_and_long_ones_are_cut_at_its_multiples() -> Non
         20 * MINUTE,
         None,
     }
+
+
+def test_what_declares_no_length_is_weighed_by_its_estimate() -> None:
+    """Thirty MP3s of ten minutes without a tag are five hours, which no worker should hold at once."""
+    files = [source(f"{number:02d}.mp3") for number in range(30)]
+    units = make_plan(files, [Length(estimated=10 * MINUTE)] * 30, PlanSettings())
+    assert [len(unit.pieces) for unit in units] == [3] * 10
+    assert {(piece.start, piece.end, piece.declared_samples) for unit in units for piece in unit.pieces} == {(0, None, None)}
+    (alone,) = make_plan(files[:1], [Length(estimated=600 * MINUTE)], PlanSettings())
+    assert len(alone.pieces) == 1, "an estimate cuts nothing"
 
 
 @pytest.mark.parametrize(("extra_seconds", "pieces"), [(-1, 1), (0, 1), (15, 1), (16, 2)])
@@ -84,7 +100,7 @@ def test_every_sample_is_in_one_unit_whatever_the_order_of_the_sources(
         (source(f"{index:03d}", domain, problem=problem if bad else None), None if bad else length)
         for index, (domain, length, bad) in enumerate(files)
     ]
-    units = make_plan([file for file, _ in pairs], [length for _, length in pairs], PlanSettings())
+    units = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), PlanSettings())
     of_recording: dict[str, list[Piece]] = {}
     for unit in units:
         assert unit.pieces
@@ -102,7 +118,7 @@ def test_every_sample_is_in_one_unit_whatever_the_order_of_the_sources(
         assert all(left.end == right.start for left, right in itertools.pairwise(pieces))
     assert len({unit.unit_id for unit in units}) == len(units)
     dice.shuffle(pairs)
-    again = make_plan([file for file, _ in pairs], [length for _, length in pairs], PlanSettings())
+    again = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), PlanSettings())
     assert identity(again) == identity(units)
 
 
@@ -178,7 +194,7 @@ HOSTILE = [
 
 def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    units = make_plan([*HOSTILE, source("long", "long")], [None, 5, 0, None, 7, 100 * MINUTE], PlanSettings())
+    units = make_plan([*HOSTILE, source("long", "long")], declared([None, 5, 0, None, 7, 100 * MINUTE]), PlanSettings())
     save_plan(units, store, "abc")
     assert identity(load_plan(store)) == identity(units)
     assert plan_fingerprint(store) == "abc"
@@ -186,6 +202,18 @@ def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     save_plan(load_plan(store), store, "abc")
     assert store.read("plan.parquet") == before
     assert b"pickle" not in before
+
+
+def test_a_plan_keeps_its_estimates_and_one_without_has_no_place_for_them(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    units = make_plan([source("a"), source("b")], [Length(estimated=7), Length(declared=5, estimated=5)], PlanSettings())
+    save_plan(units, store)
+    assert identity(load_plan(store)) == identity(units)
+    assert [piece.estimated_samples for piece in units[0].pieces] == [7, None]
+    columns = [field.name for field in pq.read_schema(tmp_path / "plan.parquet").field("pieces").type.value_type]
+    save_plan(make_plan([source("b")], declared([5]), PlanSettings()), store)
+    before = [field.name for field in pq.read_schema(tmp_path / "plan.parquet").field("pieces").type.value_type]
+    assert columns == [*before, "estimated_samples"]
 
 
 def test_an_empty_plan_is_a_plan(tmp_path: Path) -> None:
@@ -197,7 +225,7 @@ def test_an_empty_plan_is_a_plan(tmp_path: Path) -> None:
 def test_a_large_plan_comes_back_over_several_row_groups(tmp_path: Path) -> None:
     dice = random.Random(0)
     files = [source(f"/crawl/{number:05d}", f"domain{number % 7}", provenance={"n": number}) for number in range(20_000)]
-    units = make_plan(files, [dice.randrange(60 * MINUTE) for _ in files], PlanSettings())
+    units = make_plan(files, declared(dice.randrange(60 * MINUTE) for _ in files), PlanSettings())
     assert len(units) > 5_000
     store = open_store(str(tmp_path))
     save_plan(units, store)
@@ -208,7 +236,7 @@ def test_no_plan_or_a_damaged_one_is_one_line(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with pytest.raises(UserError, match="holds no plan"):
         load_plan(store)
-    save_plan(make_plan([source("a")], [1], PlanSettings()), store)
+    save_plan(make_plan([source("a")], declared([1]), PlanSettings()), store)
     store.put("plan.parquet", store.read("plan.parquet")[:-20])
     with pytest.raises(UserError, match="is damaged"):
         load_plan(store)
@@ -216,9 +244,9 @@ def test_no_plan_or_a_damaged_one_is_one_line(tmp_path: Path) -> None:
 
 def test_units_are_what_the_settings_and_sources_say_and_nothing_else() -> None:
     files = [source(f"{number}", "d") for number in range(50)]
-    lengths: list[int | None] = [7 * MINUTE] * 50
+    lengths = declared([7 * MINUTE] * 50)
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=30))) == 13
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=15))) == 25
-    more = make_plan([*files, source("0", "other")], [*lengths, MINUTE], PlanSettings(probe_workers=9))
+    more = make_plan([*files, source("0", "other")], [*lengths, *declared([MINUTE])], PlanSettings(probe_workers=9))
     assert identity([unit for unit in more if unit.domain == "d"]) == identity(make_plan(files, lengths, PlanSettings()))
     assert dataclasses.asdict(more[-1])["unit_id"] == "other-000000"

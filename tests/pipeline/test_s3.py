@@ -219,6 +219,19 @@ def test_an_endpoint_that_is_not_there_is_one_line_without_its_password(s3_serve
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("endpoint", ["store:9000", "http://", "http://user:hunter2@sto re", "http://[::1"])
+@pytest.mark.parametrize("by", ["setting", "environment"])
+def test_an_endpoint_that_is_no_url_is_one_line(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, endpoint: str, by: str
+) -> None:
+    if by == "environment":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    store = open_store("s3://bucket/run", S3Settings(endpoint_url=endpoint if by == "setting" else None))
+    with pytest.raises(UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL") as caught:
+        store.read("x")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_missing_credentials_and_profiles_are_one_line(
     s3_server: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -226,6 +226,11 @@ def test_a_root_below_a_file_is_one_line(tmp_path: Path) -> None:
         open_store(str(tmp_path / "file" / "run")).put("x", b"")
 
 
+def test_a_root_where_no_folder_can_be_made_is_one_line() -> None:
+    with pytest.raises(UserError, match=r"^cannot make the folder /proc/x: /proc takes no new names; choose another$"):
+        open_store("/proc/x").put("config.yaml", b"")
+
+
 def test_a_local_source_is_handed_out_as_it_is(tmp_path: Path) -> None:
     name = tmp_path / "100%25 #1.mp3"
     with Fetch().fetch(str(name)) as path:
