@@ -67,8 +67,11 @@ def _members(headers: _Headers, size: int) -> Iterator[Member]:
                 yield Member(info.name, info.offset_data, min(info.size, left), problem)
             # tarfile takes any header that it cannot read for the end of the archive.
             headers.seek(tar.offset)
-            if headers.read(tarfile.BLOCKSIZE).strip(b"\0"):
+            end = headers.read(tarfile.BLOCKSIZE)
+            if end.strip(b"\0"):
                 raise TarError(f"a broken header at byte {tar.offset}")
+            if len(end) < tarfile.BLOCKSIZE:
+                raise TarError(f"cut off at byte {tar.offset}: a tar ends with a block of zeros")
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         raise TarError(f"not a tar, or cut off: {error}" if at < 0 else f"broken or cut off after byte {at}: {error}") from error
 

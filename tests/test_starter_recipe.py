@@ -177,7 +177,7 @@ def test_both_engines_train_resume_export_and_load(manifest: Path, tmp_path: Pat
 
     phases = (
         whisper.Phase(steps=1, max_seconds=0, frames_per_batch=500),
-        whisper.Phase(steps=1, max_seconds=6, frames_per_batch=700),
+        whisper.Phase(steps=1, max_seconds=6, frames_per_batch=700, restart=1e-3),
     )
     audio = 0.1 * np.random.default_rng(0).standard_normal(3 * SAMPLE_RATE).astype(np.float32)
 

@@ -289,7 +289,7 @@ def train(
             forgotten[:, :PROMPT] = False
             batch["inputs"][forgotten] = torch.from_numpy(g.integers(end, size=int(forgotten.sum())))
             out = losses(model, head, phone_ids, batch)
-            left = (bounds[number] - step) / phase.steps
+            left = float(bounds[number] - step) / phase.steps
             for optimiser in both:
                 for group in optimiser.param_groups:
                     group["lr"] = phase.restart * left or learning_rate(step, curve, peak)

@@ -197,12 +197,20 @@ def test_a_tar_that_cannot_be_read_in_parts_says_so(tmp_path: Path) -> None:
     scratched[1024 + 100] ^= 0xFF  # in the second header
     (tmp_path / "scratched.tar").write_bytes(scratched)
     (tmp_path / "cut.tar").write_bytes(good[:2000])
+    (tmp_path / "cut-between.tar").write_bytes(good[:1024])
     with pytest.raises(UserError, match="compressed with gzip"):
         read(tmp_path / "packed.tar")
     files = read(tmp_path)
-    assert problems(files) == dict.fromkeys(("packed.tar", "packed.tar.gz", "scratched.tar", "cut.tar"), "unreadable_tar")
+    assert problems(files) == dict.fromkeys(
+        ("packed.tar", "packed.tar.gz", "scratched.tar", "cut.tar", "cut-between.tar"), "unreadable_tar"
+    )
     good_ones = {file.recording_id: file.member for file in files if not file.problem}
-    assert good_ones == {"scratched.tar#1.mp3": (512, 1), "cut.tar#1.mp3": (512, 1), "cut.tar#2.mp3": (1536, 464)}
+    assert good_ones == {
+        "scratched.tar#1.mp3": (512, 1),
+        "cut.tar#1.mp3": (512, 1),
+        "cut.tar#2.mp3": (1536, 464),
+        "cut-between.tar#1.mp3": (512, 1),
+    }
 
 
 def test_hostile_headers_neither_loop_nor_swallow_memory(tmp_path: Path) -> None:
