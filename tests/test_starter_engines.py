@@ -52,12 +52,12 @@ def test_the_shipped_cards_say_what_is_on_record(engine: str) -> None:
 
 def test_the_card_of_a_model_of_your_own_says_nothing_of_the_starter_engines_speech(tmp_path: Path) -> None:
     measured = json.loads((MODELS / "measured.json").read_text("utf-8"))
-    cell = measured["cells"][0] | {"voices": "given", "clips": 7, "tokens": 91}
+    cell = measured["cells"][0] | {"voices": "given", "clips": 7, "tokens": 91, "whisper": 12.34}
     measured |= {"manifest": "dev.jsonl", "sentences_a_clip": None, "cells": [cell]}
     record = {"data": "train.jsonl", "hours": 12.34, "voices": None, "seed": 11}
     (tmp_path / "training.json").write_text(json.dumps(record))
     text = cards.card(measured, "whisper", tmp_path)
-    for said in ("`train.jsonl`: 12.3 h", "`dev.jsonl`", "7 clips with 91 tokens (zh)", "| zh | given | 3.1 |\n"):
+    for said in ("`train.jsonl`: 12.3 h", "`dev.jsonl`", "7 clips with 91 tokens (zh)", "| zh | given | 12.3 |\n"):
         assert said in text
     assert not re.search("eSpeak|grammar|Han characters|voices are|16 h", text)
 
