@@ -318,6 +318,12 @@ def _check(settings: Settings) -> None:
     for table in ("reference", "label"):
         for language, engine in getattr(settings.rover, table).items():
             one_of(f"rover.{table}.{language}", engine, ("asr", "copilot"))
+    built_ins = {"vad": ("pyannote", "silero", "fsmn"), "asr": ("whisperx",), "copilot": ("funasr",)}
+    for section, known in built_ins.items():
+        part = getattr(settings, section)
+        if ":" not in part.engine and part.engine not in known:
+            built_in = " or ".join(known)
+            raise UserError(f"{section}.engine={part.engine}: give {built_in}, or module:Class for an engine of your own")
     between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
     at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
     between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further

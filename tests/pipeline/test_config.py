@@ -68,6 +68,7 @@ def test_command_line_beats_file_beats_default(tmp_path: Path) -> None:
         ("audio.max_gigabytes=inf", ["audio.max_gigabytes=inf", "finite"]),
         ("plan.unit_minutes=inf", ["plan.unit_minutes=inf", "finite"]),
         ("cut.pad_seconds=nan", ["cut.pad_seconds=nan", "finite"]),
+        ("asr.engine=whisper", ["asr.engine=whisper", "whisperx, or module:Class"]),
         ("audio.opus_kbps=257", ["audio.opus_kbps=257", "at most 256"]),
         ("cut.max_seconds=60", ["cut.max_seconds=60", "at most 30"]),
         ("rover.max_wer=nan", ["rover.max_wer=nan"]),
