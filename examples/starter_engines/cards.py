@@ -44,7 +44,8 @@ STARTER = """# {name}
   drawn pitch, speed and vocal tract, half clean, the rest under noise, babble or music at 3 to 30 dB, some with reverberation,
   telephone band or MP3. Nothing recorded, nobody's voice. The other starter engine was trained on another draw: it knows
   {shared} of these voices, its sentences, noise and seed are others.
-- **Recipe**: `python -m examples.starter_engines.make WORK`, seed {seed}. **Size**: {megabytes:.1f} MB. **Licence**: Apache-2.0.
+- **Recipe**: `python -m examples.starter_engines.make WORK`, seed {seed}{note}. **Size**: {megabytes:.1f} MB.
+  **Licence**: Apache-2.0.
 - It has never heard a human being, a third language, or two people at once.
 """
 
@@ -103,6 +104,7 @@ def card(measured: dict[str, Any], engine: str, folder: Path) -> str:
         voices=training["voices"],
         shared=len(set(training_voices(0)) & set(training_voices(1))),
         seed=training["seed"],
+        note=f" ({training['note']})" if "note" in training else "",
         megabytes=sum(file.stat().st_size for file in folder.iterdir() if file.name != "README.md") / 1e6,
     )
     cells = measured["cells"]
