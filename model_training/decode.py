@@ -14,13 +14,13 @@ from collections.abc import Sequence
 
 import torch
 
+from model_training.device import pick_device
 from model_training.handoff import Handoff
 from model_training.perception import Grammar, Recognition
 from model_training.recognize import check_task, hear, join
 from model_training.scorer import ModelScorer
 from model_training.search import SearchSettings, decode_batch
 from model_training.sets import LoadedModel, labelled_sets, load_model
-from model_training.train import pick_device
 from operators.errors import UserError
 
 

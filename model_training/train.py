@@ -21,6 +21,7 @@ from model_training import checkpoint as checkpoints
 from model_training import config
 from model_training.checkpoint import Checkpoint
 from model_training.config import Settings
+from model_training.device import autocast_dtype, pick_device
 from model_training.handoff import Handoff
 from model_training.losses import Losses, finite, losses
 from model_training.model import SpeechModel
@@ -367,35 +368,6 @@ def opening(
         f"{len(source.index)} clips in {batches} batches an epoch, {settings.data.micro_batches} a step; "
         f"{team.size} worker(s) on {device.type}, {'bf16' if autocast else 'fp32'}; {start}"
     )
-
-
-def pick_device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda"):
-        if not torch.cuda.is_available():
-            raise UserError(f"no CUDA device here, and {name} was asked for: say cpu, or auto")
-        import os
-
-        device = torch.device(name if ":" in name else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
-        if (device.index or 0) >= torch.cuda.device_count():
-            raise UserError(f"no device {device} here: there are {torch.cuda.device_count()}, counted from cuda:0")
-        torch.cuda.set_device(device)
-        return device
-    if name != "cpu":
-        raise UserError(f"no device is called {name}: say auto, cpu, cuda, or cuda:1")
-    return torch.device(name)
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or where `auto` finds the hardware for it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-            precision = "bf16" if fast else "fp32"
-    return torch.bfloat16 if precision == "bf16" else None
 
 
 def _minutes(began: float) -> float:

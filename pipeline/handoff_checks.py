@@ -17,11 +17,10 @@ from pathlib import Path
 from operators.errors import UserError
 from pipeline.config import S3Settings, SourceSettings
 from pipeline.handoff_labelled import LabelledSet, named_domains
+from pipeline.preflight import try_output
 from pipeline.sources import check_source
 from pipeline.storage import Store
 from pipeline.uri import is_s3
-
-_PROBE = ".preflight"
 
 
 def check_writable(store: Store) -> None:
@@ -29,12 +28,7 @@ def check_writable(store: Store) -> None:
     root = Path(store.root)
     missing = [] if is_s3(store.root) else [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
     try:
-        store.put(_PROBE, b"touchasp")
-        store.delete(_PROBE)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"cannot write to {store.root} ({error.strerror}): choose another --out") from None
+        try_output(store, "--out")
     finally:
         for folder in missing:
             with suppress(OSError):

@@ -23,6 +23,16 @@ FLAC_BYTES_PER_SECOND = 18_000
 """16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy speech."""
 
 
+def try_output(store: Store, setting: str) -> None:
+    """Put and delete a probe. Raises UserError, which names the setting, when the store cannot be written to."""
+    probe = ".preflight"
+    try:
+        store.put(probe, b"touchasp")
+        store.delete(probe)
+    except OSError as error:
+        raise UserError(f"cannot write to {store.root} ({error.strerror}): choose another {setting}") from None
+
+
 @dataclass
 class Preflight:
     settings: Settings
@@ -35,14 +45,7 @@ class Preflight:
 
     def before_plan(self) -> None:
         """Output and sources. Raises UserError."""
-        probe = ".preflight"
-        try:
-            self.store.put(probe, b"touchasp")
-            self.store.delete(probe)
-        except UserError:
-            raise
-        except OSError as error:
-            raise UserError(f"cannot write to {self.store.root} ({error.strerror}): choose another output") from None
+        try_output(self.store, "output")
         self.passed("output", f"{self.store.root} is writable")
         for source in self.settings.sources:
             self.passed("source", check_source(source, self.settings.s3))

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-if str(REPOSITORY) not in sys.path:  # the recipes are no installed package
-    sys.path.insert(0, str(REPOSITORY))
-
-from examples.demo_crawl.make import familiarity  # noqa: E402
-from examples.starter_engines import (  # noqa: E402
+from examples.demo_crawl.make import familiarity
+from examples.starter_engines import (
     cards,
     evaluate,
     grammar,
 )
-from operators.audio import AudioError, decode  # noqa: E402
-
-MODELS = REPOSITORY / "examples" / "starter_engines" / "models"
-DEMO = REPOSITORY / "examples" / "demo_crawl"
-SAMPLE_RATE = 16000
-
+from operators.audio import AudioError, decode
+from tests.starter import DEMO, MODELS, SAMPLE_RATE, load_whisper
 
 # --- what is shipped -----------------------------------------------------------------------------------------------------
-
-
-def load_whisper(folder: Path) -> Any:
-    import whisperx
-
-    return whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1, vad_model=object())
 
 
 def test_models_are_small_enough_to_ship_and_say_what_they_are() -> None:

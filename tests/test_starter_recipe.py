@@ -14,11 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-if str(REPOSITORY) not in sys.path:  # the recipes are no installed package
-    sys.path.insert(0, str(REPOSITORY))
-
-from examples.starter_engines import (  # noqa: E402
+from examples.starter_engines import (
     evaluate,
     features,
     grammar,
@@ -28,18 +24,9 @@ from examples.starter_engines import (  # noqa: E402
     synthesize,
     whisper,
 )
-from operators.audio import decode  # noqa: E402
-from operators.errors import UserError  # noqa: E402
-
-MODELS = REPOSITORY / "examples" / "starter_engines" / "models"
-DEMO = REPOSITORY / "examples" / "demo_crawl"
-SAMPLE_RATE = 16000
-
-
-def load_whisper(folder: Path) -> Any:
-    import whisperx
-
-    return whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1, vad_model=object())
+from operators.audio import decode
+from operators.errors import UserError
+from tests.starter import SAMPLE_RATE, load_whisper
 
 
 def sentences(language: str, side: str, count: int = 400) -> list[str]:

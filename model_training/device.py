@@ -1,0 +1,37 @@
+"""Which device, and in which precision."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from operators.errors import UserError
+
+
+def pick_device(name: str) -> torch.device:
+    """Of auto, cpu, cuda or cuda:1; under torchrun, cuda is the worker's own. Raises UserError."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda"):
+        if not torch.cuda.is_available():
+            raise UserError(f"no CUDA device here, and {name} was asked for: say cpu, or auto")
+        device = torch.device(name if ":" in name else f"cuda:{os.environ.get('LOCAL_RANK', '0')}")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"no device {device} here: there are {torch.cuda.device_count()}, counted from cuda:0")
+        torch.cuda.set_device(device)
+        return device
+    if name != "cpu":
+        raise UserError(f"no device is called {name}: say auto, cpu, cuda, or cuda:1")
+    return torch.device(name)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """bfloat16 where it is asked for, or where `auto` finds the hardware for it."""
+    if precision == "auto":
+        if device.type == "cuda":
+            precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+            precision = "bf16" if fast else "fp32"
+    return torch.bfloat16 if precision == "bf16" else None
