@@ -32,6 +32,7 @@ test: setup
 	cat build/clusters.log; exit $$((others | result))
 
 check: setup
+	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 

@@ -1,17 +1,18 @@
 """How much of what the recognisers compute is padding, and what identifying the language of every clip costs.
 
     ../shared/data ──unpack, decode, VAD, cut──> clip lengths of real units ─┐
-    seeded draws: merged to 30 s, short commands, uniform ───────────────────┴─> batches of each policy ──> Markdown tables
+    seeded draws: merged to 30 s, short commands, uniform ───────────────────┴─> batches of each policy ──> Markdown
+    tables
     random Whisper of the base size ──> seconds to encode, to identify languages, to decode
 
     python -m benchmarks.batching                 all tables, about two minutes on one core
     python -m benchmarks.batching --minutes 30    more of each domain of the crawl
     python -m benchmarks.batching --no-engine     arithmetic only
 
-Three kinds of waste, kept apart. The copilot pads a batch to its longest clip: padded over true seconds less 1. Whisper's
-encoder always computes windows of 30 s: its use is true seconds over 30 s per clip, and no batching changes it, only how
-clips are cut. Whisper's decoder runs a batch until its longest transcript ends: with transcripts as long as their clips,
-the idle share of its slots.
+Three kinds of waste, kept apart. The copilot pads a batch to its longest clip: padded over true seconds less 1.
+Whisper's encoder always computes windows of 30 s: its use is true seconds over 30 s per clip, and no batching changes
+it, only how clips are cut. Whisper's decoder runs a batch until its longest transcript ends: with transcripts as long
+as their clips, the idle share of its slots.
 """
 
 from __future__ import annotations
@@ -136,7 +137,9 @@ def print_tables(domains: list[tuple[str, list[list[int]]]]) -> None:
         print(f"| {name} | " + " | ".join(f"{waste:.1%}, {seconds:.0f} s" for waste, seconds in cells) + " |")
 
     print(f"\nASR, {BATCH_CLIPS} clips a batch: use of the encoder's 30 s windows, and idle decoder slots\n")
-    print("| clips of | clips | mean seconds | encoder windows in use | decoder idle, as they come | decoder idle, ours |")
+    print(
+        "| clips of | clips | mean seconds | encoder windows in use | decoder idle, as they come | decoder idle, ours |"
+    )
     print("|---|--:|--:|--:|--:|--:|")
     for name, units in domains + everything:
         lengths = [length for unit in units for length in unit]
@@ -177,17 +180,24 @@ def print_language_cost() -> None:
     whisper.encode(mels[:1])  # CTranslate2 packs weights on the first call
     encoded = timed("encode", lambda: whisper.encode(mels))
     timed("identify languages", lambda: whisper.model.detect_language(encoded))
-    prompt = [whisper.hf_tokenizer.token_to_id(f"<|{t}|>") for t in ("startoftranscript", "zh", "transcribe", "notimestamps")]
+    prompt = [
+        whisper.hf_tokenizer.token_to_id(f"<|{t}|>") for t in ("startoftranscript", "zh", "transcribe", "notimestamps")
+    ]
     results = timed("decode, beam 5", lambda: whisper.model.generate(encoded, [prompt] * len(clips), beam_size=5))
     tokens = sum(len(result.sequences_ids[0]) for result in results) / len(clips)
-    print(f"\nOne batch of {len(clips)} clips, random Whisper of the base size, int8, one thread, {tokens:.0f} tokens a clip\n")
+    print(
+        f"\nOne batch of {len(clips)} clips, random Whisper of the base size, int8, one thread, {tokens:.0f} "
+        "tokens a clip\n"
+    )
     print("| step | seconds | share |\n|---|--:|--:|")
     for step, value in seconds.items():
         print(f"| {step} | {value:.2f} | {value / sum(seconds.values()):.1%} |")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Padding of the recognisers' batches, and the cost of language per clip.")
+    parser = argparse.ArgumentParser(
+        description="Padding of the recognisers' batches, and the cost of language per clip."
+    )
     parser.add_argument("--minutes", type=float, default=10.0, help="of each domain of the crawl")
     parser.add_argument("--no-engine", action="store_true", help="skip the timing of a random Whisper")
     options = parser.parse_args()

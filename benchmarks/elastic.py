@@ -2,12 +2,12 @@
 
     python -m benchmarks.elastic WORK --crawl CRAWL                    one eMoE and three twins of its sizes, one seed
     python -m benchmarks.elastic WORK --crawl CRAWL --seeds 3
-    python -m benchmarks.elastic WORK --crawl CRAWL --experiment perception     one model for all tasks against one per task
-    python -m benchmarks.elastic WORK --crawl CRAWL --experiment missing        90 % of attribute labels dropped
+    python -m benchmarks.elastic WORK --crawl CRAWL --experiment perception     one model for all tasks against one per
+    task python -m benchmarks.elastic WORK --crawl CRAWL --experiment missing        90 % of attribute labels dropped
 
-CRAWL is the unpacked set of real recordings with truth.jsonl. Its segments become FLAC shards in WORK with a hand-off; the last
-fifth of every domain's recordings (by name; of the classroom's speakers) is the test set. Runs go on where they stopped; as many
-at once as there are cores, one thread each.
+CRAWL is the unpacked set of real recordings with truth.jsonl. Its segments become FLAC shards in WORK with a hand-off;
+the last fifth of every domain's recordings (by name; of the classroom's speakers) is the test set. Runs go on where
+they stopped; as many at once as there are cores, one thread each.
 
     eMoE, N = sample[3, 7, 15] ──evaluated at 3, 7, 15──┐
     S=1 N=3, S=1 N=7, S=1 N=15 trained alone ───────────┴──> one table per seed, and relative differences over seeds
@@ -76,9 +76,20 @@ def prepare(crawl: Path, work: Path, domains: tuple[str, ...]) -> Path:
     splits = {}
     for split, made in rows.items():
         write_index(out / f"{split}.arrow", made)
-        splits[split] = {"index": f"{split}.arrow", "clips": len(made), "hours": sum(row.frames for row in made) / 360_000}
+        splits[split] = {
+            "index": f"{split}.arrow",
+            "clips": len(made),
+            "hours": sum(row.frames for row in made) / 360_000,
+        }
         print(f"{split}: {len(made)} clips, {splits[split]['hours']:.2f} h", file=sys.stderr)
-    record = {"schema_version": 1, "seed": 0, "splits": splits, "domains": {}, "cmvn": "cmvn.json", "tokenizer": "tokenizer"}
+    record = {
+        "schema_version": 1,
+        "seed": 0,
+        "splits": splits,
+        "domains": {},
+        "cmvn": "cmvn.json",
+        "tokenizer": "tokenizer",
+    }
     (out / "handoff.json").write_text(json.dumps(record | {"attributes": {}, "storage": {"endpoint_url": None}}))
     return out
 
@@ -89,12 +100,20 @@ def _group(domain: str, recording: dict[str, Any], segment: dict[str, Any]) -> s
 
 
 def _held_out(domain: str, recordings: list[dict[str, Any]]) -> list[str]:
-    groups = sorted({_group(domain, recording, segment) for recording in recordings for segment in recording["segments"]})
+    groups = sorted(
+        {_group(domain, recording, segment) for recording in recordings for segment in recording["segments"]}
+    )
     return groups[-max(1, len(groups) // 5) :]
 
 
 def _row(
-    out: Path, split: str, domain: str, recording: dict[str, Any], segment: dict[str, Any], number: int, clip: np.ndarray
+    out: Path,
+    split: str,
+    domain: str,
+    recording: dict[str, Any],
+    segment: dict[str, Any],
+    number: int,
+    clip: np.ndarray,
 ) -> Row | None:
     text = segment.get("text") or ""
     events = (segment["event"],) if segment.get("event") else None
@@ -129,14 +148,29 @@ def train(handoff: Path, runs: dict[Path, list[str]], options: argparse.Namespac
     """Train each run with its settings, several at once."""
     fixed = [f"train.max_steps={options.steps}", "train.threads=1", "train.checkpoint_steps=200", "train.log_steps=50"]
     fixed += ["train.eval_steps=100000", "train.keep_checkpoints=3", "train.tensorboard=false"]
-    # A minute a step, nothing masked or dropped: with two hours of audio the first thing to reach is an alignment at all
+    # A minute a step, nothing masked or dropped: with two hours of audio the first thing to reach is an alignment at
+    # all
     fixed += ["data.max_frames=6000", "model.dropout=0.0", "loss.ctc_weight=0.5"]
-    fixed += [f"data.augment.{name}=0" for name in ("noise_probability", "reverb_probability", "frequency_masks", "time_masks")]
+    fixed += [
+        f"data.augment.{name}=0"
+        for name in ("noise_probability", "reverb_probability", "frequency_masks", "time_masks")
+    ]
     fixed += [f"optimizer.learning_rate={options.rate}", "optimizer.warmup_steps=50", "optimizer.schedule=cosine"]
 
     def one(run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "model_training", "train", "--data", str(handoff), "--config", "tiny", "--out", str(run)]
+        command = [
+            sys.executable,
+            "-m",
+            "model_training",
+            "train",
+            "--data",
+            str(handoff),
+            "--config",
+            "tiny",
+            "--out",
+            str(run),
+        ]
         with (run / "train.log").open("a") as log:
             subprocess.run([*command, *fixed, *runs[run]], check=True, stdout=log, stderr=log)
         print(f"trained {run}", file=sys.stderr)
@@ -157,7 +191,11 @@ def elastic(handoff: Path, work: Path, options: argparse.Namespace) -> None:
     for seed in range(options.seeds):
         runs[work / f"emoe-{seed}"] = [f"train.seed={seed}"]
         for group in GROUPS:
-            runs[work / f"n{group}-{seed}"] = [f"train.seed={seed}", f"model.moe.experts=[{group}]", "model.moe.expert_width=96"]
+            runs[work / f"n{group}-{seed}"] = [
+                f"train.seed={seed}",
+                f"model.moe.experts=[{group}]",
+                "model.moe.expert_width=96",
+            ]
     train(handoff, runs, options)
     with ThreadPoolExecutor(options.jobs) as pool:
         evaluations = dict(zip(runs, pool.map(lambda run: evaluate(handoff, run / "test", run), runs)))
@@ -224,7 +262,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     options = parser.parse_args()
     handoff = prepare(options.crawl, options.work, DOMAINS[options.experiment])
-    {"elastic": elastic, "perception": perception, "missing": missing}[options.experiment](handoff, options.work, options)
+    {"elastic": elastic, "perception": perception, "missing": missing}[options.experiment](
+        handoff, options.work, options
+    )
 
 
 if __name__ == "__main__":

@@ -3,11 +3,13 @@
     examples/random_engines (random weights) ──loudness channel steers the end of text──> CTranslate2 folder, cached
 
 Speed with random weights means something only where the work is that of real weights. An encoder pass costs the same
-whatever it holds, but beam search runs as long as the transcript, and how clips are cut decides how many transcripts there
-are. The engines for tests write 8 to 25 tokens for a clip of any length, which would flatter whoever merges clips to 30 s.
+whatever it holds, but beam search runs as long as the transcript, and how clips are cut decides how many transcripts
+there are. The engines for tests write 8 to 25 tokens for a clip of any length, which would flatter whoever merges clips
+to 30 s.
 
-One channel of the encoder is 1 where a frame is louder than silence and padding and 0 elsewhere; no random weight writes to
-it. One head of the last cross attention averages it over the 30-s window, and holds the end-of-text token back in proportion.
+One channel of the encoder is 1 where a frame is louder than silence and padding and 0 elsewhere; no random weight
+writes to it. One head of the last cross attention averages it over the 30-s window, and holds the end-of-text token
+back in proportion.
 """
 
 from __future__ import annotations
@@ -38,8 +40,12 @@ LOUD_LEVEL = 3.0  # of the loud channel after the encoder's last layer norm
 
 
 def whisper(size: str) -> Path:
-    """Folder of a CTranslate2 Whisper of one of `SIZES`, built on first use (half a minute) and kept in a cache folder."""
-    versions = " ".join(importlib.metadata.version(name) for name in ("ctranslate2", "tokenizers", "torch", "transformers"))
+    """Folder of a CTranslate2 Whisper of one of `SIZES`, built on first use (half a minute) and kept in a cache
+    folder.
+    """
+    versions = " ".join(
+        importlib.metadata.version(name) for name in ("ctranslate2", "tokenizers", "torch", "transformers")
+    )
     key = hashlib.sha256(SCRIPT.read_bytes() + Path(__file__).read_bytes() + versions.encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"touchasp-benchmark-engines-{os.getuid()}-{key}" / f"whisper-random-{size}"
     if not folder.is_dir():
@@ -75,7 +81,8 @@ def _end_with_the_speech(model: WhisperForConditionalGeneration, end: int, end_d
 
     encoder, decoder = model.model.encoder, model.model.decoder
     with torch.no_grad():
-        # Log-mel of low bands: silence and padding lie near -0.7, speech above 0. The difference of two GELUs saturates.
+        # Log-mel of low bands: silence and padding lie near -0.7, speech above 0. The difference of two GELUs
+        # saturates.
         for channel, offset in ((LOUD, 2.0), (LOUDER, 1.0)):
             encoder.conv1.weight[channel] = 0
             encoder.conv1.weight[channel, :LOW_BANDS, 1] = 6 / LOW_BANDS

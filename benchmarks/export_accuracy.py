@@ -152,7 +152,9 @@ def show(
             rates = {kind: found.pooled(group, method).characters.percent for kind, found in results.items()}
             assert None not in rates.values(), "clips without a reference have no error rate"
             difference = (rates["onnx-int8"] or 0.0) - (rates["torch"] or 0.0)
-            costs.append((f"{f'N = {group}' if group else 'dense'} int8, {method}, CER points", WANTED, abs(difference)))
+            costs.append(
+                (f"{f'N = {group}' if group else 'dense'} int8, {method}, CER points", WANTED, abs(difference))
+            )
             verdict = "within" if abs(difference) <= WANTED else "beyond"
             clips = [key for key in heard["torch"] if key[:2] == (group, method)]
             differ = [sum(heard[kind][key] != heard["torch"][key] for key in clips) for kind in ("onnx", "onnx-int8")]

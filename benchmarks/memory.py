@@ -1,15 +1,16 @@
 """Peak memory while the input grows tenfold: the whole `python -m pipeline run`, planning and report included.
 
-    synthetic crawl, 1x and 10x ──python -m pipeline run──> process tree ──sampled every 50 ms──> peak of every process ──> table
+    synthetic crawl, 1x and 10x ──python -m pipeline run──> process tree ──sampled every 50 ms──> peak of every process
+    ──> table
 
     python -m benchmarks.memory                  30 and 300 units of a minute, plain runner and Ray: about four minutes
     python -m benchmarks.memory --units 60
 
-Recordings are decoded from FLAC, cut, encoded and written in earnest; VAD and recognisers are the fast engines of the tests,
-whose memory is nothing, so what would grow is seen and not drowned. A peak is each process's own, and peaks are added up.
-Resident memory counts pages that processes share (libraries, Ray's object store) in each of them; "own" leaves those out. A
-worker reaches its height after some twenty units, when it has met a large one and Ray's store has been used all over, so
-fewer units measure the climb.
+Recordings are decoded from FLAC, cut, encoded and written in earnest; VAD and recognisers are the fast engines of the
+tests, whose memory is nothing, so what would grow is seen and not drowned. A peak is each process's own, and peaks are
+added up. Resident memory counts pages that processes share (libraries, Ray's object store) in each of them; "own"
+leaves those out. A worker reaches its height after some twenty units, when it has met a large one and Ray's store has
+been used all over, so fewer units measure the climb.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ def kind(process: psutil.Process, driver: int) -> str:
 
 
 def peaks(command: list[str]) -> dict[str, tuple[float, float]]:
-    """Run a command; the added peaks of its processes by kind, in MB: resident, and own. Raises SystemExit when it fails."""
+    """Run a command; the added peaks of its processes by kind, in MB: resident, and own. Raises SystemExit when it
+    fails.
+    """
     highest: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
     kinds: dict[int, str] = {}
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
@@ -87,7 +90,9 @@ def tree(pid: int) -> Iterator[psutil.Process]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--units", type=int, default=30, help="of one minute, before they are ten times as many (default 30)")
+    parser.add_argument(
+        "--units", type=int, default=30, help="of one minute, before they are ten times as many (default 30)"
+    )
     options = parser.parse_args()
     rows: list[tuple[str, str, float, float, float, float]] = []
     with tempfile.TemporaryDirectory(prefix="touchasp-bench-") as name:
@@ -98,7 +103,10 @@ def main() -> None:
             clips = write_crawl(folder / f"crawl-{growth}", options.units * growth * CLIPS_PER_UNIT)
             crawls[growth] = folder / f"crawl-{growth}"
             megabytes = sum(path.stat().st_size for path in crawls[growth].rglob("*.flac")) / 1e6
-            print(f"{growth}x: about {options.units * growth} units, {clips} clips, {megabytes:.0f} MB of FLAC", flush=True)
+            print(
+                f"{growth}x: about {options.units * growth} units, {clips} clips, {megabytes:.0f} MB of FLAC",
+                flush=True,
+            )
         for runner in ("local", "ray"):
             found = {}
             for growth, crawl in crawls.items():
@@ -121,7 +129,10 @@ def main() -> None:
         if process == ("all" if runner == "local" else "workers"):
             more = after / before - 1
             verdict = "met" if more <= ALLOWED else "missed"
-            print(f"| peak memory, {runner} runner, {process}, {GROWTH}x input | {ALLOWED:+.0%} | {more:+.1%} | {verdict} |")
+            print(
+                f"| peak memory, {runner} runner, {process}, {GROWTH}x input | {ALLOWED:+.0%} | {more:+.1%} | "
+                f"{verdict} |"
+            )
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
     python -m benchmarks.moe                     d_model 512, d_ff 2048, 750 and 3000 frames
     python -m benchmarks.moe --d-model 768 --d-ff 2432 --device cuda
 
-Every number is a median over interleaved rounds, so that a slow moment of the machine hits all variants alike. The dense layer
-has as many hidden units as the experts that a frame goes through, S + K of them: (1 + 3) * d_ff / 2 at the paper's S=1, N=15,
-K=3.
+Every number is a median over interleaved rounds, so that a slow moment of the machine hits all variants alike. The
+dense layer has as many hidden units as the experts that a frame goes through, S + K of them: (1 + 3) * d_ff / 2 at the
+paper's S=1, N=15, K=3.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ from benchmarks.targets import show_targets
 from model_training.config import MoESettings
 from model_training.moe import ElasticMoE, FeedForward, Routing
 
-TABLE_3 = {"MoE S=0 N=8 K=2": (0, 8, 2), "S=1 N=15 K=3": (1, 15, 3), "S=2 N=30 K=6": (2, 30, 6), "S=4 N=60 K=12": (4, 60, 12)}
+TABLE_3 = {
+    "MoE S=0 N=8 K=2": (0, 8, 2),
+    "S=1 N=15 K=3": (1, 15, 3),
+    "S=2 N=30 K=6": (2, 30, 6),
+    "S=4 N=60 K=12": (4, 60, 12),
+}
 
 
 def elastic(d_model: int, d_ff: int, shared: int, experts: list[int], top_k: int, dispatch: str) -> ElasticMoE:
@@ -30,7 +35,9 @@ def elastic(d_model: int, d_ff: int, shared: int, experts: list[int], top_k: int
     return ElasticMoE("layer", d_model, d_ff * 8 // (shared + experts[-1]), settings, 0.0)
 
 
-def timed(layers: dict[str, tuple[nn.Module, int]], x: Tensor, *, train: bool, rounds: int, autocast: bool) -> dict[str, float]:
+def timed(
+    layers: dict[str, tuple[nn.Module, int]], x: Tensor, *, train: bool, rounds: int, autocast: bool
+) -> dict[str, float]:
     """Median seconds of each variant; the value is (layer, group)."""
 
     def once(layer: nn.Module, group: int) -> None:
@@ -59,9 +66,11 @@ def timed(layers: dict[str, tuple[nn.Module, int]], x: Tensor, *, train: bool, r
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def floor(d_model: int, d_ff: int, frames: int, *, train: bool, rounds: int, dtype: torch.dtype, device: torch.device) -> float:
-    """What the matrix products alone cost at S=1, N=15, K=3 when loads are even, over those of the dense layer: no implementation
-    that calls one product per expert comes below."""
+def floor(
+    d_model: int, d_ff: int, frames: int, *, train: bool, rounds: int, dtype: torch.dtype, device: torch.device
+) -> float:
+    """What the matrix products alone cost at S=1, N=15, K=3 when loads are even, over those of the dense layer: no
+    implementation that calls one product per expert comes below."""
     width, rows = d_ff // 2, frames * 3 // 15
 
     def block(rows: int, hidden: int) -> Callable[[], None]:
@@ -93,7 +102,9 @@ def floor(d_model: int, d_ff: int, frames: int, *, train: bool, rounds: int, dty
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--d-model", type=int, default=512)
     parser.add_argument("--d-ff", type=int, default=2048)
     parser.add_argument("--frames", type=int, nargs="*", default=[750, 3000])
@@ -106,7 +117,8 @@ def main() -> None:
     torch.manual_seed(0)
     D, H, device = options.d_model, options.d_ff, torch.device(options.device)
     print(
-        f"d_model {D}, d_ff {H}, {options.device}, {options.threads} thread(s), {'bf16 autocast' if options.bf16 else 'fp32'}\n"
+        f"d_model {D}, d_ff {H}, {options.device}, {options.threads} thread(s), "
+        f"{'bf16 autocast' if options.bf16 else 'fp32'}\n"
     )
     groups = [3, 7, 15]
     nested = {how: elastic(D, H, 1, groups, 3, how).to(device) for how in ("auto", "loop")}
@@ -136,7 +148,10 @@ def main() -> None:
             print()
             gains.append((f"loop over experts with masks / routed, {frames} frames, {kind}", 2.0, loop / routed))
             if train:
-                slower += [(f"{n}, training step, {frames} frames, over dense", 1.15, found[n] / base) for n in list(layers)[1:4]]
+                slower += [
+                    (f"{n}, training step, {frames} frames, over dense", 1.15, found[n] / base)
+                    for n in list(layers)[1:4]
+                ]
         found = timed(table, x, train=True, rounds=options.rounds, autocast=options.bf16)
         print(f"| Table 3, {frames} frames, training step | ms | over the fastest |\n|---|--:|--:|")
         for name, seconds in found.items():

@@ -1,17 +1,19 @@
-"""The whole pipeline against a bare loop over the same engines, and against what one writes today with whisperX and FunASR.
+"""The whole pipeline against a bare loop over the same engines, and against what one writes today with whisperX and
+FunASR.
 
     crawl ──shortest recordings──> plan of small units ─┬─> bare     ─┐
-    random Whisper, random Paraformer, whisperX's VAD ──┼─> ray-1, -2 ├─ fresh processes, A B C A B C ... ──> medians, ratios
+    random Whisper, random Paraformer, whisperX's VAD ──┼─> ray-1, -2 ├─ fresh processes, A B C A B C ... ──> medians,
+    ratios
                                                         └─> user-1,-2 ┘
 
     python -m benchmarks.pipeline                      about 20 minutes on two cores
     python -m benchmarks.pipeline --minutes 4 --repeats 1
     python -m benchmarks.pipeline --whisper DIR --copilot DIR        with weights of your own
 
-What each variant does is in benchmarks/pipeline_variants.py. Every engine has one thread (user-T has T), so the bare loop uses
-one core; "bare x2" is two bare loops, half of the units each, and shows what two cores of this machine give at all. No clip
-is rejected before the last stage and every clip is kept, so that all stages have all the work there can be. Seconds are wall
-clock: run it where little else runs, or with `nice -n -10`.
+What each variant does is in benchmarks/pipeline_variants.py. Every engine has one thread (user-T has T), so the bare
+loop uses one core; "bare x2" is two bare loops, half of the units each, and shows what two cores of this machine give
+at all. No clip is rejected before the last stage and every clip is kept, so that all stages have all the work there can
+be. Seconds are wall clock: run it where little else runs, or with `nice -n -10`.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ ENGINE_STEPS = ("VAD", "ASR", "copilot")
 LONG_CLIPS = ["cut.max_gap_seconds=2.0", "cut.target_seconds=30.0"]
 KEEP_ALL = [
     "hallucination={min_avg_logprob: -1000000.0, max_repeats: 1000000, min_stock_share: 2.0, rates: {default: "
-    "{min_han_per_second: 0, max_han_per_second: 1000000.0, min_words_per_second: 0, max_words_per_second: 1000000.0}}}",
+    "{min_han_per_second: 0, max_han_per_second: 1000000.0, min_words_per_second: 0, max_words_per_second: "
+    "1000000.0}}}",
     "rover.max_wer=1000000.0",
     "rover.max_per=1000000.0",
 ]
@@ -84,12 +87,15 @@ def find_crawl(folder: Path) -> Path:
 def prepare(work: Path, crawl: Path, minutes: float, settings: list[str]) -> tuple[float, int, int]:
     """Plan the shortest recordings of the crawl, `minutes` of them, in `work`; answers seconds, recordings and units.
 
-    A unit is as long as the longest recording, so that no recording is cut and there are enough units to fill the pipeline.
+    A unit is as long as the longest recording, so that no recording is cut and there are enough units to fill the
+    pipeline.
     """
     tree = load(None, [*settings, f"sources=[{{path: '{crawl}'}}]", f"output={work / 'run'}"])
     files = [file for file in read_sources(tree.sources, tree.s3) if file.problem is None and file.domain != "broken"]
     lengths = probe_files(files, fetch=Fetch(tree.s3), workers=2, limits=recipe.limits(tree.audio))
-    known = sorted((length.declared, file.uri, file) for file, length in zip(files, lengths, strict=True) if length.declared)
+    known = sorted(
+        (length.declared, file.uri, file) for file, length in zip(files, lengths, strict=True) if length.declared
+    )
     chosen, total = [], 0
     for length, _, file in known:
         if total < minutes * 60 * SAMPLE_RATE and length > 20 * SAMPLE_RATE:
@@ -157,7 +163,9 @@ def report(runs: dict[str, list[Run]], seconds: float) -> None:
     for variant, some in runs.items():
         work = [run.work for run in some]
         middle = median(work)
-        compared = f"{ratio(runs, variant, 'bare', median):.2f} | {ratio(runs, variant, 'bare', median, startup=True):.2f}"
+        compared = (
+            f"{ratio(runs, variant, 'bare', median):.2f} | {ratio(runs, variant, 'bare', median, startup=True):.2f}"
+        )
         print(
             f"| {VARIANTS[variant]} | {some[0].clips} | {median(run.startup for run in some):.0f} | "
             f"{middle:.1f} ({min(work):.1f}-{max(work):.1f}) | {seconds / middle:.1f} | {compared} | "
@@ -166,10 +174,16 @@ def report(runs: dict[str, list[Run]], seconds: float) -> None:
     for variant, some in runs.items():
         if some[0].busy:
             steps = {step: median(run.busy.get(step, 0) for run in some) for step in some[0].busy}
-            print(f"\nbusy seconds, {VARIANTS[variant]}: " + ", ".join(f"{step} {value:.1f}" for step, value in steps.items()))
+            print(
+                f"\nbusy seconds, {VARIANTS[variant]}: "
+                + ", ".join(f"{step} {value:.1f}" for step, value in steps.items())
+            )
 
     engines = median(sum(run.busy[step] for step in ENGINE_STEPS) for run in runs["bare"])
-    print(f"\nFloor: the engines alone took {engines:.1f} s in the bare loop, so {engines / 2:.1f} s on two cores at best.\n")
+    print(
+        f"\nFloor: the engines alone took {engines:.1f} s in the bare loop, so {engines / 2:.1f} s on two cores "
+        "at best.\n"
+    )
     print("| variant | work over engine seconds of one core | over the floor of two cores |\n|---|--:|--:|")
     for variant in ("bare", "bare-x2", "ray-1", "ray-2"):
         if variant in runs:
@@ -191,11 +205,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=12.0, help="of audio (default 12)")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--variants", default=",".join(VARIANTS), help=f"comma-separated (default {','.join(VARIANTS)})")
+    parser.add_argument(
+        "--variants", default=",".join(VARIANTS), help=f"comma-separated (default {','.join(VARIANTS)})"
+    )
     parser.add_argument("--size", default="mini", choices=SIZES, help="of the random Whisper (default mini)")
     parser.add_argument("--whisper", type=Path, help="a CTranslate2 folder instead of the random one")
     parser.add_argument("--copilot", type=Path, help="a FunASR folder instead of the random one")
-    parser.add_argument("--long-clips", action="store_true", help="cut clips as long as whisperX does: fewer, with longer pauses")
+    parser.add_argument(
+        "--long-clips", action="store_true", help="cut clips as long as whisperX does: fewer, with longer pauses"
+    )
     parser.add_argument("--crawl", type=Path, help="a folder of recordings; default: ../shared/data, else the demo's")
     options = parser.parse_args()
     from tests.engines import random_paraformer

@@ -1,14 +1,17 @@
 """The ways to curate that benchmarks/pipeline.py compares, each run in a fresh process of its own.
 
-    python -m benchmarks.pipeline_variants VARIANT WORK [--part I/N]      one JSON line: when it was ready, when it ended
+    python -m benchmarks.pipeline_variants VARIANT WORK [--part I/N]      one JSON line: when it was ready, when it
+    ended
 
     bare       one loop over the units: decode, VAD, cut, WhisperX, copilot, Rover; nothing is encoded or written
     ray-N      `run_ray`, the pipeline itself with N workers per stage: isolated decoder, shards, ledgers
-    user-T     what one writes today, with T threads: per file whisperX's load_model and transcribe at its defaults, then
-               FunASR's generate per segment, then jiwer; decoding by PyAV, as whisperx.load_audio wants an ffmpeg program
+    user-T     what one writes today, with T threads: per file whisperX's load_model and transcribe at its defaults,
+    then
+               FunASR's generate per segment, then jiwer; decoding by PyAV, as whisperx.load_audio wants an ffmpeg
+               program
 
-Every process loads its engines, runs them once on WORK/warm.flac, marks itself ready and waits for the others. So work counts
-from the moment the last is ready, with nothing done before, and start-up is what came before that.
+Every process loads its engines, runs them once on WORK/warm.flac, marks itself ready and waits for the others. So work
+counts from the moment the last is ready, with nothing done before, and start-up is what came before that.
 """
 
 from __future__ import annotations
@@ -77,7 +80,11 @@ class CpuOfWork(threading.Thread):
             self._sample()
 
     def read(self) -> dict[str, float]:
-        return {"end": time.time(), "cpu": self._sample() - self._own, "machine_cpu": machine_cpu_seconds() - self._machine}
+        return {
+            "end": time.time(),
+            "cpu": self._sample() - self._own,
+            "machine_cpu": machine_cpu_seconds() - self._machine,
+        }
 
     def _sample(self) -> float:
         this = psutil.Process()
@@ -111,7 +118,7 @@ class Clock:
         self.seconds[step] += time.perf_counter() - started
 
 
-# --- the bare loop -----------------------------------------------------------------------------------------------------
+# --- the bare loop ----------------------------------------------------------------------------------------------------
 
 
 def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[str, Any]:
@@ -154,18 +161,22 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
 
     curate([("warm", str(work / "warm.flac"))])
     for language, text in WARM_TEXTS.items():
-        rover.measure(Hypothesis(engine="", text=text), [Hypothesis(engine="", text=f"{text} 天 zorbly")], language, seconds=1.0)
+        rover.measure(
+            Hypothesis(engine="", text=text), [Hypothesis(engine="", text=f"{text} 天 zorbly")], language, seconds=1.0
+        )
     clock.seconds.clear()
     heard.clear()
     units = load_plan(open_store(str(work / "plan")))[part[0] :: part[1]]
     ready()
     for unit in units:
-        assert all(piece.start == 0 and piece.end is None for piece in unit.pieces), "recordings are shorter than units here"
+        assert all(piece.start == 0 and piece.end is None for piece in unit.pieces), (
+            "recordings are shorter than units here"
+        )
         curate([(piece.recording.recording_id, piece.recording.uri) for piece in unit.pieces])
     return {"busy": dict(clock.seconds), "clips": len(heard), "heard": digest(heard)}
 
 
-# --- the pipeline ------------------------------------------------------------------------------------------------------
+# --- the pipeline -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(kw_only=True)
@@ -214,7 +225,9 @@ class Warmed:
             texts = {"Transcribe": (), "Copilot": (text,), "Rover": (text, f"{text} 天 zorbly")}[self.name]
             hypotheses = tuple(Hypothesis(engine="warm", text=text, language=language) for text in texts)
             clips.append(replace(clip, hypotheses=hypotheses))
-        return Unit(unit_id="warm-000000", domain="warm", pieces=pieces, clips=tuple(clips), audio=np.tile(pcm, len(clips)))
+        return Unit(
+            unit_id="warm-000000", domain="warm", pieces=pieces, clips=tuple(clips), audio=np.tile(pcm, len(clips))
+        )
 
 
 def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
@@ -227,7 +240,8 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
     units = load_plan(open_store(str(work / "plan")))
     built = recipe.build(settings, store, fetch)
     stages: list[Any] = [
-        Warmed(stage=stage, folder=ready_folder, workers=workers * len(built), warm=work / "warm.flac") for stage in built
+        Warmed(stage=stage, folder=ready_folder, workers=workers * len(built), warm=work / "warm.flac")
+        for stage in built
     ]
     busy: defaultdict[str, float] = defaultdict(float)
     cpu = CpuOfWork(ready_folder, workers * len(built))
@@ -249,7 +263,7 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
     return times | {"busy": dict(busy), "clips": len(heard), "heard": digest(heard)}
 
 
-# --- what one writes today ---------------------------------------------------------------------------------------------
+# --- what one writes today --------------------------------------------------------------------------------------------
 
 
 def user(work: Path, ready: Callable[[], None], threads: int) -> dict[str, Any]:
@@ -262,7 +276,12 @@ def user(work: Path, ready: Callable[[], None], threads: int) -> dict[str, Any]:
     settings = settings_of(work)
     model = whisperx.load_model(settings.asr.model, "cpu", compute_type=settings.asr.compute_type, threads=threads)
     paraformer = AutoModel(
-        model=settings.copilot.models["zh"], device="cpu", ncpu=threads, disable_update=True, disable_pbar=True, log_level="ERROR"
+        model=settings.copilot.models["zh"],
+        device="cpu",
+        ncpu=threads,
+        disable_update=True,
+        disable_pbar=True,
+        log_level="ERROR",
     )
     clock = Clock()
     clips = 0

@@ -9,17 +9,17 @@ What is compared, on the same pairs in the same order:
                pypinyin.lazy_pinyin twice per side (initials, finals with tones), English words looked up one by one in
                the same CMU dictionary (letters when it lacks one), and jiwer.process_words over those phones for PER
 
-The baseline never skips equal pairs, remembers nothing between pairs, has no rules for unknown words and no Cantonese. Both
-must give the same WER and PER for every Mandarin pair, or the benchmark stops before it times anything.
+The baseline never skips equal pairs, remembers nothing between pairs, has no rules for unknown words and no Cantonese.
+Both must give the same WER and PER for every Mandarin pair, or the benchmark stops before it times anything.
 
     included   both sides normalise with operators.text inside the timed loop
     excluded   both get spoken forms made beforehand, so only scoring is timed
     naive      the baseline only strips punctuation with a regular expression, ours normalises in full
 
-The corpus is made here from a seed: clip-length sentences (about 10 s of speech), all distinct, 50 % Mandarin, 30 % English,
-20 % code-switched. The "ASR" side has punctuation, capitals and digits, the "copilot" side is bare, as Whisper and Paraformer
-write. Half of the pairs say the same words; in the rest one to three tokens were replaced, dropped or doubled.
-docs/benchmarks.md, section "Rover", holds what came out.
+The corpus is made here from a seed: clip-length sentences (about 10 s of speech), all distinct, 50 % Mandarin, 30 %
+English, 20 % code-switched. The "ASR" side has punctuation, capitals and digits, the "copilot" side is bare, as Whisper
+and Paraformer write. Half of the pairs say the same words; in the rest one to three tokens were replaced, dropped or
+doubled. docs/benchmarks.md, section "Rover", holds what came out.
 """
 
 from __future__ import annotations
@@ -103,7 +103,8 @@ def sentence(kind: str, draw: random.Random) -> str:
 
     if kind == "en":
         clauses = [
-            f"{draw.choice(EN_WHO)} {filled(draw.choice(EN_DO))} {draw.choice(EN_WHEN)}" for _ in range(draw.randint(1, 3))
+            f"{draw.choice(EN_WHO)} {filled(draw.choice(EN_DO))} {draw.choice(EN_WHEN)}"
+            for _ in range(draw.randint(1, 3))
         ]
         text = clauses[0]
         for clause in clauses[1:]:
@@ -192,7 +193,9 @@ def ours(pair: Pair, rover: Rover) -> tuple[float, float]:
 
 
 def pairs_per_second(works: dict[str, tuple[Callable[[Pair], object], list[Pair]]], repeats: int) -> dict[str, float]:
-    """Pairs per second of CPU time, so that neighbours on the machine count little; the best of `repeats` rounds of all."""
+    """Pairs per second of CPU time, so that neighbours on the machine count little; the best of `repeats` rounds of
+    all.
+    """
     best: dict[str, float] = {}
     for _ in range(repeats):
         for name, (work, pairs) in works.items():
@@ -214,7 +217,9 @@ def main() -> None:
     raw = corpus(arguments.pairs, arguments.seed)
     normaliser = Normaliser()
     spoken = [
-        pair._replace(asr=normaliser.spoken(pair.asr, pair.language), copilot=normaliser.spoken(pair.copilot, pair.language))
+        pair._replace(
+            asr=normaliser.spoken(pair.asr, pair.language), copilot=normaliser.spoken(pair.copilot, pair.language)
+        )
         for pair in raw
     ]
     full, bare = Rover(), Rover(normaliser=AsGiven())
@@ -253,9 +258,13 @@ def main() -> None:
         )
 
     print(
-        f"{arguments.pairs} pairs, seed {arguments.seed}: pairs per second of CPU time on one core, best of {arguments.repeats}\n"
+        f"{arguments.pairs} pairs, seed {arguments.seed}: pairs per second of CPU time on one core, best of "
+        f"{arguments.repeats}\n"
     )
-    print("| pairs | tokens | equal | ours | per pair | ratio | ours, no norm. | per pair, no norm. | ratio | naive | ratio |")
+    print(
+        "| pairs | tokens | equal | ours | per pair | ratio | ours, no norm. | per pair, no norm. | ratio | naive "
+        "| ratio |"
+    )
     print("|---|" + "--:|" * 10)
     for row in rows:
         cells = (

@@ -109,7 +109,9 @@ def own_results(found: list[Table]) -> list[Result]:
     """Of a benchmark that prints its targets itself."""
     rows = [(header[1], row) for header, *rows in found if header[0] == "target" for row in rows]
     return [
-        Result(target=row[0], wanted=f"{'>=' if bound == 'at least' else '<='} {row[1]}", measured=row[2], verdict=row[3])
+        Result(
+            target=row[0], wanted=f"{'>=' if bound == 'at least' else '<='} {row[1]}", measured=row[2], verdict=row[3]
+        )
         for bound, row in rows
     ]
 
@@ -184,8 +186,18 @@ BENCHMARKS = (
 
 def run(benchmark: Benchmark, quick: bool) -> str | None:
     """Run one, showing what it prints as it comes; answers all of it, None when it failed."""
-    command = [sys.executable, "-u", "-m", f"benchmarks.{benchmark.name}", *(benchmark.quick if quick else benchmark.full)]
-    environment = os.environ | {"PYTHONWARNINGS": "ignore", "RAY_USAGE_STATS_ENABLED": "0", "PYANNOTE_METRICS_ENABLED": "0"}
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        f"benchmarks.{benchmark.name}",
+        *(benchmark.quick if quick else benchmark.full),
+    ]
+    environment = os.environ | {
+        "PYTHONWARNINGS": "ignore",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "PYANNOTE_METRICS_ENABLED": "0",
+    }
     lines: list[str] = []
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
@@ -216,7 +228,8 @@ def main() -> int:
         started = time.monotonic()
         output = run(benchmark, options.quick)
         print(
-            f"\n--- {benchmark.name} took {time.monotonic() - started:.0f} s, load average {os.getloadavg()[0]:.1f}", flush=True
+            f"\n--- {benchmark.name} took {time.monotonic() - started:.0f} s, load average {os.getloadavg()[0]:.1f}",
+            flush=True,
         )
         if output is None:
             failed.append(benchmark.name)

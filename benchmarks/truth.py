@@ -3,10 +3,10 @@
     ../shared/data ──unpack.sh──> crawl/ ──decode, truth.jsonl──> list[Sample]
 
 Truth spans are whole source clips, natural silence at their edges included, except in words, cantonese, commands and
-sounds, whose clips were trimmed: elsewhere recall counts edge silence as missed speech. "Tight" is the same truth with each
-span's edges moved in to the first and last 30 ms that are loud for that span (within 30 dB of its 95th percentile and a
-third of the way up from its 5th), so that what a tight recall misses is sound. The meeting domain's truth is turns that
-overlap and may be very faint. Sounds hold no speech.
+sounds, whose clips were trimmed: elsewhere recall counts edge silence as missed speech. "Tight" is the same truth with
+each span's edges moved in to the first and last 30 ms that are loud for that span (within 30 dB of its 95th percentile
+and a third of the way up from its 5th), so that what a tight recall misses is sound. The meeting domain's truth is
+turns that overlap and may be very faint. Sounds hold no speech.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     list[Sample] ──each engine and step──> scores ──hysteresis──> speech ──cut──> clips ──compare with truth──> tables
 
-    python -m benchmarks.vad                      all tables on about 7 minutes of every domain: five minutes on one core
-    python -m benchmarks.vad --minutes 1e9        the whole crawl
+    python -m benchmarks.vad                      all tables on about 7 minutes of every domain: five minutes on one
+    core python -m benchmarks.vad --minutes 1e9        the whole crawl
     python -m benchmarks.vad --engines pyannote-2.5,silero --study thresholds,joining
 
 What truth, recall and "tight" mean: benchmarks/truth.py. Purity is the share of what was taken that lies in true spans.
@@ -85,7 +85,7 @@ class Tally:
                 self.segments_cut += max(around) > (noise + loud) / 2
 
 
-# --- engines --------------------------------------------------------------------------------------------------------------
+# --- engines ----------------------------------------------------------------------------------------------------------
 
 
 def engines() -> dict[str, Callable[[], VoiceActivity]]:
@@ -215,7 +215,8 @@ def report_thresholds(crawl: list[Sample], scores: dict[str, list[Scores]], sett
             low = min((100 * one.clip_tight / one.tight, domain) for domain, one in tallies.items() if one.truth)
             rows.append(
                 [
-                    f"{name} {onset:g} / {offset:g}" + (" *" if (onset, offset) == (default.onset, default.offset) else ""),
+                    f"{name} {onset:g} / {offset:g}"
+                    + (" *" if (onset, offset) == (default.onset, default.offset) else ""),
                     share(every.speech_true, every.truth),
                     share(every.speech_tight, every.tight),
                     share(every.speech_true, every.speech),
@@ -245,14 +246,19 @@ def report_thresholds(crawl: list[Sample], scores: dict[str, list[Scores]], sett
     )
 
 
-# --- joining ----------------------------------------------------------------------------------------------------------------
+# --- joining ----------------------------------------------------------------------------------------------------------
 
 
 def draw_errors(crawl: list[Sample], bursts: bool) -> list[list[int]]:
-    """Wrong tokens per true segment. Even: every token 2 %. Bursts: 5 % of segments 40 %, the rest 0.5 % (2.5 % in all)."""
+    """Wrong tokens per true segment. Even: every token 2 %. Bursts: 5 % of segments 40 %, the rest 0.5 % (2.5 % in
+    all).
+    """
     rng = np.random.default_rng(20)
     return [
-        [int(rng.binomial(count, (0.4 if rng.random() < 0.05 else 0.005) if bursts else 0.02)) for count in sample.tokens]
+        [
+            int(rng.binomial(count, (0.4 if rng.random() < 0.05 else 0.005) if bursts else 0.02))
+            for count in sample.tokens
+        ]
         for sample in crawl
     ]
 
@@ -280,7 +286,12 @@ def rover(crawl: list[Sample], cuttings: list[Cutting], errors: list[list[int]])
 def report_joining(crawl: list[Sample], scores: list[Scores], thresholds: Thresholds, settings: CutSettings) -> None:
     even, bursts = draw_errors(crawl, False), draw_errors(crawl, True)
     grid = [
-        replace(settings, target_seconds=target, max_gap_seconds=gap, rescue_gap_seconds=max(gap, settings.rescue_gap_seconds))
+        replace(
+            settings,
+            target_seconds=target,
+            max_gap_seconds=gap,
+            rescue_gap_seconds=max(gap, settings.rescue_gap_seconds),
+        )
         for target in (10.0, 20.0, 30.0)
         for gap in (0.3, 0.8, 1.2, 2.0)
     ]
@@ -307,7 +318,14 @@ def report_joining(crawl: list[Sample], scores: list[Scores], thresholds: Thresh
                 *(f"{100 * kept:.1f} ({100 * wrong:.2f})" for kept, wrong in retained),
             ]
         )
-    columns = ["target / gap / rescue / pad", "windows per speech hour", "mean clip s", "tight recall", "purity", "pause"]
+    columns = [
+        "target / gap / rescue / pad",
+        "windows per speech hour",
+        "mean clip s",
+        "tight recall",
+        "purity",
+        "pause",
+    ]
     table(
         "Joining, default engine, all domains but sounds (* default; %)",
         [*columns, "too short", "split", "in sound", "kept, even errors (label noise)", "kept, bursts (label noise)"],
@@ -325,12 +343,17 @@ def report_threads(crawl: list[Sample]) -> None:
         found.append((engine.scores(pcm).values, engine.speech(pcm)))
     torch.set_num_threads(1)
     difference = float(np.abs(found[0][0] - found[1][0]).max())
-    print(f"\npyannote with 1 and 2 threads: scores differ by at most {difference:.1e}, same spans: {found[0][1] == found[1][1]}")
+    print(
+        f"\npyannote with 1 and 2 threads: scores differ by at most {difference:.1e}, same spans: "
+        f"{found[0][1] == found[1][1]}"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="VAD engines and clip joining against the crawl's truth")
-    parser.add_argument("--crawl", type=Path, help="an unpacked crawl; default: unpack ../shared/data into a temporary folder")
+    parser.add_argument(
+        "--crawl", type=Path, help="an unpacked crawl; default: unpack ../shared/data into a temporary folder"
+    )
     parser.add_argument("--minutes", type=float, default=7.0, help="audio per domain (default 7)")
     parser.add_argument("--engines", default="all", help=f"comma-separated of {', '.join(engines())} (default all)")
     parser.add_argument("--study", default="thresholds,joining,threads", help="comma-separated, empty for none")
@@ -350,7 +373,9 @@ def main() -> None:
     scores = report_engines(crawl, names, settings)
     default = f"pyannote-{PyannoteVad.__init__.__kwdefaults__['step']:g}"
     if "thresholds" in options.study:
-        report_thresholds(crawl, {name: s for name, s in scores.items() if name in (default, "silero", "fsmn")}, settings)
+        report_thresholds(
+            crawl, {name: s for name, s in scores.items() if name in (default, "silero", "fsmn")}, settings
+        )
     if "joining" in options.study and default in scores:
         report_joining(crawl, scores[default], thresholds_of(default), settings)
     if "threads" in options.study:

@@ -1,8 +1,8 @@
-"""`make demo`: curate the demo crawl with the starter engines, hold the labels against the truth, hand them off, train a tiny
-elastic model for a few minutes, evaluate it, and export its sizes.
+"""`make demo`: curate the demo crawl with the starter engines, hold the labels against the truth, hand them off, train
+a tiny elastic model for a few minutes, evaluate it, and export its sizes.
 
-Where the starter engines are not there, engines with random weights take their place: the curation runs, and nothing is kept,
-because two engines that hear nothing do not agree; then there is nothing to train on.
+Where the starter engines are not there, engines with random weights take their place: the curation runs, and nothing is
+kept, because two engines that hear nothing do not agree; then there is nothing to train on.
 """
 
 from __future__ import annotations
@@ -64,7 +64,9 @@ def train() -> None:
 
 def main() -> None:
     for folder in (RUN, HANDOFF, MODEL, EXPORTED):
-        shutil.rmtree(ROOT / folder, ignore_errors=True)  # a demo starts afresh; a run of yours goes on where it stopped
+        shutil.rmtree(
+            ROOT / folder, ignore_errors=True
+        )  # a demo starts afresh; a run of yours goes on where it stopped
     kept = curate()
     if kept >= LEAST_CLIPS:
         train()

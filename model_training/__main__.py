@@ -1,4 +1,6 @@
-"""The command line: python -m model_training train | eval | decode | export | recognize | inspect | tokenizer | index."""
+"""The command line: python -m model_training train | eval | decode | export | recognize | inspect | tokenizer |
+index.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from pathlib import Path
 
 from operators.errors import UserError
 
-# OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the machine: with
-# two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
+# OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the
+# machine: with two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 DESCRIPTION = """\
-Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events, trained
-once, exported at several sizes."""
+Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events,
+trained once, exported at several sizes."""
 
 EXAMPLES = {
     "main": """\
@@ -32,23 +34,25 @@ examples:
   python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
   python -m model_training recognize models/edge talk.mp3           no torch needed""",
     "train": """\
-DIR is what 'python -m pipeline handoff' wrote, local or s3://. A stopped run goes on where it was: give the same command again.
+DIR is what 'python -m pipeline handoff' wrote, local or s3://.
+A stopped run goes on where it was: give the same command again.
 Presets: {presets}
 Several workers: torchrun --nproc-per-node 8 -m model_training train --data DIR
 
 examples:
   python -m model_training train --data handoff --config tiny
   python -m model_training train --data s3://bucket/handoff --config paper-1b --out models/first train.max_steps=650000
-  python -m model_training train --data handoff --config my.yaml model.moe.experts=[3,7] optimizer.learning_rate=0.002""",
+  python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002""",
     "eval": """\
 One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
 
 examples:
-  python -m model_training eval models/tiny --data handoff                           all sizes on test, attention rescoring
+  python -m model_training eval models/tiny --data handoff                      all sizes on test, attention rescoring
   python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
-  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15      next to other models""",
+  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15   next to other models""",
     "decode": """\
-Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported model and without torch.
+Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported
+model and without torch.
 
 examples:
   python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
@@ -111,7 +115,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     def searching(command: argparse.ArgumentParser) -> None:
         command.add_argument("checkpoint", metavar="CKPT", help="folder of a checkpoint, or of a run: its newest")
-        command.add_argument("--average", type=int, default=1, metavar="N", help="use the mean of the newest N checkpoints")
+        command.add_argument(
+            "--average", type=int, default=1, metavar="N", help="use the mean of the newest N checkpoints"
+        )
         command.add_argument("--ema", action="store_true", help="use the averaged weights that training kept")
         command.add_argument("--beam", type=int, default=10)
         command.add_argument("--ctc-weight", type=float, default=0.5, help="of CTC in rescoring (default 0.5)")
@@ -133,7 +139,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument(
         "--twin", action="append", default=[], metavar="CKPT", help="another model in the same table; may be repeated"
     )
-    command.add_argument("--out", metavar="DIR", help="where eval.json and eval.html go (default: beside the checkpoint)")
+    command.add_argument(
+        "--out", metavar="DIR", help="where eval.json and eval.html go (default: beside the checkpoint)"
+    )
 
     command = add("decode", "transcribe files, or a split, with a checkpoint", _decode)
     searching(command)
@@ -159,11 +167,15 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command = add("inspect", "what is in a checkpoint, or how large a configuration is", _inspect)
     command.add_argument("checkpoint", nargs="?", metavar="CKPT", help="folder of a checkpoint or of a run")
     command.add_argument("--config", metavar="CONFIG", help="a preset or YAML file instead of a checkpoint")
-    command.add_argument("--vocabulary", type=int, default=6000, help="size of the vocabulary with --config (default 6000)")
+    command.add_argument(
+        "--vocabulary", type=int, default=6000, help="size of the vocabulary with --config (default 6000)"
+    )
     command.add_argument("settings", nargs="*", metavar="key=value")
 
     command = add("index", "make a hand-off of WebDataset tars from elsewhere", _index)
-    command.add_argument("tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://")
+    command.add_argument(
+        "tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://"
+    )
     command.add_argument("--dev", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
     command.add_argument("--test", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
     command.add_argument("--seed", type=int, default=0)
@@ -176,7 +188,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         "--scheme", metavar="FILE", help="JSON or YAML with the labels of languages, ages, ...; default: built in"
     )
     command.add_argument("--bpe-size", type=int, default=5000, help="units for words with spaces (default 5000)")
-    command.add_argument("--min-char-count", type=int, default=1, help="rarer Han characters become unknown (default 1)")
+    command.add_argument(
+        "--min-char-count", type=int, default=1, help="rarer Han characters become unknown (default 1)"
+    )
     command.add_argument("--out", required=True, metavar="DIR")
     return main
 
@@ -186,7 +200,9 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser(next((argument for argument in arguments if not argument.startswith("-")), None))
     options, rest = commands.parse_known_args(arguments)
     # argparse takes the positional arguments in one stretch; settings may stand between options too.
-    if any(argument.startswith("-") or "=" not in argument for argument in rest) or (rest and not hasattr(options, "settings")):
+    if any(argument.startswith("-") or "=" not in argument for argument in rest) or (
+        rest and not hasattr(options, "settings")
+    ):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         options.settings += rest
@@ -233,7 +249,9 @@ def _eval(options: argparse.Namespace) -> int:
     for path, name in zip(paths, _names(paths)):
         loaded = load(options, path, methods)
         out = out or _writable(loaded.path)
-        step = f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""  # a step's folder says it itself
+        step = (
+            f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""
+        )  # a step's folder says it itself
         evaluations.append(
             evaluate(
                 loaded.model,
@@ -267,7 +285,9 @@ def _writable(path: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}): give --out a folder that can be written to") from None
+        raise UserError(
+            f"cannot write to {folder} ({error.strerror}): give --out a folder that can be written to"
+        ) from None
     finally:
         for one in made:
             with suppress(OSError):

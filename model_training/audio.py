@@ -50,7 +50,8 @@ def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | No
     full scale.
 
     Raises:
-        BadSample: cannot be decoded, ends too early, holds no sample, NaN or infinity, or claims more than memory holds.
+        BadSample: cannot be decoded, ends too early, holds no sample, NaN or infinity, or claims more than memory
+        holds.
     """
     try:
         with soundfile.SoundFile(file) as audio:

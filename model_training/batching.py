@@ -79,7 +79,8 @@ class Planner:
         `max_clip_frames`: longer clips are left out; at most what `plan` has room for.
 
         Raises:
-            UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it `may_be_empty`.
+            UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it
+            `may_be_empty`.
         """
         self.plan, self._index, self._stretch = plan, index, stretch
         room = int(plan.max_frames / stretch)

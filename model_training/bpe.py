@@ -2,8 +2,8 @@
 
     words with counts ──learn_merges──> merges, most frequent first ──split_word──> pieces of any word
 
-Sennrich et al. 2016. Ties go to the pair whose symbols are older (alphabet in code-point order, then merges in turn), which
-is what the `tokenizers` library does, so the same corpus gives the same merges here and there.
+Sennrich et al. 2016. Ties go to the pair whose symbols are older (alphabet in code-point order, then merges in turn),
+which is what the `tokenizers` library does, so the same corpus gives the same merges here and there.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ _RAREST = 2
 
 
 def learn_merges(words: Mapping[tuple[str, ...], int], count: int) -> list[Merge]:
-    """Merges that make `count` new pieces, fewer when no pair is left that occurs twice. `words` maps symbols to occurrences."""
+    """Merges that make `count` new pieces, fewer when no pair is left that occurs twice. `words` maps symbols to
+    occurrences.
+    """
     names = sorted({symbol for word in words for symbol in word})
     number = {name: index for index, name in enumerate(names)}
     spelt = [[number[symbol] for symbol in word] for word in words]

@@ -93,7 +93,9 @@ def _token_ms(scorer: Scorer) -> float:
     return (time.process_time() - began) / _TOKENS * 1000
 
 
-def render(record: Mapping[str, Any], full: Mapping[str, int], speed: Speed | None, evaluation: Evaluation | None) -> str:
+def render(
+    record: Mapping[str, Any], full: Mapping[str, int], speed: Speed | None, evaluation: Evaluation | None
+) -> str:
     """The card as Markdown. `record` is config.json, `full` the parameter counts of the largest group."""
     group, format = record["group"], record["format"]
     moe = record["model"]["moe"]
@@ -152,7 +154,9 @@ def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
         for method in evaluation.methods
     ]
     table = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
-    note = "Character error rate in percent with its 95 % interval, of the model in float32 before export, at every size."
+    note = (
+        "Character error rate in percent with its 95 % interval, of the model in float32 before export, at every size."
+    )
     if record["format"] == "onnx-int8":
         note += " This folder holds 8-bit weights: evaluate it on your own audio as well."
     if record["group"] not in groups:

@@ -6,8 +6,8 @@
       trainer.json             step, settings, vocabulary, fingerprints, sha256 of the other files: written last
       tokenizer.json  cmvn.json
 
-Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code. The place
-in the data is a function of the step, and random numbers of (seed, step), so neither needs a file.
+Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code.
+The place in the data is a function of the step, and random numbers of (seed, step), so neither needs a file.
 """
 
 from __future__ import annotations
@@ -92,7 +92,9 @@ def save(
         (temporary / name).write_text(text, encoding="utf-8")
     names = sorted([*tensors, *texts])
     record = record | {"version": VERSION, "step": step, "files": {name: _sha256(temporary / name) for name in names}}
-    (temporary / "trainer.json").write_text(json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True), encoding="utf-8")
+    (temporary / "trainer.json").write_text(
+        json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True), encoding="utf-8"
+    )
     for name in [*names, "trainer.json"]:
         _sync(temporary / name)
     _sync(temporary)
@@ -102,7 +104,8 @@ def save(
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint by its folder, or the newest whole one of a training run. Newer ones that are damaged are named on stderr.
+    """A checkpoint by its folder, or the newest whole one of a training run. Newer ones that are damaged are named on
+    stderr.
 
     Raises:
         UserError: there is none, or a file is missing or differs from its checksum.
@@ -136,7 +139,8 @@ def latest(folder: str | Path) -> Checkpoint | None:
 
 
 def set_aside(folder: Path, after: int) -> list[Path]:
-    """Rename the checkpoints of later steps than `after`, which a run that goes on from there found damaged, to damaged-step-...
+    """Rename the checkpoints of later steps than `after`, which a run that goes on from there found damaged, to
+    damaged-step-...
 
     Else they would count as the newest: `prune` would keep them for whole ones, and `save` would not replace them.
     Returns: their new places.
@@ -188,7 +192,8 @@ def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments:
         name, state = key.rsplit("/", 1)
         if name not in parameters:
             raise UserError(
-                f"the checkpoint's optimiser state names {name}, which this model lacks: use the settings it was made with"
+                f"the checkpoint's optimiser state names {name}, which this model lacks: use the settings it was "
+                "made with"
             )
         parameter = parameters[name]
         # AdamW keeps its step count on the CPU

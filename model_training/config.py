@@ -2,7 +2,8 @@
 
     dataclasses (defaults, types, comments) ──OmegaConf──> merged with CONFIG and key=value ──check──> Settings
 
-CONFIG is a YAML file or the name of a preset in configs/. A key that does not exist is an error that names its neighbours.
+CONFIG is a YAML file or the name of a preset in configs/. A key that does not exist is an error that names its
+neighbours.
 """
 
 from __future__ import annotations
@@ -32,11 +33,15 @@ DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 class MoESettings:
     """An elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1; SPEC.md section 2)."""
 
-    ffn: str = "all"  # which blocks: all | second (the second macaron block of the encoder only, as in 3M) | none (dense)
+    ffn: str = (
+        "all"  # which blocks: all | second (the second macaron block of the encoder only, as in 3M) | none (dense)
+    )
     shared: int = 1  # S: always on, no gate
     experts: list[int] = field(default_factory=lambda: [3, 7, 15])  # N of each nested group; one entry = no groups
     top_k: int = 3  # K of N; does not count the shared
-    expert_width: int = 0  # hidden units of one expert; 0: d_ff * 8 / (S + N), so that all experts together hold 8 blocks
+    expert_width: int = (
+        0  # hidden units of one expert; 0: d_ff * 8 / (S + N), so that all experts together hold 8 blocks
+    )
     norm_topk: bool = True  # softmax over the chosen K; false: over all N, as Switch and 3M do
     group_weights: list[float] = field(default_factory=list)  # how often a group is drawn; empty: 1, 2, 4, ...
     balance: str = "none"  # none (paper) | bias (auxiliary-loss-free) | switch | sparsity (3M: L1 and mean importance)
@@ -46,7 +51,9 @@ class MoESettings:
     importance_weight: float = 0.15  # beta of 3M
     embedding_layers: int = 0  # blocks of 3M's shared embedding network, which routers also see; 0: none
     embedding_weight: float = 0.01  # gamma of 3M: its CTC loss
-    dispatch: str = "auto"  # auto | dense | sorted | grouped | loop: how frames reach experts; grouped: a GPU's bfloat16 only
+    dispatch: str = (
+        "auto"  # auto | dense | sorted | grouped | loop: how frames reach experts; grouped: a GPU's bfloat16 only
+    )
 
 
 @dataclass
@@ -73,7 +80,9 @@ class LossSettings:
 
 @dataclass
 class AugmentConfig:
-    """What a clip goes through before its features, and its features after normalisation (3M section 4.2; SPEC.md section 2)."""
+    """What a clip goes through before its features, and its features after normalisation (3M section 4.2; SPEC.md
+    section 2).
+    """
 
     speed_factors: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])  # one for each clip; []: none
     noise_probability: float = 0.5
@@ -89,7 +98,9 @@ class AugmentConfig:
 
     def settings(self) -> AugmentSettings:
         """Raises UserError for values out of range."""
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()}
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()
+        }
         values.pop("noises")
         for key in ("snr_db", "rt60_seconds"):
             if len(values[key]) != 2 or not all(map(math.isfinite, values[key])):
@@ -107,7 +118,9 @@ class DataSettings:
     loaders: int = 1  # processes that read and decode; 0: none
     task_order: str = ""  # attributes_first, or text_first (OSUM's ASR+X); empty: the tokenizer's
     tasks: dict[str, float] = field(default_factory=lambda: {"transcribe": 1.0})  # how often each prompt is trained
-    forget_attributes: float = 0.0  # share of age, gender, emotion and language labels treated as unknown (an experiment's knob)
+    forget_attributes: float = (
+        0.0  # share of age, gender, emotion and language labels treated as unknown (an experiment's knob)
+    )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
@@ -115,7 +128,9 @@ class DataSettings:
 class OptimizerSettings:
     name: str = "adamw"  # adamw | muon (orthogonal updates for matrices, AdamW for the rest; needs fewer steps)
     learning_rate: float = 1e-3
-    schedule: str = "noam"  # noam (warm-up, then 1/sqrt(step)) | cosine (to zero at max_steps) | constant (after warm-up)
+    schedule: str = (
+        "noam"  # noam (warm-up, then 1/sqrt(step)) | cosine (to zero at max_steps) | constant (after warm-up)
+    )
     warmup_steps: int = 500
     weight_decay: float = 0.01
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
@@ -195,7 +210,13 @@ def to_dict(settings: Settings) -> dict[str, Any]:
 
 def check(settings: Settings) -> None:
     """Refuse what cannot work, with the mend."""
-    model, moe, data, optimizer, train = settings.model, settings.model.moe, settings.data, settings.optimizer, settings.train
+    model, moe, data, optimizer, train = (
+        settings.model,
+        settings.model.moe,
+        settings.data,
+        settings.optimizer,
+        settings.train,
+    )
 
     def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         if value not in allowed:
@@ -265,11 +286,15 @@ def check(settings: Settings) -> None:
     if not optimizer.clip_norm > 0:
         raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be above 0")
     if data.max_frames < data.max_clip_frames:
-        raise UserError(f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}")
+        raise UserError(
+            f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}"
+        )
     if not 0 <= data.forget_attributes <= 1:
         raise UserError(f"data.forget_attributes={data.forget_attributes}: must lie between 0 and 1")
     if model.extra_decoders >= model.encoder_layers:
-        raise UserError(f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}")
+        raise UserError(
+            f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}"
+        )
     if model.d_model % model.heads or model.d_model % 2:
         raise UserError(f"model.d_model={model.d_model}: must be even and a multiple of model.heads={model.heads}")
     if not model.causal and model.kernel % 2 == 0:
@@ -288,11 +313,15 @@ def _check_experts(model: ModelSettings) -> None:
     if not moe.experts or any(more <= fewer for fewer, more in zip(moe.experts, moe.experts[1:])):
         raise UserError(f"model.moe.experts={moe.experts}: give increasing numbers, for example [3, 7, 15]")
     if not 1 <= moe.top_k <= moe.experts[0]:
-        raise UserError(f"model.moe.top_k={moe.top_k}: must be from 1 to {moe.experts[0]}, the experts of the smallest group")
+        raise UserError(
+            f"model.moe.top_k={moe.top_k}: must be from 1 to {moe.experts[0]}, the experts of the smallest group"
+        )
     if moe.shared < 0:
         raise UserError(f"model.moe.shared={moe.shared}: must be at least 0")
     if moe.group_weights and len(moe.group_weights) != len(moe.experts):
-        raise UserError(f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups")
+        raise UserError(
+            f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups"
+        )
     if moe.group_weights and not (min(moe.group_weights) >= 0 and 0 < sum(moe.group_weights) < math.inf):
         raise UserError(f"model.moe.group_weights={moe.group_weights}: give numbers of at least 0, one of them above")
     if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):

@@ -1,11 +1,12 @@
 """The Conformer encoder: macaron feed-forward, relative attention, convolution, feed-forward (Gulati et al. 2020).
 
-    features_BF80 ──2 strided convolutions, 1/4 of the frames──> x_BSD ──blocks──> encoded_BSD, and after which depths asked for
+    features_BF80 ──2 strided convolutions, 1/4 of the frames──> x_BSD ──blocks──> encoded_BSD, and after which depths
+    asked for
 
 Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, D model width, H heads.
 
-What lies behind a clip's end never reaches a frame inside it: outputs of the sub-sampling that would touch padding are cut, and
-attention and convolution are masked. A clip's encoding therefore does not depend on its batch.
+What lies behind a clip's end never reaches a frame inside it: outputs of the sub-sampling that would touch padding are
+cut, and attention and convolution are masked. A clip's encoding therefore does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -36,11 +37,14 @@ class Subsampling(nn.Module):
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
-        self.convolutions = nn.Sequential(nn.Conv2d(1, d_model, 3, 2), nn.ReLU(), nn.Conv2d(d_model, d_model, 3, 2), nn.ReLU())
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, d_model, 3, 2), nn.ReLU(), nn.Conv2d(d_model, d_model, 3, 2), nn.ReLU()
+        )
         self.out = nn.Linear(d_model * (((BINS - 1) // 2 - 1) // 2), d_model)
 
     def forward(self, features_BF80: Tensor) -> Tensor:
-        # These strides mean channels last: otherwise a CPU spends half of the convolutions' time on laying their inputs out anew
+        # These strides mean channels last: otherwise a CPU spends half of the convolutions' time on laying their inputs
+        # out anew
         x_BDSW = self.convolutions(features_BF80.unsqueeze(-1).permute(0, 3, 1, 2))
         return self.out(x_BDSW.transpose(1, 2).flatten(2))
 
@@ -95,13 +99,17 @@ def relative_positions(length: int | Tensor, d_model: int, like: Tensor) -> Tens
 
 
 def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
-    frequency = torch.exp(torch.arange(0, d_model, 2, device=position_P.device).float() * (-math.log(10_000.0) / d_model))
+    frequency = torch.exp(
+        torch.arange(0, d_model, 2, device=position_P.device).float() * (-math.log(10_000.0) / d_model)
+    )
     angle = position_P.unsqueeze(1) * frequency
     return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise, depthwise over time; LayerNorm, since BatchNorm's statistics would tie the clips of a batch together."""
+    """Gated pointwise, depthwise over time; LayerNorm, since BatchNorm's statistics would tie the clips of a batch
+    together.
+    """
 
     def __init__(self, d_model: int, kernel: int, causal: bool) -> None:
         super().__init__()
@@ -127,7 +135,9 @@ class Block(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(5))
         self.dropout = nn.Dropout(settings.dropout)
 
-    def forward(self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor, mask_BS: Tensor, routing: Routing) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor, mask_BS: Tensor, routing: Routing
+    ) -> Tensor:
         first, attention, convolution, second, last = self.norms
         x_BSD = x_BSD + 0.5 * self.dropout(self.first_ffn(first(x_BSD), routing))
         x_BSD = x_BSD + self.dropout(self.attention(attention(x_BSD), positions_RD, mask_BSS))
@@ -137,7 +147,9 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense(name)` a plain one; `place` says where."""
+    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense(name)` a plain one; `place` says
+    where.
+    """
 
     def __init__(
         self, settings: ModelSettings, layers: int, make_ffn: MakeFFN, make_dense: MakeFFN, place: str, name: str

@@ -1,6 +1,7 @@
 """What a checkpoint hears: recordings of any length, or the clips of a hand-off's split.
 
-    file ──hear──> windows ──ModelScorer──> search ──join──> one JSON line        split ──labelled_sets──> a line for each clip
+    file ──hear──> windows ──ModelScorer──> search ──join──> one JSON line        split ──labelled_sets──> a line for
+    each clip
 
 The same cutting and joining as in recognize.py, with torch. `load` is shared with `eval`.
 """
@@ -25,7 +26,9 @@ from operators.errors import UserError
 
 
 def decode(options: argparse.Namespace) -> int:
-    """Recordings, or the clips of a split, as JSON lines. A recording that cannot be read is named, and the code is then 2."""
+    """Recordings, or the clips of a split, as JSON lines. A recording that cannot be read is named, and the code is
+    then 2.
+    """
     if bool(options.files) == bool(options.data):
         raise UserError("give audio files, or --data with a hand-off")
     loaded = load(options, options.checkpoint, [options.method])
@@ -59,7 +62,9 @@ def decode(options: argparse.Namespace) -> int:
 
 
 def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> LoadedModel:
-    """The model that the options ask for. Raises UserError where it was not trained for the task, or a method cannot do it."""
+    """The model that the options ask for. Raises UserError where it was not trained for the task, or a method cannot do
+    it.
+    """
     for name, value, least in (("--threads", options.threads, 0), ("--average", options.average, 1)):
         if value < least:
             raise UserError(f"{name} {value}: must be at least {least}")
@@ -71,7 +76,9 @@ def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> Load
 
 
 def recognise_file(path: str, loaded: LoadedModel, group: int, grammar: Grammar, search: SearchSettings) -> Recognition:
-    """What a recording of any length says, cut and joined as `recognize` does. Raises UserError for one that cannot be read."""
+    """What a recording of any length says, cut and joined as `recognize` does. Raises UserError for one that cannot be
+    read.
+    """
     parts: list[tuple[Recognition, int]] = []
     for features_F80 in hear(path, loaded.settings.data.max_clip_frames, loaded.cmvn):
         frames = len(features_F80)

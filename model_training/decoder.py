@@ -1,11 +1,12 @@
 """The left-to-right attention decoder, whole sequences at once or one token at a time.
 
-    inputs_BL ──embedding + sinusoids──> [self-attention, attention to the encoder, feed-forward] x layers ──> logits_BLV
+    inputs_BL ──embedding + sinusoids──> [self-attention, attention to the encoder, feed-forward] x layers ──>
+    logits_BLV
 
 Shapes: B sequences, L tokens, S encoder frames, D model width, V vocabulary, H heads.
 
-With a `Cache` a call adds tokens to what was decoded before and costs no more than they: keys and values of earlier tokens, and
-those of the encoder, are kept.
+With a `Cache` a call adds tokens to what was decoded before and costs no more than they: keys and values of earlier
+tokens, and those of the encoder, are kept.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class Decoder(nn.Module):
         super().__init__()
         self.d_model = settings.d_model
         self.embedding = nn.Embedding(vocabulary, settings.d_model)
-        self.layers = nn.ModuleList(Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(settings.decoder_layers))
+        self.layers = nn.ModuleList(
+            Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(settings.decoder_layers)
+        )
         self.norm = nn.LayerNorm(settings.d_model)
         self.out = nn.Linear(settings.d_model, vocabulary)
         self.dropout = nn.Dropout(settings.dropout)

@@ -181,8 +181,8 @@ def evaluate(
 ) -> Evaluation:
     """Scores of every set at every group (None: all of the model's) and method. Leaves the model in the mode it was in.
 
-    A set whose clips are all unusable has no result, but is in `unusable`. Raises UserError for a group that is not in the
-    model, an unknown method, and sets without a single clip.
+    A set whose clips are all unusable has no result, but is in `unusable`. Raises UserError for a group that is not in
+    the model, an unknown method, and sets without a single clip.
     """
     from model_training.scorer import ModelScorer
 
@@ -229,7 +229,9 @@ def evaluate_scorers(
     learnt: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
-    """`evaluate` for whatever can score: `make_scorer(batch, group)` encodes one batch, for example with an exported model."""
+    """`evaluate` for whatever can score: `make_scorer(batch, group)` encodes one batch, for example with an exported
+    model.
+    """
     grammar = Grammar(tokenizer, task=task, order=order, learnt=learnt)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
     results: list[Result] = []

@@ -78,7 +78,8 @@ def export(
         measure: time the result on this machine, for the card.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a group or format that does not exist; `out` holds
+        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a group or format that does not exist;
+        `out` holds
             something else or cannot be made.
     """
     if format not in FORMATS:
@@ -100,7 +101,9 @@ def export(
         try:
             scratch.mkdir(parents=True)
         except OSError as error:
-            raise UserError(f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to") from None
+            raise UserError(
+                f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to"
+            ) from None
         try:
             for name in (TOKENIZER, CMVN):
                 shutil.copyfile(loaded.path / name, scratch / name)

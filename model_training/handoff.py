@@ -36,7 +36,8 @@ class Handoff:
             record = json.loads(_read_first(name))
         except FileNotFoundError:
             raise UserError(
-                f"no {name}: give the directory that 'python -m pipeline handoff' or 'python -m model_training index' wrote"
+                f"no {name}: give the directory that 'python -m pipeline handoff' or 'python -m model_training "
+                "index' wrote"
             ) from None
         except ValueError:
             raise UserError(f"{name} is damaged: run the hand-off again") from None

@@ -144,7 +144,9 @@ class Index:
         return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0
 
     def labels(self, kind: str) -> set[str]:
-        """The labels that any clip has of a kind: language, age, gender, emotion, or event (written into its text or apart)."""
+        """The labels that any clip has of a kind: language, age, gender, emotion, or event (written into its text or
+        apart).
+        """
         if kind != "event":
             return set(pc.unique(self._table.column(kind)).drop_null().to_pylist())
         events = set(pc.unique(pc.list_flatten(self._table.column("events"))).drop_null().to_pylist())

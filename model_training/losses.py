@@ -1,7 +1,8 @@
-"""The training objective: 0.3 CTC + 0.7 attention, label smoothing, and what routing adds (SPEC.md section 2; 3M eq. 10-12).
+"""The training objective: 0.3 CTC + 0.7 attention, label smoothing, and what routing adds (SPEC.md section 2; 3M eq.
+10-12).
 
-Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can be named
-and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
+Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can
+be named and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
 """
 
 from __future__ import annotations
@@ -43,7 +44,8 @@ def losses(
 
     Args:
         ctc_targets_BU: text and events; targets_BL: next tokens, -1 where none counts.
-        open_BV: True for tokens that nobody knows to be absent from a clip (its events, when they were never labelled): they
+        open_BV: True for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
+        they
             take no part in its softmax, so their absence from the targets teaches nothing.
     """
     open_B1V = None if open_BV is None else open_BV.unsqueeze(1)

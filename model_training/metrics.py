@@ -1,11 +1,12 @@
-"""What an evaluation counts: edits, right and wrong labels, events found and missed; rates and intervals follow from counts.
+"""What an evaluation counts: edits, right and wrong labels, events found and missed; rates and intervals follow from
+counts.
 
     reference, hypothesis ──evaluation form──> tokens ──edits──> ErrorRate ──┐
     true label, answer ─────────────────────────────────────> LabelCounts ──┼──add──> of a set, of all sets
     true events, answers ───────────────────────────────────> EventCounts ──┘
 
-Counts add up over clips and sets, so every average can be made again from them. All rates are percentages, all intervals
-are 95 %, and a rate of nothing is None.
+Counts add up over clips and sets, so every average can be made again from them. All rates are percentages, all
+intervals are 95 %, and a rate of nothing is None.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Interval = tuple[float, float]
 
 
 def reference_tokens(text: str) -> list[str]:
-    """Tokens as the paper scores them: Han simplified, Latin upper case, one per Han character or word; events left out.
+    """Tokens as the paper scores them: Han simplified, Latin upper case, one per Han character or word; events left
+    out.
 
     TouchASP, "Multilingual Speech Recognition". The rate over them is the character error rate of Chinese and the word
     error rate of English.
@@ -72,7 +74,8 @@ class ErrorRate(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Of the rate as a ratio of two sums over clips that are independent of one another (Cochran 1977, section 6.3).
+        """Of the rate as a ratio of two sums over clips that are independent of one another (Cochran 1977, section
+        6.3).
 
         Clips of one speaker are not, so a set of few speakers deserves a wider one. None below two clips. Without any
         error nothing varies between clips: the upper bound is then Wilson's over tokens.

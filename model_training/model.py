@@ -1,4 +1,5 @@
-"""The speech-perception model: Conformer encoder, CTC head, attention decoder, elastic experts in their feed-forward blocks.
+"""The speech-perception model: Conformer encoder, CTC head, attention decoder, elastic experts in their feed-forward
+blocks.
 
     features_BF80 ──Encoder──> encoded_BSD ──┬── CTC head ──────────────> ctc logits_BSV    text and events
                                              └── Decoder (+ inputs_BL) ──> logits_BLV        attributes, text, events
@@ -51,11 +52,14 @@ class SpeechModel(nn.Module):
         make_decoder_ffn = make_ffn if moe.ffn == "all" else make_dense
         self.decoder = Decoder(settings, vocabulary, make_decoder_ffn, "decoder")
         self.extra_decoders = nn.ModuleList(
-            Decoder(settings, vocabulary, make_decoder_ffn, f"extra_decoder{number}") for number in range(settings.extra_decoders)
+            Decoder(settings, vocabulary, make_decoder_ffn, f"extra_decoder{number}")
+            for number in range(settings.extra_decoders)
         )
         self.embedding_network: Encoder | None = None
         if moe.ffn != "none" and moe.embedding_layers:
-            self.embedding_network = Encoder(settings, moe.embedding_layers, make_dense, make_dense, "none", "embedding")
+            self.embedding_network = Encoder(
+                settings, moe.embedding_layers, make_dense, make_dense, "none", "embedding"
+            )
             self.embedding_ctc = nn.Linear(settings.d_model, vocabulary)
 
     def forward(
@@ -115,8 +119,8 @@ class SpeechModel(nn.Module):
         return [(name, parameter) for name, parameter in self.named_parameters() if id(parameter) not in idle]
 
     def parameter_counts(self, group: int) -> dict[str, int]:
-        """Of a deployed model of this group: `total` stored, and `active` for one frame (K of N experts). Without what only
-        training uses (intermediate decoders, the embedding network's CTC head)."""
+        """Of a deployed model of this group: `total` stored, and `active` for one frame (K of N experts). Without what
+        only training uses (intermediate decoders, the embedding network's CTC head)."""
         total = sum(
             parameter.numel()
             for name, parameter in self.active_parameters(group)
@@ -131,13 +135,17 @@ class SpeechModel(nn.Module):
         return {"total": total, "active": total - idle}
 
     def pruned(self, group: int) -> SpeechModel:
-        """A model of its own with the shared experts, the group's experts and its router, and nothing else: what is deployed."""
+        """A model of its own with the shared experts, the group's experts and its router, and nothing else: what is
+        deployed.
+        """
         self.routing(group)
         settings = replace(self.settings, extra_decoders=0)
         if group:
             moe = self.settings.moe
             width = moe.expert_width or self.settings.d_ff * 8 // (moe.shared + moe.experts[-1])
-            settings = replace(settings, moe=replace(moe, experts=[group], expert_width=width, group_weights=[], dispatch="auto"))
+            settings = replace(
+                settings, moe=replace(moe, experts=[group], expert_width=width, group_weights=[], dispatch="auto")
+            )
         small = SpeechModel(settings, self.vocabulary)
         small.load_state_dict(self._pruned_state(group))
         return small.train(self.training)
@@ -170,5 +178,6 @@ class SpeechModel(nn.Module):
         return self.embedding_ctc(embedding_BSD)
 
     def _no_embedding(self, inputs_BL: Tensor) -> Tensor:
-        # 3M's experts live in the encoder; where a decoder has some, there is no acoustic frame per token to show the router.
+        # 3M's experts live in the encoder; where a decoder has some, there is no acoustic frame per token to show the
+        # router.
         return torch.zeros(*inputs_BL.shape, self.settings.d_model, device=inputs_BL.device)

@@ -3,15 +3,17 @@
     x_TD ──router of the group──> K experts and gates per frame ──dispatch──> expert outputs ──gated sum──┐
        └──────────────────────────── shared experts, always on, no gate ────────────────────────────────> + ──> y_TD
 
-Shapes: T frames, D model width, H width of one expert, E experts, K chosen per frame, P = T*K pairs of a frame and an expert,
-Q rows that the pairs take when they are laid out by expert.
+Shapes: T frames, D model width, H width of one expert, E experts, K chosen per frame, P = T*K pairs of a frame and an
+expert, Q rows that the pairs take when they are laid out by expert.
 
-Experts are stored by *tier*: those that a group adds to the group before it. A step that draws a smaller group leaves the other
-tiers' parameters without a gradient (None), so no optimiser moves, decays or ages them. Group g uses the tiers 0..g.
+Experts are stored by *tier*: those that a group adds to the group before it. A step that draws a smaller group leaves
+the other tiers' parameters without a gradient (None), so no optimiser moves, decays or ages them. Group g uses the
+tiers 0..g.
 
-Three dispatches compute the same sum. `dense`: all experts are chosen (N = K), one wide block. `sorted`: pairs are sorted by
-expert, each expert does one product over its rows. `grouped`: the same with torch's grouped product, where there is one.
-`loop` is the plain reading of the paper, over all frames for each expert: the reference, and what a benchmark compares with.
+Three dispatches compute the same sum. `dense`: all experts are chosen (N = K), one wide block. `sorted`: pairs are
+sorted by expert, each expert does one product over its rows. `grouped`: the same with torch's grouped product, where
+there is one. `loop` is the plain reading of the paper, over all frames for each expert: the reference, and what a
+benchmark compares with.
 """
 
 from __future__ import annotations
@@ -104,11 +106,13 @@ class ElasticMoE(nn.Module):
                 self.register_buffer(f"selection_bias_{index}", torch.zeros(size))
 
     def forward(self, x: Tensor, routing: Routing) -> Tensor:
-        """x (..., T, D) -> the same shape. Frames outside `routing.mask_BT` come back as zeros or as the shared experts' answer:
-        they are not routed, and nobody may read them."""
+        """x (..., T, D) -> the same shape. Frames outside `routing.mask_BT` come back as zeros or as the shared
+        experts' answer: they are not routed, and nobody may read them."""
         number = self.sizes[routing.group]
         frames_TD = x.reshape(-1, x.shape[-1])
-        seen_TD = frames_TD if routing.embedding_BTD is None else torch.cat([routing.embedding_BTD, x], -1).flatten(0, -2)
+        seen_TD = (
+            frames_TD if routing.embedding_BTD is None else torch.cat([routing.embedding_BTD, x], -1).flatten(0, -2)
+        )
         mask_T = None if routing.mask_BT is None else routing.mask_BT.reshape(-1)
         how = self._dispatch(number, x)
         if how == "dense":  # every expert sees every frame: padding costs less than picking it out
@@ -126,7 +130,9 @@ class ElasticMoE(nn.Module):
         if self.shared is not None:
             y_TD = y_TD + self._wide(kept_TD, self.shared, None)
         if mask_T is not None:
-            y_TD = torch.zeros(frames_TD.shape, dtype=y_TD.dtype, device=x.device).masked_scatter(mask_T.unsqueeze(1), y_TD)
+            y_TD = torch.zeros(frames_TD.shape, dtype=y_TD.dtype, device=x.device).masked_scatter(
+                mask_T.unsqueeze(1), y_TD
+            )
         return y_TD.view_as(x)
 
     def active_tiers(self, group: int) -> list[Experts]:
@@ -176,7 +182,9 @@ class ElasticMoE(nn.Module):
 
     @torch.no_grad()
     def update_bias(self, group: int, counts_N: Tensor) -> None:
-        """Auxiliary-loss-free balance (Wang et al. 2024): experts with less than the mean load become likelier to be chosen."""
+        """Auxiliary-loss-free balance (Wang et al. 2024): experts with less than the mean load become likelier to be
+        chosen.
+        """
         bias = getattr(self, f"selection_bias_{group}")
         bias += self.settings.bias_rate * torch.sign(counts_N.mean() - counts_N)
 
@@ -191,7 +199,9 @@ class ElasticMoE(nn.Module):
         return asked
 
     def _all_at_once(self, x_TD: Tensor, gates_TN: Tensor) -> Tensor:
-        """N = K is the smallest group, one tier: a wide block in which a gate scales its expert's stretch of the hidden layer."""
+        """N = K is the smallest group, one tier: a wide block in which a gate scales its expert's stretch of the hidden
+        layer.
+        """
         y_TD = self._wide(x_TD, self.tiers[0], gates_TN)  # type: ignore[arg-type]
         return y_TD if self.shared is None else y_TD + self._wide(x_TD, self.shared, None)
 
@@ -223,7 +233,9 @@ class ElasticMoE(nn.Module):
         return torch.bmm(gates_T1K, y_PD.view(-1, self.top_k, y_PD.shape[-1])).squeeze(1)
 
     def _sorted_blocks(self, x_QD: Tensor, room_N: Tensor, stacks: Sequence[Experts]) -> Tensor:
-        parameters = [getattr(stack, name) for name in ("w_in_EHD", "b_in_EH", "w_out_EHD", "b_out_ED") for stack in stacks]
+        parameters = [
+            getattr(stack, name) for name in ("w_in_EHD", "b_in_EH", "w_out_EHD", "b_out_ED") for stack in stacks
+        ]
         dropout = self.dropout_rate if self.training else 0.0
         return _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, *parameters)
 
@@ -248,8 +260,8 @@ class ElasticMoE(nn.Module):
 
 
 def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pair goes when every expert has `room_N` rows (Q in all), and which pair a row takes: spare rows take pair 0,
-    which nobody reads back."""
+    """Where each pair goes when every expert has `room_N` rows (Q in all), and which pair a row takes: spare rows take
+    pair 0, which nobody reads back."""
     shift_N = (room_N.cumsum(0) - room_N) - (counts_N.cumsum(0) - counts_N)
     row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
     place_P = torch.empty_like(order_P)
@@ -260,14 +272,16 @@ def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor)
 
 
 def _round_up(counts_N: Tensor) -> Tensor:
-    """Room for the next of a few numbers of rows, at most an eighth too many from 128 on. oneDNN compiles a bfloat16 product anew
-    for every shape that it has not seen, which costs a small model several times the product itself."""
+    """Room for the next of a few numbers of rows, at most an eighth too many from 128 on. oneDNN compiles a bfloat16
+    product anew for every shape that it has not seen, which costs a small model several times the product itself."""
     step_N = torch.pow(2, torch.clamp(torch.floor(torch.log2(counts_N.clamp(min=1).float())) - 3, min=4)).long()
     return (counts_N + step_N - 1) // step_N * step_N
 
 
 class _ToPairs(torch.autograd.Function):
-    """Each frame K times, in the order of experts. The gradient of a frame is the sum over its K places: no scatter-add."""
+    """Each frame K times, in the order of experts. The gradient of a frame is the sum over its K places: no
+    scatter-add.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_TD: Tensor, source_Q: Tensor, place_P: Tensor, top_k: int) -> Tensor:
@@ -282,7 +296,9 @@ class _ToPairs(torch.autograd.Function):
 
 
 class _FromPairs(torch.autograd.Function):
-    """The pairs' rows, in the order of frames. Its own function because the gradient is a copy into place, not a scatter-add."""
+    """The pairs' rows, in the order of frames. Its own function because the gradient is a copy into place, not a
+    scatter-add.
+    """
 
     @staticmethod
     def forward(ctx: Any, y_QD: Tensor, place_P: Tensor) -> Tensor:
@@ -299,8 +315,8 @@ class _FromPairs(torch.autograd.Function):
 
 
 class _SortedBlocks(torch.autograd.Function):
-    """One expert after the other over its rows, both products at once while its hidden layer is in the cache. Gradients of
-    weights are written into place: autograd would stitch one small tensor per expert together."""
+    """One expert after the other over its rows, both products at once while its hidden layer is in the cache. Gradients
+    of weights are written into place: autograd would stitch one small tensor per expert together."""
 
     @staticmethod
     def forward(ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, *parameters: Tensor) -> Tensor:

@@ -1,4 +1,5 @@
-"""What a training run says of itself: a live line or log lines, log.jsonl, TensorBoard, plots of the experts' load, alarms.
+"""What a training run says of itself: a live line or log lines, log.jsonl, TensorBoard, plots of the experts' load,
+alarms.
 
 RUN/log.jsonl          one JSON object per logged step
 RUN/bad_samples.jsonl  clips that were left out, once each, with the reason
@@ -45,7 +46,9 @@ class Monitor:
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def step(self, step: int, group: int, frames: int, numbers: dict[str, float], loads: dict[str, np.ndarray]) -> None:
-        """Of a finished step, counted from 1. `frames`: feature frames of all workers; `loads`: frames per expert by layer."""
+        """Of a finished step, counted from 1. `frames`: feature frames of all workers; `loads`: frames per expert by
+        layer.
+        """
         self._drawn[group] += 1
         self._frames += frames
         for layer, counts in loads.items():
@@ -61,8 +64,10 @@ class Monitor:
         numbers = numbers | {"frames_per_second": self._frames / seconds}
         self._log({"step": step, "group": group, **numbers})
         line = (
-            f"step {step}/{self._settings.max_steps}  N={group:<2}  loss {numbers['loss']:.3f}  ctc {numbers['ctc']:.2f}  "
-            f"attention {numbers['attention']:.2f}  right {100 * numbers['accuracy']:.1f}%  lr {numbers['learning_rate']:.1e}  "
+            f"step {step}/{self._settings.max_steps}  N={group:<2}  loss {numbers['loss']:.3f}  ctc "
+            f"{numbers['ctc']:.2f}  "
+            f"attention {numbers['attention']:.2f}  right {100 * numbers['accuracy']:.1f}%  lr "
+            f"{numbers['learning_rate']:.1e}  "
             f"{numbers['frames_per_second'] / 100:.0f}x real time  ETA {_clock(left)}"
         )
         if self._live:
@@ -72,7 +77,9 @@ class Monitor:
 
     def dev(self, step: int, group: int, numbers: dict[str, float]) -> None:
         if not numbers["clips"]:  # then there is no loss, and 0 would look like a perfect one
-            self.say(f"step {step}  dev N={group}: no clip of dev can be used; {self._folder / 'bad_samples.jsonl'} says why")
+            self.say(
+                f"step {step}  dev N={group}: no clip of dev can be used; {self._folder / 'bad_samples.jsonl'} says why"
+            )
             return
         self._log({"step": step, "group": group, **{f"dev_{key}": value for key, value in numbers.items()}})
         self.say(f"step {step}  dev N={group}: loss {numbers['loss']:.3f}, right {100 * numbers['accuracy']:.1f}%")
@@ -126,7 +133,8 @@ class Monitor:
             self._alarmed.add((group, layer, expert))
             steps = self._settings.dead_expert_steps
             self.say(
-                f"dead expert: {layer} expert {expert} had no frame in {steps} steps of N={group}; try model.moe.balance=bias"
+                f"dead expert: {layer} expert {expert} had no frame in {steps} steps of N={group}; try "
+                "model.moe.balance=bias"
             )
             self._log({"dead_expert": expert, "layer": layer, "group": group})
 
@@ -167,7 +175,9 @@ class Monitor:
         for group, axes in zip(groups, all_axes[0]):
             layers = [layer for number, layer in self._loads if number == group]
             share = np.stack([self._loads[group, layer] / max(self._loads[group, layer].sum(), 1) for layer in layers])
-            image = axes.imshow(share * group, aspect="auto", cmap="viridis", vmin=0, vmax=max(2.0, float((share * group).max())))
+            image = axes.imshow(
+                share * group, aspect="auto", cmap="viridis", vmin=0, vmax=max(2.0, float((share * group).max()))
+            )
             axes.set(title=f"N = {group}", xlabel="expert")
             axes.set_yticks(range(len(layers)), layers, fontsize=6)
             figure.colorbar(image, ax=axes, label="load (1 = even)")
@@ -183,7 +193,9 @@ class Monitor:
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file. A run cut off, or a full disk, may have left half a line, with the next one behind it."""
+    """The whole lines of a file. A run cut off, or a full disk, may have left half a line, with the next one behind
+    it.
+    """
     if not path.exists():
         return
     with open(path, encoding="utf-8", errors="replace") as file:

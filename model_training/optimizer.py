@@ -1,4 +1,6 @@
-"""Learning rates, random choices of a step, and averaged weights: all functions of the step, so that nothing needs restoring."""
+"""Learning rates, random choices of a step, and averaged weights: all functions of the step, so that nothing needs
+restoring.
+"""
 
 from __future__ import annotations
 
@@ -31,14 +33,18 @@ def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> flo
 
 
 def draw_group(seed: int, step: int, groups: tuple[int, ...], settings: MoESettings) -> int:
-    """The group of a step: the same on every worker and after every resume, because it depends on seed and step alone."""
+    """The group of a step: the same on every worker and after every resume, because it depends on seed and step
+    alone.
+    """
     weights = settings.group_weights or [2.0**index for index in range(len(groups))]
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
     return int(generator.choice(groups, p=np.array(weights) / sum(weights)))
 
 
 def seed_dropout(seed: int, global_batch: int) -> None:
-    """Dropout of a micro-batch depends on its number, not on what this process did before, nor on how many workers there are."""
+    """Dropout of a micro-batch depends on its number, not on what this process did before, nor on how many workers
+    there are.
+    """
     mixed = np.random.SeedSequence([seed, 0x0D0, global_batch]).generate_state(1, np.uint64)
     torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
@@ -60,13 +66,16 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     last = name.rpartition(".")[2]
-    return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last  # biases of experts and heads are matrices
+    return (
+        parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
+    )  # biases of experts and heads are matrices
 
 
 def _between(model: nn.Module) -> Iterator[nn.Parameter]:
     """Weights from features to features: of linear layers, convolutions over all channels, and experts.
 
-    Not those whose inputs are ids (embeddings) or whose outputs are logits (routers, and heads as wide as the vocabulary).
+    Not those whose inputs are ids (embeddings) or whose outputs are logits (routers, and heads as wide as the
+    vocabulary).
     """
     vocabulary = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), 0)
     for name, module in model.named_modules():
@@ -86,13 +95,16 @@ def _matrices(tensor: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Momentum with all singular values brought near 1, in steps of AdamW's usual size, so both take one learning rate.
 
-    Keller Jordan, "Muon" (2024); Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982). torch has it from 2.9 on.
+    Keller Jordan, "Muon" (2024); Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982). torch has it from
+    2.9 on.
     """
 
     def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, settings: OptimizerSettings) -> None:
         super().__init__(matrices, {"lr": settings.learning_rate, "weight_decay": settings.weight_decay})
         self.adamw, self.matrices = adamw, list(self.param_groups)
-        adamw.state = self.state  # one state by parameter, one list of groups: to the training loop this is one optimiser
+        adamw.state = (
+            self.state
+        )  # one state by parameter, one list of groups: to the training loop this is one optimiser
         self.param_groups.extend(adamw.param_groups)
 
     @torch.no_grad()
@@ -144,7 +156,9 @@ class Averaged:
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         state = model.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [state[name].float() for name in self.weights], 1 - self.decay)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [state[name].float() for name in self.weights], 1 - self.decay
+        )
 
     def load(self, weights: dict[str, Tensor]) -> None:
         for name, tensor in weights.items():

@@ -45,7 +45,8 @@ class Labels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """One clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where nothing is learnt.
+    """One clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where nothing is
+    learnt.
 
     `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `events_known` says that
     all events of the clip are in the targets; without it the absence of an event means nothing.
@@ -145,9 +146,9 @@ def parse(ids: Iterable[int], tokenizer: Tokenizer, score: float | None = None) 
 class Grammar:
     """Which tokens may follow a prefix that starts with `prompt`. `unk` and blank never may.
 
-    `given` fixes attributes that the caller knows, for example {"language": "yue"}: their slot then holds that one label.
-    `learnt` names the labels of each kind that the model was trained on. It answers with no others: an attribute without any is
-    fed as unknown, as it was in training, and comes back as None. None: all labels of the scheme.
+    `given` fixes attributes that the caller knows, for example {"language": "yue"}: their slot then holds that one
+    label. `learnt` names the labels of each kind that the model was trained on. It answers with no others: an attribute
+    without any is fed as unknown, as it was in training, and comes back as None. None: all labels of the scheme.
     """
 
     def __init__(
@@ -159,7 +160,9 @@ class Grammar:
         given: Mapping[str, str] | None = None,
         learnt: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Raises UserError for a task, attribute or label outside the scheme, and for a task without a learnt answer."""
+        """Raises UserError for a task, attribute or label outside the scheme, and for a task without a learnt
+        answer.
+        """
         scheme = tokenizer.scheme
         if task not in scheme.tasks:
             raise UserError(f"task {task!r} is not in the scheme: it has {', '.join(scheme.tasks)}")

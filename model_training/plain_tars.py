@@ -65,8 +65,8 @@ def index_from_tars(
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
-    emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's id is
-    its key, and with several tars `x.tar#key`: keys often begin anew in each.
+    emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
+    id is its key, and with several tars `x.tar#key`: keys often begin anew in each.
 
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.

@@ -167,9 +167,9 @@ class Batches:
     """The batches of one rank, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` hears of every
-    bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends on none of
-    this but `targets`.
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` hears of
+    every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends
+    on none of this but `targets`.
     """
 
     def __init__(
@@ -266,7 +266,9 @@ class _Maker(Dataset[Any]):
 
     def __getitem__(self, global_batch: int) -> dict[str, Any] | UserError:
         rows = self._planner.batch(*self._planner.locate(global_batch))
-        jobs = [(self._index.row(row), self._generator(global_batch, place, row)) for place, row in enumerate(rows.tolist())]
+        jobs = [
+            (self._index.row(row), self._generator(global_batch, place, row)) for place, row in enumerate(rows.tolist())
+        ]
         try:
             # One thread for sums: more would change their order, and workers would fight over the cores.
             with _one_thread():

@@ -120,7 +120,8 @@ def check_task(task: str, trained: Sequence[str], methods: Iterable[str]) -> Non
 
 
 def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
-    """Normalised features [F, 80] of a recording's windows, none longer than the `max_frames` that the model heard in training.
+    """Normalised features [F, 80] of a recording's windows, none longer than the `max_frames` that the model heard in
+    training.
 
     Raises:
         UserError: audio that cannot be read.
@@ -133,8 +134,8 @@ def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
 
 
 def join(parts: Sequence[tuple[Recognition, int]], tokenizer: Tokenizer) -> Recognition:
-    """Windows of one recording, each with its frames, as one: text and events in order, each attribute by the frames that speak
-    for it."""
+    """Windows of one recording, each with its frames, as one: text and events in order, each attribute by the frames
+    that speak for it."""
     if len(parts) == 1:
         return parts[0][0]
     ids = tuple(token for part, _ in parts for token in part.ids)
@@ -196,7 +197,9 @@ def main(options: argparse.Namespace) -> int:
     failed = False
     for path in options.audio:
         try:
-            (found,) = recognizer.recognize([path], method=options.method, beam=options.beam, task=options.task, given=given)
+            (found,) = recognizer.recognize(
+                [path], method=options.method, beam=options.beam, task=options.task, given=given
+            )
         except UserError as error:
             print(f"touchasp: {error}", file=sys.stderr)
             failed = True

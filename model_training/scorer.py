@@ -21,7 +21,9 @@ class ModelScorer:
 
     @torch.inference_mode()
     def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, group: int) -> None:
-        """Features with CMVN applied, lengths in feature frames, both on any device. Raises UserError for a foreign group."""
+        """Features with CMVN applied, lengths in feature frames, both on any device. Raises UserError for a foreign
+        group.
+        """
         self._model, self._group = model, group
         self._device = next(model.parameters()).device
         encoded_BSD, encoded_lengths_B = model.encode(features_BF80.to(self._device), lengths_B.to(self._device), group)

@@ -4,8 +4,8 @@
        └────next──> log_probs_HV ──attention_beam, one token at a time under a Grammar──┼──> Recognition per clip
        └────score─> log_probs_HLV ──attention_rescoring of the CTC hypotheses───────────┘
 
-Who computes the scores does not matter here: a torch model (scorer.py) or an exported one. Scores are natural logarithms.
-Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score).
+Who computes the scores does not matter here: a torch model (scorer.py) or an exported one. Scores are natural
+logarithms. Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score).
 
 Legend: S encoder frames, V vocabulary, H hypotheses, L tokens.
 """
@@ -186,8 +186,8 @@ def attention_rescoring(
 ) -> list[list[Hypothesis]]:
     """CTC's hypotheses of every clip in the order of decoder score + ctc_weight * CTC score, with attributes filled in.
 
-    Attributes that come before the text are decoded greedily first and are the same for all of a clip's hypotheses; those
-    behind it are decoded for the best hypothesis only. Their own probability is in no score.
+    Attributes that come before the text are decoded greedily first and are the same for all of a clip's hypotheses;
+    those behind it are decoded for the best hypothesis only. Their own probability is in no score.
     """
 
     def before_content(ids: tuple[int, ...]) -> np.ndarray | None:

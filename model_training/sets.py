@@ -35,7 +35,9 @@ class LoadedModel:
     path: Path
     step: int
     learnt: dict[str, list[str]] | None = None
-    """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older checkpoint."""
+    """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older
+    checkpoint.
+    """
 
     @property
     def tasks(self) -> list[str]:
@@ -73,12 +75,16 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
     model = SpeechModel(settings.model, int(found.record["vocabulary"]))
     checkpoints.load_weights(model, weights, found.path)
     cmvn = Cmvn.from_dict(json.loads((found.path / "cmvn.json").read_text(encoding="utf-8")))
-    return LoadedModel(model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step, found.record.get("learnt"))
+    return LoadedModel(
+        model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step, found.record.get("learnt")
+    )
 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """The batches of a test set. The first is empty and names the clips that are in no other: none goes missing unsaid."""
+    """The batches of a test set. The first is empty and names the clips that are in no other: none goes missing
+    unsaid.
+    """
 
     planner: Planner
     batches: Batches
@@ -88,7 +94,9 @@ class LabelledSet:
         yield from self.batches
 
 
-def labelled_sets(handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000) -> dict[str, LabelledSet]:
+def labelled_sets(
+    handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000
+) -> dict[str, LabelledSet]:
     """The split's clips by domain. Raises UserError for an empty split."""
     index = handoff.index(split)
     if not len(index):

@@ -41,25 +41,36 @@ class Source:
         check_shards(self.index, handoff.storage)
         plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
         limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
-        self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits)
+        self.planner = Planner(
+            self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits
+        )
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
         self.fingerprint = handoff.fingerprint
         scheme = tokenizer.scheme
         self.learnt = {
-            kind: sorted({known for label in self.index.labels(kind) if (known := scheme.known(kind, label)) is not None})
+            kind: sorted(
+                {known for label in self.index.labels(kind) if (known := scheme.known(kind, label)) is not None}
+            )
             for kind in (*ATTRIBUTES, "event")
         }
         """The labels that any clip of train has: the model can answer with no others."""
         for task, weight in data.tasks.items():
             if weight and not self.learnt.get(task, [task]):
-                raise UserError(f"data.tasks: no clip of {handoff.uri} has a label for {task}; take it out, or label some clips")
+                raise UserError(
+                    f"data.tasks: no clip of {handoff.uri} has a label for {task}; take it out, or label some clips"
+                )
         self.foreign = sorted(
-            f"{kind}={label}" for kind in self.learnt for label in self.index.labels(kind) if scheme.known(kind, label) is None
+            f"{kind}={label}"
+            for kind in self.learnt
+            for label in self.index.labels(kind)
+            if scheme.known(kind, label) is None
         )
         """Labels outside the scheme, which count as unknown."""
         self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
-        """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has any."""
+        """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has
+        any.
+        """
 
     def unusable(self) -> Iterator[Unusable]:
         """Clips of train and dev that are in no batch: too long or too short for the settings, or for their labels."""

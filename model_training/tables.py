@@ -3,8 +3,9 @@
     Evaluation, … ──make_tables──> Table per question ──render──> terminal | to_html ──> bytes
          └──────────to_json──> bytes ──from_json──> Evaluation
 
-A column is one model at one size N (and method, where there are several), so an elastic model beside its separately trained
-twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads them as markup.
+A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
+trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
+them as markup.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow below."""
+    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow
+    below.
+    """
     console = console or Console()
     for table in make_tables(evaluations):
         blocks = _side_by_side(table, console.width)
@@ -110,8 +113,8 @@ def render(evaluations: Sequence[Evaluation], console: Console | None = None) ->
 
 
 def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
-    """For each block its columns and their widths, the names' (-1) first: no word breaks, and borders included no block is wider
-    than `width`, unless names and one column alone are."""
+    """For each block its columns and their widths, the names' (-1) first: no word breaks, and borders included no block
+    is wider than `width`, unless names and one column alone are."""
     texts = {-1: [table.header, *(row.name for row in table.rows)]}
     for column, heading in enumerate(table.columns):
         texts[column] = [heading, *(text for row in table.rows for text in row.cells[column])]
@@ -284,7 +287,8 @@ def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 _STYLE = """
-:root { --page: #faf9f6; --ink: #1c2129; --quiet: #626b78; --line: #dfdcd4; --track: #eceae4; color-scheme: light dark; }
+:root { --page: #faf9f6; --ink: #1c2129; --quiet: #626b78; --line: #dfdcd4; --track: #eceae4;
+  color-scheme: light dark; }
 @media (prefers-color-scheme: dark) {
   :root { --page: #12151a; --ink: #e6e8ec; --quiet: #97a1af; --line: #2d333d; --track: #242932; }
 }

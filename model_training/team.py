@@ -2,9 +2,9 @@
 
 Started by torchrun (or anything that sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without these, a team of one.
 
-Gradients are summed here in a few flat buckets after the last micro-batch, not by DistributedDataParallel's hooks: which
-parameters take part changes with the group of the step, some worker may have nothing in its batch, and a micro-batch may be
-empty. Every worker sums the same list, so nobody can wait for a hook that never fires.
+Gradients are summed here in a few flat buckets after the last micro-batch, not by DistributedDataParallel's hooks:
+which parameters take part changes with the group of the step, some worker may have nothing in its batch, and a
+micro-batch may be empty. Every worker sums the same list, so nobody can wait for a hook that never fires.
 """
 
 from __future__ import annotations

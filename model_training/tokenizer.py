@@ -43,7 +43,9 @@ _MOST_CACHED_WORDS = 200_000
 
 
 class Tokenizer:
-    """A vocabulary: the special tokens of a scheme, then characters, then BPE pieces. Build it with `train` or `load`."""
+    """A vocabulary: the special tokens of a scheme, then characters, then BPE pieces. Build it with `train` or
+    `load`.
+    """
 
     def __init__(
         self, scheme: Scheme, characters: Iterable[str], alphabet: Iterable[str], merges: Iterable[Merge]

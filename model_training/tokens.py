@@ -3,8 +3,8 @@
     Scheme (one list of labels per kind) ──specials──> <blank> <unk> <sot> <eot> <task:…> <lang:…> … <event:…>
                                                        0       1     2     3     4 …          then the text units
 
-A new dialect or sound is one entry at the end of its list. That moves the ids behind it, so it makes a new vocabulary and
-a new model; a tokenizer therefore keeps the scheme it was built with.
+A new dialect or sound is one entry at the end of its list. That moves the ids behind it, so it makes a new vocabulary
+and a new model; a tokenizer therefore keeps the scheme it was built with.
 
 Source: TouchASP, section 3.3; sound classes are those of ESC-50, then common ones of FSD50K and of talking to machines.
 """
@@ -19,7 +19,9 @@ from typing import Any, Literal, NamedTuple
 from operators.errors import UserError
 
 BLANK, UNK, SOT, EOT = 0, 1, 2, 3
-"""Ids that every vocabulary shares: CTC blank, a character the tokenizer does not know, start and end of a transcript."""
+"""Ids that every vocabulary shares: CTC blank, a character the tokenizer does not know, start and end of a
+transcript.
+"""
 CONTROLS = ("<blank>", "<unk>", "<sot>", "<eot>")
 UNKNOWN = "unk"
 """The label that stands in for an attribute nobody knows. Fed to the decoder, never a target and never predicted."""
@@ -29,7 +31,9 @@ Order = Literal["attributes_first", "text_first"]
 
 
 class Kind(NamedTuple):
-    """One kind of special token: `plural` is its list in a Scheme, `prefix` its spelling, `has_unknown` adds <prefix:unk>."""
+    """One kind of special token: `plural` is its list in a Scheme, `prefix` its spelling, `has_unknown` adds
+    <prefix:unk>.
+    """
 
     name: str
     plural: str
@@ -57,17 +61,18 @@ _ESC50 = (
     "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow",
     "rain", "sea_waves", "crackling_fire", "crickets", "chirping_birds", "water_drops", "wind", "pouring_water",
     "toilet_flush", "thunderstorm",
-    "crying_baby", "sneezing", "clapping", "breathing", "coughing", "footsteps", "laughing", "brushing_teeth", "snoring",
-    "drinking_sipping",
+    "crying_baby", "sneezing", "clapping", "breathing", "coughing", "footsteps", "laughing", "brushing_teeth",
+    "snoring", "drinking_sipping",
     "door_wood_knock", "mouse_click", "keyboard_typing", "door_wood_creaks", "can_opening", "washing_machine",
     "vacuum_cleaner", "clock_alarm", "clock_tick", "glass_breaking",
-    "helicopter", "chainsaw", "siren", "car_horn", "engine", "train", "church_bells", "airplane", "fireworks", "hand_saw",
+    "helicopter", "chainsaw", "siren", "car_horn", "engine", "train", "church_bells", "airplane", "fireworks",
+    "hand_saw",
 )
 _MORE_EVENTS = (
     "sighing", "yawning", "gasping", "throat_clearing", "hiccup", "burping", "crying", "screaming", "shouting",
     "whispering", "humming", "whistling", "singing", "cheering", "crowd", "chewing",
-    "music", "guitar", "piano", "drum", "doorbell", "telephone_ringing", "finger_snapping", "door_slam", "kitchen_noise",
-    "water_tap", "hair_dryer", "camera_shutter", "gunshot", "explosion", "bicycle_bell", "motorcycle",
+    "music", "guitar", "piano", "drum", "doorbell", "telephone_ringing", "finger_snapping", "door_slam",
+    "kitchen_noise", "water_tap", "hair_dryer", "camera_shutter", "gunshot", "explosion", "bicycle_bell", "motorcycle",
 )
 # fmt: on
 

@@ -1,9 +1,11 @@
 """The training loop, to be read from top to bottom.
 
-    handoff ──Planner──> micro-batches ──model at the step's group──> losses ──backward──> summed over workers ──AdamW──> weights
+    handoff ──Planner──> micro-batches ──model at the step's group──> losses ──backward──> summed over workers
+    ──AdamW──> weights
 
-Everything random is a function of (seed, step) or (seed, micro-batch), and the place in the data is a function of the step. So a
-killed run that goes on from a checkpoint takes exactly the steps it would have taken, on however many workers.
+Everything random is a function of (seed, step) or (seed, micro-batch), and the place in the data is a function of the
+step. So a killed run that goes on from a checkpoint takes exactly the steps it would have taken, on however many
+workers.
 """
 
 from __future__ import annotations
@@ -85,7 +87,9 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     if settings.model.moe.ffn != "none" and settings.model.moe.dispatch == "grouped":
         dtype = autocast or torch.float32
         if not grouped_product_works(torch.empty(0, dtype=dtype, device=device)):
-            raise UserError(f"model.moe.dispatch=grouped: needs bfloat16 on an H100 or later, not {dtype} on {device}; say auto")
+            raise UserError(
+                f"model.moe.dispatch=grouped: needs bfloat16 on an H100 or later, not {dtype} on {device}; say auto"
+            )
 
     # 2. Data, model, optimiser, each a function of the settings
     handoff = Handoff.open(data)
@@ -101,7 +105,9 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to") from None
+        raise UserError(
+            f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to"
+        ) from None
     step = 0
     found = checkpoints.latest(folder)
     if found is not None:
@@ -116,7 +122,9 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     if source.foreign:
         monitor.say(f"labels outside the tokenizer's scheme, which teach nothing: {', '.join(source.foreign)}")
     if not team.same(step, device):
-        raise UserError(f"the workers found different checkpoints in {folder}: give --out a folder that all of them share")
+        raise UserError(
+            f"the workers found different checkpoints in {folder}: give --out a folder that all of them share"
+        )
     if team.leads:
         for place in checkpoints.set_aside(folder, after=step):
             monitor.say(f"damaged, so not gone on from: {place}")
@@ -156,11 +164,15 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
                 averaged.update(model)
         else:
             skipped += 1
-            monitor.say(f"step {step + 1} skipped: gradient norm {norm}; its {total.clips:g} clips are in bad_samples.jsonl")
+            monitor.say(
+                f"step {step + 1} skipped: gradient norm {norm}; its {total.clips:g} clips are in bad_samples.jsonl"
+            )
             for clip_id in total.clip_ids:
                 monitor.bad_sample(clip_id, "non_finite_gradient", f"step {step + 1}, one of {len(total.clip_ids)}")
             if skipped == MOST_SKIPPED:
-                raise UserError(f"{skipped} steps in a row without a finite gradient: lower optimizer.learning_rate, begin anew")
+                raise UserError(
+                    f"{skipped} steps in a row without a finite gradient: lower optimizer.learning_rate, begin anew"
+                )
         optimizer.zero_grad(set_to_none=True)
         step += 1
         monitor.step(step, group, int(total.frames), total.numbers(norm, optimizer), total.load_arrays())
@@ -186,7 +198,9 @@ class Totals:
     """Sums of a step over its micro-batches, and after `gather` over all workers."""
 
     def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(6, dtype=torch.float64, device=device)  # clips, frames, ctc, attention, right tokens, tokens
+        self.sums = torch.zeros(
+            6, dtype=torch.float64, device=device
+        )  # clips, frames, ctc, attention, right tokens, tokens
         self.routing: list[Load] = []
         self.loads: dict[str, Tensor] = {}
         self.clip_ids: list[str] = []
@@ -240,7 +254,8 @@ def accumulate(
             break
         for number in (~used_B).nonzero().flatten().tolist():
             monitor.bad_sample(batch.clip_ids[number], "non_finite_loss", f"global batch {batch.global_batch}")
-        # Once more without them: even a gradient of zero, sent back through such a clip, is NaN in every weight it meets.
+        # Once more without them: even a gradient of zero, sent back through such a clip, is NaN in every weight it
+        # meets.
         batch = batch.only(used_B.tolist())
         if not batch.clip_ids:
             return
@@ -252,7 +267,9 @@ def accumulate(
 
 
 def run(model: SpeechModel, batch: Batch, group: int, settings: Settings, events: range) -> tuple[Any, Losses]:
-    """Forward pass and losses. `events`: tokens that say nothing by their absence where a clip's events are not known."""
+    """Forward pass and losses. `events`: tokens that say nothing by their absence where a clip's events are not
+    known.
+    """
     device = next(model.parameters()).device
 
     def there(tensor: Tensor) -> Tensor:
@@ -273,7 +290,9 @@ def run(model: SpeechModel, batch: Batch, group: int, settings: Settings, events
 
 
 def gather(model: SpeechModel, group: int, team: Team, total: Totals) -> list[Tensor]:
-    """Sum gradients, counts and loads over all workers. Every parameter of the group has a gradient afterwards, no other has."""
+    """Sum gradients, counts and loads over all workers. Every parameter of the group has a gradient afterwards, no
+    other has.
+    """
     parameters = [parameter for _, parameter in model.active_parameters(group)]
     for parameter in parameters:
         if parameter.grad is None:
@@ -343,7 +362,8 @@ def check_same_run(found: Checkpoint, settings: Settings, tokenizer: Tokenizer, 
         for key, value in values.items():
             if key not in FREE.get(part, ()) and before[part][key] != value:
                 raise UserError(
-                    f"{found.path.parent} was begun with another {part}.{key}: give the same settings, or another output folder"
+                    f"{found.path.parent} was begun with another {part}.{key}: give the same settings, or another "
+                    "output folder"
                 )
     if found.record["data"] != data_fingerprint:
         raise UserError(f"{found.path.parent} was begun on other data: give the same handoff, or another output folder")
@@ -362,7 +382,10 @@ def opening(
     for group in model.groups:
         counts = model.parameter_counts(group)
         sizes.append(f"N={group}: {counts['total'] / 1e6:.1f} M ({counts['active'] / 1e6:.1f} M active)")
-    batches, start = source.planner.batches_per_epoch(0), f"going on from step {found.step}" if found else "from the beginning"
+    batches, start = (
+        source.planner.batches_per_epoch(0),
+        f"going on from step {found.step}" if found else "from the beginning",
+    )
     return (
         f"parameters {', '.join(sizes)}\n"
         f"{len(source.index)} clips in {batches} batches an epoch, {settings.data.micro_batches} a step; "

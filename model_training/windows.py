@@ -81,7 +81,9 @@ def _blocks(audio: str | Path | np.ndarray) -> Iterator[np.ndarray]:
 
 def _int16(pcm: np.ndarray) -> np.ndarray:
     if pcm.ndim != 1:
-        raise UserError(f"an array of audio has one dimension, 16 kHz samples of one channel; this has shape {pcm.shape}")
+        raise UserError(
+            f"an array of audio has one dimension, 16 kHz samples of one channel; this has shape {pcm.shape}"
+        )
     if pcm.dtype == np.int16:
         return pcm
     if not np.issubdtype(pcm.dtype, np.floating) or not np.isfinite(pcm).all():

@@ -3,9 +3,9 @@
     clips of a unit ──WhisperX──> Hypothesis each (text, language, its probability, avg_logprob)
     clips in play ──CopilotRouter──by language──> FunAsr, or several ──> their hypotheses, or None: no copilot
 
-An engine takes all clips of a unit at once and makes its own batches: sorted by length, so that a batch holds clips alike.
-Batches are a function of the list alone, so the same unit gives the same hypotheses on any worker. `WhisperX` is in
-`whisperx_asr.py`, `FunAsr` in `funasr_asr.py`; both load their model in the constructor, which takes seconds.
+An engine takes all clips of a unit at once and makes its own batches: sorted by length, so that a batch holds clips
+alike. Batches are a function of the list alone, so the same unit gives the same hypotheses on any worker. `WhisperX` is
+in `whisperx_asr.py`, `FunAsr` in `funasr_asr.py`; both load their model in the constructor, which takes seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class Recogniser(Protocol):
     def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
         """One hypothesis per clip, in order; `text` is "" where nothing was heard.
 
-        clips: int16 [samples] each, 16 kHz mono, at most 30 s. languages: what is known of each clip's language, or None.
+        clips: int16 [samples] each, 16 kHz mono, at most 30 s. languages: what is known of each clip's language, or
+        None.
         """
         ...
 
@@ -51,14 +52,16 @@ Loader = Callable[[], Recogniser]
 class CopilotRouter:
     """The copilots of each language, loaded when a clip first needs them and kept until `close`.
 
-    models: language -> a loader, or several for a vote; `ANY_LANGUAGE` serves the rest. Loaders that compare equal share
-    one engine, so a model that serves three languages is in memory once.
+    models: language -> a loader, or several for a vote; `ANY_LANGUAGE` serves the rest. Loaders that compare equal
+    share one engine, so a model that serves three languages is in memory once.
     """
 
     models: Mapping[str, Loader | Sequence[Loader]]
     _loaded: list[tuple[Loader, Recogniser]] = field(default_factory=list, init=False, repr=False)
 
-    def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[tuple[Hypothesis, ...] | None]:
+    def transcribe(
+        self, clips: Sequence[np.ndarray], languages: Sequence[str | None]
+    ) -> list[tuple[Hypothesis, ...] | None]:
         """The hypotheses of each clip's copilots, in the order configured; None where its language has no copilot.
 
         clips: int16 [samples] each, 16 kHz mono. An engine hears all its clips of all its languages in one call.
@@ -78,7 +81,9 @@ class CopilotRouter:
         ]
 
     def load(self) -> None:
-        """Load every engine now instead of when a clip first needs it. Raises UserError for the first that cannot be loaded."""
+        """Load every engine now instead of when a clip first needs it. Raises UserError for the first that cannot be
+        loaded.
+        """
         for loaders in self.models.values():
             for loader in (loaders,) if callable(loaders) else loaders:
                 self._engine(loader)
@@ -89,7 +94,9 @@ class CopilotRouter:
         self._loaded.clear()
 
     def _route(self, language: str | None) -> tuple[Loader, ...] | None:
-        """Loaders for a language code: exactly, else as Whisper writes it (zh-CN: zh, zh-HK: yue), else the rest's, else None."""
+        """Loaders for a language code: exactly, else as Whisper writes it (zh-CN: zh, zh-HK: yue), else the rest's,
+        else None.
+        """
         code = (language or "").lower().replace("_", "-")
         for key in (code, canonical_language(code), ANY_LANGUAGE):
             if self.models.get(key):

@@ -3,14 +3,15 @@
     source ──open_media──> packets ──decoder──> frames ──Timeline──> int16 of one window + what could not be read
     clip ──encode_flac / encode_opus──> bytes, the same for the same samples
 
-Decoding always starts at the beginning and drops what lies before the window, except in PCM WAV, where a seek is exact. Opus,
-AAC and MP3 decoders carry state that a seek loses, so samples after one are close but not equal, and two units that read the
-same stretch must agree to the bit. It is affordable: FFmpeg runs through unwanted audio at 800 (Opus) to 6,000 times real time.
+Decoding always starts at the beginning and drops what lies before the window, except in PCM WAV, where a seek is exact.
+Opus, AAC and MP3 decoders carry state that a seek loses, so samples after one are close but not equal, and two units
+that read the same stretch must agree to the bit. It is affordable: FFmpeg runs through unwanted audio at 800 (Opus) to
+6,000 times real time.
 
-**What is lost keeps its place.** A packet that will not decode becomes silence of its own length ("decode_error"); a jump of
-50 ms or more in the timestamps becomes silence of that length ("gap"). Neither goes past the declared length: there only the
-place is reported. When the audio ends a quarter of a second or more before its declared length the rest is "truncated". A
-stretch with NaN or infinity is "non_finite".
+**What is lost keeps its place.** A packet that will not decode becomes silence of its own length ("decode_error"); a
+jump of 50 ms or more in the timestamps becomes silence of that length ("gap"). Neither goes past the declared length:
+there only the place is reported. When the audio ends a quarter of a second or more before its declared length the rest
+is "truncated". A stretch with NaN or infinity is "non_finite".
 """
 
 from __future__ import annotations
@@ -59,10 +60,14 @@ __all__ = [
 ]
 
 PROBLEMS = ("truncated", "decode_error", "gap", "non_finite", "too_large", "trailing_data")
-"""Why a part of a recording cannot be read. "trailing_data": the header claims less than the file holds; the rest is not used."""
+"""Why a part of a recording cannot be read. "trailing_data": the header claims less than the file holds; the rest is
+not used.
+"""
 
 _TOLERANCE = SAMPLE_RATE // 4
-"""A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter second."""
+"""A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter
+second.
+"""
 
 _JUMP_SECONDS = 0.05
 """Timestamps of good files jitter by less (Matroska rounds to 1 ms, some writers to a video frame)."""
@@ -110,7 +115,9 @@ def decode(source: Source, window: tuple[int, int | None] = (0, None), limits: L
 
 
 def decode_into(emit: Emit, source: Source, window: tuple[int, int | None], limits: Limits) -> Ending:
-    """`decode`, handing out the window's samples as they come. Empty arrays are a sign of life before the window begins."""
+    """`decode`, handing out the window's samples as they come. Empty arrays are a sign of life before the window
+    begins.
+    """
     start, end = window
     if start < 0 or (end is not None and end < start):
         raise ValueError(f"not a window: {window}")
@@ -174,7 +181,8 @@ def encode_opus(pcm: np.ndarray, bitrate: int = 32_000) -> bytes:
     """Ogg Opus of int16 [samples] at 16 kHz and `bitrate` bits/s, the same bytes for the same samples."""
     _check_clip(pcm)
     written = io.BytesIO()
-    # FFmpeg's muxer, not libsndfile's, which draws the Ogg serial number at random; bitexact: no serial, no version in the tags.
+    # FFmpeg's muxer, not libsndfile's, which draws the Ogg serial number at random; bitexact: no serial, no version in
+    # the tags.
     with av.open(written, "w", format="ogg", options={"fflags": "+bitexact"}) as output:
         options = {"b": str(bitrate), "application": "voip", "flags": "+bitexact"}
         stream: Any = output.add_stream("libopus", rate=SAMPLE_RATE, options=options)

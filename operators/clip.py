@@ -3,9 +3,9 @@
     Recording ──cut at quiet points──> Piece ──VAD──> Clip ──engines──> Hypothesis ──Rover──> Verdict
     Unit = some pieces of one domain (about 30 minutes) and the clips found in them
 
-Time is integer samples at 16 kHz counted from the start of the recording, so spans never drift. Records are frozen: a stage
-answers with new ones. What was measured (`Agreement`) is apart from what was decided (`Verdict`), so that thresholds can
-change without a second listen.
+Time is integer samples at 16 kHz counted from the start of the recording, so spans never drift. Records are frozen: a
+stage answers with new ones. What was measured (`Agreement`) is apart from what was decided (`Verdict`), so that
+thresholds can change without a second listen.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The part of a recording that one unit owns: [start, end) nominal, moved to quiet points when the audio is read."""
+    """The part of a recording that one unit owns: [start, end) nominal, moved to quiet points when the audio is
+    read.
+    """
 
     recording: Recording
     start: int = 0

@@ -4,9 +4,10 @@
            <──PCM as it is decoded, ending────
            <──read at / bytes──> when the source is the worker's own file object
 
-The child lives long and is replaced when it dies, hangs or is asked to hold too much. It is a fresh interpreter, not a fork, so
-it works under Ray and beside threads; it dies with its parent, whose end of the socket it watches; its memory and CPU time are
-bounded by the kernel. Messages are JSON and raw samples, never pickles: a decoder that was taken over must not reach the worker.
+The child lives long and is replaced when it dies, hangs or is asked to hold too much. It is a fresh interpreter, not a
+fork, so it works under Ray and beside threads; it dies with its parent, whose end of the socket it watches; its memory
+and CPU time are bounded by the kernel. Messages are JSON and raw samples, never pickles: a decoder that was taken over
+must not reach the worker.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class IsolatedDecoder:
 
     Args:
         limits: bounds on a recording.
-        timeout_seconds: how long the child may give no sign of life (it gives one every few seconds of audio) before it counts
+        timeout_seconds: how long the child may give no sign of life (it gives one every few seconds of audio) before it
+        counts
             as hung. Reading a source that is the caller's own file object does not count.
         cpu_seconds: processor time that one call may take.
         memory_bytes: address space of the child.
@@ -107,7 +109,9 @@ class IsolatedDecoder:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __del__(self) -> None:
@@ -163,7 +167,9 @@ class IsolatedDecoder:
         except (EOFError, ConnectionError):
             raise self._obituary() from None
         finally:
-            if not answered:  # hung, dead or interrupted half-way: nothing it says later may be taken for another answer
+            if (
+                not answered
+            ):  # hung, dead or interrupted half-way: nothing it says later may be taken for another answer
                 self.close()
 
     def _obituary(self) -> _Died:
@@ -185,7 +191,9 @@ class IsolatedDecoder:
     def _start(self) -> None:
         try:
             self._launch()
-        except OSError as error:  # no folder for temporary files, no process: trouble of this machine, not of the recording
+        except (
+            OSError
+        ) as error:  # no folder for temporary files, no process: trouble of this machine, not of the recording
             raise RuntimeError(f"the decoder process could not be started: {error}") from error
 
     def _launch(self) -> None:
@@ -193,7 +201,11 @@ class IsolatedDecoder:
         root = str(Path(__file__).resolve().parent.parent)
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         # One thread each: a decoder is one of many workers, and BLAS would reserve memory for every core.
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {
+            "PYTHONPATH": os.pathsep.join(paths),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         program = f"import operators.decoder as d; d._serve({theirs.fileno()})"
         with tempfile.TemporaryFile() as errors, theirs:
             self._process = subprocess.Popen(
@@ -213,7 +225,9 @@ class IsolatedDecoder:
             except (EOFError, ConnectionError):
                 self._process.wait()
                 errors.seek(0)
-                raise RuntimeError(f"the decoder process did not start:\n{errors.read().decode(errors='replace')}") from None
+                raise RuntimeError(
+                    f"the decoder process did not start:\n{errors.read().decode(errors='replace')}"
+                ) from None
 
 
 def _ending(answer: dict[str, Any]) -> Ending:

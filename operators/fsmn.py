@@ -61,7 +61,8 @@ def silence(network: Network, pcm: np.ndarray) -> np.ndarray:
         # low frame rate features: 5 neighbours side by side, the first and the last frame repeated at the ends
         around = np.clip(np.arange(begin, end)[:, None] + np.arange(-2, 3), 0, frames - 1)
         found[begin:end], state = network(fbank_TF[around].reshape(end - begin, 400), state)
-        # the network never heard digital silence or bare dither (the last bit), and calls the first frames of them speech
+        # the network never heard digital silence or bare dither (the last bit), and calls the first frames of them
+        # speech
         sound = sliding_window_view(pcm[begin * HOP : (end - 1) * HOP + FRAME], FRAME)[::HOP]
         found[begin:end][(sound.max(axis=1) <= 1) & (sound.min(axis=1) >= -1)] = 1.0
     return found

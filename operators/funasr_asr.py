@@ -1,11 +1,13 @@
 """FunASR models over clips: Paraformer, SenseVoice and their kin, in batches bounded by seconds.
 
     clips ──plan_batches: by length, bounded seconds and padding──> AutoModel.generate, one call per batch
-                                                                     └─> text without tags, language where the model names it
+                                                                     └─> text without tags, language where the model
+                                                                     names it
 
 What FunASR does by itself, and we do otherwise: batches of one on CPU; noise added to the samples before the filterbank
 (dither 1.0 unless a model says otherwise, so the same clip gives different text); random keys; one empty result for a
-whole batch in which Paraformer found no token; random weights, with a printed line at most, where a weight file is missing.
+whole batch in which Paraformer found no token; random weights, with a printed line at most, where a weight file is
+missing.
 """
 
 from __future__ import annotations
@@ -28,12 +30,14 @@ _TAGGED_LANGUAGES = ("zh", "en", "yue", "ja", "ko")
 _CONFIGS = ("config.yaml", "configuration.json")
 
 
-def plan_batches(lengths: Sequence[int], max_samples: int, max_padding: float = 0.08, max_clips: int = 64) -> list[list[int]]:
+def plan_batches(
+    lengths: Sequence[int], max_samples: int, max_padding: float = 0.08, max_clips: int = 64
+) -> list[list[int]]:
     """Indices of the clips of each batch, longest first; every clip is in exactly one.
 
-    lengths: samples of each clip. A batch is padded to its longest clip; it takes the next shorter clip while the padded
-    batch stays within `max_samples`, and padded over true samples within 1 + `max_padding`. A clip over the bound goes alone.
-    Ties keep the given order, so batches are a function of the lengths.
+    lengths: samples of each clip. A batch is padded to its longest clip; it takes the next shorter clip while the
+    padded batch stays within `max_samples`, and padded over true samples within 1 + `max_padding`. A clip over the
+    bound goes alone. Ties keep the given order, so batches are a function of the lengths.
     """
     batches: list[list[int]] = []
     longest = true = 0
@@ -53,8 +57,8 @@ def plan_batches(lengths: Sequence[int], max_samples: int, max_padding: float = 
 def plain_text(transcript: str) -> tuple[str, str | None]:
     """The words of a transcript and the language it was tagged with, None when it was not or nothing was spoken.
 
-    SenseVoice writes `<|zh|><|NEUTRAL|><|Speech|><|woitn|>你好`; tags go, wherever they stand. The rest is the model's own:
-    Paraformer's Han characters come without spaces between them, English words with.
+    SenseVoice writes `<|zh|><|NEUTRAL|><|Speech|><|woitn|>你好`; tags go, wherever they stand. The rest is the model's
+    own: Paraformer's Han characters come without spaces between them, English words with.
     """
     language = next((tag for tag in _TAG.findall(transcript) if tag in (*_TAGGED_LANGUAGES, "nospeech")), None)
     text = " ".join(_TAG.sub(" ", transcript).split())
@@ -64,11 +68,11 @@ def plain_text(transcript: str) -> tuple[str, str | None]:
 class FunAsr:
     """A FunASR model behind `AutoModel`.
 
-    model: a folder (config.yaml or configuration.json, weights, tokens, am.mvn), or a name on the hub: "ms" ModelScope or "hf"
-    Hugging Face. batch_seconds: padded audio per batch. max_padding: padded over true seconds less 1, at most, per batch.
-    language: for models that take one (SenseVoice): "auto" to let the model tell, "given" for that of each clip, or a code.
-    threads: of torch, for the whole process. generate_options and model_options go to FunASR as they are; trust_remote_code
-    among them runs the model's own code.
+    model: a folder (config.yaml or configuration.json, weights, tokens, am.mvn), or a name on the hub: "ms" ModelScope
+    or "hf" Hugging Face. batch_seconds: padded audio per batch. max_padding: padded over true seconds less 1, at most,
+    per batch. language: for models that take one (SenseVoice): "auto" to let the model tell, "given" for that of each
+    clip, or a code. threads: of torch, for the whole process. generate_options and model_options go to FunASR as they
+    are; trust_remote_code among them runs the model's own code.
 
     Raises UserError when the model cannot be found or loaded, or the device is not there.
     """
@@ -114,20 +118,25 @@ class FunAsr:
                 **(model_options or {}),
             }
             try:
-                # hub "ms" whichever hub the folder came from: only that path merges frontend_conf instead of replacing it
+                # hub "ms" whichever hub the folder came from: only that path merges frontend_conf instead of replacing
+                # it
                 self._model = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **options)
             except Exception as error:  # a wrong file surfaces as anything, from AssertionError to UnpicklingError
                 line = (str(error).strip() or "no reason given").splitlines()[0]
-                raise UserError(f"copilot model {model}: FunASR cannot load it ({type(error).__name__}: {line})") from error
+                raise UserError(
+                    f"copilot model {model}: FunASR cannot load it ({type(error).__name__}: {line})"
+                ) from error
         weights = self._model.kwargs.get("init_param")
         if not weights or not Path(weights).is_file():
-            raise UserError(f"copilot model {model}: no weights ({Path(weights).name if weights else 'model.pt'}) in its folder")
+            raise UserError(
+                f"copilot model {model}: no weights ({Path(weights).name if weights else 'model.pt'}) in its folder"
+            )
 
     def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
         """One hypothesis per clip, in order. clips: int16 [samples] at 16 kHz.
 
-        `language` of a hypothesis is the model's own tag where it writes one, else the clip's as given. Scores are not to be
-        had from FunASR: `avg_logprob` is None.
+        `language` of a hypothesis is the model's own tag where it writes one, else the clip's as given. Scores are not
+        to be had from FunASR: `avg_logprob` is None.
         """
         if len(clips) != len(languages):
             raise ValueError(f"{len(clips)} clips, {len(languages)} languages")
@@ -160,7 +169,9 @@ class FunAsr:
 
 
 def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False) -> Path:
-    """The folder of a FunASR model: given, in the hub's local cache, or fetched. Raises UserError when there is none."""
+    """The folder of a FunASR model: given, in the hub's local cache, or fetched. Raises UserError when there is
+    none.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / config).is_file() for config in _CONFIGS):
@@ -175,7 +186,9 @@ def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False) -> 
     names: dict[str, str] = getattr(name_maps_from_hub, f"name_maps_{hub}")
     known = names.get(model, model)
     if "/" not in known:
-        raise UserError(f"copilot model {model}: no such folder, and no such name; FunASR knows {', '.join(sorted(names))}")
+        raise UserError(
+            f"copilot model {model}: no such folder, and no such name; FunASR knows {', '.join(sorted(names))}"
+        )
     for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
         try:
             found = Path(_snapshot(known, hub, local))

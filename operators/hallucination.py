@@ -66,29 +66,39 @@ class HallucinationRules:
     min_stock_share: float = 0.8
     """share of a transcript's characters that stock phrases must cover."""
     rates: Mapping[str, RateLimits] = field(default_factory=dict)
-    """by language, "default" for the rest; laid over the built-in ones. Plain mappings, as settings files have, do too."""
+    """by language, "default" for the rest; laid over the built-in ones. Plain mappings, as settings files have, do
+    too.
+    """
 
     def __post_init__(self) -> None:
         _check_numbers(self, "hallucination")
         if self.max_repeats < 1:
             raise UserError(f"hallucination.max_repeats is 1 or more, not {self.max_repeats}")
         if not isinstance(self.rates, Mapping):
-            raise UserError(f"hallucination.rates={self.rates}: expected a table, such as {{zh: {{max_han_per_second: 12}}}}")
+            raise UserError(
+                f"hallucination.rates={self.rates}: expected a table, such as {{zh: {{max_han_per_second: 12}}}}"
+            )
         limits = _default_limits()
         for language, given in self.rates.items():
             try:
                 limits[language] = given if isinstance(given, RateLimits) else RateLimits(**given)
             except TypeError as error:
-                raise UserError(f"hallucination.rates.{language} holds rates such as max_han_per_second: {error}") from None
+                raise UserError(
+                    f"hallucination.rates.{language} holds rates such as max_han_per_second: {error}"
+                ) from None
             _check_numbers(limits[language], f"hallucination.rates.{language}")
         object.__setattr__(self, "rates", limits)
 
 
 def _check_numbers(record: Any, where: str) -> None:
-    """Raises UserError for a threshold that is no number: it would fail, or judge wrongly, in every unit after the ASR's work."""
+    """Raises UserError for a threshold that is no number: it would fail, or judge wrongly, in every unit after the
+    ASR's work.
+    """
     for setting in fields(record):
         value = getattr(record, setting.name)
-        if setting.name != "rates" and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+        if setting.name != "rates" and (
+            isinstance(value, bool) or not isinstance(value, int | float) or value != value
+        ):
             raise UserError(f"{where}.{setting.name}={value}: expected a number")
 
 
@@ -205,7 +215,9 @@ def find_loop(spoken: Sequence[str], rules: HallucinationRules) -> list[str]:
     return []
 
 
-def _check_rate(spoken: Sequence[str], seconds: float, language: str | None, rules: HallucinationRules) -> Rejection | None:
+def _check_rate(
+    spoken: Sequence[str], seconds: float, language: str | None, rules: HallucinationRules
+) -> Rejection | None:
     limits = rules.rates.get(primary_language(language) or "default") or rules.rates["default"]
     han = sum(1 for token in spoken if _ONE_SYLLABLE.match(token))
     words = sum(_words(token) for token in spoken if not _ONE_SYLLABLE.match(token))

@@ -2,8 +2,9 @@
 
     first and last bytes of a file ──read_claims──> Claims(samples, sample_rate, trusted, trailing_data, unfinished)
 
-FFmpeg clamps a WAV's length to the bytes present and guesses an MP3's from its bit rate; accounting needs the claim itself,
-or the knowledge that there is none. Only a few fixed fields are read, always inside bounds; nothing here decodes.
+FFmpeg clamps a WAV's length to the bytes present and guesses an MP3's from its bit rate; accounting needs the claim
+itself, or the knowledge that there is none. Only a few fixed fields are read, always inside bounds; nothing here
+decodes.
 """
 
 from __future__ import annotations
@@ -63,7 +64,18 @@ def read_claims(read_at: ReadAt, size: int) -> Claims:
 
 def looks_like_media(head: bytes) -> bool:
     """Whether the first bytes are a known signature: then what failed is the file's header, not the choice of file."""
-    if head[:4] in (b"RIFF", b"RF64", b"fLaC", b"OggS", b"\x1a\x45\xdf\xa3", b"FORM", b".snd", b"caff", b"MAC ", b"wvpk"):
+    if head[:4] in (
+        b"RIFF",
+        b"RF64",
+        b"fLaC",
+        b"OggS",
+        b"\x1a\x45\xdf\xa3",
+        b"FORM",
+        b".snd",
+        b"caff",
+        b"MAC ",
+        b"wvpk",
+    ):
         return True
     return head[:3] in (b"ID3", b"FLV") or head[4:8] in (b"ftyp", b"moov", b"mdat")
 
@@ -102,7 +114,9 @@ def _wav(read_at: ReadAt, size: int) -> Claims:
     if codec not in (1, 3, 6, 7, 0xFFFE) or not rate or not align:
         return Claims()  # a block of an ADPCM or MP3 WAV holds more than one sample: FFmpeg's own count stands
     end = offset + 8 + length
-    return Claims(samples=length // align, sample_rate=rate, trailing_data=_is_stray(read_at(end, 16), size - end, length))
+    return Claims(
+        samples=length // align, sample_rate=rate, trailing_data=_is_stray(read_at(end, 16), size - end, length)
+    )
 
 
 def _is_stray(head: bytes, left: int, length: int) -> bool:

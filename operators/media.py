@@ -1,9 +1,12 @@
-"""Open a media file that nobody vouches for: what may be opened, with which demuxers and decoders, and what it declares.
+"""Open a media file that nobody vouches for: what may be opened, with which demuxers and decoders, and what it
+declares.
 
     path, FileRange or file object ──open_media──> Media(container, stream, declared length) ──> probe, decode
 
-Files come from a web crawl. FFmpeg sees only a Python file object, so it has no name to guess from and nothing else to open:
-- only demuxers of real containers are allowed; playlists and scripts (HLS, DASH, concat, SDP, image sequences, devices) are not;
+Files come from a web crawl. FFmpeg sees only a Python file object, so it has no name to guess from and nothing else to
+open:
+- only demuxers of real containers are allowed; playlists and scripts (HLS, DASH, concat, SDP, image sequences, devices)
+are not;
 - every protocol is forbidden, and any second file that a demuxer asks for is refused;
 - only audio decoders are allowed, so video is never decoded, not even to find out its format;
 - FIFOs, sockets, devices and directories are refused by `stat`, before `open` could block on one or wake one.
@@ -20,8 +23,12 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 import av.container
-import av.subtitles.codeccontext  # PyAV loads these two at the first file that it opens. The isolated decoder has a memory
-import av.subtitles.stream  # limit by then, and a library that no longer fits looks like a bug instead of a too large file.
+
+# PyAV loads these two at the first file that it opens. The isolated decoder has a memory
+import av.subtitles.codeccontext
+
+# limit by then, and a library that no longer fits looks like a bug instead of a too large file.
+import av.subtitles.stream
 
 from operators.clip import SAMPLE_RATE
 from operators.headers import Claims, looks_like_media, name_of_text, read_claims
@@ -87,9 +94,13 @@ class Probe:
     """What a recording says of itself, found without decoding it."""
 
     declared_samples: int | None
-    """length at 16 kHz by the container's own word; None when it declares none (a bit rate guess is not a declaration)."""
+    """length at 16 kHz by the container's own word; None when it declares none (a bit rate guess is not a
+    declaration).
+    """
     estimated_samples: int
-    """the same, or where it is None a guess from the bit rate, the last timestamp or the size: within a factor of ten or so."""
+    """the same, or where it is None a guess from the bit rate, the last timestamp or the size: within a factor of ten
+    or so.
+    """
     codec: str
     container: str
     sample_rate: int
@@ -173,7 +184,9 @@ class _View:
 
     def read_at(self, at: int, size: int) -> bytes:
         size = max(0, min(size, self.size - at))
-        if not isinstance(self._source, int):  # a file object: its own errors are its owner's to handle, and pass through
+        if not isinstance(
+            self._source, int
+        ):  # a file object: its own errors are its owner's to handle, and pass through
             self._source.seek(self._offset + at)
             return self._source.read(size)[:size]
         try:
@@ -288,7 +301,9 @@ def _declared_samples(container: Any, stream: Any, claims: Claims, limits: Limit
 
 
 def _estimated_samples(media: Media, limits: Limits) -> int:
-    """FFmpeg's figure where it has one to be believed, else what so many bytes usually hold; no more than is ever decoded."""
+    """FFmpeg's figure where it has one to be believed, else what so many bytes usually hold; no more than is ever
+    decoded.
+    """
     seconds = (media.container.duration or 0) / av.time_base
     if not 0 < seconds <= limits.max_seconds:
         usual = _USUAL_VIDEO_BYTES if media.container.streams.video else _USUAL_AUDIO_BYTES
@@ -310,14 +325,32 @@ _DEMUXERS = (
     "mlp,mov,mp3,mpc,mpc8,mpeg,mpegts,msf,mxf,nistsphere,nsv,nut,ogg,oma,osq,paf,pva,pvf,qcp,qoa,rka,rm,rso,sbc,"
     "sds,shn,sol,sox,spdif,tak,truehd,tta,voc,vqf,w64,wav,wavarc,wsd,wtv,wv,wve,xa,xwma"
 )
-"""Containers of recorded sound or film that hold their own data. Not here, so never opened: what refers to other files or
-hosts, devices, still images, subtitles, text art, game formats and headerless data that any bytes could be taken for."""
+"""Containers of recorded sound or film that hold their own data. Not here, so never opened: what refers to other files
+or hosts, devices, still images, subtitles, text art, game formats and headerless data that any bytes could be taken
+for.
+"""
 
 _CHECKED = ("flac", "tta")
-"""Codecs whose every frame carries a checksum: else damage may decode to noise that passes for sound. The checks of lossy codecs
-also refuse frames that are merely unusual."""
+"""Codecs whose every frame carries a checksum: else damage may decode to noise that passes for sound. The checks of
+lossy codecs also refuse frames that are merely unusual."""
 
-_DECLARING = {"aiff", "ape", "asf", "au", "avi", "caf", "flac", "matroska", "mov", "mp3", "ogg", "tta", "w64", "wav", "wv"}
+_DECLARING = {
+    "aiff",
+    "ape",
+    "asf",
+    "au",
+    "avi",
+    "caf",
+    "flac",
+    "matroska",
+    "mov",
+    "mp3",
+    "ogg",
+    "tta",
+    "w64",
+    "wav",
+    "wv",
+}
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""
 
 

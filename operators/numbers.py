@@ -5,9 +5,9 @@
     二百零三 ─┘ parse_han, parse_english           └─ reading_english ─> two hundred three
 
 One written number has several readings (`203室` is 二零三 or 二百零三, `2024` is "twenty twenty four" or "two thousand
-twenty four") and an engine that writes digits does not say which one it heard. So a reading is a function of the digits and
-their context alone, and spelt numbers are parsed and read again by the same function: whatever the style, equal numbers
-come out as equal words. The price is that two spelt transcripts that differ only in style count as agreeing.
+twenty four") and an engine that writes digits does not say which one it heard. So a reading is a function of the digits
+and their context alone, and spelt numbers are parsed and read again by the same function: whatever the style, equal
+numbers come out as equal words. The price is that two spelt transcripts that differ only in style count as agreeing.
 """
 
 from __future__ import annotations
@@ -42,12 +42,17 @@ _HOTLINES = frozenset({"110", "119", "120", "122", "114", "911", "999"})
 
 
 def currency_name(sign: str) -> str:
-    """The English name of a sign that has no word in our tables: ₲ -> guarani. A sign is said, so it must not vanish."""
+    """The English name of a sign that has no word in our tables: ₲ -> guarani. A sign is said, so it must not
+    vanish.
+    """
     return unicodedata.name(sign, "currency").lower().removesuffix(" sign")
 
 
 def parse_han(run: str) -> int | None:
-    """Value of a well-formed spelt number (二百零三, 十二万三千, 一百五 = 150), None for anything else (四五百, 千万, 七八十)."""
+    """Value of a well-formed spelt number (二百零三, 十二万三千, 一百五 = 150).
+
+    None for anything else (四五百, 千万, 七八十).
+    """
     total, myriad_cap = 0, 10**16
     section, digit, unit_cap, zero = 0, None, 10_000, False
     last_unit = 0  # unit that a closing bare digit would abbreviate: 一百五, 一万二
@@ -115,7 +120,9 @@ def _han_section(section: int) -> str:
     for unit, name in ((1000, "千"), (100, "百"), (10, "十"), (1, "")):
         digit, section = divmod(section, unit)
         if digit:
-            words += ("零" if gap and words else "") + ("两" if digit == 2 and unit == 1000 else HAN_DIGITS[digit]) + name
+            words += (
+                ("零" if gap and words else "") + ("两" if digit == 2 and unit == 1000 else HAN_DIGITS[digit]) + name
+            )
             gap = False
         else:
             gap = True
@@ -143,7 +150,11 @@ def reading_han(digits: str, before: str = "", after: str = "") -> str:
     if size == 2 and after[:1] == "年" and _is_short_year(digits) and not before.endswith("第"):
         return han_digits(digits)
     if size == 2:
-        return han_digits(digits) if after[:1] == "后" and digits[1] in "05" and digits[0] in "56789" else han_value(int(digits))
+        return (
+            han_digits(digits)
+            if after[:1] == "后" and digits[1] in "05" and digits[0] in "56789"
+            else han_value(int(digits))
+        )
     if size == 4 and after[:1] == "年":
         return han_value(int(digits)) if digits[1:] == "000" and digits != "2000" else han_digits(digits)
     if _DIGITWISE_AFTER.match(after) or _DIGITWISE_BEFORE.search(before):
@@ -156,7 +167,9 @@ def reading_han(digits: str, before: str = "", after: str = "") -> str:
 
 
 def _is_short_year(digits: str) -> bool:
-    """98 as the year 1998: two digits that are seldom a length. 80年 is often one, and 七八年 may be seven or eight years."""
+    """98 as the year 1998: two digits that are seldom a length. 80年 is often one, and 七八年 may be seven or eight
+    years.
+    """
     return digits[0] in "789" and digits[1] != "0" and int(digits[1]) != int(digits[0]) + 1
 
 
@@ -189,7 +202,9 @@ _ONES = [
 ]
 _TENS = ["zero", "ten", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 _SCALES = {"trillion": 10**12, "billion": 10**9, "million": 10**6, "thousand": 1000}
-_ENGLISH_VALUE = {word: value for value, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS) if i > 1}
+_ENGLISH_VALUE = {word: value for value, word in enumerate(_ONES)} | {
+    word: 10 * i for i, word in enumerate(_TENS) if i > 1
+}
 _ENGLISH_VALUE |= {"fourty": 40, "oh": 0, "o": 0}
 _ORDINALS = {
     "one": "first",
@@ -208,7 +223,9 @@ _ENGLISH_RUN = re.compile(
 )
 _DIGIT_WORD = f"(?:{'|'.join(_ONES[:10])}|oh|o)"
 # 0.5 is said with the zero or without; in "1, 0.5" the zero is what keeps the numbers apart.
-_ZERO_POINT = re.compile(rf"\b((?:{_WORD}|oh|hundred|thousand|[a-z]+illion)[^a-z]+)?(?:zero|oh) (?=point (?:{_WORD}|oh)\b)")
+_ZERO_POINT = re.compile(
+    rf"\b((?:{_WORD}|oh|hundred|thousand|[a-z]+illion)[^a-z]+)?(?:zero|oh) (?=point (?:{_WORD}|oh)\b)"
+)
 _ONE_PART = re.compile(r" and (?:one|an?) (?=(half|quarter|third|fourth|fifth|sixth|seventh|eighth|ninth|tenth)\b)")
 _NUMBER_LAST = re.compile(rf"\b(?:{_WORD})$")
 # Ten thousand is also said "ten k"; a 401k is a pension.
@@ -298,7 +315,9 @@ def _reread_run(match: re.Match[str]) -> str:
     at = 0
     while at < len(words):
         end = at
-        while end < len(words) and _ENGLISH_VALUE.get(words[end], 10) < 10 and (end > at or words[end] not in ("o", "oh")):
+        while (
+            end < len(words) and _ENGLISH_VALUE.get(words[end], 10) < 10 and (end > at or words[end] not in ("o", "oh"))
+        ):
             end += 1
         if end - at >= 3 and (end == len(words) or words[end] not in ("hundred", *_SCALES)):
             out.append(reading_english("".join(str(_ENGLISH_VALUE[word]) for word in words[at:end])))
@@ -339,7 +358,9 @@ def _parse_english(words: list[str], at: int) -> tuple[int | None, int]:
 
 
 def _parse_group(words: list[str], at: int, *, joined: bool) -> tuple[int | None, int]:
-    """A number below 10,000 spelt with at most one "hundred"; `joined` allows a leading "and" (one thousand and five)."""
+    """A number below 10,000 spelt with at most one "hundred"; `joined` allows a leading "and" (one thousand and
+    five).
+    """
     if joined and words[at : at + 1] == ["and"]:
         at += 1
     value, end = _parse_below_100(words, at)
@@ -359,6 +380,11 @@ def _parse_below_100(words: list[str], at: int) -> tuple[int | None, int]:
     value = None if word in ("oh", "o") else _ENGLISH_VALUE.get(word)
     if value is None:
         return None, at
-    if value >= 20 and at + 1 < len(words) and words[at + 1] not in ("oh", "o") and 0 < _ENGLISH_VALUE.get(words[at + 1], 0) < 10:
+    if (
+        value >= 20
+        and at + 1 < len(words)
+        and words[at + 1] not in ("oh", "o")
+        and 0 < _ENGLISH_VALUE.get(words[at + 1], 0) < 10
+    ):
         return value + _ENGLISH_VALUE[words[at + 1]], at + 2
     return value, at + 1

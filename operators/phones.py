@@ -87,7 +87,11 @@ def _mandarin(tones: bool) -> _Lexicon:
     @functools.cache
     def syllable(pinyin: str) -> Phones:
         initial = to_initials(pinyin, strict=True)
-        final = to_finals_tone3(pinyin, strict=True, neutral_tone_with_five=True) if tones else to_finals(pinyin, strict=True)
+        final = (
+            to_finals_tone3(pinyin, strict=True, neutral_tone_with_five=True)
+            if tones
+            else to_finals(pinyin, strict=True)
+        )
         if not final:  # a nasal is a whole syllable: 嗯 n2, 噷 hm
             return (to_tone3(pinyin, neutral_tone_with_five=True) if tones else to_normal(pinyin),)
         return (initial, final) if initial else (final,)

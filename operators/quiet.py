@@ -2,8 +2,8 @@
 
     with quiet(): import and load   ──>  no warnings, no prints, no log lines; the caller's root logger as it was
 
-Nothing here logs. FunASR's import configures the root logger, prints, and logs to it; left alone, every program that loads
-it changes its own log format. So the root logger is put back as the caller had it.
+Nothing here logs. FunASR's import configures the root logger, prints, and logs to it; left alone, every program that
+loads it changes its own log format. So the root logger is put back as the caller had it.
 """
 
 from __future__ import annotations

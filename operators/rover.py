@@ -70,7 +70,8 @@ class Rules:
 
     `reference` and `label` map a language to "asr" or "copilot", with "default" for the rest. `label_form` "written"
     keeps the engine's own text; "spoken" writes the label as it was compared, which unifies more than a transcript
-    should (can't and can not, how a number is read). `reference` and `tones` take part in measuring, the rest in judging alone.
+    should (can't and can not, how a number is read). `reference` and `tones` take part in measuring, the rest in
+    judging alone.
     """
 
     max_wer: float = 10.0
@@ -157,7 +158,9 @@ class Rover:
         self.normaliser = normaliser or Normaliser()
         self.phonetiser = phonetiser or Phonetiser(tones=self.rules.tones)
 
-    def measure(self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float) -> Agreement:
+    def measure(
+        self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float
+    ) -> Agreement:
         """How far the ASR agrees with the nearest copilot (lowest WER + PER, the first of equals).
 
         `seconds` is the clip's length, for the speech rate. Raises ValueError without a copilot: that clip is the
@@ -180,7 +183,9 @@ class Rover:
             tokens_per_second=len(asr_tokens) / seconds if seconds > 0 else 0.0,
         )
 
-    def _rates(self, asr_norm: str, asr_tokens: list[str], copilot_norm: str, language: str | None) -> tuple[float, float]:
+    def _rates(
+        self, asr_norm: str, asr_tokens: list[str], copilot_norm: str, language: str | None
+    ) -> tuple[float, float]:
         if asr_norm == copilot_norm:  # most pairs worth keeping
             return 0.0, 0.0
         reference, hypothesis = asr_tokens, _tokens(copilot_norm)
@@ -220,7 +225,9 @@ def reject(agreement: Agreement, rules: Rules) -> Rejection | None:
     return Rejection(stage="rover", reason=WER_AND_PER if wer and per else WER if wer else PER, detail=detail)
 
 
-def judge_pair(asr_text: str, copilot_text: str, language: str | None, rules: Rules | None = None) -> tuple[Agreement, Verdict]:
+def judge_pair(
+    asr_text: str, copilot_text: str, language: str | None, rules: Rules | None = None
+) -> tuple[Agreement, Verdict]:
     """Measure and judge two transcripts that belong to no clip (tables of pairs, a quick look): speech rate is 0."""
     rover = Rover(rules)
     asr = Hypothesis(engine="asr", text=asr_text, language=language)

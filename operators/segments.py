@@ -154,7 +154,9 @@ def _speech_samples(atoms: list[Span], speech: list[Span]) -> list[int]:
     return (until([atom.end for atom in atoms]) - until([atom.start for atom in atoms])).tolist()
 
 
-def _partition(atoms: list[Span], gaps: list[int], counts: list[int], settings: CutSettings) -> list[tuple[int, int, bool]]:
+def _partition(
+    atoms: list[Span], gaps: list[int], counts: list[int], settings: CutSettings
+) -> list[tuple[int, int, bool]]:
     """Group neighbouring atoms into clips, or leave one out, at the least total cost in samples.
 
     A clip costs `max_gap_seconds` (so a pause shorter than that is worth swallowing), plus its pauses, plus what it

@@ -3,10 +3,12 @@
     <unit>.tar       kept clips only, WebDataset form: <clip_id>.flac, <clip_id>.txt, <clip_id>.json
     <unit>.parquet   the ledger: every stretch of every piece of the unit, kept or not; its presence means "done"
 
-    Unit ──unit_rows──> rows that tile the input ──write_tar──> tar, rows with their place in it ──ledger_bytes──> Parquet
+    Unit ──unit_rows──> rows that tile the input ──write_tar──> tar, rows with their place in it ──ledger_bytes──>
+    Parquet
 
-The ledger's rows tile the pieces of the unit: each sample of input is in exactly one row, so accounting is a sum over rows.
-Both files are functions of the unit alone: fixed order, fixed times, no clock, so whoever does a unit again writes the same.
+The ledger's rows tile the pieces of the unit: each sample of input is in exactly one row, so accounting is a sum over
+rows. Both files are functions of the unit alone: fixed order, fixed times, no clock, so whoever does a unit again
+writes the same.
 """
 
 from __future__ import annotations
@@ -109,7 +111,9 @@ def clip_language(clip: Clip) -> str | None:
 
 
 def unit_rows(unit: Unit) -> list[Row]:
-    """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come later."""
+    """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come
+    later.
+    """
     order = {piece.recording.recording_id: index for index, piece in reversed(list(enumerate(unit.pieces)))}
     # Of pieces with one id only that without a problem was read: what was heard is its own, whichever uri comes first.
     read = {piece.recording.recording_id: piece.recording for piece in unit.pieces if piece.problem is None}
@@ -153,7 +157,13 @@ def unit_rows(unit: Unit) -> list[Row]:
         }
         if clip.agreement is not None:
             columns |= asdict(clip.agreement)
-        add(read[clip.recording_id], clip.span, "kept" if clip.verdict.kept else "rejected", clip.verdict.rejection, columns)
+        add(
+            read[clip.recording_id],
+            clip.span,
+            "kept" if clip.verdict.kept else "rejected",
+            clip.verdict.rejection,
+            columns,
+        )
     return [row for _, row in sorted(keyed, key=lambda item: item[0])]
 
 
@@ -164,8 +174,22 @@ def rejection_columns(rejection: Rejection | None) -> Row:
 
 
 def sample_record(row: Row) -> dict[str, Any]:
-    """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never guessed."""
-    same = ("clip_id", "domain", "language", "uri", "recording_id", "start", "end", "hypotheses", "wer", "per", "reference")
+    """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never
+    guessed.
+    """
+    same = (
+        "clip_id",
+        "domain",
+        "language",
+        "uri",
+        "recording_id",
+        "start",
+        "end",
+        "hypotheses",
+        "wer",
+        "per",
+        "reference",
+    )
     return {name: row[name] for name in same} | {
         "schema_version": SCHEMA_VERSION,
         "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
@@ -181,8 +205,8 @@ def write_tar(
 ) -> tuple[bytes, list[Row]]:
     """The shard of a unit's rows, and the rows with the place of every kept clip filled in.
 
-    `audio(row)` gives a kept clip encoded in the format that `extension` names. `count_tokens(label, language)` gives the label's
-    length in tokens, which lets a trainer plan batches without opening a tar.
+    `audio(row)` gives a kept clip encoded in the format that `extension` names. `count_tokens(label, language)` gives
+    the label's length in tokens, which lets a trainer plan batches without opening a tar.
     """
     placed: list[Row] = []
     buffer = io.BytesIO()
@@ -220,11 +244,14 @@ def clean(text: str) -> str:
 
 
 def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
-    """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's own.
+    """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's
+    own.
 
     Its pages carry checksums, so that a flipped bit is an error and not another label.
     """
-    named = {f"touchasp.{key}": value for key, value in metadata.items()} | {"touchasp.schema_version": str(SCHEMA_VERSION)}
+    named = {f"touchasp.{key}": value for key, value in metadata.items()} | {
+        "touchasp.schema_version": str(SCHEMA_VERSION)
+    }
     table = pa.Table.from_pylist(rows, schema=LEDGER_SCHEMA).replace_schema_metadata(named)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -232,11 +259,15 @@ def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
 
 
 def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
-    """A ledger's rows, or some columns of them, and its metadata. Raises ValueError when it was written by a newer schema."""
+    """A ledger's rows, or some columns of them, and its metadata. Raises ValueError when it was written by a newer
+    schema.
+    """
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     raw = file.schema_arrow.metadata or {}
     prefix = "touchasp."
-    metadata = {key.decode()[len(prefix) :]: value.decode() for key, value in raw.items() if key.decode().startswith(prefix)}
+    metadata = {
+        key.decode()[len(prefix) :]: value.decode() for key, value in raw.items() if key.decode().startswith(prefix)
+    }
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
     names = LEDGER_SCHEMA.names if columns is None else list(columns)

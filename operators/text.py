@@ -4,8 +4,8 @@
                   ─> letters joined, punctuation dropped ─ until nothing changes ─> spoken form ─tokens─> WER
     any text ─evaluation_form─> Han simplified, Latin upper case (what test sets are scored in)
 
-Two texts that can be the same words said aloud should have one spoken form; two that cannot should not. The public table
-tests/data/rover_pairs.tsv is the judge. Nothing here repairs an engine's hallucinated loops: they must disagree.
+Two texts that can be the same words said aloud should have one spoken form; two that cannot should not. The public
+table tests/data/rover_pairs.tsv is the judge. Nothing here repairs an engine's hallucinated loops: they must disagree.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ _MARK_BLOCKS = (range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
 
 
 def _mark_class() -> str:
-    """Combining marks as a regular-expression class: Python's \\w leaves them out, and Hindi or Thai words are full of them."""
+    """Combining marks as a regular-expression class: Python's \\w leaves them out, and Hindi or Thai words are full of
+    them.
+    """
     ranges: list[list[int]] = []
     for block in _MARK_BLOCKS:
         for code in block:
@@ -67,7 +69,9 @@ _SIGN_LAST = re.compile(
 _GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
 _DIGITS = re.compile(r"(\d+)(?:\.(\d+))?(?!\.\d)|\d+")
 _MULTIPLIED = re.compile(r"(?<![\d.])\d{1,4}(?=[百千万亿])")
-_DOMAIN = re.compile(r"(?<=\bwww)\.(?=\w)|(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)(?![A-Za-z0-9]))", re.A)
+_DOMAIN = re.compile(
+    r"(?<=\bwww)\.(?=\w)|(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)(?![A-Za-z0-9]))", re.A
+)
 _LETTER_RUN = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z](?:[ .-][A-Za-z])+(?![A-Za-z0-9'])")
 
 
@@ -75,7 +79,9 @@ def _plain_letters() -> dict[int, str]:
     """Accented Latin letters and the letters they are written as without: é -> e, ø -> o, æ -> ae."""
     plain = {code: unicodedata.normalize("NFD", chr(code))[0] for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))}
     plain = {code: letter for code, letter in plain.items() if letter.isascii()}
-    return plain | str.maketrans({"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE"})
+    return plain | str.maketrans(
+        {"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE"}
+    )
 
 
 _PLAIN_LETTERS = _plain_letters()
@@ -100,10 +106,11 @@ class Normaliser:
     """open English contractions and reduced forms, one spelling for British and American."""
 
     def spoken(self, text: str, language: str | None) -> str:
-        """The spoken form of `text`: lower case, no punctuation, Han simplified and unspaced, one space between other words.
+        """The spoken form of `text`: lower case, no punctuation, Han simplified and unspaced, one space between other
+        words.
 
-        `language` is a code such as zh, en, yue or ja (None: unknown). Numbers follow the script around them, the language
-        only where there is none. Idempotent, and defined for every string; text without any word gives "".
+        `language` is a code such as zh, en, yue or ja (None: unknown). Numbers follow the script around them, the
+        language only where there is none. Idempotent, and defined for every string; text without any word gives "".
         """
         tongue = _tongue(language)
         text = _clean(text)
@@ -152,8 +159,8 @@ class Normaliser:
 def tokens(text: str) -> list[str]:
     """Mixed tokens of a spoken form: one per Han, kana, Thai, Lao, Burmese or Khmer character, one per word elsewhere.
 
-    An apostrophe inside a word belongs to it. Hangul is written with spaces, so a token is a word there. Punctuation and
-    symbols are no tokens.
+    An apostrophe inside a word belongs to it. Hangul is written with spaces, so a token is a word there. Punctuation
+    and symbols are no tokens.
     """
     return _TOKEN.findall(text)
 
@@ -167,7 +174,9 @@ def evaluation_form(text: str) -> str:
 
 
 def _tongue(language: str | None) -> str:
-    """The set of rules for a language code: zh, yue, ja, en, "" when unknown, "other" for languages whose numbers we leave."""
+    """The set of rules for a language code: zh, yue, ja, en, "" when unknown, "other" for languages whose numbers we
+    leave.
+    """
     if not language:
         return ""
     code = re.split("[-_]", language.strip().lower())[0]
@@ -218,7 +227,9 @@ def _write_digits(text: str, tongue: str, *, han: bool, latin: bool) -> str:
 
 
 def _is_english_number(before: str, after: str) -> bool:
-    """In a sentence with Han: does the number belong to the Latin word before it (iPhone 15), or after it (3 apples)?"""
+    """In a sentence with Han: does the number belong to the Latin word before it (iPhone 15), or after it (3
+    apples)?
+    """
     if re.search(r"[A-Za-z][ -]?$", before):
         return not re.match(rf"\s?[{MEASURES}{ORDINAL_NEIGHBOURS}]", after)
     return re.match(r" [A-Za-z]{2}", after) is not None
@@ -239,7 +250,9 @@ def _join(parts: list[str]) -> str:
     out: list[str] = []
     unspaced = True
     for part in parts:
-        alone = (part[0] > "\u2fff" and part[0] < "\uac00") or part[0] >= "\U00020000" or "\uf900" <= part[0] <= "\ufaff"
+        alone = (
+            (part[0] > "\u2fff" and part[0] < "\uac00") or part[0] >= "\U00020000" or "\uf900" <= part[0] <= "\ufaff"
+        )
         if out and not (alone and unspaced):
             out.append(" ")
         out.append(part)

@@ -1,10 +1,11 @@
 """Spoken form of the Latin parts of a transcript: numbers as words, contractions open, one spelling, no fillers.
 
-    text ─write_symbols, write_number─> "five dollars", "march fifth" ─lower case─> respell ─> "can not", "going to", "color"
+    text ─write_symbols, write_number─> "five dollars", "march fifth" ─lower case─> respell ─> "can not", "going to",
+    "color"
          ─reread_english (operators.numbers)─> one reading per number ─strip_fillers─>
 
-Contractions and reduced forms are opened on purpose: "can't", "cannot" and "can not" differ by an engine's house style far
-more often than by what was said.
+Contractions and reduced forms are opened on purpose: "can't", "cannot" and "can not" differ by an engine's house style
+far more often than by what was said.
 """
 
 from __future__ import annotations
@@ -12,7 +13,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from operators.numbers import CURRENCY_SIGNS, currency_name, english_digits, english_value, ordinal_english, reading_english
+from operators.numbers import (
+    CURRENCY_SIGNS,
+    currency_name,
+    english_digits,
+    english_value,
+    ordinal_english,
+    reading_english,
+)
 
 _MONTHS = [
     "january",
@@ -39,7 +47,15 @@ _NUMBER = r"\d+(?:\.\d+)?"
 _SCALE = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "bn": "billion", "B": "billion"}
 _CURRENCY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yuan", "cent")} | {
     sign: (unit, "")  # in hundredths too seldom to say how
-    for sign, unit in {"₹": "rupee", "₱": "peso", "₽": "ruble", "₪": "shekel", "₿": "bitcoin", "₺": "lira", "฿": "baht"}.items()
+    for sign, unit in {
+        "₹": "rupee",
+        "₱": "peso",
+        "₽": "ruble",
+        "₪": "shekel",
+        "₿": "bitcoin",
+        "₺": "lira",
+        "฿": "baht",
+    }.items()
 }
 _WITH_PLURAL = frozenset(["dollar", "euro", "pound", "cent", "rupee", "peso", "ruble", "shekel", "bitcoin"])
 _MONEY = re.compile(rf"([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|[kKmMB])\b)?")
@@ -79,7 +95,8 @@ _DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
 _RANGE = re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.])")
 _ROMAN_VALUE = {"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi": 11, "xii": 12}
 _ROMAN = re.compile(
-    rf"(?:(?<=\bwar )|(?<=\bpart )|(?<=\bchapter )|(?<=\bvolume )|(?<=\bphase )|(?<=\btype ))(?:{'|'.join(_ROMAN_VALUE)})\b"
+    r"(?:(?<=\bwar )|(?<=\bpart )|(?<=\bchapter )|(?<=\bvolume )|(?<=\bphase )|(?<=\btype "
+    rf"))(?:{'|'.join(_ROMAN_VALUE)})\b"
 )
 _ONE_ITEM = re.compile(r"\b(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)")
 _HALVES = {2: "half", 4: "quarter"}
@@ -242,7 +259,9 @@ _DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")
 
 
 def write_symbols(text: str) -> str:
-    """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March fifth."""
+    """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March
+    fifth.
+    """
     if "-" in text:
         text = _PHONE.sub(lambda match: f" {english_digits(re.sub(r'[^0-9]', '', match.group()))} ", text)
     text = _ONE_ITEM.sub(r"\1", _MONEY.sub(_money, text))
@@ -328,7 +347,9 @@ def _decade(match: re.Match[str]) -> str:
 
 
 def write_number(whole: str, fraction: str | None) -> str:
-    """One Arabic number in English words, a space on either side: "15" -> " fifteen ", "3.5" -> " three point five "."""
+    """One Arabic number in English words, a space on either side: "15" -> " fifteen ", "3.5" -> " three point five
+    ".
+    """
     words = reading_english(whole.lstrip("0") or "0" if fraction is not None else whole)
     return f" {words} point {english_digits(fraction)} " if fraction is not None else f" {words} "
 
@@ -367,7 +388,9 @@ def _scored_as(word: str) -> str:
     if stem is not None and not word.startswith(_UNCHANGED_STEMS):
         return _STEMS[stem.group()] + word[stem.end() :]
     if "'" in word:
-        head, clitic = (word[:-3], "n't") if word.endswith("n't") else (word[: word.rindex("'")], word[word.rindex("'") :])
+        head, clitic = (
+            (word[:-3], "n't") if word.endswith("n't") else (word[: word.rindex("'")], word[word.rindex("'") :])
+        )
         if head and clitic in _CLITICS:
             return _scored_as(head) + _CLITICS[clitic]
         if clitic == "'s" and head in _WITH_IS:

@@ -90,7 +90,8 @@ _VARIANT_PATTERN = {
     True: re.compile("|".join(_VARIANTS_YUE)),
     False: re.compile("|".join(_VARIANTS_ZH)),
 }
-# 著 is 着 in Taiwan and Hong Kong spelling; OpenCC's tw2s also breaks 显著 in text that was simplified all along, so not tw2s.
+# 著 is 着 in Taiwan and Hong Kong spelling; OpenCC's tw2s also breaks 显著 in text that was simplified all along,
+# so not tw2s.
 _ASPECT_ZHE = re.compile(r"(?<![名显土原编专巨昭合译论卓拙遗])著(?![名作者书称述录于有])")
 # 著书 and 著录 are words, unless what stands before is something one does with a book or a recording: 拿著書, 聽著錄音.
 _ASPECT_ZHE_BOOK = re.compile("(?<=[拿看读抱带背捧翻念教握提拎挎夹摆放堆听开跟])著(?=[书录])")
@@ -109,7 +110,9 @@ _TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八
 _TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
 _TWO_O_CLOCK = re.compile(r"(?<![第十百千万亿零一二三四五六七八九两])二点(?![零一二三四五六七八九])")
 _DECIMAL_MYRIAD = re.compile(rf"(?<!{_N})({_N}{{1,8}})点([{HAN_DIGITS}]{{1,2}})([万亿])(?!{_N})")
-_NEGATIVE_DEGREES = re.compile(rf"(?<!正)负(?={_N}{{1,4}}(?:点{_N}{{1,4}})?(?:到(?:零下)?{_N}{{1,4}}(?:点{_N}{{1,4}})?)?度)")
+_NEGATIVE_DEGREES = re.compile(
+    rf"(?<!正)负(?={_N}{{1,4}}(?:点{_N}{{1,4}})?(?:到(?:零下)?{_N}{{1,4}}(?:点{_N}{{1,4}})?)?度)"
+)
 _WHOLE_PERCENT = re.compile(rf"百分之一百(?!{_N}|点)")
 
 # Clock times: the parts that digits leave unsaid (3:30 is 三点半 or 三点三十分) fall together.
@@ -150,17 +153,28 @@ _UNITS = {
 _NUMBER = r"\d+(?:\.\d+)?"
 _UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
 _CURRENCY = {"¥": "元", "￥": "元", "US$": "美元", "HK$": "港元", "NT$": "台币", "$": "美元", "€": "欧元", "£": "英镑"}
-_CURRENCY |= {"₹": "卢比", "₩": "韩元", "₽": "卢布", "₺": "里拉", "₫": "越南盾", "₱": "比索", "฿": "泰铢", "₪": "谢克尔"}
+_CURRENCY |= {
+    "₹": "卢比",
+    "₩": "韩元",
+    "₽": "卢布",
+    "₺": "里拉",
+    "₫": "越南盾",
+    "₱": "比索",
+    "฿": "泰铢",
+    "₪": "谢克尔",
+}
 _MONEY = re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)(?:[美港欧韩]?元)?")
 _DATE = re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])")
 _TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
 _PHONE = re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4})(?![\d-])")
 _SCORE = re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])")
 _SCORE_BEFORE = re.compile(r"(?:比分|以|赢|输|败|胜|打成|领先|落后|战平)(?:了|是|为)?\s?$")
-# A dash before a number is a minus only where nothing measured stands before it: 5度-10度 and 5%-10% are ranges. After Han it
-# needs a percentage or a temperature behind it, or 是 为 到 至 于 before it: the dash of 歼-20 is not said.
+# A dash before a number is a minus only where nothing measured stands before it: 5度-10度 and 5%-10% are ranges. After
+# Han it needs a percentage or a temperature behind it, or 是 为 到 至 于 before it: the dash of 歼-20 is not said.
 _NO_RANGE = r"(?<![\d.%‰°])(?<!\d度)(?<!\d\s)(?<!°[CF])"
-_BELOW_ZERO = re.compile(rf"{_NO_RANGE}-\s?({_NUMBER})(?=(?:\s?(?:到|至|[~～—–-]+)\s?-?\s?{_NUMBER})?\s?(?:°|度|摄氏度))")
+_BELOW_ZERO = re.compile(
+    rf"{_NO_RANGE}-\s?({_NUMBER})(?=(?:\s?(?:到|至|[~～—–-]+)\s?-?\s?{_NUMBER})?\s?(?:°|度|摄氏度))"
+)
 _NEGATIVE_SHARE = re.compile(rf"(?<![A-Za-z)]){_NO_RANGE}-(?={_NUMBER}\s?(?:[%‰]|个百分点))")
 _MINUS = re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})")
 _SPAN = re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)")
@@ -185,7 +199,9 @@ def simplify(text: str) -> str:
 
 
 def one_script(text: str, *, cantonese: bool) -> str:
-    """Simplified Han with one spelling per word. Cantonese too: traditional to simplified merges, the other way guesses."""
+    """Simplified Han with one spelling per word. Cantonese too: traditional to simplified merges, the other way
+    guesses.
+    """
     text = simplify(text)
     if "著" in text:
         text = _ASPECT_ZHE_BOOK.sub("着", _ASPECT_ZHE.sub("着", text))
@@ -195,10 +211,15 @@ def one_script(text: str, *, cantonese: bool) -> str:
 
 
 def write_symbols(text: str, *, cantonese: bool) -> str:
-    """Symbols around Arabic digits to Han: ￥5 -> 5元, 12% -> 百分之12, 3:05 -> 3点零5, 5km -> 5公里, -3°C -> 零下3度."""
+    """Symbols around Arabic digits to Han.
+
+    ￥5 -> 5元, 12% -> 百分之12, 3:05 -> 3点零5, 5km -> 5公里, -3°C -> 零下3度.
+    """
     currency = _CURRENCY | ({"$": "蚊"} if cantonese else {})
     text = _PHONE.sub(lambda match: match.group().replace("-", ""), text)
-    text = _MONEY.sub(lambda match: f"{match[2]}{match[3]}{currency.get(match[1]) or f' {currency_name(match[1])} '}", text)
+    text = _MONEY.sub(
+        lambda match: f"{match[2]}{match[3]}{currency.get(match[1]) or f' {currency_name(match[1])} '}", text
+    )
     text = _CENTS.sub(r"\1", text)
     text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", text)
     text = _TIME.sub(_clock, text)
@@ -245,7 +266,9 @@ def _clock(match: re.Match[str]) -> str:
 
 
 def write_number(whole: str, fraction: str | None, before: str, after: str) -> str:
-    """One Arabic number in Han words: digits of the whole part, digits after the point if any, and the text around it."""
+    """One Arabic number in Han words: digits of the whole part, digits after the point if any, and the text around
+    it.
+    """
     if fraction is not None:
         return f"{reading_han(whole.lstrip('0') or '0', before, '点')}点{han_digits(fraction)}"
     return reading_han(whole, before, after)

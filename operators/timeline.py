@@ -2,14 +2,15 @@
 
     frame [C, n] at any rate ──mix to mono──> block ──libswresample──> 16 kHz ──clip to window──> emit(int16)
 
-The timeline is a function of the recording alone, never of the window asked for: work is done in blocks that lie on a fixed
-grid, and a window that starts late runs in two blocks ahead of itself, by when the resampler and the mixer know nothing of
-where they began. So the samples of two neighbouring windows, end to end, are those of the one window that covers both.
+The timeline is a function of the recording alone, never of the window asked for: work is done in blocks that lie on a
+fixed grid, and a window that starts late runs in two blocks ahead of itself, by when the resampler and the mixer know
+nothing of where they began. So the samples of two neighbouring windows, end to end, are those of the one window that
+covers both.
 
-**Mono.** Each block of about half a second is the mean of its channels weighted by their energy, so a voice in one channel of
-eight is not drowned by seven silent ones, equal channels are unchanged, and the mix, being a mean, never exceeds the loudest
-channel. A channel that is another's mirror image (a miswired plug) is turned round first: it would cancel the voice. Weights
-are computed from integers and change over 10 ms.
+**Mono.** Each block of about half a second is the mean of its channels weighted by their energy, so a voice in one
+channel of eight is not drowned by seven silent ones, equal channels are unchanged, and the mix, being a mean, never
+exceeds the loudest channel. A channel that is another's mirror image (a miswired plug) is turned round first: it would
+cancel the voice. Weights are computed from integers and change over 10 ms.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from av.audio.resampler import AudioResampler
 from operators.clip import SAMPLE_RATE, Span
 
 Emit = Callable[[np.ndarray], None]
-"""Takes the next int16 samples of the window. Empty arrays come while the decoder is still ahead of it: a sign of life."""
+"""Takes the next int16 samples of the window. Empty arrays come while the decoder is still ahead of it: a sign of
+life.
+"""
 
 _BLOCK_SECONDS = 0.5
 _RAMP_SECONDS = 0.01
@@ -47,7 +50,9 @@ _RESAMPLER = {
 
 
 class Problem(NamedTuple):
-    """A stretch of a recording that could not be read, and why. An empty span: something is missing there, length unknown."""
+    """A stretch of a recording that could not be read, and why. An empty span: something is missing there, length
+    unknown.
+    """
 
     span: Span
     reason: str
@@ -176,7 +181,9 @@ class _Segment:
         self._at = self._first  # of the next block to mix
         self.produced = self._first * SAMPLE_RATE // rate
         self._weights: np.ndarray | None = None
-        self._resampler = None if rate == SAMPLE_RATE else AudioResampler("fltp", "mono", SAMPLE_RATE, options=_RESAMPLER)
+        self._resampler = (
+            None if rate == SAMPLE_RATE else AudioResampler("fltp", "mono", SAMPLE_RATE, options=_RESAMPLER)
+        )
 
     @property
     def samples(self) -> int:
@@ -221,7 +228,8 @@ class _Segment:
             frame.sample_rate, frame.time_base, frame.pts = self.rate, Fraction(1, self.rate), self._at
             pcm = _to_int16(self._resampler.resample(frame))
         spans = [
-            ((self._at + low) * SAMPLE_RATE // self.rate, -(-(self._at + high) * SAMPLE_RATE // self.rate)) for low, high in bad
+            ((self._at + low) * SAMPLE_RATE // self.rate, -(-(self._at + high) * SAMPLE_RATE // self.rate))
+            for low, high in bad
         ]
         self._at += block.shape[1]
         pcm = pcm[: self.samples - self.produced]

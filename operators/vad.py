@@ -195,8 +195,8 @@ class PyannoteVad(_Engine):
 class SileroVad(_Engine):
     """Silero VAD 6 (MIT) from the silero-vad wheel: a streaming LSTM over 32-ms frames, through onnxruntime.
 
-    The package's own thresholds are 0.5 / 0.35; lower ones find more speech here and still no sound effects (docs/benchmarks.md).
-    Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
+    The package's own thresholds are 0.5 / 0.35; lower ones find more speech here and still no sound effects
+    (docs/benchmarks.md). Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
     """
 
     FRAME = 512

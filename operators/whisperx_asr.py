@@ -4,11 +4,11 @@
                                └─> encode once ─┬─> detect_language ──> language and its probability, per clip
                                                 └─> beam search, one prompt per clip ──> text, avg_logprob
 
-whisperX has no call for a list of clips and identifies the language from the first 30 s of a file only. Its pipeline object
-does accept a generator of clips, so only one method of its *model* is replaced: `generate_segment_batched` here identifies
-languages from the encoder output that decoding uses anyway, and prompts each clip in its own language (CTranslate2 takes a
-prompt per clip), so a batch need not be of one language. Everything else, `avg_logprob` included, is as in whisperX 3.8.
-Neither its VAD nor any alignment model is loaded.
+whisperX has no call for a list of clips and identifies the language from the first 30 s of a file only. Its pipeline
+object does accept a generator of clips, so only one method of its *model* is replaced: `generate_segment_batched` here
+identifies languages from the encoder output that decoding uses anyway, and prompts each clip in its own language
+(CTranslate2 takes a prompt per clip), so a batch need not be of one language. Everything else, `avg_logprob` included,
+is as in whisperX 3.8. Neither its VAD nor any alignment model is loaded.
 """
 
 from __future__ import annotations
@@ -28,8 +28,10 @@ WINDOW_SAMPLES = 30 * SAMPLE_RATE
 """What Whisper's encoder always computes, whatever the clip's length."""
 
 _LANGUAGES = (
-    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy id is it ja jw "
-    "ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl sn so sq sr su "
+    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy "
+    "id is it ja jw "
+    "ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl "
+    "sn so sq sr su "
     "sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
 )
 LANGUAGES = frozenset(_LANGUAGES.split())
@@ -46,11 +48,12 @@ class WhisperX:
     """A Whisper model behind whisperX's batched pipeline.
 
     model: a hub name ("large-v3", "Systran/faster-whisper-small.en") or a folder written by ct2-transformers-converter.
-    device: "cpu", "cuda" or "cuda:N". compute_type: CTranslate2's ("int8", "float16", ...); "default" is float32 on CPU and
-    float16 on a GPU. threads: of CTranslate2 and torch. language: one language for every clip that comes without its own.
-    languages: when not empty, identification chooses among these only; probabilities are still over all. max_new_tokens: a
-    bound on the length of a transcript, where a loop would otherwise run to 224 tokens. suppress_numerals: spell numbers out.
-    asr_options: any more of whisperX's decoding options. local_files_only: never ask the hub.
+    device: "cpu", "cuda" or "cuda:N". compute_type: CTranslate2's ("int8", "float16", ...); "default" is float32 on CPU
+    and float16 on a GPU. threads: of CTranslate2 and torch. language: one language for every clip that comes without
+    its own. languages: when not empty, identification chooses among these only; probabilities are still over all.
+    max_new_tokens: a bound on the length of a transcript, where a loop would otherwise run to 224 tokens.
+    suppress_numerals: spell numbers out. asr_options: any more of whisperX's decoding options. local_files_only: never
+    ask the hub.
 
     Decoding is beam search without sampling, so the same list of clips gives the same answer.
     Raises UserError when model, device, compute type, language or an option is wrong.
@@ -92,7 +95,11 @@ class WhisperX:
             recogniser = _model_class()
             try:
                 self._model = recogniser(
-                    str(folder), device=kind, device_index=int(index or 0), compute_type=compute_type, cpu_threads=threads
+                    str(folder),
+                    device=kind,
+                    device_index=int(index or 0),
+                    compute_type=compute_type,
+                    cpu_threads=threads,
                 )
             except (RuntimeError, ValueError) as error:  # a truncated file, not a Whisper, no such GPU
                 raise UserError(f"asr.model={model}: CTranslate2 cannot load it: {_first_line(error)}") from error
@@ -105,7 +112,12 @@ class WhisperX:
             }
             try:
                 self._pipeline = whisperx.asr.load_model(
-                    str(folder), kind, compute_type=compute_type, model=self._model, vad_model=_NO_VAD, asr_options=options
+                    str(folder),
+                    kind,
+                    compute_type=compute_type,
+                    model=self._model,
+                    vad_model=_NO_VAD,
+                    asr_options=options,
                 )
             except TypeError as error:
                 raise UserError(f"asr.options: {_first_line(error)}") from error
@@ -159,16 +171,21 @@ class WhisperX:
 
 
 _NO_VAD = object()
-"""Stands where whisperX expects a VAD; our clips are cut already and only `transcribe` of a whole file would call it."""
+"""Stands where whisperX expects a VAD; our clips are cut already and only `transcribe` of a whole file would call
+it.
+"""
 
 
 def find_whisper(model: str, download_root: str | None = None, local_files_only: bool = False) -> Path:
-    """The folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched. Raises UserError when there is none."""
+    """The folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched. Raises UserError when there is
+    none.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model.bin").is_file():
             raise UserError(
-                f"asr.model={model} is no CTranslate2 folder (it has no model.bin): convert with ct2-transformers-converter "
+                f"asr.model={model} is no CTranslate2 folder (it has no model.bin): convert with "
+                "ct2-transformers-converter "
                 "--copy_files tokenizer.json preprocessor_config.json"
             )
         if not (folder / "tokenizer.json").is_file():  # faster-whisper would ask the hub for one that may not fit
@@ -180,7 +197,9 @@ def find_whisper(model: str, download_root: str | None = None, local_files_only:
         from faster_whisper.utils import available_models, download_model
 
         if "/" not in model and model not in available_models():
-            raise UserError(f"asr.model={model}: no such folder, and no such model; the hub has {', '.join(available_models())}")
+            raise UserError(
+                f"asr.model={model}: no such folder, and no such model; the hub has {', '.join(available_models())}"
+            )
         for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
             try:
                 found = Path(download_model(model, local_files_only=local, cache_dir=download_root))
@@ -216,7 +235,8 @@ def _check_mels(whisper: Any, model: str) -> None:
     declared = whisper.feat_kwargs.get("feature_size", 80)
     if declared != whisper.model.n_mels:
         raise UserError(
-            f"asr.model={model} takes {whisper.model.n_mels} mel bands but its preprocessor_config.json gives {declared} "
+            f"asr.model={model} takes {whisper.model.n_mels} mel bands but its preprocessor_config.json gives "
+            f"{declared} "
             "(80 when missing): copy the file from the model that was converted"
         )
 
@@ -241,7 +261,9 @@ def _model_class() -> type:
             self, default: str | None, candidates: tuple[str, ...], max_new_tokens: int | None, suppress_numerals: bool
         ) -> None:
             multilingual = self.model.is_multilingual
-            known = [code for code in self.supported_languages if self.hf_tokenizer.token_to_id(f"<|{code}|>") is not None]
+            known = [
+                code for code in self.supported_languages if self.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
+            ]
             self._tokenizers = {
                 code: Tokenizer(self.hf_tokenizer, multilingual, task="transcribe", language=code) for code in known
             }
@@ -267,7 +289,8 @@ def _model_class() -> type:
             for hint, ranking in zip(hints, self.model.detect_language(encoded), strict=True):
                 probability = {token[2:-2]: value for token, value in ranking if token[2:-2] in self._tokenizers}
                 given = hint or self._default
-                # A vocabulary may hold the token of a language that the model was never trained on: it is not in the ranking.
+                # A vocabulary may hold the token of a language that the model was never trained on: it is not in the
+                # ranking.
                 prompt = self._prompt_language(given, probability) if given else None
                 if given and prompt:
                     answers.append((canonical_language(given), prompt, probability[prompt]))
@@ -280,7 +303,9 @@ def _model_class() -> type:
         def generate_segment_batched(
             self, features: Any, tokenizer: Any, options: Any, encoder_output: Any = None
         ) -> dict[str, list[Any]]:
-            """whisperX's own, except: languages from the encoder output, a prompt per clip, `max_new_tokens`, numerals."""
+            """whisperX's own, except: languages from the encoder output, a prompt per clip, `max_new_tokens`,
+            numerals.
+            """
             encoded = self.encode(features)
             spoken = self._identify(encoded, [self.hints.popleft() for _ in range(features.shape[0])])
             if self._numerals:

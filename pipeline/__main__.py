@@ -45,22 +45,29 @@ examples:
   python -m pipeline run my.yaml
   python -m pipeline run my.yaml execution.runner=local      the same shards, in one process, without Ray
   python -m pipeline run my.yaml asr.device=cuda execution.transcribe.gpus=0.5 execution.transcribe.max_workers=4""",
-    "plan": "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list them per domain",
-    "check": "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models, cluster; nothing is curated",
+    "plan": (
+        "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list "
+        "them per domain"
+    ),
+    "check": (
+        "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models, cluster; "
+        "nothing is curated"
+    ),
     "report": """\
 examples:
   python -m pipeline report runs/first
   python -m pipeline report s3://bucket/run s3.endpoint_url=http://store:9000
   python -m pipeline report runs/first runs/second           side by side, and what changed between them""",
     "redecide": """\
-Judges every clip of a finished run again under other rover.* or text.* settings. No recogniser runs: what comes back is cut from
-the sources again, what stays is copied. The new run equals a fresh one with these settings, byte for byte.
+Judges every clip of a finished run again under other rover.* or text.* settings. No recogniser runs: what comes back is
+cut from the sources again, what stays is copied. The new run equals a fresh one with these settings, byte for byte.
 
 examples:
   python -m pipeline redecide runs/first rover.max_wer=15
   python -m pipeline redecide runs/first rover.drop_when=both --output runs/lenient""",
     "score": """\
-Compares what each engine wrote, and the labels that were kept, with what was really said. FILE is JSONL, one recording a line:
+Compares what each engine wrote, and the labels that were kept, with what was really said. FILE is JSONL,
+one recording a line:
 
   {"recording_id": "talk-7", "language": "en", "segments": [{"start_s": 1.2, "end_s": 4.0, "text": "good morning"}]}
 
@@ -96,7 +103,9 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("settings", metavar="key=value", nargs="*", help="settings that override the file")
     command = add("report", "write and print the retention report of a run, or compare several")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, local or s3://, and s3.* settings")
-    command.add_argument("--out", metavar="DIR", help="where a comparison of several is written (default: the last RUN)")
+    command.add_argument(
+        "--out", metavar="DIR", help="where a comparison of several is written (default: the last RUN)"
+    )
     command = add("redecide", "judge a finished run again under other thresholds")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("settings", metavar="key=value", nargs="+", help="new settings: rover.* and text.*")
@@ -112,7 +121,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         text += " (default: %(default)s)"
         command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
-    command.add_argument("--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot")
+    command.add_argument(
+        "--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot"
+    )
     command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
@@ -190,7 +201,10 @@ def main(argv: list[str] | None = None) -> int:
     except ClusterLost as error:
         if arguments.debug:
             traceback.print_exc()
-        print(f"touchasp: {error}; units that have a ledger are done, the same command goes on from there", file=sys.stderr)
+        print(
+            f"touchasp: {error}; units that have a ledger are done, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt as stop:
         print("touchasp: stopped; the same command goes on from here", file=sys.stderr)

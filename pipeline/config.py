@@ -2,8 +2,9 @@
 
     dataclasses (defaults, types, comments) ──OmegaConf──> merged with CONFIG.yaml and dots ──check──> Settings
 
-Unknown keys and wrong types are errors that name the nearest real key. YAML holds numbers, names and paths; structure lives in
-code. Secrets never belong here: S3 credentials come from boto3's own chain (environment, profile, instance role).
+Unknown keys and wrong types are errors that name the nearest real key. YAML holds numbers, names and paths; structure
+lives in code. Secrets never belong here: S3 credentials come from boto3's own chain (environment, profile, instance
+role).
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class VadSettings:
 class CutSettings:
     min_seconds: float = 2.0
     max_seconds: float = 30.0
-    target_seconds: float = 20.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
+    target_seconds: float = (
+        20.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
+    )
     max_gap_seconds: float = 0.8  # a pause up to this long stays inside a clip
     rescue_gap_seconds: float = 2.5  # or this long, when an island would be too short otherwise
     pad_seconds: float = 0.2  # of silence kept at each end
@@ -226,7 +229,8 @@ def _read_yaml(path: str) -> Any:
 
 
 def _plain(content: Any) -> Any:
-    """A settings tree without surprises. `sources: crawl/` and `sources: [a, b]` are short for records that name only a path.
+    """A settings tree without surprises. `sources: crawl/` and `sources: [a, b]` are short for records that name only a
+    path.
 
     ${...} is refused: a settings file must not be able to pull secrets out of the environment and into config.yaml.
     """
@@ -270,7 +274,9 @@ def _explain(error: OmegaConfBaseException) -> str:
     full_key = str(getattr(error, "full_key", "") or "")
     message = str(error).splitlines()[0]
     if full_key.endswith((".False", ".True")):
-        return f"{full_key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
+        return (
+            f"{full_key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
+        )
     if "not in" in message or "Unexpected" in message or "Key" in message:
         near = difflib.get_close_matches(full_key, list(setting_keys()), n=1, cutoff=0.5)
         hint = f": did you mean {near[0]}?" if near else ": see pipeline/configs/full.yaml for every key"
@@ -323,7 +329,9 @@ def _check(settings: Settings) -> None:
         part = getattr(settings, section)
         if ":" not in part.engine and part.engine not in known:
             built_in = " or ".join(known)
-            raise UserError(f"{section}.engine={part.engine}: give {built_in}, or module:Class for an engine of your own")
+            raise UserError(
+                f"{section}.engine={part.engine}: give {built_in}, or module:Class for an engine of your own"
+            )
     between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
     at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
     between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further
@@ -345,15 +353,23 @@ def _check(settings: Settings) -> None:
     at_least("execution.max_failures", settings.execution.max_failures, 1)
     at_least("execution.max_task_retries", settings.execution.max_task_retries, 0)
     if not any(settings.copilot.models.values()):
-        raise UserError("copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}")
+        raise UserError(
+            "copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}"
+        )
     for language, models in settings.copilot.models.items():
         named = [] if models is None else models if isinstance(models, list) else [models]
         if not all(isinstance(model, str) and model.strip() for model in named):
-            raise UserError(f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them")
+            raise UserError(
+                f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them"
+            )
     if "@" in (settings.s3.endpoint_url or ""):
-        raise UserError("s3.endpoint_url may hold no user or password: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise UserError(
+            "s3.endpoint_url may hold no user or password: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if settings.s3.endpoint_url and not re.match(r"https?://[^/]", settings.s3.endpoint_url):
-        raise UserError(f"s3.endpoint_url={settings.s3.endpoint_url}: write the scheme and the host, as in http://store:9000")
+        raise UserError(
+            f"s3.endpoint_url={settings.s3.endpoint_url}: write the scheme and the host, as in http://store:9000"
+        )
     if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
@@ -369,7 +385,9 @@ def _check_finite(record: Any, prefix: str) -> None:
     for key, value in vars(record).items():
         if is_dataclass(value):
             _check_finite(value, f"{prefix}{key}.")
-        elif isinstance(value, float) and not math.isfinite(value) and prefix != "rover.":  # there infinity switches a rule off
+        elif (
+            isinstance(value, float) and not math.isfinite(value) and prefix != "rover."
+        ):  # there infinity switches a rule off
             raise UserError(f"{prefix}{key}={value}: must be a finite number")
 
 
@@ -381,8 +399,8 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return asdict(settings)
 
 
-# Where and how fast a run works does not change what it writes; everything else does, devices and the threads of an engine too:
-# a GPU sums in another order, and so do four threads.
+# Where and how fast a run works does not change what it writes; everything else does, devices and the threads of an
+# engine too: a GPU sums in another order, and so do four threads.
 _NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers")
 _IN_OUTPUT = tuple(f"execution.{stage}.threads" for stage in ("segment", "transcribe", "copilot"))
 
@@ -395,7 +413,9 @@ def output_settings(settings: Settings) -> dict[str, Any]:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif prefix in _IN_OUTPUT or not any(prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT):
+        elif prefix in _IN_OUTPUT or not any(
+            prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT
+        ):
             leaves[prefix] = value
 
     walk("", asdict(settings))

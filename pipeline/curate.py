@@ -80,18 +80,26 @@ class Curation:
         if not self.settings.output:
             raise UserError("no output: say where the run goes, for example output=runs/first")
         self.store: Store = open_store(self.settings.output, self.settings.s3)
-        self.fetch = Fetch(self.settings.s3, self.settings.execution.scratch, recipe.limits(self.settings.audio).max_bytes)
+        self.fetch = Fetch(
+            self.settings.s3, self.settings.execution.scratch, recipe.limits(self.settings.audio).max_bytes
+        )
 
     def plan(self) -> list[Unit]:
         """The run's units: the stored plan, or a new one made from the sources and stored. Raises UserError."""
-        recipe.build(self.settings, self.store, self.fetch)  # a wrong setting must be found before a plan is stored under it
+        recipe.build(
+            self.settings, self.store, self.fetch
+        )  # a wrong setting must be found before a plan is stored under it
         if self.store.exists("plan.parquet"):
             self._same_settings()
             if plan_fingerprint(self.store) not in ("", fingerprint(self.settings)):
-                raise UserError(f"{self.store.root}: config.yaml and plan.parquet are of two runs: choose another output")
+                raise UserError(
+                    f"{self.store.root}: config.yaml and plan.parquet are of two runs: choose another output"
+                )
             return load_plan(self.store)
         if ledger.done_units(self.store):
-            raise UserError(f"{self.store.root} holds shards and no plan, so nobody knows of what: choose another output")
+            raise UserError(
+                f"{self.store.root} holds shards and no plan, so nobody knows of what: choose another output"
+            )
         if not self.settings.sources:
             raise UserError("no sources: say what to curate, for example sources=[{path: crawl/}]")
         files = list(read_sources(self.settings.sources, self.settings.s3))
@@ -115,7 +123,10 @@ class Curation:
         """Lengths: read by the nodes of a cluster where there is one, else by a few threads here."""
         execution = self.settings.execution
         probe = partial(
-            probe_files, fetch=self.fetch, workers=self.settings.plan.probe_workers, limits=recipe.limits(self.settings.audio)
+            probe_files,
+            fetch=self.fetch,
+            workers=self.settings.plan.probe_workers,
+            limits=recipe.limits(self.settings.audio),
         )
         if execution.runner != "ray" or running.cluster_address(execution) is None:
             return probe(files)
@@ -151,7 +162,9 @@ class Curation:
         raise UserError(f"{self.store.root} was made with other settings ({'; '.join(changed[:4])}{more}): {mend}")
 
     def run(self) -> int:
-        """Curate everything that is not done yet and write the report. Answers the exit code (`finish`). Raises UserError."""
+        """Curate everything that is not done yet and write the report. Answers the exit code (`finish`). Raises
+        UserError.
+        """
         preflight = Preflight(self.settings, self.store, self.console)
         preflight.before_plan()
         units = self.plan()
@@ -197,7 +210,8 @@ class Curation:
         if left:
             names = ", ".join(unit.unit_id for unit in left[:5])
             self.console.print(
-                f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.", style="red"
+                f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.",
+                style="red",
             )
             return 1
         return 0
@@ -220,12 +234,15 @@ class Curation:
                             self.console.print(outcome.error, style="red", markup=False, highlight=False)
                             raise UserError(f"an engine cannot be loaded: {_first_line(outcome.error)}")
                         progress.begin()
-                        preflight.passed("engines", f"every stage has loaded its models ({time.monotonic() - started:.0f} s)")
+                        preflight.passed(
+                            "engines", f"every stage has loaded its models ({time.monotonic() - started:.0f} s)"
+                        )
                         continue
                     display.add(outcome)
                     if progress.failed >= execution.max_failures:
                         raise UserError(
-                            f"gave up after {progress.failed} failed units, the last: {_first_line(outcome.error or '')}"
+                            f"gave up after {progress.failed} failed units, the last: "
+                            f"{_first_line(outcome.error or '')}"
                         )
         finally:
             try:
@@ -291,7 +308,9 @@ def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
 
 
 def report(settings: Settings, store: Store, console: Console) -> None:
-    """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError, ConservationError."""
+    """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError,
+    ConservationError.
+    """
     retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
     speeds, damaged = read_speeds(store)
     for key in damaged:
@@ -316,6 +335,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
         except FileNotFoundError as error:
             raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
     if left := len(ledger.to_do(units, store)):
-        console.print(f"{len(units) - left:,} of {len(units):,} units are done; this report is of those", style="yellow")
+        console.print(
+            f"{len(units) - left:,} of {len(units):,} units are done; this report is of those", style="yellow"
+        )
     console.print(render_terminal(retention))
     console.print(f"\nreport: {printable(store.url('report.html'))}", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,6 @@
-"""What the libraries that we build on may do in our processes: no telemetry, no chatter, as many threads as were asked for."""
+"""What the libraries that we build on may do in our processes: no telemetry, no chatter, as many threads as were asked
+for.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,17 @@ def quiet_dependencies() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }.items():
         os.environ.setdefault(name, value)
-    for logger in ("ray", "ray.data", "whisperx", "funasr", "pyannote", "modelscope", "speechbrain", "lightning", "root"):
+    for logger in (
+        "ray",
+        "ray.data",
+        "whisperx",
+        "funasr",
+        "pyannote",
+        "modelscope",
+        "speechbrain",
+        "lightning",
+        "root",
+    ):
         logging.getLogger(logger).setLevel(logging.ERROR)
 
 

@@ -1,6 +1,7 @@
 """A few clips per domain to listen to: chosen by hash while ledgers are folded, fetched when the page is written.
 
-    clip rows ──rank by hash──> Example, an address ──read its ledger──> row ──tar, or cut again──> Sound, small enough to embed
+    clip rows ──rank by hash──> Example, an address ──read its ledger──> row ──tar, or cut again──> Sound, small enough
+    to embed
 
 Choosing by hash needs no memory of what came before and gives one choice for any order of ledgers.
 """
@@ -69,7 +70,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleClip:
-    """An example with its ledger row and, unless it was too large or is gone, its audio (an Ogg Opus, FLAC or WAV file)."""
+    """An example with its ledger row and, unless it was too large or is gone, its audio (an Ogg Opus, FLAC or WAV
+    file).
+    """
 
     example: Example
     row: Mapping[str, Any]
@@ -81,7 +84,9 @@ def candidates(clips: pa.Table) -> list[Example]:
     if not clips.num_rows:
         return []
     rank = _ranks(clips)
-    kind, _ = codes(pc.binary_join_element_wise(*(clips[name] for name in ("domain", "outcome", "stage", "reason")), "\0"))
+    kind, _ = codes(
+        pc.binary_join_element_wise(*(clips[name] for name in ("domain", "outcome", "stage", "reason")), "\0")
+    )
     order = np.lexsort((rank, kind))
     begins = np.flatnonzero(np.diff(kind[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
@@ -121,7 +126,9 @@ def shortlist(examples: Iterable[Example], domain: str, lost: Mapping[tuple[str,
 
 
 def collect(store: RunStore, shortlists: list[list[Example]], audio: Audio | None) -> list[list[ExampleClip]]:
-    """The examples of each domain with rows and audio. When the budget runs out, every domain has had its first ones."""
+    """The examples of each domain with rows and audio. When the budget runs out, every domain has had its first
+    ones.
+    """
     rows = _find_rows(store, [example for shown in shortlists for example in shown])
     sounds: dict[Example, bytes | None] = {}
     left = AUDIO_BUDGET_BYTES
@@ -129,7 +136,9 @@ def collect(store: RunStore, shortlists: list[list[Example]], audio: Audio | Non
     for turn in range(turns):
         for shown in shortlists:
             # Kept and rejected by turns, so that a tight budget does not silence all of one kind.
-            order = sorted(range(len(shown)), key=lambda at: at if shown[at].outcome == "kept" else at - _kept(shown) + 0.5)
+            order = sorted(
+                range(len(shown)), key=lambda at: at if shown[at].outcome == "kept" else at - _kept(shown) + 0.5
+            )
             if turn < len(shown) and left > 0:
                 example = shown[order[turn]]
                 sound = _audio(store, rows[example], audio)

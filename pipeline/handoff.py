@@ -361,7 +361,8 @@ class _Handoff:
         for each in self.sources:
             if missing := each.run.units - each.units:
                 warn(
-                    f"{each.run.store.root} is not whole: {missing} of {each.run.units} units are not in this hand-off. "
+                    f"{each.run.store.root} is not whole: {missing} of {each.run.units} units are not in this "
+                    "hand-off. "
                     "Once they are, recordings that share a clip or a speaker with theirs may go to another split"
                 )
         for name in SPLITS[1:]:

@@ -123,7 +123,9 @@ class Gathered:
 
 @lru_cache(maxsize=1 << 16)
 def real_uri(uri: str) -> str:
-    """One name for all spellings of a local file: without "..", symbolic links followed. It need not exist; S3 stays as it is."""
+    """One name for all spellings of a local file: without "..", symbolic links followed. It need not exist; S3 stays as
+    it is.
+    """
     if scheme(uri) is not None:
         return uri
     place, member = split_member(uri)

@@ -7,8 +7,9 @@ A group goes to one split as a whole. Its place is a hash, so it depends on no o
 moves no recording, with one exception: when the new run shows that two groups are one (the same speaker, the same
 audio). Then the group is train's if either was: what a model may have trained on never becomes test data.
 
-A labelled set may name a recording otherwise than the run that was curated from it, and either may have been there first. So
-the split is made twice, runs before labelled sets and the other way about: what one of the two gives to train is train's.
+A labelled set may name a recording otherwise than the run that was curated from it, and either may have been there
+first. So the split is made twice, runs before labelled sets and the other way about: what one of the two gives to train
+is train's.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     columns of many clips ──bin──> Distributions per domain (or language) ──plus──> Distributions of the run
 
-Each histogram counts kept and rejected clips apart, by number and by samples. The joint histogram of WER and PER holds the
-samples of clips that the agreement rule alone decides, with bins closed on the right: the time kept at any pair of thresholds on
-its edges is an exact sum, for either reading of the rule.
+Each histogram counts kept and rejected clips apart, by number and by samples. The joint histogram of WER and PER holds
+the samples of clips that the agreement rule alone decides, with bins closed on the right: the time kept at any pair of
+thresholds on its edges is an exact sum, for either reading of the rule.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ import numpy as np
 from operators.clip import SAMPLE_RATE
 
 SCORE_EDGES = np.concatenate([np.arange(0, 20, 0.5), np.arange(20, 30), [30, 35, 40, 45, 50, 60, 70, 80, 90, 100]])
-"""Percent. Bin 0 is exactly 0, bin i is (edge i-1, edge i], the last is above 100: a rule `rate <= edge` cuts between bins."""
+"""Percent. Bin 0 is exactly 0, bin i is (edge i-1, edge i], the last is above 100: a rule `rate <= edge` cuts between
+bins.
+"""
 RATE_EDGES = np.arange(0.25, 12.25, 0.25)
 """Tokens per second. Bin i is [edge i-1, edge i)."""
 DURATION_EDGES = np.arange(1, 31)
@@ -30,7 +32,9 @@ SCORE_BINS, RATE_BINS, DURATION_BINS = len(SCORE_EDGES) + 1, len(RATE_EDGES) + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Distributions:
-    """int64 [bins, 2, 2] each: axis 1 is kept or rejected, axis 2 is clips or samples. `wer_per`: int64 [WER, PER] samples."""
+    """int64 [bins, 2, 2] each: axis 1 is kept or rejected, axis 2 is clips or samples. `wer_per`: int64 [WER, PER]
+    samples.
+    """
 
     wer: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, 2, 2), np.int64))
     per: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, 2, 2), np.int64))
@@ -39,7 +43,9 @@ class Distributions:
     wer_per: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, SCORE_BINS), np.int64))
 
     def plus(self, other: Distributions) -> Distributions:
-        return Distributions(**{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)})
+        return Distributions(
+            **{each.name: getattr(self, each.name) + getattr(other, each.name) for each in fields(self)}
+        )
 
     def kept_at(self, max_wer: float, max_per: float, *, drop_only_when_both: bool = False) -> int:
         """Samples kept with these thresholds; the other reading drops only what exceeds both.
@@ -72,7 +78,9 @@ def _bins_within(limit: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipColumns:
-    """Columns of many clips. `group` int [clips] is the index of the domain or language; NaN where a rate was not measured."""
+    """Columns of many clips. `group` int [clips] is the index of the domain or language; NaN where a rate was not
+    measured.
+    """
 
     samples: np.ndarray
     rejected: np.ndarray  # bool

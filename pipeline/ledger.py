@@ -42,13 +42,16 @@ def read(store: Store, unit_id: str) -> tuple[pa.Table, dict[str, str]]:
 
 
 def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Every ledger of a run, one at a time, in the order of their names. Raises UserError when there is none, or a damaged one.
+    """Every ledger of a run, one at a time, in the order of their names. Raises UserError when there is none, or a
+    damaged one.
 
     `columns` leaves the others, texts among them, unread.
     """
     names = sorted(done_units(store))
     if not names:
-        raise UserError(f"no finished units in {store.root}: is this the output of a run? (expected shards/<domain>/*.parquet)")
+        raise UserError(
+            f"no finished units in {store.root}: is this the output of a run? (expected shards/<domain>/*.parquet)"
+        )
     for key, data in _read_ahead(store, [shard_keys(name)[2] for name in names]):
         with _damage_explained(store, key):
             table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
@@ -56,7 +59,9 @@ def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.T
 
 
 def _read_ahead(store: Store, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Objects in the order asked for, some read ahead: a million ledgers on S3, one by one, are half a day of waiting."""
+    """Objects in the order asked for, some read ahead: a million ledgers on S3, one by one, are half a day of
+    waiting.
+    """
     with ThreadPoolExecutor(_READS_AHEAD) as pool:
         waiting: deque[tuple[str, Future[bytes]]] = deque()
         for key in keys:
@@ -77,11 +82,15 @@ def _damage_explained(store: Store, key: str) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         line = " ".join(str(error).split())[:100]
-        raise UserError(f"the ledger {store.url(key)} cannot be read: remove it, and 'run' makes it anew ({line})") from error
+        raise UserError(
+            f"the ledger {store.url(key)} cannot be read: remove it, and 'run' makes it anew ({line})"
+        ) from error
 
 
 def good(unit: Unit) -> list[Piece]:
-    """The pieces that were worked on: not those that the plan refused, which may share a recording's id with a good one."""
+    """The pieces that were worked on: not those that the plan refused, which may share a recording's id with a good
+    one.
+    """
     return [piece for piece in unit.pieces if piece.problem is None]
 
 
@@ -92,13 +101,15 @@ class TilingError(AssertionError):
 def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
     """Proves that every ledger is of this run and fits its tar, and that its rows tile the unit's pieces.
 
-    Tiling holds within units and across the cuts between them. A recording must be in the ledger of each unit that owns a piece
-    of it. Raises UserError for a file that is not as the run left it, TilingError naming the recording.
+    Tiling holds within units and across the cuts between them. A recording must be in the ledger of each unit that owns
+    a piece of it. Raises UserError for a file that is not as the run left it, TilingError naming the recording.
     """
     tars = {key.rpartition("/")[2][: -len(".tar")]: size for key, size in store.list("shards/") if key.endswith(".tar")}
     done = done_units(store)
     if strangers := sorted(done - {unit.unit_id for unit in units}):
-        raise UserError(f"{store.url(shard_keys(strangers[0])[2])} is of no unit of the plan: move what is not of this run away")
+        raise UserError(
+            f"{store.url(shard_keys(strangers[0])[2])} is of no unit of the plan: move what is not of this run away"
+        )
     edges: dict[str, list[tuple[int, int, bool]]] = {}
     pieces = Counter(clean(piece.recording.recording_id) for unit in units for piece in good(unit))
     finished = [unit for unit in units if unit.unit_id in done]
@@ -109,7 +120,9 @@ def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
         if metadata.get("fingerprint") != fingerprint:
             raise UserError(f"{store.url(key)} was written under other settings: remove it, and 'run' makes it anew")
         if str(tars.get(unit.unit_id)) != metadata.get("tar_bytes"):
-            raise UserError(f"the tar beside {store.url(key)} is not the one it tells of: remove both, and 'run' makes them anew")
+            raise UserError(
+                f"the tar beside {store.url(key)} is not the one it tells of: remove both, and 'run' makes them anew"
+            )
         spans: dict[str, list[tuple[int, int]]] = {}
         unreadable: set[str] = set()
         for row in table.select(["recording_id", "start", "end", "outcome"]).to_pylist():
@@ -132,12 +145,15 @@ def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
                 if end != start:
                     raise TilingError(f"{unit.unit_id}: {recording_id} has a gap or overlap at samples {end}..{start}")
             if piece.start or piece.end is not None:
-                edges.setdefault(recording_id, []).append((own[0][0], own[-1][1], len(own) == 1 and recording_id in unreadable))
+                edges.setdefault(recording_id, []).append(
+                    (own[0][0], own[-1][1], len(own) == 1 and recording_id in unreadable)
+                )
             elif own[0][0] != 0:
                 raise TilingError(f"{unit.unit_id}: {recording_id} starts at sample {own[0][0]}")
     for recording_id, owned in edges.items():
         if len(owned) == pieces[recording_id]:
             for (_, end, lost_before), (start, _, lost_after) in itertools.pairwise(sorted(owned)):
-                # A piece that became unreadable between two units knows only its nominal edge, not the quiet point beside it.
+                # A piece that became unreadable between two units knows only its nominal edge, not the quiet point
+                # beside it.
                 if end != start and not (lost_before or lost_after):
                     raise TilingError(f"{recording_id} has a gap or overlap between units at samples {end}..{start}")

@@ -51,7 +51,9 @@ def is_manifest(name: str) -> bool:
 
 
 def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is told from a bad line."""
+    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is told from a bad
+    line.
+    """
     waiting: list[Row] = []
     columns: set[str] = set()
     for row in rows:
@@ -62,7 +64,11 @@ def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
                 yield from waiting
                 yield from rows
                 return
-    found = f"has no column 'uri' (it has {', '.join(sorted(columns)[:8])})" if columns else "holds no rows that can be read"
+    found = (
+        f"has no column 'uri' (it has {', '.join(sorted(columns)[:8])})"
+        if columns
+        else "holds no rows that can be read"
+    )
     raise UserError(f"the manifest {name} {found}: every row needs 'uri', the path of its audio file")
 
 
@@ -166,7 +172,10 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
 def plain_row(values: dict[Any, Any]) -> dict[str, Any]:
     """The row in values that JSON can hold. Raises ValueError when it is nested too deeply."""
     # The URI keeps its surrogates: they may be the bytes of a file name that is not UTF-8.
-    return {text(str(key)): value if key == "uri" and isinstance(value, str) else plain(value) for key, value in values.items()}
+    return {
+        text(str(key)): value if key == "uri" and isinstance(value, str) else plain(value)
+        for key, value in values.items()
+    }
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -201,7 +210,9 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def text(value: str) -> str:
-    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as `\\xe9`."""
+    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as
+    `\\xe9`.
+    """
     if not _has_surrogate(value):
         return value
     try:

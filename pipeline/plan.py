@@ -1,10 +1,11 @@
 """Plan: sources into units, a fixed order with fixed names, and plan.parquet that holds them.
 
     SourceFile + length ──sort by domain, uri──> pieces ──fill units of about 30 minutes──> Unit("podcast-000012")
-                                   a recording longer than a unit: pieces with nominal edges at multiples of the unit's length
+                                   a recording longer than a unit: pieces with nominal edges at multiples of the unit's
+                                   length
 
-Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts is found
-when the audio is read, at a quiet point of a window which both neighbours hear.
+Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts
+is found when the audio is read, at a quiet point of a window which both neighbours hear.
 """
 
 from __future__ import annotations
@@ -34,21 +35,25 @@ PLAN_VERSION = 1
 UNKNOWN_SAMPLES = 60 * SAMPLE_RATE
 """What a recording that could not be probed counts for while units are filled."""
 LEAST_SAMPLES = SAMPLE_RATE
-"""What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its files are."""
+"""What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its
+files are.
+"""
 
 
 def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> list[Unit]:
     """Units of `settings.unit_minutes` of raw audio, each of one domain.
 
     Args:
-        files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are counted.
-        lengths: of each, as `probe_files` answers.
+        files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are
+        counted. lengths: of each, as `probe_files` answers.
         settings: the unit's length, and how near to an edge the quiet point may lie.
     """
     unit_samples = round(settings.unit_minutes * 60 * SAMPLE_RATE)
     radius = round(settings.edge_radius_seconds * SAMPLE_RATE)
     if not 0 <= 2 * radius < unit_samples:
-        raise UserError("plan.edge_radius_seconds must be less than half of plan.unit_minutes: neighbouring cuts would meet")
+        raise UserError(
+            "plan.edge_radius_seconds must be less than half of plan.unit_minutes: neighbouring cuts would meet"
+        )
     pairs = sorted(zip(files, lengths, strict=True), key=lambda pair: (pair[0].domain, pair[0].uri))
     slugs = domain_slugs(file.domain for file, _ in pairs)
     units: list[Unit] = []
@@ -104,7 +109,8 @@ def domain_slugs(domains: Iterable[str]) -> dict[str, str]:
     """A name for each domain that is safe in a path and as an S3 key, and belongs to no other of these domains.
 
     Letters and digits of every script stay (访谈 is 访谈), in lower case as some disks cannot tell "A" from "a"; the
-    rest becomes "-". Where two domains would share a slug, the one that is spelled like it keeps it; the others get a hash.
+    rest becomes "-". Where two domains would share a slug, the one that is spelled like it keeps it; the others get a
+    hash.
     """
     distinct = sorted(set(domains))
     sharing: dict[str, list[str]] = defaultdict(list)
@@ -148,7 +154,9 @@ _PIECE = pa.struct(
     ]
 )
 _ESTIMATED_PIECE = pa.struct([*_PIECE, ("estimated_samples", pa.int64())])
-"""With the last column only where a recording declares no length: every other plan is as it was before there were estimates."""
+"""With the last column only where a recording declares no length: every other plan is as it was before there were
+estimates.
+"""
 
 
 def _schema(piece: pa.StructType) -> pa.Schema:
@@ -156,7 +164,9 @@ def _schema(piece: pa.StructType) -> pa.Schema:
 
 
 def save_plan(units: Sequence[Unit], store: Store, fingerprint: str = "") -> None:
-    """Write plan.parquet, one row per unit; the same units give the same bytes. `fingerprint` may name what they came from."""
+    """Write plan.parquet, one row per unit; the same units give the same bytes. `fingerprint` may name what they came
+    from.
+    """
     metadata = {"touchasp.plan_version": str(PLAN_VERSION), "touchasp.fingerprint": fingerprint}
     estimated = any(piece.estimated_samples is not None for unit in units for piece in unit.pieces)
     columns = _ESTIMATED_PIECE if estimated else _PIECE
@@ -194,7 +204,9 @@ def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
 
 
 def load_plan(store: Store) -> list[Unit]:
-    """The units of a run's plan.parquet, as they were saved. Raises UserError when there is none, or none that can be read."""
+    """The units of a run's plan.parquet, as they were saved. Raises UserError when there is none, or none that can be
+    read.
+    """
     with _open_plan(store) as file, _damage_explained(store):
         return [unit for group in range(file.num_row_groups) for unit in _units(file.read_row_group(group))]
 
@@ -214,7 +226,9 @@ def _open_plan(store: Store) -> pq.ParquetFile:
         file = pq.ParquetFile(pa.BufferReader(content))
     version = (file.schema_arrow.metadata or {}).get(b"touchasp.plan_version", b"none").decode()
     if version != str(PLAN_VERSION):
-        raise UserError(f"{store.url(PLAN_KEY)} has plan version {version}, this program reads {PLAN_VERSION}: plan again")
+        raise UserError(
+            f"{store.url(PLAN_KEY)} has plan version {version}, this program reads {PLAN_VERSION}: plan again"
+        )
     return file
 
 
@@ -224,7 +238,9 @@ def _damage_explained(store: Store) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         line = " ".join(str(error).split())[:100]
-        raise UserError(f"{store.url(PLAN_KEY)} is damaged: put back a copy of it, or choose another output ({line})") from error
+        raise UserError(
+            f"{store.url(PLAN_KEY)} is damaged: put back a copy of it, or choose another output ({line})"
+        ) from error
 
 
 def _units(table: pa.Table) -> Iterator[Unit]:
@@ -252,7 +268,9 @@ def _piece(
     problem: dict[str, str] | None,
     estimated_samples: int | None = None,
 ) -> Piece:
-    recording = Recording(recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance))
+    recording = Recording(
+        recording_id=recording_id, uri=uri, domain=domain, language=language, provenance=json.loads(provenance)
+    )
     return Piece(
         recording=recording,
         start=start,
@@ -265,4 +283,8 @@ def _piece(
 
 
 def _to_json(recording: Recording) -> str:
-    return json.dumps(recording.provenance, ensure_ascii=False, allow_nan=False, sort_keys=True) if recording.provenance else "{}"
+    return (
+        json.dumps(recording.provenance, ensure_ascii=False, allow_nan=False, sort_keys=True)
+        if recording.provenance
+        else "{}"
+    )

@@ -20,7 +20,9 @@ from pipeline.sources import check_source
 from pipeline.storage import Store
 
 FLAC_BYTES_PER_SECOND = 18_000
-"""16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy speech."""
+"""16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy
+speech.
+"""
 
 
 def try_output(store: Store, setting: str) -> None:
@@ -52,7 +54,9 @@ class Preflight:
         self._models()
 
     def _models(self) -> None:
-        """Cheap look at model paths before minutes go into planning; they are really loaded by the stages' roll call."""
+        """Cheap look at model paths before minutes go into planning; they are really loaded by the stages' roll
+        call.
+        """
         named = {"vad.model": self.settings.vad.model, "asr.model": self.settings.asr.model}
         for language, models in self.settings.copilot.models.items():
             for model in [models] if isinstance(models, str) else (models or []):
@@ -69,12 +73,15 @@ class Preflight:
         """Disk for the shards, if everything were kept. Raises UserError."""
         if "://" in self.store.root:
             return
-        per_second = FLAC_BYTES_PER_SECOND if self.settings.audio.codec == "flac" else self.settings.audio.opus_kbps * 130
+        per_second = (
+            FLAC_BYTES_PER_SECOND if self.settings.audio.codec == "flac" else self.settings.audio.opus_kbps * 130
+        )
         need = input_seconds * per_second
         free = shutil.disk_usage(self.store.root).free
         if need > free:
             raise UserError(
-                f"the disk of {self.store.root} has {free / 1e9:.1f} GB free and {hours(input_seconds)} of audio may need "
+                f"the disk of {self.store.root} has {free / 1e9:.1f} GB free and {hours(input_seconds)} of audio "
+                "may need "
                 f"{need / 1e9:.1f} GB: free some space, choose another output, or set audio.codec=opus"
             )
         self.passed("disk", f"{free / 1e9:.0f} GB free, at most {need / 1e9:.2f} GB needed")

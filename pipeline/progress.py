@@ -1,6 +1,7 @@
 """Live progress of a run: one table that redraws on a terminal, plain lines elsewhere.
 
-    Outcome per finished unit ──> totals ──> recordings, hours in and kept, ETA; per stage: speed, time busy, what it waits for
+    Outcome per finished unit ──> totals ──> recordings, hours in and kept, ETA; per stage: speed, time busy, what it
+    waits for
 
 It counts for the eye only. What is done is what the ledgers say.
 """
@@ -55,7 +56,9 @@ class Progress:
     recordings: int = 0
     clips: int = 0
     kept_clips: int = 0
-    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("kept", "rejected", "non_speech", "unreadable"), 0))
+    samples: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("kept", "rejected", "non_speech", "unreadable"), 0)
+    )
     speeds: dict[str, StageSpeed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,7 +111,9 @@ class Progress:
         return min(speed.busy_seconds / (self.elapsed * speed.workers), 1.0)
 
     def waits_for(self) -> dict[str, str]:
-        """What holds each stage: the busiest stage sets the pace, those before it are held back, those after it wait for it."""
+        """What holds each stage: the busiest stage sets the pace, those before it are held back, those after it wait
+        for it.
+        """
         names = [stage.name for stage in self.stages]
         if not any(self.speeds[name].busy_seconds for name in names):
             return dict.fromkeys(names, "starting")
@@ -170,7 +175,9 @@ class Progress:
             stages.add_column(column, justify=justify)  # type: ignore[arg-type]
         for name, why in self.waits_for().items():
             factor = self.speeds[name].real_time_factor
-            stages.add_row(name, f"{factor:,.0f}" if factor else "–", f"{self.utilisation(name):.0%}", Text(why, style="dim"))
+            stages.add_row(
+                name, f"{factor:,.0f}" if factor else "–", f"{self.utilisation(name):.0%}", Text(why, style="dim")
+            )
         bar = ProgressBar(total=max(self.units, 1), completed=self.done + self.failed, width=60)
         return Group(head, bar, stages)
 
@@ -180,7 +187,9 @@ class Display:
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress, self._console = progress, console
-        self._live = Live(console=console, get_renderable=progress.table, refresh_per_second=2) if console.is_terminal else None
+        self._live = (
+            Live(console=console, get_renderable=progress.table, refresh_per_second=2) if console.is_terminal else None
+        )
         self._last_line, self._changed = float("-inf"), False
 
     def __enter__(self) -> Display:
@@ -198,7 +207,9 @@ class Display:
         self._changed = True
         self._progress.add(outcome)
         if outcome.error is not None:
-            why = "\n".join(printable(line) for line in outcome.error.strip().splitlines())  # it may quote names from the crawl
+            why = "\n".join(
+                printable(line) for line in outcome.error.strip().splitlines()
+            )  # it may quote names from the crawl
             self._console.print(
                 f"unit {outcome.unit_id} failed and is left undone: {why}", style="red", markup=False, highlight=False
             )

@@ -69,7 +69,9 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
 
 
 def shard_format(settings: config.Settings) -> ShardFormat:
-    return ShardFormat(codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings))
+    return ShardFormat(
+        codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings)
+    )
 
 
 def resources(workers: config.WorkerSettings) -> Resources:
@@ -101,7 +103,8 @@ def made(record: Callable[..., Any], key: str, values: dict[str, Any]) -> Any:
 
 
 def check_languages(settings: config.Settings) -> None:
-    """Refuse a code that the ASR cannot report: every clip would be dropped for it, or none would ever come to its copilot.
+    """Refuse a code that the ASR cannot report: every clip would be dropped for it, or none would ever come to its
+    copilot.
 
     An engine of the user's own may report any. Raises UserError.
     """
@@ -111,11 +114,15 @@ def check_languages(settings: config.Settings) -> None:
     given = [("sources", source.language) for source in settings.sources if source.language]
     for key, code in named + given:
         if code in ("True", "False"):
-            raise UserError(f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes")
+            raise UserError(
+                f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes"
+            )
     for key, code in named:
         if settings.asr.engine == "whisperx" and canonical_language(code) not in LANGUAGES | PROMPTED_AS.keys():
             dialects = ", ".join(sorted(PROMPTED_AS))
-            raise UserError(f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}")
+            raise UserError(
+                f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}"
+            )
 
 
 def vad(settings: config.VadSettings) -> Load:
@@ -161,7 +168,9 @@ def copilots(settings: config.CopilotSettings, threads: int) -> LoadCopilots:
 
 @dataclass(frozen=True)
 class Load:
-    """A picklable call of `module:name`, made in the worker that will use the engine. `module:name` may be a user's own."""
+    """A picklable call of `module:name`, made in the worker that will use the engine. `module:name` may be a user's
+    own.
+    """
 
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)

@@ -24,13 +24,17 @@ MEASURED = ("rover.tones", "rover.reference", "text.")
 
 
 def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
-    """Write the run that `run` would have been with the settings `overrides`. Answers the exit code. Raises UserError."""
+    """Write the run that `run` would have been with the settings `overrides`. Answers the exit code. Raises
+    UserError.
+    """
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
     before = config.restore(stored_config(old)["settings"])
     settings = config.override(before, overrides)
     old_values, new_values = config.output_settings(before), config.output_settings(settings)
-    changed = [key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)]
+    changed = [
+        key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)
+    ]
     refused = [key for key in changed if not key.startswith(CHANGEABLE)]
     if refused:
         raise UserError(f"redecide can change rover.* and text.* only, not {refused[0]}: that needs a fresh run")
@@ -41,7 +45,9 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     units = load_plan(old)
     missing = ledger.to_do(units, old)
     if missing:
-        raise UserError(f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first")
+        raise UserError(
+            f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first"
+        )
     if not curation.store.exists("plan.parquet"):
         curation.store.put("config.yaml", curation.config_bytes())
         save_plan(units, curation.store, config.fingerprint(settings))

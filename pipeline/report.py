@@ -17,8 +17,10 @@ report.json, schema 1. A *time* is {"samples": int at 16 kHz, "seconds": float};
         rejected[]          {"stage", "reason", "clips"} + time
         unreadable[]        {"stage", "reason", "files"} + time, where a length is known
         identity            samples: input = kept + rejected + non_speech + unreadable, and their "difference", 0
-        distributions       {"wer", "per", "rate", "duration"}: {"edges", "kept" and "rejected": {"clips"[], "samples"[]}}
-                            (bins: pipeline/histograms.py) and "wer_per": {"edges", "cells": [[wer bin, per bin, samples]]}
+        distributions       {"wer", "per", "rate", "duration"}: {"edges", "kept" and "rejected": {"clips"[],
+        "samples"[]}}
+                            (bins: pipeline/histograms.py) and "wer_per": {"edges", "cells": [[wer bin, per bin,
+                            samples]]}
     languages[]         {"language" (null: not known), "distributions"}
     speeds              null, or sums over sessions (pipeline/speeds.py)
     examples[]          where the clips that the page plays lie: unit, recording, span, outcome
@@ -136,7 +138,9 @@ def _bar(tally: Tally, width: int = 20) -> Text:
 def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> WideTable:
     table = WideTable("Time lost per reason", "domain", "all")
     for cause in causes:
-        table.add_column(f"{printable(cause[0])}\n{printable(cause[1])}", footer=human_time(total.rejected[cause].samples))
+        table.add_column(
+            f"{printable(cause[0])}\n{printable(cause[1])}", footer=human_time(total.rejected[cause].samples)
+        )
     for name, tally in rows:
         lost = [human_time(tally.rejected[cause].samples) if cause in tally.rejected else "–" for cause in causes]
         table.add_row(printable(name), *lost)

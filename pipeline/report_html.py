@@ -2,8 +2,9 @@
 
     Retention, Speeds, examples ──> values for the template and JSON for the charts ──template.html, css, js──> bytes
 
-Whatever comes from manifests and transcripts is hostile. Jinja2 escapes every value, the JSON has no <, > or & left in it, the
-scripts set text and never markup, and the page's policy runs only the script and the style whose hashes it names.
+Whatever comes from manifests and transcripts is hostile. Jinja2 escapes every value, the JSON has no <, > or & left in
+it, the scripts set text and never markup, and the page's policy runs only the script and the style whose hashes it
+names.
 """
 
 from __future__ import annotations
@@ -66,7 +67,11 @@ def render_html(
     domains = [*named, *_others(retention, named)]
     total = retention.total
     environment = Environment(
-        loader=FileSystemLoader(ASSETS), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {
         "time": human_time,
@@ -129,7 +134,9 @@ def _identity(total: Tally) -> list[dict[str, Any]]:
 
 def _reasons(total: Tally) -> list[dict[str, Any]]:
     rejected = [(cause, amount.samples, amount.clips, "clips") for cause, amount in total.rejected.items()]
-    unread = [(cause, total.unreadable.get(cause, 0), files, "files") for cause, files in total.unreadable_files.items()]
+    unread = [
+        (cause, total.unreadable.get(cause, 0), files, "files") for cause, files in total.unreadable_files.items()
+    ]
     return [
         {
             "stage": stage,
@@ -140,7 +147,9 @@ def _reasons(total: Tally) -> list[dict[str, Any]]:
             "samples": samples,
             "share": 100 * samples / total.input if total.input else None,
         }
-        for (stage, reason), samples, count, unit in sorted(rejected + unread, key=lambda row: (-row[1], -row[2], row[0]))
+        for (stage, reason), samples, count, unit in sorted(
+            rejected + unread, key=lambda row: (-row[1], -row[2], row[0])
+        )
     ]
 
 
@@ -153,7 +162,9 @@ def _payload(
     rank = {stage: at for at, stage in enumerate(stages)}
     accounts = []
     for name, tally in scopes:
-        causes = sorted(tally.rejected.items(), key=lambda item: (rank.get(item[0][0], len(rank)), -item[1].samples, item[0]))
+        causes = sorted(
+            tally.rejected.items(), key=lambda item: (rank.get(item[0][0], len(rank)), -item[1].samples, item[0])
+        )
         accounts.append(
             {
                 "name": name,
@@ -178,9 +189,12 @@ def _payload(
 
 
 def _histograms(found: Distributions, *, joint: bool) -> dict[str, Any]:
-    """Histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as [cell, samples, ...]."""
+    """Histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as [cell, samples,
+    ...].
+    """
     packed: dict[str, Any] = {
-        name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist() for name in ("wer", "per", "rate", "duration")
+        name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist()
+        for name in ("wer", "per", "rate", "duration")
     }
     if joint:
         flat = found.wer_per.ravel()
@@ -219,7 +233,9 @@ def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
 def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """What was compared, differences marked; before anything was compared, what was heard."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
-        return [{"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)]
+        return [
+            {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
+        ]
     edits = align(tokens(_cut(row["asr_norm"])), tokens(_cut(row["copilot_norm"])))
     kinds = {"equal": "same", "substitution": "sub", "deletion": "del", "insertion": "ins"}
     # With several copilots the ledger does not say which of them was nearest to the ASR.
@@ -235,7 +251,9 @@ def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str
 
 
 def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbours of one kind joined, words spaced and Han characters not. The space goes before a word, outside its mark."""
+    """Neighbours of one kind joined, words spaced and Han characters not. The space goes before a word, outside its
+    mark.
+    """
     spaced: list[tuple[str, str]] = []
     before = ""
     for kind, token in steps:

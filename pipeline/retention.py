@@ -2,10 +2,11 @@
 
     ledgers ──a few at a time──> numbers of that batch ──merge──> Retention ──> report.json, terminal, report.html
 
-A ledger's rows tile the input, so accounting is a sum over rows and merging is addition: folds of disjoint sets of ledgers may
-run anywhere and meet in any order. All work on rows is columnar. What is held does not grow with the rows: counts, histograms on
-fixed edges, and a few *addresses* of example clips per domain and reason, chosen by hash. It does grow by 8-byte hashes, one per
-partly or wholly unreadable file, because a recording cut over several units must still count as one file.
+A ledger's rows tile the input, so accounting is a sum over rows and merging is addition: folds of disjoint sets of
+ledgers may run anywhere and meet in any order. All work on rows is columnar. What is held does not grow with the rows:
+counts, histograms on fixed edges, and a few *addresses* of example clips per domain and reason, chosen by hash. It does
+grow by 8-byte hashes, one per partly or wholly unreadable file, because a recording cut over several units must still
+count as one file.
 
 Only `FOLD_COLUMNS` of a ledger are read; texts stay on disk until an example is shown.
 """
@@ -27,8 +28,8 @@ from pipeline.examples import Example, candidates, choose, codes, name_hash
 from pipeline.histograms import ClipColumns, Distributions, distributions_by
 
 FOLD_COLUMNS = (
-    "unit_id", "domain", "recording_id", "uri", "start", "end", "outcome", "stage", "reason", "speech_samples", "language",
-    "wer", "per", "tokens_per_second",
+    "unit_id", "domain", "recording_id", "uri", "start", "end", "outcome", "stage", "reason", "speech_samples",
+    "language", "wer", "per", "tokens_per_second",
 )  # fmt: skip
 """What `fold` needs of a ledger: read no more, and a million hours is gigabytes instead of terabytes."""
 
@@ -62,8 +63,8 @@ Cause = tuple[str, str]
 class Tally:
     """The account of one domain, or of all. Amounts of time are integer samples at 16 kHz.
 
-    `input` is measured apart from the outcomes: the stretch that each recording spans in each ledger, first start to last end.
-    A gap or an overlap between rows therefore shows as a `difference`.
+    `input` is measured apart from the outcomes: the stretch that each recording spans in each ledger, first start to
+    last end. A gap or an overlap between rows therefore shows as a `difference`.
     """
 
     input: int = 0
@@ -196,7 +197,8 @@ class Retention:
             "total": self.total.to_json(),
             "domains": [{"domain": name} | tally.to_json() for name, tally in sorted(self.domains.items())],
             "languages": [
-                {"language": name or None, "distributions": found.to_json()} for name, found in sorted(self.languages.items())
+                {"language": name or None, "distributions": found.to_json()}
+                for name, found in sorted(self.languages.items())
             ],
         }
 
@@ -257,7 +259,9 @@ def _fold_batch(ledgers: list[pa.Table]) -> Retention:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """The table in one chunk, texts as plain strings with null as "", with a column `samples`; ValueError when it lies."""
+    """The table in one chunk, texts as plain strings with null as "", with a column `samples`; ValueError when it
+    lies.
+    """
     texts = ("unit_id", "domain", "recording_id", "uri", "outcome", "stage", "reason", "language")
     for name in texts:
         column = pc.fill_null(pc.cast(table[name], pa.string()), "")
@@ -326,7 +330,9 @@ def _distributions(clips: pa.Table, by: str) -> dict[str, Distributions]:
     columns = ClipColumns(
         samples=clips["samples"].to_numpy(),
         rejected=_flags(pc.equal(clips["outcome"], "rejected")),
-        rule_decides=_flags(pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))),
+        rule_decides=_flags(
+            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))
+        ),
         wer=_rates(clips["wer"]),
         per=_rates(clips["per"]),
         rate=_rates(clips["tokens_per_second"]),

@@ -1,10 +1,12 @@
 """Runs stages over units: as a Ray Data graph, or as a plain loop that is the reference for it.
 
-    units ──from_items──> [Segment] ──> [Transcribe] ──> [Copilot] ──> [Rover] ──> [WriteShard] ──> one small Outcome per unit
+    units ──from_items──> [Segment] ──> [Transcribe] ──> [Copilot] ──> [Rover] ──> [WriteShard] ──> one small Outcome
+    per unit
                           actor pools, one unit per row and per block
 
-The only file that imports ray. Ray Data gives back-pressure, autoscaling per stage, fractional GPUs and retries of lost work; a
-unit that raises is reported and left undone, and the others go on. Progress is what the ledgers say, never what is counted here.
+The only file that imports ray. Ray Data gives back-pressure, autoscaling per stage, fractional GPUs and retries of lost
+work; a unit that raises is reported and left undone, and the others go on. Progress is what the ledgers say, never what
+is counted here.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ MOST_DEATHS_IN_OPENING = 3
 """A worker that died so often, one time after the other, while it loaded its models is not started again."""
 
 ROLL_CALL = Unit(unit_id="", domain="", pieces=())
-"""The first row of every run: it does nothing but come back once a worker of each stage has loaded its models, or could not."""
+"""The first row of every run: it does nothing but come back once a worker of each stage has loaded its models, or could
+not.
+"""
 
 
 class ClusterLost(Exception):
@@ -104,7 +108,9 @@ class Worker:
 
 
 class RestartedWorker(Worker):
-    """A Worker under Ray, which starts it again whenever its process dies: for ever, if loading the models is what kills it."""
+    """A Worker under Ray, which starts it again whenever its process dies: for ever, if loading the models is what
+    kills it.
+    """
 
     def _open(self) -> None:
         import ray
@@ -114,7 +120,10 @@ class RestartedWorker(Worker):
         key = f"touchasp-opening-{ray.get_runtime_context().get_actor_id()}".encode()
         deaths = int(internal_kv._internal_kv_get(key) or b"0")
         if deaths >= MOST_DEATHS_IN_OPENING:
-            message = f"{self._stage.name}: its worker process died {deaths} times in a row while it loaded the models: {_KILLED}"
+            message = (
+                f"{self._stage.name}: its worker process died {deaths} times in a row while it loaded the "
+                f"models: {_KILLED}"
+            )
             self._problem = Outcome(unit_id="", error=message, user_error=True)
             return
         internal_kv._internal_kv_put(key, str(deaths + 1).encode(), overwrite=True)
@@ -144,7 +153,11 @@ def outcome_of(unit: Unit) -> Outcome:
         samples[stretch.outcome] += stretch.span.samples
     whole = (sum(samples.values()) - samples["unreadable"]) / 16_000
     clips = sum(clip.span.seconds for clip in unit.clips if not _too_short(clip))
-    heard = {"Segment": whole, "Transcribe": clips, "Copilot": sum(c.span.seconds for c in unit.clips if len(c.hypotheses) > 1)}
+    heard = {
+        "Segment": whole,
+        "Transcribe": clips,
+        "Copilot": sum(c.span.seconds for c in unit.clips if len(c.hypotheses) > 1),
+    }
     return Outcome(
         unit_id=unit.unit_id,
         domain=unit.domain,
@@ -193,7 +206,9 @@ def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
 
 
 def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings) -> Iterator[Outcome]:
-    """The stages as actor pools of one Ray Data graph; one outcome is the roll call's. Ray must be running (`connect`)."""
+    """The stages as actor pools of one Ray Data graph; one outcome is the roll call's. Ray must be running
+    (`connect`).
+    """
     import ray
 
     context = ray.data.DataContext.get_current()
@@ -221,7 +236,8 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
                 ),
                 num_cpus=asked.cpus,
                 num_gpus=asked.gpus or None,
-                max_restarts=-1,  # workers come back as long as there are machines; what is bounded is the tries of one unit
+                # workers come back as long as there are machines; what is bounded is the tries of one unit
+                max_restarts=-1,
                 max_task_retries=settings.max_task_retries,
             )
         # No prefetching, not even iter_rows' one block: it would show every outcome one unit late, the roll call's too.
@@ -229,7 +245,9 @@ def run_ray(stages: list[Stage], units: list[Unit], settings: ExecutionSettings)
         rows = (packed for batch in batches for packed in batch["outcome"].to_pylist())
         unanswered = dict.fromkeys(unit.unit_id for unit in called[start : start + WAVE_UNITS])
         try:
-            with native_stderr_silenced():  # Ray's core tells about the restart of actors here, in terms that are not the user's
+            with (
+                native_stderr_silenced()
+            ):  # Ray's core tells about the restart of actors here, in terms that are not the user's
                 first = next(rows, None)
             for row in rows if first is None else itertools.chain([first], rows):
                 outcome = pickle.loads(row)
@@ -267,12 +285,14 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
                 ray.init(address=address, **common)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise UserError(
-                f"no Ray cluster at {address} lets us in: start one with 'ray start --head', or give its token in RAY_AUTH_TOKEN "
+                f"no Ray cluster at {address} lets us in: start one with 'ray start --head', or give its token in "
+                "RAY_AUTH_TOKEN "
                 f"({_first_line(error)})"
             ) from None
     else:
         wanted = sum(stage.resources.cpus * stage.resources.max_workers for stage in stages)
-        # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the stages need.
+        # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the
+        # stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         # "local": without it Ray would join any cluster that happens to run on this machine.
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
@@ -288,7 +308,9 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as error:
-        raise UserError(f"no Ray cluster at {address} ({error.strerror or error}): start one with 'ray start --head'") from None
+        raise UserError(
+            f"no Ray cluster at {address} ({error.strerror or error}): start one with 'ray start --head'"
+        ) from None
 
 
 def cluster_address(settings: ExecutionSettings) -> str | None:
@@ -301,9 +323,13 @@ def _free(node: dict[str, Any]) -> tuple[float, float]:
 
 
 def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
-    """Proves that one node or another can hold every stage's smallest pool. Raises UserError naming the one that starves."""
+    """Proves that one node or another can hold every stage's smallest pool. Raises UserError naming the one that
+    starves.
+    """
     free = [list(node) for node in nodes]
-    wanted: list[tuple[str, Resources]] = [(s.name, s.resources) for s in stages for _ in range(s.resources.min_workers)]
+    wanted: list[tuple[str, Resources]] = [
+        (s.name, s.resources) for s in stages for _ in range(s.resources.min_workers)
+    ]
     for name, asked in sorted(wanted, key=lambda item: (item[1].gpus, item[1].cpus), reverse=True):
         for node in free:
             if node[0] >= asked.cpus and node[1] >= asked.gpus:
@@ -315,8 +341,10 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
             need_cpus = sum(item[1].cpus for item in wanted)
             need_gpus = sum(item[1].gpus for item in wanted)
             raise UserError(
-                f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and {asked.gpus:g} GPUs once "
-                f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are {have}): lower "
+                f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and "
+                f"{asked.gpus:g} GPUs once "
+                f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are "
+                f"{have}): lower "
                 f"execution.<stage>.cpus or .gpus, or add nodes"
             )
 
@@ -326,7 +354,9 @@ def describe_cluster() -> str:
     import ray
 
     nodes = [_free(node) for node in ray.nodes() if node["Alive"]]
-    return f"Ray with {len(nodes)} node(s), {sum(n[0] for n in nodes):g} logical CPUs, {sum(n[1] for n in nodes):g} GPUs"
+    return (
+        f"Ray with {len(nodes)} node(s), {sum(n[0] for n in nodes):g} logical CPUs, {sum(n[1] for n in nodes):g} GPUs"
+    )
 
 
 def disconnect() -> None:

@@ -4,8 +4,8 @@
     body ──cut off in the middle? ask again for the rest, from where it stopped, of the same ETag──> bytes
     put  ── one PUT, or multipart whose completion is the commit, aborted when anything fails
 
-Credentials come from boto3's own chain only (environment, profile, instance role). Messages name endpoint, bucket and key, never
-more.
+Credentials come from boto3's own chain only (environment, profile, instance role). Messages name endpoint, bucket and
+key, never more.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class S3Store(Store):
             try:
                 return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
             except aws.ClientError as error:
-                # A HEAD has no body, so an expired token looks like one forbidden object: a GET says which of the two it is.
+                # A HEAD has no body, so an expired token looks like one forbidden object: a GET says which of the two
+                # it is.
                 if _code(error) in ("AccessDenied", "400"):
                     self._get(key, 0, 1, None)
                 raise
@@ -161,7 +162,8 @@ class S3Store(Store):
             self._put_parts(key, file, size)
             return
         body = file.read()
-        # The MD5 makes the store refuse a body damaged on the way; unlike newer checksums every S3-compatible store knows it.
+        # The MD5 makes the store refuse a body damaged on the way; unlike newer checksums every S3-compatible store
+        # knows it.
         self._client.put_object(Bucket=self.bucket, Key=self._key(key), Body=body, ContentMD5=_md5(body))
 
     def _put_parts(self, key: str, file: BinaryIO, size: int) -> None:
@@ -181,8 +183,8 @@ class S3Store(Store):
             except BaseException as error:
                 with suppress(Exception):
                     self._client.abort_multipart_upload(**upload)
-                # The upload may be gone because its completion was done and only the answer lost, or because another process
-                # swept it. Both end well by writing the same bytes once more.
+                # The upload may be gone because its completion was done and only the answer lost, or because another
+                # process swept it. Both end well by writing the same bytes once more.
                 if attempt == 2 or not isinstance(error, aws.ClientError) or _code(error) != "NoSuchUpload":
                     raise
 
@@ -203,7 +205,9 @@ class S3Store(Store):
         """Abort multipart uploads that were begun more than a day ago: a living writer needs minutes."""
         removed, oldest = 0, datetime.now(UTC) - timedelta(days=1)
         with self._explained():
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._key(prefix))
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self.bucket, Prefix=self._key(prefix)
+            )
             for page in pages:
                 for upload in page.get("Uploads", ()):
                     if upload["Initiated"] < oldest:
@@ -252,7 +256,9 @@ def _code(error: aws.ClientError) -> str:
     """The store's error code. A HEAD has no body to name one, so its status stands in."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
     code = str(error.response.get("Error", {}).get("Code") or status)
-    return {"404": "NoSuchKey", "403": "AccessDenied", "412": "PreconditionFailed", "416": "InvalidRange"}.get(code, code)
+    return {"404": "NoSuchKey", "403": "AccessDenied", "412": "PreconditionFailed", "416": "InvalidRange"}.get(
+        code, code
+    )
 
 
 def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Exception:
@@ -263,7 +269,8 @@ def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Excep
         return UserError(f"no profile {s3.profile} in the AWS configuration: mend s3.profile or write the profile")
     if isinstance(error, _NO_CREDENTIALS):
         return UserError(
-            f"no usable credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or s3.profile, or log in again"
+            f"no usable credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or s3.profile, "
+            "or log in again"
         )
     if isinstance(error, _NETWORK):
         return StoreUnavailable(
@@ -271,9 +278,13 @@ def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Excep
             "check s3.endpoint_url and the network"
         )
     if isinstance(error, (aws.ParamValidationError, aws.InvalidS3AddressingStyleError)):
-        return UserError(f"{where} is not a valid S3 location, or s3.addressing_style is wrong: mend the path or the setting")
+        return UserError(
+            f"{where} is not a valid S3 location, or s3.addressing_style is wrong: mend the path or the setting"
+        )
     # What is left is of the settings: a malformed endpoint, an unknown region, a broken configuration file.
-    return UserError(f"cannot use S3 for {where} ({type(error).__name__}): check the s3 settings and the AWS configuration")
+    return UserError(
+        f"cannot use S3 for {where} ({type(error).__name__}): check the s3 settings and the AWS configuration"
+    )
 
 
 _NO_CREDENTIALS = (
@@ -296,8 +307,12 @@ def _explain_answer(error: aws.ClientError, where: str, bucket: str) -> Exceptio
     if code in _OF_ONE_OBJECT or code.startswith("KMS."):
         return AccessRefused(f"the store refused {where} with {code}: it is encrypted with a key that is not at hand")
     if status >= 500 or code in ("SlowDown", "Throttling", "RequestLimitExceeded", "TooManyRequests"):
-        return StoreUnavailable(f"the store keeps answering {code or status} for {where}: try again later, or with fewer workers")
-    return UserError(f"the store refused {where} with {code or status}: check the path, the s3 settings and your rights")
+        return StoreUnavailable(
+            f"the store keeps answering {code or status} for {where}: try again later, or with fewer workers"
+        )
+    return UserError(
+        f"the store refused {where} with {code or status}: check the path, the s3 settings and your rights"
+    )
 
 
 _OF_ONE_OBJECT = ("InvalidRequest", "ServerSideEncryptionConfigurationNotFoundError")
@@ -305,10 +320,16 @@ _OF_ONE_OBJECT = ("InvalidRequest", "ServerSideEncryptionConfigurationNotFoundEr
 
 _MEND = {
     "NoSuchBucket": "no bucket {bucket}: create it, or mend the path {where}",
-    "AccessDenied": "access denied to {where}: these credentials lack a right on it (listing, reading and writing are needed)",
+    "AccessDenied": (
+        "access denied to {where}: these credentials lack a right on it (listing, reading and writing are needed)"
+    ),
     "InvalidObjectState": "{where} is archived: restore it to a readable storage class first",
-    "InvalidAccessKeyId": "the access key is unknown to the store that holds {where}: check which credentials are in use",
-    "SignatureDoesNotMatch": "the secret key does not fit the access key for {where}: check which credentials are in use",
+    "InvalidAccessKeyId": (
+        "the access key is unknown to the store that holds {where}: check which credentials are in use"
+    ),
+    "SignatureDoesNotMatch": (
+        "the secret key does not fit the access key for {where}: check which credentials are in use"
+    ),
     "ExpiredToken": "the credentials for {where} have expired: log in again",
     "ExpiredTokenException": "the credentials for {where} have expired: log in again",
     "InvalidToken": "the session token for {where} is not valid: log in again",

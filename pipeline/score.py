@@ -204,7 +204,9 @@ def headline(total: Scope) -> str:
     factor = total.lower_by.value or 0.0
     if 0.95 <= factor < 1.05:
         return f"kept labels have the same CER ({error_rate(kept.cer)}) as {against}"
-    change = f"{human_factor(factor)} lower" if factor > 1 else f"{human_factor(1 / factor)} higher" if factor else "higher"
+    change = (
+        f"{human_factor(factor)} lower" if factor > 1 else f"{human_factor(1 / factor)} higher" if factor else "higher"
+    )
     return f"kept labels have {change} CER ({error_rate(kept.cer)}) than {against}"
 
 
@@ -231,7 +233,9 @@ def render_terminal(found: Score) -> RenderableType:
     total = found.total
     parts: list[RenderableType] = [Text(headline(total), style="bold")]
     if found.units is not None and found.units_done is not None and found.units_done < found.units:
-        parts.append(Text(f"{found.units_done:,} of {found.units:,} units are done; this score is of those", style="yellow"))
+        parts.append(
+            Text(f"{found.units_done:,} of {found.units:,} units are done; this score is of those", style="yellow")
+        )
     parts += [_coverage(found), Text(), _errors(found)]
     for title, rows in (("domain", found.domains), ("language", found.languages)):
         parts += [Text(), _scopes(title, rows, total)]
@@ -242,7 +246,8 @@ def render_terminal(found: Score) -> RenderableType:
     if total.undecided:
         parts.append(
             Text(
-                f"{total.undecided:,} {'more ' if total.joint else ''}clips were rejected before the rule could decide; "
+                f"{total.undecided:,} {'more ' if total.joint else ''}clips were rejected before the rule could "
+                "decide; "
                 f"the asr had {human_percent(total.undecided_right[0].value)} of them right"
             )
         )

@@ -123,7 +123,9 @@ class Tallied:
     wrong_labels: tuple[WrongLabel, ...]
 
 
-def count(tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser) -> Tallied:
+def count(
+    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser
+) -> Tallied:
     """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
 
     `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
@@ -203,7 +205,9 @@ class _Tally:
         form = self._form(label, language)
         numbers = _measure(truth, form, language, limits)
         counts.errors[LABEL, group] += numbers
-        wer, per = (int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True))
+        wer, per = (
+            int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True)
+        )
         self._grid[wer, per] += np.concatenate(([1, samples], numbers[[CHAR_EDITS, CHARS]], numbers[RIGHT:]))
         if group == KEPT and numbers[TOKEN_EDITS]:
             self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))
@@ -251,8 +255,13 @@ class _Tally:
             reasons = Counter[str]()
             for (_, placement), (clips, _) in self._coverage.items():
                 reasons[placement] += int(clips)
-            told = ", ".join(f"{clips:,} {placement}" for placement, clips in sorted(reasons.items())) or "the run has none"
-            raise UserError(f"no clip can be scored by this truth file ({told}): see docs/how-to/check-label-quality.md")
+            told = (
+                ", ".join(f"{clips:,} {placement}" for placement, clips in sorted(reasons.items()))
+                or "the run has none"
+            )
+            raise UserError(
+                f"no clip can be scored by this truth file ({told}): see docs/how-to/check-label-quality.md"
+            )
         copilots = max(len(counts.joint) for counts in self._counts.values())
         return Tallied(
             ledgers=self._ledgers,
@@ -261,7 +270,9 @@ class _Tally:
             engines=tuple(tuple(sorted(self._engines[index])) for index in range(1 + copilots)),
             edges=self._edges,
             grid=self._grid,
-            wrong_labels=tuple(sorted(self._wrong, key=lambda wrong: (-wrong.error_rate, wrong.recording_id, wrong.start))),
+            wrong_labels=tuple(
+                sorted(self._wrong, key=lambda wrong: (-wrong.error_rate, wrong.recording_id, wrong.start))
+            ),
         )
 
 
@@ -274,7 +285,11 @@ def _with_quiet(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any]
         first = last = at
         while first and rows[first - 1]["outcome"] == "non_speech" and rows[first - 1]["end"] == rows[first]["start"]:
             first -= 1
-        while last + 1 < len(rows) and rows[last + 1]["outcome"] == "non_speech" and rows[last + 1]["start"] == rows[last]["end"]:
+        while (
+            last + 1 < len(rows)
+            and rows[last + 1]["outcome"] == "non_speech"
+            and rows[last + 1]["start"] == rows[last]["end"]
+        ):
             last += 1
         yield row, Span(rows[first]["start"], rows[last]["end"])
 

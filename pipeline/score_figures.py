@@ -149,7 +149,10 @@ def scopes(tallied: Tallied, limits: tuple[float, ...], seed: int) -> tuple[Scop
         return _scope(name, [(key[0], counts[key]) for key in keys], limits, np.random.default_rng((seed, number)))
 
     def by(kind: str, column: int) -> list[Scope]:
-        return [scope(kind, name, [k for k in counts if k[column] == name]) for name in sorted({key[column] for key in counts})]
+        return [
+            scope(kind, name, [k for k in counts if k[column] == name])
+            for name in sorted({key[column] for key in counts})
+        ]
 
     return scope("all", "", counts), by("domain", 1), by("language", 2)
 
@@ -216,7 +219,9 @@ def _draw(parts: list[tuple[str, Counts]], generator: np.random.Generator) -> _S
     return _Sample(sums, Counts(**{field: np.concatenate(arrays) for field, arrays in drawn.items()}))
 
 
-def _scope(name: str, parts: list[tuple[str, Counts]], limits: tuple[float, ...], generator: np.random.Generator) -> Scope:
+def _scope(
+    name: str, parts: list[tuple[str, Counts]], limits: tuple[float, ...], generator: np.random.Generator
+) -> Scope:
     sample = _draw(parts, generator)
     copilots = len(sample.sums.joint)
     names = ["label", "asr", *(copilot_name(index) for index in range(copilots))]
@@ -227,7 +232,9 @@ def _scope(name: str, parts: list[tuple[str, Counts]], limits: tuple[float, ...]
     def lower_by(counts: Counts) -> np.ndarray:
         alone = counts.errors[..., better, :, :].sum(axis=-2)
         label = counts.errors[..., LABEL, KEPT, :]
-        return _ratio(_ratio(alone[..., CHAR_EDITS], alone[..., CHARS]), _ratio(label[..., CHAR_EDITS], label[..., CHARS]))
+        return _ratio(
+            _ratio(alone[..., CHAR_EDITS], alone[..., CHARS]), _ratio(label[..., CHAR_EDITS], label[..., CHARS])
+        )
 
     return Scope(
         name=name,
@@ -308,7 +315,11 @@ def curve(tallied: Tallied, over: str, max_wer: float, max_per: float, drop_when
     total = grid.sum(axis=(0, 1))
     points = []
     for bins, limit in enumerate([*edges.tolist(), None], 1):
-        kept = grid[:bins, :other].sum(axis=(0, 1)) if drop_when == "either" else total - grid[bins:, other:].sum(axis=(0, 1))
+        kept = (
+            grid[:bins, :other].sum(axis=(0, 1))
+            if drop_when == "either"
+            else total - grid[bins:, other:].sum(axis=(0, 1))
+        )
         clips, samples, edits, characters, *right = (float(each) for each in kept)
         points.append(
             CurvePoint(

@@ -86,7 +86,10 @@ def _cer_bars(scopes: Sequence[tuple[str, Scope]]) -> Markup:
     rows = []
     for name, scope in scopes:
         label, *engines = scope.systems
-        bars = [_Bar(kinds[1 + min(at, 2)], f"{engine.name}, all clips", engine.all.cer) for at, engine in enumerate(engines)]
+        bars = [
+            _Bar(kinds[1 + min(at, 2)], f"{engine.name}, all clips", engine.all.cer)
+            for at, engine in enumerate(engines)
+        ]
         rows.append((name, [*bars, _Bar(kinds[0], "kept labels", label.kept.cer)]))
     return _bars(rows, "Character error rate per domain", error_rate)
 
@@ -121,7 +124,9 @@ def _bars(rows: Sequence[tuple[str, Sequence[_Bar]]], label: str, text: Any) -> 
         shown = name if len(name) <= 20 else name[:19] + "…"
         middle = y + step * len(group) / 2 + 4
         parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>').format(left - 8, middle, shown, name)
+            Markup('<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>').format(
+                left - 8, middle, shown, name
+            )
         )
         for bar in group:
             if bar.figure.value is not None:
@@ -164,7 +169,9 @@ def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
     for level in range(0, 101, 20):
         parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, y(level), WIDTH - right))
         parts.append(
-            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{} %</text>').format(left - 6, y(level) + 4, level)
+            Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{} %</text>').format(
+                left - 6, y(level) + 4, level
+            )
         )
     for value in range(0, int(_FAR) + 1, 5):
         parts.append(centred.format(x(value), height - bottom + 15, value))
@@ -179,7 +186,9 @@ def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
             lines.append((kind if at == 0 else f"{kind} softer", values, name))
     for kind, values, name in lines:
         known = [(value, percent) for value, percent in values if value is not None and percent is not None]
-        path = "".join(f"{'L' if index else 'M'}{x(value):.1f} {y(percent):.1f}" for index, (value, percent) in enumerate(known))
+        path = "".join(
+            f"{'L' if index else 'M'}{x(value):.1f} {y(percent):.1f}" for index, (value, percent) in enumerate(known)
+        )
         parts.append(Markup('<path class="{}" d="{}"><title>{}</title></path>').format(kind, path or "M0 0", name))
     return _svg(height, f"Precision and recall while {axis} changes", parts)
 

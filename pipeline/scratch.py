@@ -1,7 +1,7 @@
 """Scratch files for downloaded sources: removed after use, and after a killed process by the next one to come.
 
-    process ──> SCRATCH/touchasp-scratch-<random>/ with `lock`, held for as long as the process lives ──> its files
-    a folder whose lock is free has no owner any more ──> removed
+process ──> SCRATCH/touchasp-scratch-<random>/ with `lock`, held for as long as the process lives ──> its files
+a folder whose lock is free has no owner any more ──> removed
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def _process_folder(root: str) -> Path:
             known = _folders[key] = _make(root)
             atexit.register(_remove_own, os.getpid(), known.path)
         except OSError as error:
-            message = f"cannot use {root} for temporary files ({error.strerror}): set execution.scratch to a writable folder"
+            message = (
+                f"cannot use {root} for temporary files ({error.strerror}): set execution.scratch to a writable folder"
+            )
             raise UserError(message) from error
     return known.path
 
@@ -79,7 +81,9 @@ def _remove_own(owner: int, path: Path) -> None:
 def _remove_abandoned(root: Path) -> None:
     for path in root.glob(f"{_PREFIX}*/{_LOCK}"):
         try:
-            lock = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # /tmp is everybody's: it may be a FIFO by now
+            lock = os.open(
+                path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+            )  # /tmp is everybody's: it may be a FIFO by now
         except OSError:
             continue  # another user's, or just removed
         try:

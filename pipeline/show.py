@@ -22,7 +22,9 @@ from stages.write_shard import shard_keys
 
 
 def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
-    """A clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all. Raises UserError."""
+    """A clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all. Raises
+    UserError.
+    """
     units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
     for unit in units:
         if not store.exists(shard_keys(unit.unit_id)[2]):
@@ -31,7 +33,8 @@ def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
             if row["clip_id"] == clip_id:
                 return row
     raise UserError(
-        f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of the report"
+        f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of "
+        "the report"
     )
 
 
@@ -77,7 +80,10 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     if row["outcome"] == "kept":
         tell("verdict", Text("kept", style="bold green"))
         tell("  label", f"“{row['label']}”")
-        tell("  lies in", f"{store.url(shard_keys(row['unit_id'])[0])}, {row['tar_size']:,} bytes at {row['tar_offset']:,}")
+        tell(
+            "  lies in",
+            f"{store.url(shard_keys(row['unit_id'])[0])}, {row['tar_size']:,} bytes at {row['tar_offset']:,}",
+        )
     else:
         tell("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
         if row["detail"]:

@@ -1,12 +1,14 @@
 """Sources: a folder, an s3:// prefix, a manifest or a tar of raw audio, as one stream of `SourceFile`.
 
     folder, prefix ──walk──────┐
-    manifest ──rows──resolve───┼──> SourceFile ──has it come before?──> SourceFile, every one of them: good, or with its problem
+    manifest ──rows──resolve───┼──> SourceFile ──has it come before?──> SourceFile, every one of them: good, or with its
+    problem
     tar ──headers──────────────┘
 
-Local paths and keys are plain text, never percent-decoded, so every file name that a disk can hold works. Nothing is opened here
-but folders, manifests and tar headers. A symbolic link is followed wherever it ends, except to what the walk meets anyway under
-its real name (a linked file is then a duplicate, a linked folder is skipped, so no loop is ever entered).
+Local paths and keys are plain text, never percent-decoded, so every file name that a disk can hold works. Nothing is
+opened here but folders, manifests and tar headers. A symbolic link is followed wherever it ends, except to what the
+walk meets anyway under its real name (a linked file is then a duplicate, a linked folder is skipped, so no loop is ever
+entered).
 """
 
 from __future__ import annotations
@@ -32,7 +34,10 @@ if TYPE_CHECKING:
     from operators.audio import Limits
     from operators.decoder import IsolatedDecoder
 
-_AUDIO = "aac ac3 aif aifc aiff amr ape au caf dsf dts eac3 flac gsm m4a m4b mka mp2 mp3 mpga oga ogg opus ra spx tta wav wma wv"
+_AUDIO = (
+    "aac ac3 aif aifc aiff amr ape au caf dsf dts eac3 flac gsm m4a m4b mka mp2 mp3 mpga oga ogg opus ra spx "
+    "tta wav wma wv"
+)
 _VIDEO = "3g2 3gp asf avi f4v flv m2ts m4v mkv mov mp4 mpeg mpg mts mxf ogv rm ts vob webm wmv"
 MEDIA_EXTENSIONS = frozenset(f"{_AUDIO} {_VIDEO}".split())
 """File name endings, without the dot, that a walk of a folder takes for audio. Manifests may name any file."""
@@ -73,13 +78,19 @@ class SourceFile:
 
     def recording(self) -> Recording:
         return Recording(
-            recording_id=self.recording_id, uri=self.uri, domain=self.domain, language=self.language, provenance=self.provenance
+            recording_id=self.recording_id,
+            uri=self.uri,
+            domain=self.domain,
+            language=self.language,
+            provenance=self.provenance,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """What the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has a problem."""
+    """What the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has a
+    problem.
+    """
 
     declared: int | None = None
     """None also where the headers declare nothing."""
@@ -89,10 +100,11 @@ class Length:
 def read_sources(
     sources: Iterable[SourceSettings], s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> Iterator[SourceFile]:
-    """Every recording of every source, in the order of the sources; the second of two with one uri or one id is a "duplicate".
+    """Every recording of every source, in the order of the sources; the second of two with one uri or one id is a
+    "duplicate".
 
-    A default recording_id (the uri as written, or the path below the source) that another source has used already gives way
-    to the full uri: two crawls may well have the same file names.
+    A default recording_id (the uri as written, or the path below the source) that another source has used already gives
+    way to the full uri: two crawls may well have the same file names.
 
     Raises UserError for a source that cannot be used at all, or that holds no recording.
     """
@@ -113,10 +125,14 @@ def read_sources(
             ids.add(file.recording_id)
             yield file
         if empty:
-            raise UserError(f"no audio in the source {source.path}: expected files ending in .wav, .mp3, .opus and the like")
+            raise UserError(
+                f"no audio in the source {source.path}: expected files ending in .wav, .mp3, .opus and the like"
+            )
 
 
-def check_source(source: SourceSettings, s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS) -> str:
+def check_source(
+    source: SourceSettings, s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
+) -> str:
     """A line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
     first = next(read_sources([source], s3, extensions))
     return f"{source.path} ({_kind(source.path)}), first recording {first.uri!r}"
@@ -132,8 +148,9 @@ def probe_files(
 ) -> list[Length]:
     """Length of each file, as far as its headers tell.
 
-    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. Why a file cannot be read is found again,
-    and written down, when its unit is worked on. Raises StoreUnavailable and other UserErrors that are not of one file.
+    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. Why a file cannot be read is
+    found again, and written down, when its unit is worked on. Raises StoreUnavailable and other UserErrors that are not
+    of one file.
     """
     from operators.decoder import IsolatedDecoder  # FFmpeg, which a look at sources alone does not need
 
@@ -183,7 +200,9 @@ def _kind(path: str) -> str:
     if path.lower().endswith(".tar"):
         return "tar"
     if path.lower().endswith((*NOT_LOOKED_INTO, ".json", ".jsonl.gz", ".csv.gz")):
-        raise UserError(f"the source {path} has a form that cannot be read: give a folder, .jsonl, .csv, .parquet or plain .tar")
+        raise UserError(
+            f"the source {path} has a form that cannot be read: give a folder, .jsonl, .csv, .parquet or plain .tar"
+        )
     if local:
         what = "is no folder, manifest (.jsonl, .csv, .parquet) or .tar" if os.path.exists(path) else "does not exist"
         raise UserError(f"the source {path} {what}: correct its path")
@@ -218,13 +237,19 @@ def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozens
         uri = f"{root.rstrip('/')}/{found.path}"
         uri = uri if is_s3(root) else path_to_uri(uri)
         file = SourceFile(
-            uri=uri, recording_id=text(found.path), domain=domain or UNSORTED, language=source.language, bytes=found.bytes
+            uri=uri,
+            recording_id=text(found.path),
+            domain=domain or UNSORTED,
+            language=source.language,
+            bytes=found.bytes,
         )
         name = parts[-1].lower()
         if found.problem == "permission":
             yield _with_problem(file, "permission", found.detail)
         elif name.endswith(NOT_LOOKED_INTO):
-            yield _with_problem(file, "unreadable_tar", "compressed: only an uncompressed tar can be read in parts, so unpack it")
+            yield _with_problem(
+                file, "unreadable_tar", "compressed: only an uncompressed tar can be read in parts, so unpack it"
+            )
         elif not name.endswith(".tar") and name.rpartition(".")[2] not in extensions:
             continue
         elif found.problem:
@@ -242,7 +267,9 @@ def _listing(root: str, s3: S3Settings) -> Iterator[Found]:
 def _tar_files(
     uri: str, name: str, domain: str | None, source: SourceSettings, s3: S3Settings, extensions: frozenset[str]
 ) -> Iterator[SourceFile]:
-    """The audio in a tar that its source calls `name`. A tar that cannot be read (further) is one file with a problem."""
+    """The audio in a tar that its source calls `name`. A tar that cannot be read (further) is one file with a
+    problem.
+    """
     try:
         for member in read_members(uri, s3):
             if passed_by(member.name) or member.name.rpartition(".")[2].lower() not in extensions:
@@ -257,7 +284,9 @@ def _tar_files(
             )
             yield _with_problem(file, "not_a_file", member.problem) if member.problem else file
     except (TarError, OSError) as error:
-        yield _with_problem(SourceFile(uri=uri, recording_id=text(name), domain=domain or UNSORTED), *_tar_problem(error))
+        yield _with_problem(
+            SourceFile(uri=uri, recording_id=text(name), domain=domain or UNSORTED), *_tar_problem(error)
+        )
 
 
 def _tar_problem(error: TarError | OSError) -> tuple[str, str]:

@@ -15,7 +15,9 @@ from pipeline.storage import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpeed:
-    """One stage over all sessions. `actors` is the most that any session had; `offered_seconds` is wall time x actors."""
+    """One stage over all sessions. `actors` is the most that any session had; `offered_seconds` is wall time x
+    actors.
+    """
 
     name: str
     device: str

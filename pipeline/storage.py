@@ -4,8 +4,8 @@
              └─ one PUT, or multipart ──> its completion ─> the object, whole   (S3, pipeline/s3.py)
     fetch(uri) ─> a local path for as long as the context lasts                 (any source, local or s3://)
 
-Keys are ours: relative, with "/" between parts. URIs are the user's (pipeline/uri.py). A reader sees the old object or the new
-one, never a part, whatever dies when.
+Keys are ours: relative, with "/" between parts. URIs are the user's (pipeline/uri.py). A reader sees the old object or
+the new one, never a part, whatever dies when.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ class StoreUnavailable(UserError):
 
 
 class AccessRefused(UserError, PermissionError):
-    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined recording."""
+    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined
+    recording.
+    """
 
 
 class Store(ABC):
     """Objects under one root. Picklable: connections are made per process, on first use.
 
-    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend it.
+    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend
+    it.
     """
 
     root: str
@@ -69,7 +72,9 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """(key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of keys."""
+        """(key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
+        keys.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
@@ -176,12 +181,13 @@ class Fetch:
 
     @contextmanager
     def fetch(self, uri: str, member: tuple[int, int] | None = None) -> Iterator[str]:
-        """A local path with the bytes of a source for as long as the context lasts; a downloaded copy is gone afterwards.
+        """A local path with the bytes of a source for as long as the context lasts; a downloaded copy is gone
+        afterwards.
 
-        With `member` = (offset, size) the path stands for the tar before "#", and only that range is sure to be in it: a copy
-        from S3 is a sparse file with the member's bytes where they lie in the tar, so the same (offset, size) reads both.
-        A local path is handed out unseen. From S3, FileNotFoundError, AudioError "too_large" and UserError (AccessRefused: this
-        object) are raised here.
+        With `member` = (offset, size) the path stands for the tar before "#", and only that range is sure to be in it:
+        a copy from S3 is a sparse file with the member's bytes where they lie in the tar, so the same (offset, size)
+        reads both. A local path is handed out unseen. From S3, FileNotFoundError, AudioError "too_large" and UserError
+        (AccessRefused: this object) are raised here.
         """
         place = uri if member is None else split_member(uri)[0]
         if not is_s3(place):
@@ -213,7 +219,9 @@ class Fetch:
 
 
 class RangedFile(io.RawIOBase):
-    """An object, or a part of one, as a seekable binary file: each read that its buffer cannot answer is one ranged read."""
+    """An object, or a part of one, as a seekable binary file: each read that its buffer cannot answer is one ranged
+    read.
+    """
 
     def __init__(self, store: Store, key: str, offset: int, size: int, buffer_bytes: int = 256 << 10) -> None:
         super().__init__()
@@ -318,14 +326,18 @@ def _remove_orphan(path: str) -> bool:
 
 
 def _make_folders(folder: Path) -> None:
-    """Make missing parents, each one written down in its own parent: fsync of a file does not keep a new folder's name."""
+    """Make missing parents, each one written down in its own parent: fsync of a file does not keep a new folder's
+    name.
+    """
     if folder.is_dir():
         return
     _make_folders(folder.parent)
     try:
         folder.mkdir(exist_ok=True)
     except FileNotFoundError as error:  # its parent is there: /proc and the like are no storage
-        raise UserError(f"cannot make the folder {folder}: {folder.parent} takes no new names; choose another") from error
+        raise UserError(
+            f"cannot make the folder {folder}: {folder.parent} takes no new names; choose another"
+        ) from error
     _sync_folder(folder.parent)
 
 
@@ -360,7 +372,9 @@ def _explained(path: Path | str, verb: str) -> Iterator[None]:
 _MEND = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-    errno.EFBIG: "the file would exceed the limit of the file system or of ulimit -f; raise it or choose another folder",
+    errno.EFBIG: (
+        "the file would exceed the limit of the file system or of ulimit -f; raise it or choose another folder"
+    ),
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.EEXIST: "a part of the path is a file, not a folder; choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",

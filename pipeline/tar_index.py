@@ -2,8 +2,8 @@
 
     tar ──headers only, by ranged reads──> Member(name, offset, size) ... ──> where the reading ended, if before the end
 
-On S3 a header costs one small ranged read, so indexing never downloads the tar. Tars come from outside: no header makes this
-loop for ever, read much, or leave the file.
+On S3 a header costs one small ranged read, so indexing never downloads the tar. Tars come from outside: no header makes
+this loop for ever, read much, or leave the file.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Member:
 def read_members(uri: str, s3: S3Settings | None = None) -> Iterator[Member]:
     """Every member in the tar's order, folders left out. Names that are not UTF-8 keep their bytes as surrogates.
 
-    Raises TarError at the start when it is no uncompressed tar, later when the rest of it cannot be read; FileNotFoundError,
-    OSError and UserError as storage does.
+    Raises TarError at the start when it is no uncompressed tar, later when the rest of it cannot be read;
+    FileNotFoundError, OSError and UserError as storage does.
     """
     store, key = locate(uri, s3)
     size = store.size(key)
@@ -46,7 +46,9 @@ def read_members(uri: str, s3: S3Settings | None = None) -> Iterator[Member]:
     start = headers.read(8)
     for magic, kind in _COMPRESSED.items():
         if start.startswith(magic):
-            raise TarError(f"compressed with {kind}: only an uncompressed tar can be read in parts, so unpack or repack it")
+            raise TarError(
+                f"compressed with {kind}: only an uncompressed tar can be read in parts, so unpack or repack it"
+            )
     headers.seek(0)
     yield from _members(headers, size)
 
@@ -73,7 +75,9 @@ def _members(headers: _Headers, size: int) -> Iterator[Member]:
             if len(end) < tarfile.BLOCKSIZE:
                 raise TarError(f"cut off at byte {tar.offset}: a tar ends with a block of zeros")
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
-        raise TarError(f"not a tar, or cut off: {error}" if at < 0 else f"broken or cut off after byte {at}: {error}") from error
+        raise TarError(
+            f"not a tar, or cut off: {error}" if at < 0 else f"broken or cut off after byte {at}: {error}"
+        ) from error
 
 
 class _Headers(RangedFile):

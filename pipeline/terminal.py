@@ -1,7 +1,7 @@
 """Tables for terminals of any width.
 
-    columns ──fit──> one table
-        └──too many──> without the spare ones ──still──> closer together ──still──> the rest below, under the same names
+columns ──fit──> one table
+    └──too many──> without the spare ones ──still──> closer together ──still──> the rest below, under the same names
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ class _Column:
 
 @dataclass(slots=True)
 class WideTable:
-    """Rows with a name and numbers. Rich would squeeze names and cut numbers where a terminal is narrow; this cuts neither.
+    """Rows with a name and numbers. Rich would squeeze names and cut numbers where a terminal is narrow; this cuts
+    neither.
 
     Names and cells are shown as they are, never read as markup.
     """

@@ -1,7 +1,8 @@
 """Walk a folder that a crawler filled: every file, and everything that only looks like one, without opening any.
 
 folder ──scandir, sorted──> Found(path, bytes)       regular files, and links to files
-                        └─> Found(path, problem)     folders that may not be listed, FIFOs, sockets, devices, second names
+                        └─> Found(path, problem)     folders that may not be listed, FIFOs, sockets, devices, second
+                        names
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ def walk(root: str) -> Iterator[Found]:
         except OSError as error:
             if not folder:
                 raise
-            yield Found(folder.rstrip("/"), problem="permission", detail=f"the folder cannot be listed: {error.strerror}")
+            yield Found(
+                folder.rstrip("/"), problem="permission", detail=f"the folder cannot be listed: {error.strerror}"
+            )
             continue
         below: list[str] = []
         for entry in entries:
@@ -62,9 +65,11 @@ def walk(root: str) -> Iterator[Found]:
 
 
 def passed_by(path: str) -> bool:
-    """Whether a path below the root is none of the crawl's: in a hidden folder such as .git, or macOS's "._" shadow of a file.
+    """Whether a path below the root is none of the crawl's: in a hidden folder such as .git, or macOS's "._" shadow of
+    a file.
 
-    Other names that start with a dot are taken: crawlers name files after titles, and titles start with "..." and ".hack".
+    Other names that start with a dot are taken: crawlers name files after titles, and titles start with "..." and
+    ".hack".
     """
     *folders, name = path.split("/")
     return name.startswith("._") or any(folder.startswith(".") and not folder.startswith("..") for folder in folders)
@@ -102,5 +107,9 @@ def _inside(path: str, top: str) -> bool:
 
 
 def _is_met(target: str, top: str) -> bool:
-    """Whether the walk of `top` comes to `target` by itself. (git-annex keeps its files in a folder that is passed by.)"""
-    return _inside(target, top) and not passed_by(target[len(top.rstrip("/")) + 1 :] + ("/" if os.path.isdir(target) else ""))
+    """Whether the walk of `top` comes to `target` by itself. (git-annex keeps its files in a folder that is passed
+    by.)
+    """
+    return _inside(target, top) and not passed_by(
+        target[len(top.rstrip("/")) + 1 :] + ("/" if os.path.isdir(target) else "")
+    )

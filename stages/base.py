@@ -1,7 +1,7 @@
 """What a stage author meets: `open`, `process`, `close`, and the resources a worker of the stage asks for.
 
-A stage is a picklable record of settings. A worker calls `open()` once, where models are loaded, then `process(unit)` for
-every unit that reaches it, then `close()`. A stage takes a unit and answers with a new one; it drops nothing.
+A stage is a picklable record of settings. A worker calls `open()` once, where models are loaded, then `process(unit)`
+for every unit that reaches it, then `close()`. A stage takes a unit and answers with a new one; it drops nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from operators.clip import Clip, Rejection, Unit, Verdict
 
 
 class SourceChanged(Exception):
-    """A recording is no longer there, or no longer what it was: its unit is left undone, and the text says why in one line."""
+    """A recording is no longer there, or no longer what it was: its unit is left undone, and the text says why in one
+    line.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,9 @@ class Store(Protocol):
 
 
 class Fetcher(Protocol):
-    """Gives a source's bytes as a local file for as long as the context lasts; a tar's member lies at its place in the tar."""
+    """Gives a source's bytes as a local file for as long as the context lasts; a tar's member lies at its place in the
+    tar.
+    """
 
     def fetch(self, uri: str, member: tuple[int, int] | None = None) -> AbstractContextManager[str]: ...
 

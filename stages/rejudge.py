@@ -41,7 +41,9 @@ class Rejudge:
 
     def open(self) -> None:
         self._rover = Rover(self.rules, Normaliser(**self.normaliser_settings))
-        self._decoder = IsolatedDecoder(self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts)
+        self._decoder = IsolatedDecoder(
+            self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts
+        )
         self._encode = self.format.encoder()
 
     def close(self) -> None:
@@ -51,7 +53,11 @@ class Rejudge:
         tar_key, _, ledger_key = shard_keys(unit.unit_id)
         table, _ = read_ledger(self.old.read(ledger_key))
         rows = [self._judge(row) for row in table.to_pylist()]
-        before = {row["clip_id"]: (row["tar_offset"], row["tar_size"]) for row in table.to_pylist() if row["outcome"] == "kept"}
+        before = {
+            row["clip_id"]: (row["tar_offset"], row["tar_size"])
+            for row in table.to_pylist()
+            if row["outcome"] == "kept"
+        }
         pieces = {clean(piece.recording.recording_id): piece for piece in unit.pieces if piece.problem is None}
 
         def audio(row: Row) -> bytes:
@@ -71,7 +77,9 @@ class Rejudge:
             return row  # no clip, or rejected before there was anything to compare
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
         if self.measure_again or row["wer"] is None:
-            agreement = self._rover.measure(heard[0], heard[1:], row["language"], (row["end"] - row["start"]) / SAMPLE_RATE)
+            agreement = self._rover.measure(
+                heard[0], heard[1:], row["language"], (row["end"] - row["start"]) / SAMPLE_RATE
+            )
         else:
             agreement = Agreement(**{name: row[name] for name in Agreement.__dataclass_fields__})
         verdict = self._rover.judge(agreement, heard, row["language"])

@@ -1,9 +1,11 @@
 """Segment: read each piece's audio, find speech, cut it into clips of 2-30 s.
 
     piece ──fetch──> local file ──decode (in a child process)──> PCM ──move edges to quiet points──> VAD ──> cut
-          └─ cannot be read: an unreadable stretch, with its reason      clips, too-short islands, non-speech: they tile it
+          └─ cannot be read: an unreadable stretch, with its reason      clips, too-short islands, non-speech: they tile
+          it
 
-Decoding runs in a process of its own, so a file that crashes or hangs the decoder costs that recording and nothing else.
+Decoding runs in a process of its own, so a file that crashes or hangs the decoder costs that recording and nothing
+else.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class Segment:
     name: str = "Segment"
 
     def open(self) -> None:
-        self._decoder = IsolatedDecoder(self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts)
+        self._decoder = IsolatedDecoder(
+            self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts
+        )
         self._vad = self.load_vad()
 
     def close(self) -> None:
@@ -74,7 +78,9 @@ class Segment:
         found = _Found()
         recording_id = piece.recording.recording_id
         for span, rejection in lost:
-            found.stretches.append(Stretch(recording_id=recording_id, span=span, outcome="unreadable", rejection=rejection))
+            found.stretches.append(
+                Stretch(recording_id=recording_id, span=span, outcome="unreadable", rejection=rejection)
+            )
         for run in _gaps(region, [span for span, _ in lost]):
             self._segment_run(recording_id, pcm[run.start - region.start : run.end - region.start], run.start, found)
         return found
@@ -92,7 +98,8 @@ class Segment:
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
         for problem in decoded.problems:
-            # What was lost inside the decoded audio belongs to whoever owns those samples; beyond its end, to the nominal owner.
+            # What was lost inside the decoded audio belongs to whoever owns those samples; beyond its end, to the
+            # nominal owner.
             owner = Span(start, end) if problem.span.start < reached else nominal
             part = problem.span & owner
             if part is None and not problem.span.samples:  # something is missing there, nobody knows how much
@@ -103,7 +110,8 @@ class Segment:
         return pcm[start - first : end - first], Span(start, end), lost
 
     def _edge(self, nominal: int, pcm: np.ndarray, first: int) -> int:
-        """Where two pieces part, given samples from `first` on. Both decode the whole window, so both find the same point.
+        """Where two pieces part, given samples from `first` on. Both decode the whole window, so both find the same
+        point.
 
         A recording that ends before the nominal edge belongs to the piece before it, to its last sample.
         """
@@ -114,7 +122,9 @@ class Segment:
         return begin + quiet_point(around, len(around) // 2, len(around) // 2)
 
     def _edges(self, piece: Piece, path: str, reason: str) -> Span:
-        """What a piece that cannot be read owns: up to where its neighbours cut, if that much of the recording can be heard."""
+        """What a piece that cannot be read owns: up to where its neighbours cut, if that much of the recording can be
+        heard.
+        """
 
         def edge(nominal: int) -> int:
             first = max(0, nominal - self.edge_radius)
@@ -186,7 +196,9 @@ def _source(piece: Piece, path: str) -> str | FileRange:
 
 
 class LastFetched:
-    """A fetcher that holds on to the last file until another is asked for: clips of one recording share one download."""
+    """A fetcher that holds on to the last file until another is asked for: clips of one recording share one
+    download.
+    """
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -208,7 +220,9 @@ class LastFetched:
 
 
 def read_span(fetcher: Fetcher, decoder: IsolatedDecoder, piece: Piece, span: Span) -> np.ndarray:
-    """int16 [samples] of a span of a recording, the same samples as when its clips were cut. Raises AudioError, OSError."""
+    """int16 [samples] of a span of a recording, the same samples as when its clips were cut. Raises AudioError,
+    OSError.
+    """
     with fetcher.fetch(piece.recording.uri, piece.member) as path:
         return decoder.decode(_source(piece, path), (span.start, span.end)).pcm
 

@@ -1,4 +1,5 @@
-"""Transcribe: the ASR engine over every clip in play of a unit, many recordings in one batch, then our hallucination rules.
+"""Transcribe: the ASR engine over every clip in play of a unit, many recordings in one batch, then our hallucination
+rules.
 
 clips in play ──sorted and batched by the engine──> Hypothesis each ──language, hallucination──> in play, or rejected
 """
@@ -40,7 +41,9 @@ class Transcribe:
             return unit
         audio = unit.clip_audio()
         # A duplicate may share the id of the recording that was read, and claim another language.
-        known = {piece.recording.recording_id: piece.recording.language for piece in unit.pieces if piece.problem is None}
+        known = {
+            piece.recording.recording_id: piece.recording.language for piece in unit.pieces if piece.problem is None
+        }
         hints = [self._hint(known[unit.clips[index].recording_id]) for index in chosen]
         heard = self._recogniser.transcribe([audio[index] for index in chosen], hints)
         clips = list(unit.clips)

@@ -1,10 +1,11 @@
 """WriteShard: the unit's tar, its quarantine lines, then its ledger, whose presence is "done".
 
-    Unit ──> shards/<domain>/<unit>.tar ──> quarantine/<unit>.jsonl (if any) ──> shards/<domain>/<unit>.parquet   the commit
+    Unit ──> shards/<domain>/<unit>.tar ──> quarantine/<unit>.jsonl (if any) ──> shards/<domain>/<unit>.parquet   the
+    commit
               └─filterbank of every kept clip──> sums, for the global mean and variance ──> the ledger's metadata
 
-Every put is atomic and every byte is a function of the unit and the settings, so a worker that dies between any two steps
-leaves an orphan that the next attempt overwrites with the same bytes. Audio does not travel further than here.
+Every put is atomic and every byte is a function of the unit and the settings, so a worker that dies between any two
+steps leaves an orphan that the next attempt overwrites with the same bytes. Audio does not travel further than here.
 """
 
 from __future__ import annotations
@@ -67,8 +68,12 @@ class WriteShard:
         return replace(unit, audio=np.zeros(0, np.int16))
 
 
-def commit(store: Store, unit_id: str, rows: list[Row], audio: Callable[[Row], bytes], shard_format: ShardFormat) -> None:
-    """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept row."""
+def commit(
+    store: Store, unit_id: str, rows: list[Row], audio: Callable[[Row], bytes], shard_format: ShardFormat
+) -> None:
+    """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept
+    row.
+    """
     mel_sums = MelSums()
 
     def heard(row: Row) -> bytes:

@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", 
+    "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--disable-extensions", "--disable-dev-shm-usage", "--mute-audio",
     "--hide-scrollbars", "--remote-debugging-pipe", "--autoplay-policy=no-user-gesture-required",
 )  # fmt: skip
@@ -104,7 +105,9 @@ class Browser:
 
     @property
     def dialogs(self) -> list[str]:
-        return [event["params"]["message"] for event in self.events if event.get("method") == "Page.javascriptDialogOpening"]
+        return [
+            event["params"]["message"] for event in self.events if event.get("method") == "Page.javascriptDialogOpening"
+        ]
 
     @property
     def errors(self) -> list[str]:
@@ -123,7 +126,11 @@ class Browser:
     @property
     def requests(self) -> list[str]:
         """Addresses asked for, apart from what the page holds itself."""
-        asked = [event["params"]["request"]["url"] for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        asked = [
+            event["params"]["request"]["url"]
+            for event in self.events
+            if event.get("method") == "Network.requestWillBeSent"
+        ]
         return [url for url in asked if not url.startswith("data:")]
 
     def _until(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:

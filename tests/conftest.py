@@ -41,7 +41,9 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def crawl(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The real crawl, unpacked once: `<domain>/<file>`, `truth.jsonl`, `manifest.jsonl`, `broken/` with its odd files."""
+    """The real crawl, unpacked once: `<domain>/<file>`, `truth.jsonl`, `manifest.jsonl`, `broken/` with its odd
+    files.
+    """
     folder = tmp_path_factory.mktemp("real")
     subprocess.run([str(shared / "data" / "unpack.sh"), str(folder)], check=True)
     subprocess.run(["sh", "make_odd.sh", "."], check=True, cwd=folder / "crawl" / "broken")

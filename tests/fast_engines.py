@@ -1,7 +1,7 @@
 """Engines for tests that need volume, not ears: pure functions of the samples, so any worker gives the same answer.
 
-They stand in for recognisers where the subject is the pipeline around them (kills, resumption, accounting). Tests of what is
-heard use the real engines.
+They stand in for recognisers where the subject is the pipeline around them (kills, resumption, accounting). Tests of
+what is heard use the real engines.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ class EnergyVad:
     def speech(self, pcm: np.ndarray) -> list[Span]:
         hop = SAMPLE_RATE // 20
         frames = len(pcm) // hop
-        levels = np.abs(pcm[: frames * hop].reshape(frames, hop).astype(np.int32)).mean(axis=1) if frames else np.zeros(0)
+        levels = (
+            np.abs(pcm[: frames * hop].reshape(frames, hop).astype(np.int32)).mean(axis=1) if frames else np.zeros(0)
+        )
         loud = np.concatenate(([0], (levels > 330).astype(np.int8), [0]))
         edges = np.flatnonzero(np.diff(loud))
         return [Span(int(a) * hop, int(b) * hop) for a, b in zip(edges[::2], edges[1::2], strict=True)]
@@ -49,7 +51,11 @@ class HashRecogniser:
         time.sleep(self.delay * len(clips))
         return [
             Hypothesis(
-                engine=self.name, text=" ".join(self.words(pcm)), language=language or "en", language_prob=0.9, avg_logprob=-0.2
+                engine=self.name,
+                text=" ".join(self.words(pcm)),
+                language=language or "en",
+                language_prob=0.9,
+                avg_logprob=-0.2,
             )
             for pcm, language in zip(clips, languages, strict=True)
         ]
@@ -89,7 +95,9 @@ def settings(output: str, source: str, *more: str) -> list[str]:
 
 
 def write_crawl(folder: object, clips: int, seed: int = 0, domains: Sequence[str] = ("audiobook", "live")) -> int:
-    """Make a crawl of WAV files with about `clips` bursts of noise, 2.2-4.5 s each, between pauses. Answers the bursts made."""
+    """Make a crawl of WAV files with about `clips` bursts of noise, 2.2-4.5 s each, between pauses. Answers the bursts
+    made.
+    """
     from pathlib import Path
 
     import soundfile

@@ -139,7 +139,8 @@ class Request:
 
 
 class FaultyProxy:
-    """An HTTP proxy on loopback in front of `upstream` which applies `rules`, the first that matches, and logs `requests`.
+    """An HTTP proxy on loopback in front of `upstream` which applies `rules`, the first that matches, and logs
+    `requests`.
 
     with FaultyProxy(endpoint, [Rule(action="cut", method="GET", times=3)]) as proxy: ... proxy.url ...
     """
@@ -205,7 +206,9 @@ class _Handler(BaseHTTPRequestHandler):
         silent = action in ("reset", "lose_response")
         with proxy.lock:  # before anything is sent, so that a client with its answer finds its request here
             sent = 0 if silent else len(part)
-            seen = Request(method=self.command, path=self.path, range=self.headers.get("Range"), sent_bytes=sent, fault=action)
+            seen = Request(
+                method=self.command, path=self.path, range=self.headers.get("Range"), sent_bytes=sent, fault=action
+            )
             proxy.requests.append(seen)
         if not silent:
             self._answer(status, headers, payload, part)
@@ -263,7 +266,9 @@ def _serve_moto() -> None:
     class Quiet(WSGIRequestHandler):
         def log(self, *_: object) -> None: ...
 
-    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True, request_handler=Quiet)
+    server = make_server(
+        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), threaded=True, request_handler=Quiet
+    )
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
     print(server.server_port, flush=True)
     server.serve_forever()

@@ -1,4 +1,5 @@
-"""Imports point one way: operators <- stages <- pipeline; model_training sees four operators: shard, text, filterbank, errors.
+"""Imports point one way: operators <- stages <- pipeline; model_training sees four operators: shard, text, filterbank,
+errors.
 
 What comes from outside is declared in pyproject.toml, and everything that it draws in is pinned in constraints.txt.
 """
@@ -24,7 +25,17 @@ MAY_IMPORT = {
     "pipeline": {"operators", "stages", "pipeline"},
     "model_training": {"model_training", "operators"},
 }
-HEAVY = {"torch", "whisperx", "funasr", "pyannote", "ray", "transformers", "torchaudio", "ctranslate2", "faster_whisper"}
+HEAVY = {
+    "torch",
+    "whisperx",
+    "funasr",
+    "pyannote",
+    "ray",
+    "transformers",
+    "torchaudio",
+    "ctranslate2",
+    "faster_whisper",
+}
 
 
 def modules() -> list[Path]:
@@ -50,7 +61,9 @@ def test_imports_point_one_way(path: Path) -> None:
             if package == "model_training" and first == "operators":
                 seen = ("operators.shard", "operators.text", "operators.filterbank", "operators.errors")
                 assert name in seen, f"{path.name} imports {name}"
-        assert first != "ray" or path == ROOT / "pipeline" / "run.py", f"only pipeline/run.py imports ray, not {path.name}"
+        assert first != "ray" or path == ROOT / "pipeline" / "run.py", (
+            f"only pipeline/run.py imports ray, not {path.name}"
+        )
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
@@ -71,7 +84,10 @@ def declared() -> dict[str, list[Requirement]]:
     """pyproject.toml's requirements: what the packages need, and what tests, benchmarks and examples need besides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extra = project["optional-dependencies"]["test"]
-    return {"ours": [Requirement(line) for line in project["dependencies"]], "test": [Requirement(line) for line in extra]}
+    return {
+        "ours": [Requirement(line) for line in project["dependencies"]],
+        "test": [Requirement(line) for line in extra],
+    }
 
 
 def with_extras(requirement: Requirement) -> list[tuple[str, str]]:
@@ -81,9 +97,13 @@ def with_extras(requirement: Requirement) -> list[tuple[str, str]]:
 @pytest.mark.parametrize("part", ["ours", "test"])
 def test_what_is_imported_is_declared(part: str) -> None:
     lists = declared()
-    names = {canonical(requirement.name) for requirement in (*lists["ours"], *(lists["test"] if part == "test" else ()))}
+    names = {
+        canonical(requirement.name) for requirement in (*lists["ours"], *(lists["test"] if part == "test" else ()))
+    }
     folders = ("tests", "benchmarks", "examples")
-    paths = modules() if part == "ours" else sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    paths = (
+        modules() if part == "ours" else sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    )
     distributions = metadata.packages_distributions()
     own = OURS | {"touchasp", *folders, *(path.stem for path in paths)}
     undeclared: dict[str, str] = {}

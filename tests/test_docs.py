@@ -1,7 +1,7 @@
 """The documents say what the code does: reasons, ledger columns, settings and links.
 
-    code ──closed lists──> docs/reference/reasons.md      `python -m tests.test_docs` writes its table anew
-    docs/**.md ──links, setting keys, columns──> must exist
+code ──closed lists──> docs/reference/reasons.md      `python -m tests.test_docs` writes its table anew
+docs/**.md ──links, setting keys, columns──> must exist
 """
 
 from __future__ import annotations
@@ -79,7 +79,9 @@ def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)|(?:src|srcset)=\"([^\"]+)\"", text):
         path = target[0] or target[1]
-        assert path.startswith(("https://", "http://")) or (page.parent / path).exists(), f"{page.name} points at {path}"
+        assert path.startswith(("https://", "http://")) or (page.parent / path).exists(), (
+            f"{page.name} points at {path}"
+        )
 
 
 def mentioned_settings(text: str) -> Iterator[str]:
@@ -93,7 +95,15 @@ def mentioned_settings(text: str) -> Iterator[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_a_page_names_exist(page: Path) -> None:
     keys = set(config.setting_keys())
-    free = {"copilot.models", "rover.reference", "rover.label", "asr.options", "copilot.options", "vad.options", "hallucination"}
+    free = {
+        "copilot.models",
+        "rover.reference",
+        "rover.label",
+        "asr.options",
+        "copilot.options",
+        "vad.options",
+        "hallucination",
+    }
     known = keys | free | {key.rpartition(".")[0] for key in keys}
     for name in mentioned_settings(page.read_text(encoding="utf-8")):
         parents = {name.rpartition(".")[0], name.split(".")[0]}
@@ -124,9 +134,13 @@ FILES = (".py", ".png", ".yaml", ".arrow", ".tar", ".safetensors", ".bin", ".pt"
 def test_training_settings_that_a_page_names_exist(page: Path) -> None:
     keys = {key for key, _ in defaults(training.to_dict(training.Settings()))}
     for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(encoding="utf-8"), flags=re.DOTALL):
-        for name in re.findall(r"(?<![\w./:-])((?:model|loss|data|optimizer|train)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/.(])", code):
+        for name in re.findall(
+            r"(?<![\w./:-])((?:model|loss|data|optimizer|train)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/.(])", code
+        ):
             group = any(key.startswith(f"{name}.") for key in keys)
-            assert name in keys or group or name.endswith(FILES), f"{page.name} names the setting {name}, which does not exist"
+            assert name in keys or group or name.endswith(FILES), (
+                f"{page.name} names the setting {name}, which does not exist"
+            )
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)

@@ -1,7 +1,8 @@
 """Real recordings through the real whisperX VAD and the real whisperX and FunASR code, on Ray and in a plain loop.
 
-The engines have random weights (tests/engines.py): they run, they hear nothing. So the limits on agreement are opened wide here,
-and what is tested is that every recording, the broken ones too, ends where it must and that every sample is accounted for.
+The engines have random weights (tests/engines.py): they run, they hear nothing. So the limits on agreement are opened
+wide here, and what is tested is that every recording, the broken ones too, ends where it must and that every sample is
+accounted for.
 """
 
 from __future__ import annotations
@@ -22,7 +23,16 @@ from tests import fast_engines
 from tests.engines import random_paraformer, random_whisper
 from tests.pipeline.kills import digest
 
-PER_DOMAIN = {"audiobook": 2, "cantonese": 1, "classroom": 2, "commands": 1, "live": 1, "meeting": 1, "newsread": 1, "sounds": 1}
+PER_DOMAIN = {
+    "audiobook": 2,
+    "cantonese": 1,
+    "classroom": 2,
+    "commands": 1,
+    "live": 1,
+    "meeting": 1,
+    "newsread": 1,
+    "sounds": 1,
+}
 """Recordings of the crawl per domain: a sample that a test can afford."""
 
 EXPECTED = {  # of truth_broken.jsonl's `expect`: outcomes that must be there for the file, and reasons that may
@@ -55,7 +65,8 @@ def real_engines(output: Path, manifest: Path, *more: str) -> list[str]:
         "asr.options={max_new_tokens: 24, beam_size: 1}",
         f"copilot.models={{'*': '{random_paraformer()}'}}",
         "hallucination={min_avg_logprob: -1000, min_looped_tokens: 100000, min_playful_looped_tokens: 100000, "
-        "rates: {default: {min_han_per_second: 0, min_words_per_second: 0, max_han_per_second: 999, max_words_per_second: 999}}}",
+        "rates: {default: {min_han_per_second: 0, min_words_per_second: 0, max_han_per_second: 999, "
+        "max_words_per_second: 999}}}",
         "rover.max_wer=1000000",
         "rover.max_per=1000000",
         *more,
@@ -72,7 +83,9 @@ def check_broken(run: Path, crawl: Path, leave_out: set[str]) -> None:
         told.setdefault(row["recording_id"], []).append(row)
     for truth in lines(crawl / "broken" / "truth_broken.jsonl"):
         name = truth["path"]
-        if name.rpartition("/")[2] in leave_out or (name.endswith("locked.wav") and truth["problem"] == "no permission"):
+        if name.rpartition("/")[2] in leave_out or (
+            name.endswith("locked.wav") and truth["problem"] == "no permission"
+        ):
             continue  # root can read what nobody may
         rows = told.get(name)
         assert rows, f"{name} is in no ledger"
@@ -89,7 +102,12 @@ def check_broken(run: Path, crawl: Path, leave_out: set[str]) -> None:
         if truth["expect"] == "too short":
             assert not outcomes & {"kept", "unreadable"}, (name, outcomes)
         readable = sum(row["end"] - row["start"] for row in rows if row["outcome"] != "unreadable") / 16_000
-        if truth.get("ffmpeg_decoded_s") is not None and truth["expect"] in ("readable", "partial", "no speech", "too short"):
+        if truth.get("ffmpeg_decoded_s") is not None and truth["expect"] in (
+            "readable",
+            "partial",
+            "no speech",
+            "too short",
+        ):
             assert readable == pytest.approx(truth["ffmpeg_decoded_s"], abs=0.06), name
 
 
@@ -102,7 +120,11 @@ def test_the_broken_files_cost_nothing_else(crawl: Path, tmp_path: Path) -> None
     config = tmp_path / "empty.yaml"
     config.write_text("{}\n")
     settings = fast_engines.settings(
-        str(tmp_path / "run"), str(manifest), "plan.unit_minutes=30", "execution.runner=local", "copilot.models={'*': hash}"
+        str(tmp_path / "run"),
+        str(manifest),
+        "plan.unit_minutes=30",
+        "execution.runner=local",
+        "copilot.models={'*': hash}",
     )
     assert main(["run", str(config), *settings]) == 0
     check_broken(tmp_path / "run", crawl, leave_out={"square.wav"})  # loud, so speech to an energy VAD

@@ -1,4 +1,6 @@
-"""The starter engines and the demo crawl: what is shipped loads through the real code and hears what its card says it hears."""
+"""The starter engines and the demo crawl: what is shipped loads through the real code and hears what its card says it
+hears.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ from examples.starter_engines import (
 from operators.audio import AudioError, decode
 from tests.starter import DEMO, MODELS, SAMPLE_RATE, load_whisper
 
-# --- what is shipped -----------------------------------------------------------------------------------------------------
+# --- what is shipped --------------------------------------------------------------------------------------------------
 
 
 def test_models_are_small_enough_to_ship_and_say_what_they_are() -> None:
     assert sum(file.stat().st_size for file in MODELS.rglob("*") if file.is_file()) <= 12e6
     for engine in ("whisper", "paraformer"):
-        assert "only its small grammar in synthetic voices" in (MODELS / f"{engine}-starter" / "README.md").read_text("utf-8")
+        assert "only its small grammar in synthetic voices" in (MODELS / f"{engine}-starter" / "README.md").read_text(
+            "utf-8"
+        )
 
 
 @pytest.mark.parametrize("engine", ["whisper", "paraformer"])
@@ -57,7 +61,9 @@ def clips() -> list[tuple[str, str, np.ndarray]]:
     out = []
     for language in ("zh", "en"):
         row = next(
-            row for row in truth() if row["domain"] == "audiobook" and row["language"] == language and row["voices"] == "seen"
+            row
+            for row in truth()
+            if row["domain"] == "audiobook" and row["language"] == language and row["voices"] == "seen"
         )
         pcm = decode(str(DEMO / "crawl" / row["path"])).pcm.astype(np.float32) / 32768
         for segment in row["segments"][:10]:
@@ -67,12 +73,16 @@ def clips() -> list[tuple[str, str, np.ndarray]]:
 
 
 def error_rate(clips: list[tuple[str, str, np.ndarray]], heard: list[str], language: str) -> float:
-    counts = [evaluate.errors(text, said) for (spoken, text, _), said in zip(clips, heard, strict=True) if spoken == language]
+    counts = [
+        evaluate.errors(text, said) for (spoken, text, _), said in zip(clips, heard, strict=True) if spoken == language
+    ]
     return sum(wrong for wrong, _ in counts) / sum(count for _, count in counts)
 
 
 CLEAN_LIMIT = 0.12
-"""what the cards say of clean speech (up to 0.05), with room for a sample of ten sentences; a wrong front end gives 0.9"""
+"""what the cards say of clean speech (up to 0.05), with room for a sample of ten sentences; a wrong front end gives
+0.9
+"""
 
 
 def test_the_shipped_whisper_hears_the_demo_crawl(clips: list[tuple[str, str, np.ndarray]]) -> None:
@@ -96,7 +106,7 @@ def test_the_shipped_paraformer_hears_the_demo_crawl(clips: list[tuple[str, str,
     assert error_rate(clips, heard, "en") < CLEAN_LIMIT
 
 
-# --- demo crawl ----------------------------------------------------------------------------------------------------------
+# --- demo crawl -------------------------------------------------------------------------------------------------------
 
 
 def test_the_demo_crawl_is_what_its_truth_says() -> None:
@@ -113,7 +123,8 @@ def test_the_demo_crawl_is_what_its_truth_says() -> None:
         assert (row["segments"] == []) == (row["domain"] in ("music", "silence"))
         ends = [0.0] + [segment["end_s"] for segment in row["segments"]]
         assert all(
-            before <= segment["start_s"] < segment["end_s"] for before, segment in zip(ends, row["segments"], strict=False)
+            before <= segment["start_s"] < segment["end_s"]
+            for before, segment in zip(ends, row["segments"], strict=False)
         )
         assert ends[-1] <= row["duration_s"]
         assert all(grammar.split(segment["text"]) == "test" for segment in row["segments"])

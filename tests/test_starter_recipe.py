@@ -34,7 +34,7 @@ def sentences(language: str, side: str, count: int = 400) -> list[str]:
     return [grammar.sentence(r, language, side) for _ in range(count)]
 
 
-# --- grammar -------------------------------------------------------------------------------------------------------------
+# --- grammar ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("language", ["zh", "en"])
@@ -61,7 +61,7 @@ def test_numbers_are_read_as_people_read_them(value: int, zh: str, en: str) -> N
     assert (grammar.number_zh(value), grammar.number_en(value)) == (zh, en)
 
 
-# --- vocabularies --------------------------------------------------------------------------------------------------------
+# --- vocabularies -----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,9 @@ def test_the_whisper_vocabulary_survives_the_tokens_that_faster_whisper_suppress
 
     tokenizer = whisper.train_tokenizer(texts)
     suppressed = set(Tokenizer(tokenizer, True, task="transcribe", language="zh").non_speech_tokens)
-    needed = {token for text in texts for token in tokenizer.encode(whisper.written(text), add_special_tokens=False).ids}
+    needed = {
+        token for text in texts for token in tokenizer.encode(whisper.written(text), add_special_tokens=False).ids
+    }
     assert suppressed
     assert not suppressed & needed
 
@@ -98,12 +100,14 @@ def test_paraformer_spells_words_it_has_no_token_for(texts: list[str]) -> None:
         assert re.findall(r"[一-鿿]|[a-z]+", spoken) == re.findall(r"[一-鿿]|[a-z]+", text)
 
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three recordings with two sentences each and one without any; noise for speech, since only the machinery is tested."""
+    """Three recordings with two sentences each and one without any; noise for speech, since only the machinery is
+    tested.
+    """
     import soundfile
 
     folder = tmp_path_factory.mktemp("corpus")
@@ -112,9 +116,12 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
         soundfile.write(folder / f"{index}.wav", 0.1 * g.standard_normal(6 * SAMPLE_RATE), SAMPLE_RATE)
         spans = [(0.5, 2.5), (3.4, 5.6)] if index < 3 else []
         segments = [
-            {"start_s": a, "end_s": b, "text": grammar.sentence(r, language, "train"), "language": language} for a, b in spans
+            {"start_s": a, "end_s": b, "text": grammar.sentence(r, language, "train"), "language": language}
+            for a, b in spans
         ]
-        rows.append({"path": f"{index}.wav", "language": language, "duration_s": 6.0, "snr_db": None, "segments": segments})
+        rows.append(
+            {"path": f"{index}.wav", "language": language, "duration_s": 6.0, "snr_db": None, "segments": segments}
+        )
     path = folder / "manifest.jsonl"
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
     return path
@@ -159,7 +166,9 @@ def test_features_of_a_cut_are_those_of_the_clip_by_itself(manifest: Path) -> No
     assert float(difference[:, 203:].max()) < 0.02
 
 
-def test_both_engines_train_resume_export_and_load(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_both_engines_train_resume_export_and_load(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from funasr import AutoModel
 
     phases = (
@@ -180,7 +189,9 @@ def test_both_engines_train_resume_export_and_load(manifest: Path, tmp_path: Pat
     paraformer.train(corpus, corpus, tmp_path / "p", seed=1, phases=phases[:1])
     checkpoint = paraformer.train(corpus, corpus, tmp_path / "p", seed=1, phases=phases)
     assert "2 steps from 1\n" in capsys.readouterr().out
-    model = AutoModel(model=str(paraformer.export(checkpoint, tmp_path / "p-out")), disable_update=True, disable_pbar=True)
+    model = AutoModel(
+        model=str(paraformer.export(checkpoint, tmp_path / "p-out")), disable_update=True, disable_pbar=True
+    )
     (heard,) = model.generate(input=[audio], batch_size=1)
     assert isinstance(heard["text"], str)
 
@@ -201,7 +212,7 @@ def test_phone_loss_is_that_of_the_right_phones() -> None:
     assert float(phone_ctc.ctc_loss(logits, frames, [("你好朋友", "zh")], ids)) > 1
 
 
-# --- one command, and what it refuses -------------------------------------------------------------------------------------
+# --- one command, and what it refuses ---------------------------------------------------------------------------------
 
 
 Change = str | Callable[[dict[str, Any]], Any]
@@ -320,14 +331,19 @@ def test_a_work_folder_is_of_one_manifest(
 def test_one_engine_that_fails_stops_the_other(capsys: pytest.CaptureFixture[str]) -> None:
     fails = "import sys; print('made', flush=True); print('touchasp: no', file=sys.stderr); sys.exit(2)"
     began = time.monotonic()
-    commands = {"whisper": [sys.executable, "-c", "import time; time.sleep(100)"], "paraformer": [sys.executable, "-c", fails]}
+    commands = {
+        "whisper": [sys.executable, "-c", "import time; time.sleep(100)"],
+        "paraformer": [sys.executable, "-c", fails],
+    }
     assert make.side_by_side(commands) == 2
     assert time.monotonic() - began < 60
     assert capsys.readouterr() == ("paraformer: made\n", "paraformer: touchasp: no\n")
     assert make.side_by_side({name: [sys.executable, "-c", ""] for name in commands}) == 0
 
 
-def test_segments_of_a_manifest_are_what_is_measured(manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_segments_of_a_manifest_are_what_is_measured(
+    manifest: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     clips = evaluate.given_clips(manifest, 3)
     assert [(clip.language, clip.voices, clip.snr_db) for clip in clips] == [("zh", "given", None)] * 3 + [
         ("en", "given", None)

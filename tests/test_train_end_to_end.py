@@ -1,4 +1,6 @@
-"""From recordings to a model that runs without torch: curate, hand off, train, evaluate, export three sizes, recognise."""
+"""From recordings to a model that runs without torch: curate, hand off, train, evaluate, export three sizes,
+recognise.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +19,17 @@ from tests.model_training.test_train import SMALL
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def test_from_recordings_to_three_models_that_run_without_torch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_from_recordings_to_three_models_that_run_without_torch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     crawl, run, handoff, model = (tmp_path / name for name in ("crawl", "run", "handoff", "model"))
     fast_engines.write_crawl(crawl, 80, seed=5)
     (tmp_path / "empty.yaml").write_text("{execution: {runner: local}}\n")
     assert pipeline_main(["run", str(tmp_path / "empty.yaml"), *fast_engines.settings(str(run), str(crawl))]) == 0
-    assert pipeline_main(["handoff", str(run), "--out", str(handoff), "--dev", "0.2", "--test", "0.2", "--bpe-size", "60"]) == 0
+    assert (
+        pipeline_main(["handoff", str(run), "--out", str(handoff), "--dev", "0.2", "--test", "0.2", "--bpe-size", "60"])
+        == 0
+    )
     record = json.loads((handoff / "handoff.json").read_text())
     assert {"train", "test"} <= record["splits"].keys()
     assert not list(handoff.rglob("*.flac")), "no audio is copied"
@@ -36,7 +43,9 @@ def test_from_recordings_to_three_models_that_run_without_torch(tmp_path: Path, 
         options = ["--format", format, "--out", str(out), "--evaluation", evaluation, "--no-speed"]
         assert train_main(["export", str(model), *options]) == 0
         for group in (3, 7, 15):
-            assert {"config.json", "tokenizer.json", "cmvn.json", "README.md"} <= {p.name for p in (out / f"n{group}").iterdir()}
+            assert {"config.json", "tokenizer.json", "cmvn.json", "README.md"} <= {
+                p.name for p in (out / f"n{group}").iterdir()
+            }
     audio = next(crawl.rglob("*.flac"))
     capsys.readouterr()
     program = (
@@ -45,7 +54,9 @@ def test_from_recordings_to_three_models_that_run_without_torch(tmp_path: Path, 
     )
     for folder in ("onnx/n3", "onnx/n15", "onnx-int8/n7"):
         arguments = ["recognize", str(tmp_path / folder), str(audio), "--beam", "2", "--json"]
-        done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program, *arguments], cwd=REPOSITORY, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         (line,) = done.stdout.splitlines()
         assert {"text", "language", "gender"} <= json.loads(line).keys()

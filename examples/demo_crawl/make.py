@@ -2,12 +2,14 @@
 
     python -m examples.demo_crawl.make            from the repository's root; needs eSpeak NG
 
-    seed ──held-out sentences──eSpeak NG──> domain's acoustics ──PyAV──> crawl/<domain>/<file>  (opus mp3 m4a webm flac wav)
+    seed ──held-out sentences──eSpeak NG──> domain's acoustics ──PyAV──> crawl/<domain>/<file>  (opus mp3 m4a webm flac
+    wav)
                                                                    └──> truth.jsonl, one line per readable recording
 
 audiobook: one clean voice, long files. interview: two voices in turns, long pauses. live: street noise or music under
-speech, and stretches without any. sports: fast, over a crowd. music, silence: no speech. broken: what a crawl also brings.
-No sentence here was ever trained on; of the voices some are unseen by both starter engines (`voices` in the truth).
+speech, and stretches without any. sports: fast, over a crowd. music, silence: no speech. broken: what a crawl also
+brings. No sentence here was ever trained on; of the voices some are unseen by both starter engines (`voices` in the
+truth).
 """
 
 from __future__ import annotations

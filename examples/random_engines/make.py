@@ -6,10 +6,11 @@
          └─> ... English-only vocabulary ────────> DIR/whisper-random.en/
     seed ──> FunASR Paraformer ──────────────────> DIR/paraformer-random/
 
-They exist so that the real engine code (feature extraction, encoder, language detection, beam search, CIF, tokenizers) runs
-in tests and in the demo on a machine that cannot reach a model hub. Text depends on the audio, and on nothing sensible.
-Two things are arranged rather than random, so that runs are short and output is printable: the end-of-text token becomes
-likelier at every step, and tokens that are part of a character, or of a language other than zh, en and yue, never win.
+They exist so that the real engine code (feature extraction, encoder, language detection, beam search, CIF, tokenizers)
+runs in tests and in the demo on a machine that cannot reach a model hub. Text depends on the audio, and on nothing
+sensible. Two things are arranged rather than random, so that runs are short and output is printable: the end-of-text
+token becomes likelier at every step, and tokens that are part of a character, or of a language other than zh, en and
+yue, never win.
 
 Same seed, same versions of the libraries: same bytes.
 """
@@ -111,8 +112,8 @@ def _randomise_whisper(model: WhisperForConditionalGeneration, tokenizer: PreTra
     """Draw weights wide enough for text to follow the audio; steer the end of text and the tokens that may win.
 
     Two coordinates of the decoder stay out of the random part. END_DIM holds a ramp over positions that only the
-    end-of-text token reads, so an utterance ends after some 8 to 25 tokens. FLAT_DIM is 1 after the last layer norm, so a
-    token with a negative weight there never wins.
+    end-of-text token reads, so an utterance ends after some 8 to 25 tokens. FLAT_DIM is 1 after the last layer norm, so
+    a token with a negative weight there never wins.
     """
     import torch
 
@@ -130,7 +131,9 @@ def _randomise_whisper(model: WhisperForConditionalGeneration, tokenizer: PreTra
         words.copy_(torch.randn_like(words) * 3 / math.sqrt(words.shape[1]))
         words[:, [END_DIM, FLAT_DIM]] = 0
         ids = tokenizer.get_vocab()
-        partial = [i for i in range(tokenizer.convert_tokens_to_ids("<|endoftext|>")) if "\ufffd" in tokenizer.decode([i])]
+        partial = [
+            i for i in range(tokenizer.convert_tokens_to_ids("<|endoftext|>")) if "\ufffd" in tokenizer.decode([i])
+        ]
         other = [i for t, i in ids.items() if t[:2] == "<|" and t[2:-2] not in HEARD_LANGUAGES and t != "<|endoftext|>"]
         words[partial + other, FLAT_DIM] = -30
         words[ids["<|endoftext|>"], END_DIM] = 12
@@ -162,7 +165,8 @@ def make_whisper(
 ) -> Path:
     """Write a random CTranslate2 Whisper that unmodified `whisperx.load_model(folder)` loads; returns the folder.
 
-    width, layers (of encoder and of decoder) and heads as in a published size give that size's speed: base is 512, 6, 8.
+    width, layers (of encoder and of decoder) and heads as in a published size give that size's speed: base is 512, 6,
+    8.
     """
     import torch
     from ctranslate2.converters import TransformersConverter
@@ -189,7 +193,14 @@ def make_whisper(
     _randomise_whisper(model, tokenizer)
     _level_languages(model, tokenizer)
     symbols = [tokenizer.encode(prefix + s, add_special_tokens=False) for s in SYMBOLS for prefix in ("", " ")]
-    special = ["<|startoftranscript|>", "<|translate|>", "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>"]
+    special = [
+        "<|startoftranscript|>",
+        "<|translate|>",
+        "<|transcribe|>",
+        "<|startoflm|>",
+        "<|startofprev|>",
+        "<|nospeech|>",
+    ]
     suppressed = {ids[0] for ids in symbols if len(ids) == 1} | set(tokenizer.convert_tokens_to_ids(special))
     languages = [t for t in tokenizer.additional_special_tokens if t[2:-2] not in [s[2:-2] for s in special]]
     model.generation_config = GenerationConfig(
@@ -220,7 +231,22 @@ def make_paraformer(folder: Path, seed: int = 0) -> Path:
     from funasr.models.paraformer.model import Paraformer
 
     folder.mkdir(parents=True, exist_ok=True)
-    words = ["the", "and", "you", "that", "have", "with", "this", "from", "they", "what", "ing@@", "con@@", "re@@", "tion"]
+    words = [
+        "the",
+        "and",
+        "you",
+        "that",
+        "have",
+        "with",
+        "this",
+        "from",
+        "they",
+        "what",
+        "ing@@",
+        "con@@",
+        "re@@",
+        "tion",
+    ]
     tokens = ["<blank>", "<s>", "</s>", *HAN[:400], *words, "<unk>"]
     (folder / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     block = {"attention_heads": 2, "linear_units": 128, "dropout_rate": 0.1, "positional_dropout_rate": 0.1}
@@ -259,8 +285,17 @@ def make_paraformer(folder: Path, seed: int = 0) -> Path:
         "predictor": "CifPredictorV2",
         "predictor_conf": {"idim": 64, "threshold": 1.0, "l_order": 1, "r_order": 1, "tail_threshold": 0.45},
     }
-    # as in the published Paraformer, dither is not set here: FunASR's default is 1.0, noise that the caller must turn off
-    frontend = {"fs": 16000, "window": "hamming", "n_mels": 80, "frame_length": 25, "frame_shift": 10, "lfr_m": 7, "lfr_n": 6}
+    # as in the published Paraformer, dither is not set here: FunASR's default is 1.0, noise that the caller must turn
+    # off
+    frontend = {
+        "fs": 16000,
+        "window": "hamming",
+        "n_mels": 80,
+        "frame_length": 25,
+        "frame_shift": 10,
+        "lfr_m": 7,
+        "lfr_n": 6,
+    }
     config = {
         "model": "Paraformer",
         **network,

@@ -32,18 +32,19 @@ KINDS = {
 
 STARTER = """# {name}
 
-{kind}: a **starter engine**, so that the whole pipeline runs offline. It hears only its small grammar in synthetic voices.
+{kind}: a **starter engine**, so that the whole pipeline runs offline. It hears only its small grammar in synthetic
+voices.
 
 ```python
 {load}
 ```
 
-- **Do not label real audio with it.** It knows some 240 Han characters and 250 English words in the sentence patterns of
-  `examples/starter_engines/grammar.py`. Whatever else it is given, it answers with those words.
-- **Trained on** {hours} h of {data} speech (half Mandarin, half English, some code-switching), {voices} voice variants with
-  drawn pitch, speed and vocal tract, half clean, the rest under noise, babble or music at 3 to 30 dB, some with reverberation,
-  telephone band or MP3. Nothing recorded, nobody's voice. The other starter engine was trained on another draw: it knows
-  {shared} of these voices, its sentences, noise and seed are others.
+- **Do not label real audio with it.** It knows some 240 Han characters and 250 English words in the sentence patterns
+  of `examples/starter_engines/grammar.py`. Whatever else it is given, it answers with those words.
+- **Trained on** {hours} h of {data} speech (half Mandarin, half English, some code-switching), {voices} voice variants
+  with drawn pitch, speed and vocal tract, half clean, the rest under noise, babble or music at 3 to 30 dB, some with
+  reverberation, telephone band or MP3. Nothing recorded, nobody's voice. The other starter engine was trained on
+  another draw: it knows {shared} of these voices, its sentences, noise and seed are others.
 - **Recipe**: `python -m examples.starter_engines.make WORK`, seed {seed}{note}. **Size**: {megabytes:.1f} MB.
   **Licence**: Apache-2.0.
 - It has never heard a human being, a third language, or two people at once.
@@ -57,9 +58,10 @@ OWN = """# {name}
 {load}
 ```
 
-- **Trained on** `{data}`: {hours} h of audio, silence and pauses included. Who speaks there, and what may be done with a model of
-  it, only its maker knows. Words and kinds of audio that it does not hold, this model has never heard.
-- **Recipe**: `python -m examples.starter_engines.make WORK --manifest {data} ...`, seed {seed}. **Size**: {megabytes:.1f} MB.
+- **Trained on** `{data}`: {hours} h of audio, silence and pauses included. Who speaks there, and what may be done with
+  a model of it, only its maker knows. Words and kinds of audio that it does not hold, this model has never heard.
+- **Recipe**: `python -m examples.starter_engines.make WORK --manifest {data} ...`, seed {seed}.
+  **Size**: {megabytes:.1f} MB.
 - The recipe is made for a small closed vocabulary. Measure before labelling anything with it.
 """
 
@@ -110,10 +112,13 @@ def card(measured: dict[str, Any], engine: str, folder: Path) -> str:
     cells = measured["cells"]
     if measured["manifest"] is None:
         what = (
-            f"Held-out sentences, up to {measured['sentences_a_clip']} in a clip, through these files and the unmodified library"
+            f"Held-out sentences, up to {measured['sentences_a_clip']} in a clip, through these files and the "
+            "unmodified library"
         )
         tokens = round(sum(cell["tokens"] for cell in cells) / len(cells), -1)
-        more_of_what = f'"Unseen" voices are in no training set. {cells[0]["clips"]} clips a cell, some {tokens:g}\ntokens.'
+        more_of_what = (
+            f'"Unseen" voices are in no training set. {cells[0]["clips"]} clips a cell, some {tokens:g}\ntokens.'
+        )
     else:
         what = f"Segments of `{measured['manifest']}`, through these files and the unmodified library"
         amounts = [f"{cell['clips']} clips with {cell['tokens']} tokens ({cell['language']})" for cell in cells]
@@ -144,8 +149,12 @@ def _mistakes(measured: dict[str, Any], engine: str) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.starter_engines.cards", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=MODELS, help="folder with both models (default: the shipped ones)")
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.starter_engines.cards", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--models", type=Path, default=MODELS, help="folder with both models (default: the shipped ones)"
+    )
     models = parser.parse_args(arguments).models
     folders = {engine: models / f"{engine}-starter" for engine in KINDS}
     try:

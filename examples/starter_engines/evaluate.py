@@ -6,9 +6,9 @@
     python -m examples.starter_engines.evaluate
     python -m examples.starter_engines.evaluate --models MODELS --manifest dev.jsonl      on segments of your own audio
 
-CER (zh) is over Han characters and Latin words as one token each, WER (en) over words. A cell has the same speech in every
-noise condition; segments of a manifest are heard as they are, in a cell for each language. Also measured: identified language,
-text written for clips without speech, and how often the two engines make the same mistake.
+CER (zh) is over Han characters and Latin words as one token each, WER (en) over words. A cell has the same speech in
+every noise condition; segments of a manifest are heard as they are, in a cell for each language. Also measured:
+identified language, text written for clips without speech, and how often the two engines make the same mistake.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ def errors(reference: str, hypothesis: str) -> tuple[int, int]:
 
 
 def held_out_clips(count: int, sentences: int, seed: int = SEED) -> list[Clip]:
-    """`count` clips for each language and kind of voice, of up to about `sentences` held-out sentences, in every noise."""
+    """`count` clips for each language and kind of voice, of up to about `sentences` held-out sentences, in every
+    noise.
+    """
     seen = [voice for voice in training_voices(0) if voice in training_voices(1)]
     clips = []
     for language in ("zh", "en"):
@@ -71,7 +73,11 @@ def held_out_clips(count: int, sentences: int, seed: int = SEED) -> list[Clip]:
                 noise = r.choice(acoustics.NOISES)
                 for snr_db in SNRS:
                     g = np.random.default_rng((seed, index))
-                    audio = speech if snr_db is None else acoustics.mix(speech, acoustics.noise(g, noise, len(speech)), snr_db)
+                    audio = (
+                        speech
+                        if snr_db is None
+                        else acoustics.mix(speech, acoustics.noise(g, noise, len(speech)), snr_db)
+                    )
                     clips.append(Clip(audio=audio, text=text, language=language, voices=kind, snr_db=snr_db))
     return clips
 
@@ -132,7 +138,9 @@ def hear_paraformer(folder: Path, audio: Sequence[np.ndarray]) -> list[str]:
 
 
 def measure(models: Path, clips: list[Clip], quiet: list[np.ndarray]) -> dict[str, object]:
-    """What both engines get wrong of `clips`, a cell for each language, kind of voice and noise, and write for `quiet` ones."""
+    """What both engines get wrong of `clips`, a cell for each language, kind of voice and noise, and write for `quiet`
+    ones.
+    """
     audio = [clip.audio for clip in clips]
     heard = {
         "whisper": hear_whisper(models / "whisper-starter", audio, [clip.language for clip in clips]),
@@ -150,7 +158,8 @@ def measure(models: Path, clips: list[Clip], quiet: list[np.ndarray]) -> dict[st
         row["clips_wrong"] = {engine: sum(flags) for engine, flags in zip(heard, wrong, strict=True)}
         row["clips_both_wrong"] = sum(a and b for a, b in zip(*wrong, strict=True))
         row["clips_same_mistake"] = sum(
-            a and tokens(heard["whisper"][i]) == tokens(heard["paraformer"][i]) for i, a in zip(chosen, wrong[0], strict=True)
+            a and tokens(heard["whisper"][i]) == tokens(heard["paraformer"][i])
+            for i, a in zip(chosen, wrong[0], strict=True)
         )
         cells.append(row)
     clean = [i for i, clip in enumerate(clips) if clip.snr_db is None]
@@ -169,10 +178,18 @@ def measure(models: Path, clips: list[Clip], quiet: list[np.ndarray]) -> dict[st
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.starter_engines.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--models", type=Path, default=MODELS, help="folder with both models (default: the shipped ones)")
-    parser.add_argument("--manifest", type=Path, help="measure on segments of this audio instead of synthetic sentences")
-    parser.add_argument("--clips", type=int, default=CLIPS, help=f"for each language and kind of voice (default {CLIPS})")
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.starter_engines.evaluate", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "--models", type=Path, default=MODELS, help="folder with both models (default: the shipped ones)"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, help="measure on segments of this audio instead of synthetic sentences"
+    )
+    parser.add_argument(
+        "--clips", type=int, default=CLIPS, help=f"for each language and kind of voice (default {CLIPS})"
+    )
     parser.add_argument("--sentences", type=int, default=3, help="in a synthetic clip, at most (default 3)")
     options = parser.parse_args(arguments)
     try:

@@ -3,8 +3,8 @@
     manifest ──audio──frontend──> features.f16 [frames, 80] + index.json ──Corpus.examples(r, max_seconds)──> Example
     Example: a run of whole sentences of one recording, frames [start, end), its text and language; silence has no text
 
-Features are kept before any normalisation that looks at a whole clip, so that a run of sentences cut from a recording has
-the features that the same clip would have by itself (but for a frame at either end).
+Features are kept before any normalisation that looks at a whole clip, so that a run of sentences cut from a recording
+has the features that the same clip would have by itself (but for a frame at either end).
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ class Example:
 
 
 def whisper_frontend(samples: np.ndarray) -> np.ndarray:
-    """whisperX's log10 mel energies before its clamp to 8 below the clip's loudest: float32 [frames, 80], at least -10."""
+    """whisperX's log10 mel energies before its clamp to 8 below the clip's loudest: float32 [frames, 80], at least
+    -10.
+    """
     import torch
     from whisperx.audio import HOP_LENGTH, N_FFT, mel_filters
 
@@ -119,8 +121,8 @@ class Corpus:
         return np.asarray(self.features[example.start : example.end], np.float32)
 
     def examples(self, r: random.Random, max_seconds: float, min_snr_db: float = -99.0) -> list[Example]:
-        """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0), and
-        stretches without speech."""
+        """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0),
+        and stretches without speech."""
         out: list[Example] = []
         for row in self.index:
             if row["snr_db"] is not None and row["snr_db"] < min_snr_db:
@@ -137,13 +139,19 @@ class Corpus:
             while first < len(sentences):
                 limit = r.uniform(2, max(2.0, max_seconds)) * FRAMES_PER_SECOND
                 last = first
-                while last + 1 < len(sentences) and sentences[last + 1][1] - sentences[first][0] < limit and max_seconds > 0:
+                while (
+                    last + 1 < len(sentences)
+                    and sentences[last + 1][1] - sentences[first][0] < limit
+                    and max_seconds > 0
+                ):
                     last += 1
                 before = sentences[first - 1][1] if first else 0
                 after = sentences[last + 1][0] if last + 1 < len(sentences) else row["frames"]
                 # What is as long as Whisper's window has no room for a pause in front.
                 room = max(0, int(MAX_SEGMENT_SECONDS * FRAMES_PER_SECOND) - (sentences[last][1] - sentences[first][0]))
-                start = sentences[first][0] - r.randint(0, min(MARGIN_FRAMES, room, max(0, sentences[first][0] - before)))
+                start = sentences[first][0] - r.randint(
+                    0, min(MARGIN_FRAMES, room, max(0, sentences[first][0] - before))
+                )
                 end = sentences[last][1] + r.randint(0, min(MARGIN_FRAMES, max(0, after - sentences[last][1])))
                 text = join([text for _, _, text in sentences[first : last + 1]])
                 out.append(Example(start=base + start, end=base + end, text=text, language=row["language"]))
@@ -165,7 +173,9 @@ def batches(
     Raises UserError when no speech is as clean as `min_snr_db`.
     """
     while True:
-        ordered = sorted(corpus.examples(r, max_seconds, min_snr_db), key=lambda e: (e.frames + r.uniform(-20, 20), e.start))
+        ordered = sorted(
+            corpus.examples(r, max_seconds, min_snr_db), key=lambda e: (e.frames + r.uniform(-20, 20), e.start)
+        )
         if not any(example.text for example in ordered):
             raise UserError(f"the corpus has no speech at {min_snr_db:g} dB or above, where training begins")
         grouped: list[list[Example]] = [[]]

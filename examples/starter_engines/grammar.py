@@ -32,7 +32,8 @@ ORDINALS_EN = _list(
 )
 
 WHO_ZH = _list(
-    "我, 你, 我们, 你们, 老师, 妈妈, 爸爸, 朋友, 医生, 学生, 小王, 小李, 老张, 弟弟, 姐姐, 我和朋友, 小李和小王, 妈妈和姐姐"
+    "我, 你, 我们, 你们, 老师, 妈妈, 爸爸, 朋友, 医生, 学生, 小王, 小李, 老张, 弟弟, 姐姐, "
+    "我和朋友, 小李和小王, 妈妈和姐姐"
 )
 DAY_ZH = _list("今天, 明天, 昨天, 后天, 周末, 下个星期, 每天, 星期一, 星期二, 星期三, 星期四, 星期五, 星期六, 星期天")
 PART_ZH = _list("早上, 上午, 中午, 下午, 晚上")
@@ -67,7 +68,9 @@ ACT_EN = _list(
     "draw a picture, learn chinese, sing a song, ride a bicycle, open the window, send a message"
 )
 WEATHER_EN = _list("sunny, cloudy, rainy, windy, snowy, very cold, very warm")
-THING_EN = _list("apple, phone, computer, table, chair, bottle, ticket, jacket, basket, garden, letter, camera, orange, window")
+THING_EN = _list(
+    "apple, phone, computer, table, chair, bottle, ticket, jacket, basket, garden, letter, camera, orange, window"
+)
 PLURAL_EN = _list("apples, tickets, bottles, oranges, letters, chairs, children, horses, pencils, flowers")
 COLOUR_EN = _list("blue, green, yellow, black, white, purple, brown")
 MONTH_EN = _list("january, february, march, april, may, june, july, august, september, october, november, december")
@@ -132,19 +135,28 @@ def _zh(r: random.Random) -> list[Callable[[], str]]:
     return [
         lambda: f"{day()}{part()}{who()}在{place()}{act()}",
         lambda: f"{who()}{day()}{part()}要去{place()}{act()}",
-        lambda: f"{who()}{r.choice(['想', '要', '不想', '打算'])}{day()}去{city()}{r.choice(['旅游', '工作', '开会', '看朋友'])}",
+        lambda: (
+            f"{who()}{r.choice(['想', '要', '不想', '打算'])}{day()}"
+            f"去{city()}{r.choice(['旅游', '工作', '开会', '看朋友'])}"
+        ),
         lambda: f"现在是{part()}{_clock_zh(r)}",
         lambda: f"{part()}{_clock_zh(r)}{who()}在{place()}等你",
         lambda: f"今天是{number_zh(r.randint(1, 12))}月{number_zh(r.randint(1, 30))}号星期{r.choice('一二三四五六天')}",
-        lambda: f"{city()}{r.choice(['今天', '明天', '昨天'])}{r.choice(WEATHER_ZH)}气温{number_zh(r.randint(1, 39))}度",
-        lambda: f"这{r.choice(['个', '本', '件'])}{r.choice(COLOUR_ZH)}的{r.choice(THING_ZH)}{number_zh(r.randint(11, 299))}块钱",
+        lambda: (
+            f"{city()}{r.choice(['今天', '明天', '昨天'])}{r.choice(WEATHER_ZH)}气温{number_zh(r.randint(1, 39))}度"
+        ),
+        lambda: (
+            f"这{r.choice(['个', '本', '件'])}{r.choice(COLOUR_ZH)}的"
+            f"{r.choice(THING_ZH)}{number_zh(r.randint(11, 299))}块钱"
+        ),
         lambda: f"{who()}的电话号码是{''.join(r.choice(DIGITS_ZH) for _ in range(r.randint(6, 8)))}",
         lambda: f"请给我{_quantity_zh(r)}{r.choice(COUNTED_ZH)}和{_quantity_zh(r)}{r.choice(COUNTED_ZH)}",
         lambda: f"坐{number_zh(r.randint(3, 120))}路公共汽车到{place()}下车",
         lambda: f"从{place()}到{place()}要{number_zh(r.randint(5, 59))}分钟",
         lambda: f"{who()}喜欢{act()}也喜欢{act()}",
         lambda: (
-            f"{who()}{r.choice(['觉得', '知道', '听说'])}{city()}{r.choice(['很大', '很远', '很漂亮', '人很多', '的水果很好吃'])}"
+            f"{who()}{r.choice(['觉得', '知道', '听说'])}{city()}"
+            f"{r.choice(['很大', '很远', '很漂亮', '人很多', '的水果很好吃'])}"
         ),
         lambda: f"你{day()}{part()}{r.choice(['想吃什么', '想去哪里', '有没有时间', '几点起床', '想不想' + act()])}",
         lambda: f"{who()}住在{city()}已经{number_zh(r.randint(2, 30))}年了",
@@ -154,10 +166,15 @@ def _zh(r: random.Random) -> list[Callable[[], str]]:
 
 def _mixed(r: random.Random) -> list[Callable[[], str]]:
     return [
-        lambda: f"{r.choice(WHO_ZH)}{r.choice(DAY_ZH)}{r.choice(PART_ZH)}有一个 {r.choice(['meeting', 'party', 'project'])}",
-        lambda: f"请{r.choice(['今天', '明天', '现在'])}把 {r.choice(['email', 'video', 'project'])} 发给{r.choice(WHO_ZH)}",
         lambda: (
-            f"{r.choice(WHO_ZH)}用 {r.choice(['python', 'computer', 'app'])} {r.choice(['学习英语', '听音乐', '写作业', '画画'])}"
+            f"{r.choice(WHO_ZH)}{r.choice(DAY_ZH)}{r.choice(PART_ZH)}有一个 {r.choice(['meeting', 'party', 'project'])}"
+        ),
+        lambda: (
+            f"请{r.choice(['今天', '明天', '现在'])}把 {r.choice(['email', 'video', 'project'])} 发给{r.choice(WHO_ZH)}"
+        ),
+        lambda: (
+            f"{r.choice(WHO_ZH)}用 {r.choice(['python', 'computer', 'app'])} "
+            f"{r.choice(['学习英语', '听音乐', '写作业', '画画'])}"
         ),
         lambda: f"{r.choice(PLACE_ZH)}的 wifi {r.choice(['很好', '不好', '非常好'])}",
         lambda: f"{r.choice(WHO_ZH)}喜欢在{r.choice(PLACE_ZH)}喝 coffee {r.choice(['看书', '上网', '聊天'])}",

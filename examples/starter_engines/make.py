@@ -1,18 +1,19 @@
 """One command from nothing to the two starter engines: synthesise, extract, train, export, measure.
 
-    python -m examples.starter_engines.make WORK                      both engines side by side, under an hour on 2 CPU cores
-    python -m examples.starter_engines.make WORK --only whisper       one of them, without measuring
-    python -m examples.starter_engines.make WORK --manifest m.jsonl --dev-manifest d.jsonl --out MODELS      from your own audio
+    python -m examples.starter_engines.make WORK                      both engines side by side, under an hour on 2 CPU
+    cores python -m examples.starter_engines.make WORK --only whisper       one of them, without measuring
+    python -m examples.starter_engines.make WORK --manifest m.jsonl --dev-manifest d.jsonl --out MODELS      from your
+    own audio
 
     per engine, in a process of its own:
     grammar + eSpeak NG ──> WORK/whisper/corpus, WORK/paraformer/corpus (other voices, noise, seed), WORK/dev
                         ──> features ──> checkpoint ──> models/whisper-starter, models/paraformer-starter
     both models ──evaluate──> models/measured.json ──cards──> README.md of each
 
-Every step leaves its result in WORK and is skipped when it is there; training goes on from its last checkpoint. What features
-were made from stands beside them in made.json, and a WORK that was made from something else is refused. A manifest
-is JSONL in the shape of a truth file (path relative to the manifest, language, segments with start_s, end_s, text); its
-audio is in any format and rate that the pipeline reads, its text lower-case and without punctuation.
+Every step leaves its result in WORK and is skipped when it is there; training goes on from its last checkpoint. What
+features were made from stands beside them in made.json, and a WORK that was made from something else is refused. A
+manifest is JSONL in the shape of a truth file (path relative to the manifest, language, segments with start_s, end_s,
+text); its audio is in any format and rate that the pipeline reads, its text lower-case and without punctuation.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ ENGINES = tuple(SEEDS)
 SYNTHETIC = "eSpeak NG"
 
 
-# --- what a WORK was made from -------------------------------------------------------------------------------------------
+# --- what a WORK was made from ----------------------------------------------------------------------------------------
 
 
 def origin(manifest: Path | None, hours: float, seed: int) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def check(options: argparse.Namespace, engines: list[str]) -> None:
             check_origin(folder, made)
 
 
-# --- one engine ----------------------------------------------------------------------------------------------------------
+# --- one engine -------------------------------------------------------------------------------------------------------
 
 
 def prepare(options: argparse.Namespace, engine: str) -> None:
@@ -142,7 +143,9 @@ def train(work: Path, engine: str) -> Path:
 
 
 def export(checkpoint: Path, engine: str, out: Path, training: dict[str, Any]) -> Path:
-    """Write the model folder with its training.json. What was said of the weights before it is removed, being no longer true."""
+    """Write the model folder with its training.json. What was said of the weights before it is removed, being no longer
+    true.
+    """
     from examples.starter_engines import paraformer, whisper
 
     folder = {"whisper": whisper.export, "paraformer": paraformer.export}[engine](checkpoint, out / f"{engine}-starter")
@@ -165,7 +168,7 @@ def training_record(options: argparse.Namespace, engine: str) -> dict[str, Any]:
     }
 
 
-# --- both ----------------------------------------------------------------------------------------------------------------
+# --- both -------------------------------------------------------------------------------------------------------------
 
 
 def side_by_side(commands: dict[str, list[str]]) -> int:
@@ -253,10 +256,16 @@ def make_one(options: argparse.Namespace, engine: str, out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m examples.starter_engines.make", description=__doc__.splitlines()[0])
-    parser.add_argument("work", type=Path, metavar="WORK", help="folder for corpora, features and checkpoints (some 8 GB)")
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.starter_engines.make", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "work", type=Path, metavar="WORK", help="folder for corpora, features and checkpoints (some 8 GB)"
+    )
     parser.add_argument("--only", choices=ENGINES, action="append", help="one engine; both without it")
-    parser.add_argument("--hours", type=float, default=HOURS, help=f"of synthetic speech for each engine (default {HOURS:g})")
+    parser.add_argument(
+        "--hours", type=float, default=HOURS, help=f"of synthetic speech for each engine (default {HOURS:g})"
+    )
     parser.add_argument("--manifest", type=Path, help="train on this audio instead of synthetic speech")
     parser.add_argument("--dev-manifest", type=Path, help="and watch the loss, and measure, on this")
     parser.add_argument("--out", type=Path, help="where the model folders go (default: those that are shipped)")

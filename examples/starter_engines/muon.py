@@ -2,9 +2,9 @@
 
     gradient of a matrix ──momentum──> Newton-Schulz: all singular values near 1 ──> step of AdamW's usual size
 
-Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024); scaled to AdamW's step size as in Liu et al.,
-"Muon is scalable for LLM training" (arXiv:2502.16982), so that both take one learning rate. torch has it from 2.9 on; whisperX
-holds torch at 2.8.
+Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024); scaled to AdamW's step size as in Liu
+et al., "Muon is scalable for LLM training" (arXiv:2502.16982), so that both take one learning rate. torch has it from
+2.9 on; whisperX holds torch at 2.8.
 """
 
 from __future__ import annotations
@@ -57,9 +57,15 @@ def orthogonal(x: torch.Tensor) -> torch.Tensor:
     return (y.mT if tall else y).to(x.dtype)
 
 
-def optimisers(model: torch.nn.Module, output: torch.nn.Module, head: torch.nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the linear layers and convolutions of `model` but for its `output` layer; AdamW for everything else and `head`."""
-    layers = [m for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv1d)) and getattr(m, "groups", 1) == 1]
+def optimisers(
+    model: torch.nn.Module, output: torch.nn.Module, head: torch.nn.Module, lr: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the linear layers and convolutions of `model` but for its `output` layer; AdamW for everything else and
+    `head`.
+    """
+    layers = [
+        m for m in model.modules() if isinstance(m, (torch.nn.Linear, torch.nn.Conv1d)) and getattr(m, "groups", 1) == 1
+    ]
     hidden = [m.weight for m in layers if m is not output and m.weight.requires_grad]
     chosen = set(map(id, hidden))
     rest = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad and id(p) not in chosen]

@@ -1,10 +1,12 @@
-"""An auxiliary CTC head over phones, for training only: it teaches an encoder what sounds there are before any word is known.
+"""An auxiliary CTC head over phones, for training only: it teaches an encoder what sounds there are before any word is
+known.
 
     texts ──operators.phones──> phone sequences ──> inventory (some 200: pinyin initials, finals with tone, CMU phones)
     encoder output [batch, frames, width] ──Linear──> CTC loss per phone
 
-Words are many and each is rare; phones are few and in every word. With this head both engines leave the plateau, where the
-decoder only predicts likely sentences, several times sooner than with CTC over their own tokens. It is dropped at export.
+Words are many and each is rare; phones are few and in every word. With this head both engines leave the plateau, where
+the decoder only predicts likely sentences, several times sooner than with CTC over their own tokens. It is dropped at
+export.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ def inventory(texts: Sequence[tuple[str, str]]) -> list[str]:
     return sorted({phone for text, language in texts for phone in phones(text, language)})
 
 
-def ctc_loss(logits: torch.Tensor, frames: torch.Tensor, texts: Sequence[tuple[str, str]], ids: dict[str, int]) -> torch.Tensor:
+def ctc_loss(
+    logits: torch.Tensor, frames: torch.Tensor, texts: Sequence[tuple[str, str]], ids: dict[str, int]
+) -> torch.Tensor:
     """CTC loss per phone. logits: [batch, frames, phones + 1], blank last; frames: [batch], valid frames of each.
 
     Phones outside the inventory are left out; a clip with more phones than frames counts nothing.

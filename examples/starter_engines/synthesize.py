@@ -4,8 +4,8 @@
 
 A recording has one speaker (now and then two), one language, pauses between sentences and one acoustic condition.
 A manifest line: path, language, duration_s, voice, snr_db (null: clean), segments[{start_s, end_s, text, language}].
-The trainers read any manifest of this shape, so real transcribed audio can take the place of this corpus. Of a line they
-need path, language and segments; `read_manifest` says what is wrong with the others.
+The trainers read any manifest of this shape, so real transcribed audio can take the place of this corpus. Of a line
+they need path, language and segments; `read_manifest` says what is wrong with the others.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def nonspeech(seconds: float, r: random.Random) -> np.ndarray:
 def recording(
     r: random.Random, voices: list[str], language: str, side: str, seconds: float, *, pace: tuple[int, int] = (135, 215)
 ) -> tuple[np.ndarray, list[dict[str, object]], list[Speaker]]:
-    """Clean speech of about `seconds` with pauses: float32 [samples], its segments, its speakers (two in one of eight)."""
+    """Clean speech of about `seconds` with pauses: float32 [samples], its segments, its speakers (two in one of
+    eight).
+    """
     speakers = [Speaker.draw(r, voices, pace) for _ in range(2 if r.random() < 0.125 else 1)]
     parts: list[np.ndarray] = [np.zeros(int(r.uniform(0.1, 0.5) * SAMPLE_RATE), np.float32)]
     segments: list[dict[str, object]] = []
@@ -110,7 +112,9 @@ def recording(
 
 
 def corpus(folder: Path, *, hours: float, seed: int, voices: list[str], side: str = "train") -> Path:
-    """Write `hours` of recordings and their manifest into `folder`; returns the manifest's path. Same seed, same corpus."""
+    """Write `hours` of recordings and their manifest into `folder`; returns the manifest's path. Same seed, same
+    corpus.
+    """
     import soundfile
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,7 +205,8 @@ def _segment(segment: Any) -> dict[str, Any]:
     strange = re.search("[^一-鿿a-z' ]", text)
     if strange:
         raise ValueError(
-            f"the text of the segment at {start:g} s has {strange[0]!r}: spoken form is Han characters, a-z, ' and spaces only"
+            f"the text of the segment at {start:g} s has {strange[0]!r}: spoken form is Han characters, a-z, ' "
+            "and spaces only"
         )
     return segment
 
@@ -217,7 +222,9 @@ def _number(record: dict[str, Any], key: str) -> float:
 
 
 def read_audio(row: dict[str, Any]) -> np.ndarray:
-    """The audio of a manifest's line as the pipeline reads it: float32 [samples] at 16 kHz. Raises UserError naming the file."""
+    """The audio of a manifest's line as the pipeline reads it: float32 [samples] at 16 kHz. Raises UserError naming the
+    file.
+    """
     try:
         pcm = decode(str(row["file"])).pcm
     except AudioError as error:

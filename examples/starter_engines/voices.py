@@ -2,8 +2,8 @@
 
     text ──pieces by script──> pinyin with tones | English words ──libespeak-ng──> int16 ──resample──> float32, 16 kHz
 
-A voice is an eSpeak NG variant (a throat) with its own pitch, speed and vocal-tract scale, drawn per speaker. Mandarin is
-given as pinyin with tone numbers from pypinyin, so polyphones are read by their word; the voice for it is
+A voice is an eSpeak NG variant (a throat) with its own pitch, speed and vocal-tract scale, drawn per speaker. Mandarin
+is given as pinyin with tone numbers from pypinyin, so polyphones are read by their word; the voice for it is
 `cmn-latn-pinyin` (plain `cmn` spells what it is given as English).
 """
 

@@ -2,12 +2,13 @@
 
     texts ──byte-level BPE──> tokenizer.json          (Han characters stay single, English words grow whole)
     Corpus ──log-mel clips──> encoder ─┬─> phone CTC   0.4 of the loss, dropped at export
-                                       └─> decoder     0.6: <|sot|> <|zh|en|> <|transcribe|> <|notimestamps|> text <|eot|>
+                                       └─> decoder     0.6: <|sot|> <|zh|en|> <|transcribe|> <|notimestamps|> text
+                                       <|eot|>
     checkpoint ──HF folder──ct2 converter, int8──> model.bin, config.json, tokenizer.json, ...
 
-Three phases, which is what makes this train in half an hour: single sentences at their own length (positions sliced), runs
-of sentences up to 29 s, and at the end the full 30-s window that inference always pads to. The transcript of clips without
-speech is a space, so the model learns to write nothing.
+Three phases, which is what makes this train in half an hour: single sentences at their own length (positions sliced),
+runs of sentences up to 29 s, and at the end the full 30-s window that inference always pads to. The transcript of clips
+without speech is a space, so the model learns to write nothing.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ PHASES = (
 )
 
 
-# --- vocabulary --------------------------------------------------------------------------------------------------------
+# --- vocabulary -------------------------------------------------------------------------------------------------------
 
 
 def written(text: str) -> str:
@@ -87,9 +88,13 @@ def train_tokenizer(texts: list[str], size: int = 3000) -> Tokenizer:
     )
     tokenizer.pre_tokenizer, tokenizer.decoder = split, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=size, min_frequency=3, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=size,
+        min_frequency=3,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
-    # faster-whisper suppresses the first token of " -" and of " '": each must be a token of its own, or spaces are suppressed
+    # faster-whisper suppresses the first token of " -" and of " '": each must be a token of its own, or spaces are
+    # suppressed
     tokenizer.train_from_iterator([written(t) for t in texts] + [" - ' -- '' " * 3] * 3, trainer)
     state = json.loads(tokenizer.to_str())["model"]
     vocabulary, merges = state["vocab"], [tuple(merge) for merge in state["merges"]]
@@ -106,10 +111,12 @@ def train_tokenizer(texts: list[str], size: int = 3000) -> Tokenizer:
     return tokenizer
 
 
-# --- model ---------------------------------------------------------------------------------------------------------------
+# --- model ------------------------------------------------------------------------------------------------------------
 
 
-def build(tokenizer: Tokenizer, *, width: int = 128, heads: int = 4, layers: int = 4) -> WhisperForConditionalGeneration:
+def build(
+    tokenizer: Tokenizer, *, width: int = 128, heads: int = 4, layers: int = 4
+) -> WhisperForConditionalGeneration:
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
     end = tokenizer.token_to_id("<|endoftext|>")
@@ -165,7 +172,8 @@ def collate(corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, full_win
         floor = float(max(-10.0, x.max() - 8))
         mel[index] = floor
         mel[index, :, : len(x)] = x.T
-        # CTranslate2 divides a hypothesis's score by its length, so one without any token can never win: silence is a space
+        # CTranslate2 divides a hypothesis's score by its length, so one without any token can never win: silence is a
+        # space
         text = tokenizer.encode(written(example.text) or " ", add_special_tokens=False).ids[: MAX_TOKENS - 4]
         language = special(f"<|{example.language}|>")
         tokens = [start, language, special("<|transcribe|>"), special("<|notimestamps|>"), *text, end]
@@ -227,7 +235,7 @@ def _off_diagonal(attentions: tuple[torch.Tensor, ...], batch: dict[str, Any]) -
     return (weights * far).sum(-1)[said].mean() if bool(said.any()) else weights.sum() * 0
 
 
-# --- training ------------------------------------------------------------------------------------------------------------
+# --- training ---------------------------------------------------------------------------------------------------------
 
 
 def learning_rate(step: int, total: int, peak: float, warmup: int = 100) -> float:
@@ -266,7 +274,8 @@ def train(
             optimiser.load_state_dict(kept)
         step = state["step"]
     print(
-        f"whisper: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens, "
+        f"whisper: {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, "
+        f"{tokenizer.get_vocab_size()} tokens, "
         f"{total} steps from {step}",
         flush=True,
     )
@@ -320,7 +329,11 @@ def train(
 
 
 def _dev(
-    model: WhisperForConditionalGeneration, head: torch.nn.Module, phone_ids: dict[str, int], dev: Corpus, tokenizer: Tokenizer
+    model: WhisperForConditionalGeneration,
+    head: torch.nn.Module,
+    phone_ids: dict[str, int],
+    dev: Corpus,
+    tokenizer: Tokenizer,
 ) -> str:
     import torch
 
@@ -338,7 +351,7 @@ def _dev(
     return " ".join(f"{name} {np.mean(values):.3f}" for name, values in sums.items())
 
 
-# --- export --------------------------------------------------------------------------------------------------------------
+# --- export -----------------------------------------------------------------------------------------------------------
 
 
 def load_tokenizer(path: Path) -> Tokenizer:

@@ -195,7 +195,9 @@ def test_the_nodes_that_are_there_from_the_start_hold_the_run(build: str) -> Non
 
 @pytest.mark.parametrize("build", [name for name in ALL if name != "training"])
 def test_the_object_store_lies_in_memory(build: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By Ray's own choice of its size and place. On a pod's /tmp it would be a disk's speed; its pages are the pod's memory."""
+    """By Ray's own choice of its size and place. On a pod's /tmp it would be a disk's speed; its pages are the pod's
+    memory.
+    """
     from ray._private import services, utils
 
     for group in manifests.groups(build):

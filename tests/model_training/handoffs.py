@@ -1,4 +1,6 @@
-"""A hand-off directory of clips that can be learnt in a minute: every letter is a tone, the speaker's octave is the gender."""
+"""A hand-off directory of clips that can be learnt in a minute: every letter is a tone, the speaker's octave is the
+gender.
+"""
 
 from __future__ import annotations
 

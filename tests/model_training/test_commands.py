@@ -35,7 +35,13 @@ def handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(handoff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Trained until it hears most letters."""
     folder = tmp_path_factory.mktemp("run")
-    settings = ["train.max_steps=100", "train.checkpoint_steps=50", "train.log_steps=50", *UNMASKED, "train.precision=fp32"]
+    settings = [
+        "train.max_steps=100",
+        "train.checkpoint_steps=50",
+        "train.log_steps=50",
+        *UNMASKED,
+        "train.precision=fp32",
+    ]
     train(str(handoff), folder, config.load(None, [*SMALL, *STILL, "optimizer.ema=0.9", *settings]))
     return folder
 
@@ -43,7 +49,18 @@ def run(handoff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eval_puts_every_size_into_one_table(
     handoff: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["eval", str(run), "--data", str(handoff), "--split", "dev", "--methods", "ctc_greedy,attention", "--beam", "3"]
+    arguments = [
+        "eval",
+        str(run),
+        "--data",
+        str(handoff),
+        "--split",
+        "dev",
+        "--methods",
+        "ctc_greedy,attention",
+        "--beam",
+        "3",
+    ]
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
     for word in ("3", "7", "15", "bells", "words", "eval.html"):
@@ -92,7 +109,9 @@ def test_decode_writes_one_json_object_a_clip(
     assert {"clip", "text", "label", "gender", "language"} <= lines[0].keys()
 
 
-def test_decode_names_files_it_cannot_read_and_goes_on(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_decode_names_files_it_cannot_read_and_goes_on(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     good, bad = tmp_path / "good.flac", tmp_path / "bad.flac"
     good.write_bytes(encoded(beeps("abc", 1, np.random.default_rng(0))))
     bad.write_bytes(b"fLaC" + bytes(500))
@@ -176,7 +195,12 @@ def test_eval_keeps_the_results_of_every_twin(
 
 @pytest.mark.parametrize("command", ["train", "eval"])
 def test_only_a_stopped_training_is_said_to_go_on(
-    handoff: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str
+    handoff: Path,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
 ) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -244,15 +268,33 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--device", "tpu"], ["tpu", "cpu"]),
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ctc-weight", "7"], ["CTC", "7"]),
         (["train", "--data", "{handoff}", "--out", "{handoff}/handoff.json", *SMALL], ["handoff.json", "--out"]),
-        (["train", "--data", "{handoff}", "--out", "y", "data.max_frames=100"], ["data.max_frames=100", "data.max_clip_frames"]),
+        (
+            ["train", "--data", "{handoff}", "--out", "y", "data.max_frames=100"],
+            ["data.max_frames=100", "data.max_clip_frames"],
+        ),
         (["train", "--data", "{handoff}", "--out", "y", "data.tasks.emotion=1"], ["no clip", "a label for emotion"]),
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--device", "cuda"], ["no CUDA device", "say cpu"]),
-        (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"], ["--ema", "--average 2"]),
-        (["decode", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"], ["--ema", "--average 2"]),
+        (
+            ["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"],
+            ["--ema", "--average 2"],
+        ),
+        (
+            ["decode", "{run}", "--data", "{handoff}", "--split", "dev", "--ema", "--average", "2"],
+            ["--ema", "--average 2"],
+        ),
         (["export", "{run}", "--out", "x", "--ema", "--average", "2"], ["--ema", "--average 2"]),
-        (["eval", "{run}", "--data", "{handoff}", "--task", "gender"], ["not trained for the task 'gender'", "transcribe"]),
-        (["decode", "{run}", "--data", "{handoff}", "--task", "gender"], ["not trained for the task 'gender'", "transcribe"]),
-        (["eval", "nowhere", "--data", "{handoff}", "--out", "/proc/none/x"], ["cannot write to /proc/none/x", "--out"]),
+        (
+            ["eval", "{run}", "--data", "{handoff}", "--task", "gender"],
+            ["not trained for the task 'gender'", "transcribe"],
+        ),
+        (
+            ["decode", "{run}", "--data", "{handoff}", "--task", "gender"],
+            ["not trained for the task 'gender'", "transcribe"],
+        ),
+        (
+            ["eval", "nowhere", "--data", "{handoff}", "--out", "/proc/none/x"],
+            ["cannot write to /proc/none/x", "--out"],
+        ),
         (["eval", "nowhere", "--data", "{handoff}", "--out", "{handoff}/handoff.json"], ["cannot write to", "--out"]),
         (["export", "{run}", "--group", "3", "--out", "/proc/none/x"], ["cannot make /proc/none/x", "--out"]),
         (["index", "nowhere.tar", "--out", "/proc/none/x"], ["cannot write to /proc/none/x", "--out"]),
@@ -261,10 +303,16 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
             ["train", "--data", "{handoff}", "--out", "y", "data.augment.time_masks=-1"],
             ["time_masks=-1", "at least 0"],
         ),
-        (["train", "--data", "{handoff}", "--out", "y", "data.augment.frequency_mask_bins=-1"], ["mask_bins=-1", "at least 0"]),
+        (
+            ["train", "--data", "{handoff}", "--out", "y", "data.augment.frequency_mask_bins=-1"],
+            ["mask_bins=-1", "at least 0"],
+        ),
         (["train", "--data", "{handoff}", "--out", "y", "data.augment.snr_db=[15,.inf]"], ["data.augment.snr_db"]),
         (["train", "--data", "{handoff}", "--out", "y", "train.seed=99999999999999999999"], ["train.seed=99", "below"]),
-        (["train", "--data", "{handoff}", "--out", "y", "model.moe.dispatch=grouped"], ["dispatch=grouped", "say auto"]),
+        (
+            ["train", "--data", "{handoff}", "--out", "y", "model.moe.dispatch=grouped"],
+            ["dispatch=grouped", "say auto"],
+        ),
         (["inspect", "--config", "tiny", "--vocabulary", "-1"], ["--vocabulary -1", "at least 1"]),
         (["inspect"], ["give a checkpoint"]),
         (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),

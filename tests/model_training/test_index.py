@@ -106,7 +106,9 @@ def test_more_text_than_one_array_holds_can_be_searched_and_taken_from(tmp_path:
     write_index(tmp_path / "long.arrow", [replace(row, clip_id=long, label=long)])
     write_index(tmp_path / "short.arrow", [replace(row, domain="news", label="<event:dog>", events=("cat",))])
     tables = [pa.ipc.open_file(pa.memory_map(str(tmp_path / f"{name}.arrow"))).read_all() for name in ("long", "short")]
-    index = Index(pa.concat_tables([tables[0]] * 150 + tables[1:]), "151 rows")  # 2.25 GB, of which the memory holds 15 MB
+    index = Index(
+        pa.concat_tables([tables[0]] * 150 + tables[1:]), "151 rows"
+    )  # 2.25 GB, of which the memory holds 15 MB
     assert index.labels("event") == {"dog", "cat"}
     assert [len(name) for name in index.clip_ids(np.array([149, 150]))] == [len(long), 2]
     assert index.has_events(np.array([150, 0])).tolist() == [True, False]
@@ -301,7 +303,9 @@ def test_a_damaged_tar_is_refused_and_not_cut_short(tmp_path: Path, slip: str) -
     at = headers(tar)[20]
     size = {"cut in a header": at + 100, "cut between samples": at, "cut in a sample": at + 700}
     damage(tar, flip=at if slip == "a header" else None, length=size.get(slip))
-    with pytest.raises(UserError, match=rf"^{re.escape(str(tar))} is no plain tar .*: unpack it .* make it again$") as caught:
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(tar))} is no plain tar .*: unpack it .* make it again$"
+    ) as caught:
         index_from_tars([str(tar)], tmp_path / "out")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out").exists()

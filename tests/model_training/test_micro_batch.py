@@ -31,7 +31,15 @@ class Heard:
 
 def model() -> SpeechModel:
     torch.manual_seed(0)
-    small = {"d_model": 32, "heads": 2, "d_ff": 32, "encoder_layers": 2, "decoder_layers": 1, "kernel": 5, "dropout": 0.0}
+    small = {
+        "d_model": 32,
+        "heads": 2,
+        "d_ff": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 1,
+        "kernel": 5,
+        "dropout": 0.0,
+    }
     return SpeechModel(ModelSettings(**small), V)
 
 

@@ -21,7 +21,15 @@ V = 30
 
 def small(**changes: object) -> SpeechModel:
     torch.manual_seed(0)
-    settings = {"d_model": 32, "heads": 2, "d_ff": 32, "encoder_layers": 3, "decoder_layers": 2, "kernel": 5, "dropout": 0.0}
+    settings = {
+        "d_model": 32,
+        "heads": 2,
+        "d_ff": 32,
+        "encoder_layers": 3,
+        "decoder_layers": 2,
+        "kernel": 5,
+        "dropout": 0.0,
+    }
     return SpeechModel(ModelSettings(**(settings | changes)), V).eval()  # type: ignore[arg-type]
 
 
@@ -45,7 +53,9 @@ def test_a_clip_alone_equals_a_clip_in_a_batch(ffn: str, causal: bool) -> None:
         assert encoded_lengths.tolist() == [subsampled(torch.tensor(n)).item() for n in (61, 90, 7)]
         for row, length in enumerate(lengths.tolist()):
             alone, alone_length = model.encode(x[row : row + 1, :length], lengths[row : row + 1], group)
-            torch.testing.assert_close(encoded[row, : alone_length[0]], alone[0, : alone_length[0]], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(
+                encoded[row, : alone_length[0]], alone[0, : alone_length[0]], rtol=1e-4, atol=1e-5
+            )
             answer = model.decode(alone, alone_length, inputs[row : row + 1], group)
             torch.testing.assert_close(logits[row], answer[0], rtol=1e-4, atol=1e-5)
 
@@ -128,14 +138,18 @@ def test_a_pruned_model_is_the_full_model_at_its_group_to_the_bit(balance: str) 
 
 def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained() -> None:
     model = small(
-        encoder_layers=6, extra_decoders=2, moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1)
+        encoder_layers=6,
+        extra_decoders=2,
+        moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1),
     )
     model.train()
     x, lengths = features(70, 41)
     inputs, targets = torch.randint(4, V, (2, 6)), torch.randint(4, V, (2, 6))
     outputs = model(x, lengths, inputs, torch.tensor([6, 4]), 4)
     assert len(outputs.extra_logits) == 2
-    found = losses(outputs, torch.randint(4, V, (2, 3)), torch.tensor([3, 2]), targets, config.LossSettings(), model.settings.moe)
+    found = losses(
+        outputs, torch.randint(4, V, (2, 3)), torch.tensor([3, 2]), targets, config.LossSettings(), model.settings.moe
+    )
     assert found.routing is not None
     (found.total_B.sum() + found.routing).backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -192,10 +206,12 @@ def test_parameter_counts_are_the_papers(preset: str, group: int, millions: floa
     assert model.parameter_counts(group)["total"] / 1e6 == pytest.approx(millions, rel=tolerance)
 
 
-@pytest.mark.parametrize(("preset", "group", "millions"), [("3m-16e", 16, 500), ("3m-32e", 32, 775), ("3m-64e", 64, 1370)])
+@pytest.mark.parametrize(
+    ("preset", "group", "millions"), [("3m-16e", 16, 500), ("3m-32e", 32, 775), ("3m-64e", 64, 1370)]
+)
 def test_parameter_counts_of_3m(preset: str, group: int, millions: float) -> None:
-    """All that is trained. The paper's decoders run in both directions, ours left to right only (18.7 M of each level less), so
-    the counts fall short; what the experts add, (64 - 32) x 18 layers, is the paper's."""
+    """All that is trained. The paper's decoders run in both directions, ours left to right only (18.7 M of each level
+    less), so the counts fall short; what the experts add, (64 - 32) x 18 layers, is the paper's."""
     settings = config.load(preset, [])
     with torch.device("meta"):
         model = SpeechModel(settings.model, 6000)
@@ -239,7 +255,9 @@ def test_tokens_nobody_knows_to_be_absent_learn_nothing_and_the_others_as_if_the
         assert logits.grad.isfinite().all()
         assert not logits.grad[0, :, V - 2 :].any()
         assert logits.grad[1, 1, V - 2 :].all()
-    fewer = replace(outputs, logits_BLV=outputs.logits_BLV[..., : V - 2], ctc_logits_BSV=outputs.ctc_logits_BSV[..., : V - 2])
+    fewer = replace(
+        outputs, logits_BLV=outputs.logits_BLV[..., : V - 2], ctc_logits_BSV=outputs.ctc_logits_BSV[..., : V - 2]
+    )
     smaller = losses(fewer, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
     plain = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
     torch.testing.assert_close(with_open.total_B[0], smaller.total_B[0])

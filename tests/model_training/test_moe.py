@@ -84,7 +84,9 @@ def test_padding_frames_are_not_routed_and_do_not_count(dispatch: str) -> None:
         (load,) = routing.loads
         assert load.counts_N.shape == (number,)
         assert load.counts_N.sum() == 13 * 3
-        torch.testing.assert_close(moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(group, mask_BT=mask))[mask], got[mask])
+        torch.testing.assert_close(
+            moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(group, mask_BT=mask))[mask], got[mask]
+        )
 
 
 def test_no_frames_at_all_is_no_error() -> None:
@@ -103,7 +105,9 @@ def test_groups_are_nested_prefixes_with_routers_of_their_own() -> None:
     assert all(router.bias is None for router in moe.routers)
 
 
-@pytest.mark.parametrize(("dispatch", "name"), [("auto", "adamw"), ("sorted", "adamw"), ("loop", "adamw"), ("auto", "muon")])
+@pytest.mark.parametrize(
+    ("dispatch", "name"), [("auto", "adamw"), ("sorted", "adamw"), ("loop", "adamw"), ("auto", "muon")]
+)
 @pytest.mark.parametrize("group", [0, 1, 2])
 def test_what_was_not_drawn_does_not_move(dispatch: str, name: str, group: int) -> None:
     moe = layer(torch.float32, dispatch=dispatch)
@@ -145,7 +149,9 @@ def test_the_router_works_in_float32_under_autocast() -> None:
 
 @pytest.mark.parametrize("frames", [1, 5, 40, 700])
 def test_spare_rows_under_bfloat16_change_nothing(frames: int) -> None:
-    """The sum in bfloat16 differs from the one in float32 by rounding only, forward and backward, however many rows are spare."""
+    """The sum in bfloat16 differs from the one in float32 by rounding only, forward and backward, however many rows are
+    spare.
+    """
     moe = layer(torch.float32)
     x = torch.randn(frames, D)
     weight = torch.randn(frames, D)

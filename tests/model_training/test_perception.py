@@ -188,7 +188,9 @@ def test_a_model_answers_with_labels_that_it_was_trained_on_and_with_no_others()
         ids.append(slots[-1][0])
     special = TOKENIZER.special_id
     wanted = [["zh", "yue"], [None], ["female"], [None]]
-    assert slots == [[special(kind, label) for label in labels] for kind, labels in zip(grammar.slots, wanted, strict=True)]
+    assert slots == [
+        [special(kind, label) for label in labels] for kind, labels in zip(grammar.slots, wanted, strict=True)
+    ]
     events = TOKENIZER.ids_of("event")
     for mask in (grammar.ctc, grammar.allowed_next(ids)):
         assert np.flatnonzero(mask[events.start : events.stop]).tolist() == [special("event", "dog") - events.start]

@@ -117,7 +117,9 @@ def test_any_file_is_heard_as_its_samples_at_16_khz(recognizer: Recognizer, tmp_
     soundfile.write(tmp_path / "stereo.wav", np.stack([pcm, pcm], 1), SAMPLE_RATE)
     soundfile.write(tmp_path / "mono.flac", pcm, SAMPLE_RATE)
     as_float = pcm.astype(np.float32) / 32768
-    found = recognizer.recognize([pcm, as_float, tmp_path / "stereo.wav", str(tmp_path / "mono.flac")], method="ctc_greedy")
+    found = recognizer.recognize(
+        [pcm, as_float, tmp_path / "stereo.wav", str(tmp_path / "mono.flac")], method="ctc_greedy"
+    )
     assert len(found) == 4
     assert found[0].ids
     assert all(one == found[0] for one in found)

@@ -1,4 +1,6 @@
-"""Going on after something broke: a damaged checkpoint, half a line in a log, settings of an older version, split folders."""
+"""Going on after something broke: a damaged checkpoint, half a line in a log, settings of an older version, split
+folders.
+"""
 
 from __future__ import annotations
 
@@ -116,7 +118,12 @@ def test_workers_that_do_not_share_the_folder_are_told(handoff: Path, tmp_path: 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": "2",
+    }
     workers = [
         subprocess.Popen(
             [*command(handoff, tmp_path / out, *TINY[len(SMALL) :]), "train.max_steps=3"],

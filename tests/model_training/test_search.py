@@ -39,7 +39,8 @@ def normalise(logits: np.ndarray) -> np.ndarray:
 
 
 class TableScorer:
-    """A decoder whose next token depends on clip, place and the last two tokens: enough for beams to disagree with greed.
+    """A decoder whose next token depends on clip, place and the last two tokens: enough for beams to disagree with
+    greed.
 
     It checks on the way what a caching model relies on: row h continues row parents[h] of the previous call.
     """

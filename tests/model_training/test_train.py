@@ -74,11 +74,24 @@ def log(run: Path) -> list[dict[str, float]]:
 
 
 def command(handoff: Path, out: Path, *settings: str) -> list[str]:
-    return [sys.executable, "-m", "model_training", "train", "--data", str(handoff), "--out", str(out), *SMALL, *settings]
+    return [
+        sys.executable,
+        "-m",
+        "model_training",
+        "train",
+        "--data",
+        str(handoff),
+        "--out",
+        str(out),
+        *SMALL,
+        *settings,
+    ]
 
 
 def test_it_learns_at_every_size(handoff: Path, tmp_path: Path) -> None:
-    settings = config.load(None, [*SMALL, *STILL, "train.max_steps=120", "train.checkpoint_steps=120", "train.eval_steps=120"])
+    settings = config.load(
+        None, [*SMALL, *STILL, "train.max_steps=120", "train.checkpoint_steps=120", "train.eval_steps=120"]
+    )
     done = train(str(handoff), tmp_path / "run", settings)
     assert done.finished
     records = log(tmp_path / "run")
@@ -122,7 +135,10 @@ def kill_and_resume(handoff: Path, run: Path, *, kills: int, steps: int, seed: i
     for _ in range(kills):
         before = len(checkpoints.steps(run))
         process = subprocess.Popen(
-            command(handoff, run, f"train.max_steps={steps}"), cwd=REPOSITORY, env=environment, stderr=subprocess.DEVNULL
+            command(handoff, run, f"train.max_steps={steps}"),
+            cwd=REPOSITORY,
+            env=environment,
+            stderr=subprocess.DEVNULL,
         )
         goal = before + chance.randint(1, max(1, (steps - before) // (kills + 1)))
         while len(checkpoints.steps(run)) < min(goal, steps - 1) and process.poll() is None:
@@ -130,7 +146,9 @@ def kill_and_resume(handoff: Path, run: Path, *, kills: int, steps: int, seed: i
         time.sleep(chance.random() * 0.1)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command(handoff, run, f"train.max_steps={steps}"), cwd=REPOSITORY, env=environment, capture_output=True)
+    done = subprocess.run(
+        command(handoff, run, f"train.max_steps={steps}"), cwd=REPOSITORY, env=environment, capture_output=True
+    )
     assert done.returncode == 0, done.stderr.decode()
 
 
@@ -152,7 +170,12 @@ def run_team(handoff: Path, out: Path, size: int, *settings: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": str(size)}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "WORLD_SIZE": str(size),
+    }
     workers = [
         subprocess.Popen(
             command(handoff, out, *settings),
@@ -171,7 +194,9 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     """Lengths are skewed, so that one worker often waits for the other; only the order of sums differs."""
     handoff = make_handoff(tmp_path / "handoff", train=40, longest=12)
     run_team(handoff, tmp_path / "two", 2, "train.max_steps=8")
-    run_team(handoff, tmp_path / "one", 1, "train.max_steps=8")  # its own process too: other tests may have changed torch's state
+    run_team(
+        handoff, tmp_path / "one", 1, "train.max_steps=8"
+    )  # its own process too: other tests may have changed torch's state
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     start = weights(tmp_path / "one", 1)
     for name, tensor in one.items():
@@ -323,7 +348,13 @@ def test_learning_rates() -> None:
 def test_a_mistake_is_one_line_and_exit_code_2(
     handoff: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], words: list[str]
 ) -> None:
-    given = ["train", "--out", str(tmp_path / "run"), *SMALL, *(() if "--data" in arguments else ("--data", str(handoff)))]
+    given = [
+        "train",
+        "--out",
+        str(tmp_path / "run"),
+        *SMALL,
+        *(() if "--data" in arguments else ("--data", str(handoff))),
+    ]
     options = [a for a in arguments if "=" not in a]
     assert main([given[0], *options, *given[1:], *[a for a in arguments if "=" in a]]) == 2
     error = capsys.readouterr().err.strip()

@@ -72,7 +72,9 @@ def write_av(path: Path, signal: np.ndarray, rate: int, codec: str, video: bool 
     return path
 
 
-def write_wav(path: Path, signal: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16", format: str = "WAV") -> Path:
+def write_wav(
+    path: Path, signal: np.ndarray, rate: int = SAMPLE_RATE, subtype: str = "PCM_16", format: str = "WAV"
+) -> Path:
     soundfile.write(path, signal, rate, subtype=subtype, format=format)
     return path
 

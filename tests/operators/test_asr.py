@@ -1,4 +1,6 @@
-"""The engines behind `Recogniser`, run for real on random weights: they hear nothing, but they hear it the same way each time."""
+"""The engines behind `Recogniser`, run for real on random weights: they hear nothing, but they hear it the same way
+each time.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def test_whisper_hears_a_clip_alone_as_in_a_batch(whisper: WhisperX, clips: list
 def test_whisper_equals_plain_whisperx_in_a_fixed_language(whisper: WhisperX, clips: list[np.ndarray]) -> None:
     import whisperx
 
-    plain = whisperx.load_model(str(random_whisper()), "cpu", compute_type="int8", vad_model=object(), language="zh", threads=1)
+    plain = whisperx.load_model(
+        str(random_whisper()), "cpu", compute_type="int8", vad_model=object(), language="zh", threads=1
+    )
     inputs = ({"inputs": clip.astype(np.float32) / 32768} for clip in clips)
     expected = list(plain(inputs, batch_size=4, num_workers=0))
     heard = whisper.transcribe(clips, ["zh"] * len(clips))

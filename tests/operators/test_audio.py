@@ -55,8 +55,12 @@ def test_16_khz_mono_pcm_is_untouched(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(str(write_wav(tmp_path / "a.wav", pcm))).pcm, pcm)
 
 
-@pytest.mark.parametrize(("rate", "channels", "subtype"), [(44100, 2, "PCM_24"), (24000, 8, "PCM_16"), (7999, 1, "PCM_16")])
-def test_a_seek_in_wav_gives_what_decoding_from_the_start_gives(rate: int, channels: int, subtype: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("rate", "channels", "subtype"), [(44100, 2, "PCM_24"), (24000, 8, "PCM_16"), (7999, 1, "PCM_16")]
+)
+def test_a_seek_in_wav_gives_what_decoding_from_the_start_gives(
+    rate: int, channels: int, subtype: str, tmp_path: Path
+) -> None:
     signal = (noise(75, channels, rate) * 2**31).astype(np.int32)
     sought = str(write_wav(tmp_path / "a.wav", signal, rate, subtype))
     read = str(write_wav(tmp_path / "a.flac", signal, rate, subtype, "FLAC"))  # never sought
@@ -234,7 +238,8 @@ def test_encoded_bytes_are_the_same_in_every_process() -> None:
         "sys.stdout.write(hashlib.sha256(encode_flac(pcm) + encode_opus(pcm)).hexdigest())"
     )
     runs = {
-        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=REPOSITORY).stdout for _ in range(2)
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=REPOSITORY).stdout
+        for _ in range(2)
     }
     assert len(runs) == 1
     assert len(runs.pop()) == 64
@@ -265,7 +270,9 @@ def test_real_broken_files_are_answered_as_expected(crawl: Path) -> None:
         assert expect in ("partial", "suspect", "no speech", "too short", "readable"), (name, decoded)
         assert bool(decoded.problems) == (expect in ("partial", "suspect")), (name, decoded.problems)
         seconds = row["ffmpeg_decoded_s"]
-        readable = len(decoded.pcm) - sum(span.samples for span, reason in decoded.problems if reason in ("decode_error", "gap"))
+        readable = len(decoded.pcm) - sum(
+            span.samples for span, reason in decoded.problems if reason in ("decode_error", "gap")
+        )
         assert abs(min(seconds, 600) - readable / SAMPLE_RATE) < 0.05, (name, readable)
         if name.endswith("surround.wav"):
             assert rms_db(decoded.pcm) > -35

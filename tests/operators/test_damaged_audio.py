@@ -39,7 +39,9 @@ def test_non_finite_samples_are_a_reported_silence(value: float, tmp_path: Path)
     assert decode(path, (20_000, None)).problems == ()
 
 
-@pytest.mark.parametrize(("suffix", "codec"), [("flac", "flac"), ("m4a", "aac"), ("mp3", "libmp3lame"), ("wav", "pcm_s16le")])
+@pytest.mark.parametrize(
+    ("suffix", "codec"), [("flac", "flac"), ("m4a", "aac"), ("mp3", "libmp3lame"), ("wav", "pcm_s16le")]
+)
 def test_a_cut_off_file_gives_what_is_there_and_counts_the_rest(suffix: str, codec: str, tmp_path: Path) -> None:
     options = {"movflags": "+faststart"} if suffix == "m4a" else {}
     path = write_av(tmp_path / f"a.{suffix}", tone(8), SAMPLE_RATE, codec, **options)
@@ -134,7 +136,10 @@ def test_a_wav_written_to_a_pipe_declares_nothing(size: int, tmp_path: Path) -> 
 
 def test_a_guess_from_the_bit_rate_is_not_a_declaration(tmp_path: Path) -> None:
     assert probe(str(write_av(tmp_path / "a.mp3", tone(3), SAMPLE_RATE, "libmp3lame"))).declared_samples is not None
-    assert probe(str(write_av(tmp_path / "b.mp3", tone(3), SAMPLE_RATE, "libmp3lame", write_xing="0"))).declared_samples is None
+    assert (
+        probe(str(write_av(tmp_path / "b.mp3", tone(3), SAMPLE_RATE, "libmp3lame", write_xing="0"))).declared_samples
+        is None
+    )
     assert probe(str(write_av(tmp_path / "c.aac", tone(3), SAMPLE_RATE, "aac"))).declared_samples is None
 
 

@@ -203,7 +203,9 @@ def test_opening_a_file_loads_no_library(speech: str) -> None:
         "operators.audio.decode(sys.argv[1])\n"
         "print(*sorted(set(sys.modules) - before))"
     )
-    done = subprocess.run([sys.executable, "-c", script, speech], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, speech], cwd=REPOSITORY, capture_output=True, text=True, check=True
+    )
     assert done.stdout.split() == []
 
 

@@ -143,7 +143,9 @@ def test_tags_leave_the_text(transcript: str, text: str, language: str | None) -
     clips=st.integers(1, 20),
 )
 @settings(max_examples=150, deadline=None)
-def test_batches_hold_every_clip_once_within_their_bounds(lengths: list[int], bound: int, padding: float, clips: int) -> None:
+def test_batches_hold_every_clip_once_within_their_bounds(
+    lengths: list[int], bound: int, padding: float, clips: int
+) -> None:
     batches = plan_batches(lengths, bound, padding, clips)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     for batch in batches:

@@ -25,7 +25,9 @@ from operators.hallucination import (
 RULES = HallucinationRules()
 
 
-def reason(text: str, seconds: float = 5.0, language: str | None = "zh", avg_logprob: float | None = -0.3) -> str | None:
+def reason(
+    text: str, seconds: float = 5.0, language: str | None = "zh", avg_logprob: float | None = -0.3
+) -> str | None:
     rejection = check(text, seconds, language, avg_logprob, RULES)
     assert rejection is None or (rejection.stage == "transcribe" and rejection.reason in REASONS and rejection.detail)
     return rejection.reason if rejection else None
@@ -193,7 +195,10 @@ def test_thresholds_are_settings() -> None:
     assert check(chant, 5.0, "zh", None, RULES) is None
     assert check(chant, 5.0, "zh", None, HallucinationRules(min_looped_tokens=8)).reason == LOOP
     assert check("谢谢观看今天的节目到此结束了", 5.0, "zh", None, RULES) is None
-    assert check("谢谢观看今天的节目到此结束了", 5.0, "zh", None, HallucinationRules(min_stock_share=0.2)).reason == STOCK_PHRASE
+    assert (
+        check("谢谢观看今天的节目到此结束了", 5.0, "zh", None, HallucinationRules(min_stock_share=0.2)).reason
+        == STOCK_PHRASE
+    )
     with pytest.raises(UserError, match="max_repeats"):
         HallucinationRules(max_repeats=0)
     with pytest.raises(UserError, match=r"rates\.en"):
@@ -228,7 +233,12 @@ def test_infinity_switches_the_rule_for_loops_off() -> None:
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(max_size=60), st.floats(0.0, 60.0), st.sampled_from([None, "zh", "en", "ja"]), st.one_of(st.none(), st.floats()))
+@given(
+    st.text(max_size=60),
+    st.floats(0.0, 60.0),
+    st.sampled_from([None, "zh", "en", "ja"]),
+    st.one_of(st.none(), st.floats()),
+)
 def test_any_text_gets_an_answer_and_the_same_one_twice(
     text: str, seconds: float, language: str | None, logprob: float | None
 ) -> None:

@@ -58,7 +58,11 @@ def test_edit_counts_equal_the_plain_loop(reference: list[str], hypothesis: list
 def test_edit_counts_equal_jiwer(reference: list[str], hypothesis: list[str]) -> None:
     theirs = jiwer.process_words(" ".join(reference), " ".join(hypothesis))
     edits = edit_counts(reference, hypothesis)
-    assert (edits.substitutions, edits.deletions, edits.insertions) == (theirs.substitutions, theirs.deletions, theirs.insertions)
+    assert (edits.substitutions, edits.deletions, edits.insertions) == (
+        theirs.substitutions,
+        theirs.deletions,
+        theirs.insertions,
+    )
     assert edits.rate == pytest.approx(100 * theirs.wer)
 
 
@@ -91,7 +95,9 @@ def heard(text: str, engine: str = "engine") -> Hypothesis:
     return Hypothesis(engine=engine, text=text)
 
 
-def measure(asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: Rules | None = None) -> Agreement:
+def measure(
+    asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: Rules | None = None
+) -> Agreement:
     return Rover(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
 
 
@@ -181,7 +187,11 @@ def test_nothing_heard_is_a_reason_of_its_own() -> None:
 
 def test_the_label_follows_language_and_setting() -> None:
     chinese = ("今天天气真的非常好我们去他家", "今天天气真的非常好我们去她家", "zh")
-    english = ("We have all seen the big grey cat sitting there", "we have all seen the big gray cat sitting their", "en")
+    english = (
+        "We have all seen the big grey cat sitting there",
+        "we have all seen the big gray cat sitting their",
+        "en",
+    )
     loose = Rules(max_wer=15)
     assert judge_pair(*chinese, loose)[1].label == chinese[1]
     assert judge_pair(*chinese, replace(loose, label={"default": "asr"}))[1].label == chinese[0]

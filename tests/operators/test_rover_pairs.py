@@ -1,7 +1,8 @@
-"""The public table of pairs: does the real path (normalise, tokens, phones, WER, PER, default rule) judge as a linguist would?
+"""The public table of pairs: does the real path (normalise, tokens, phones, WER, PER, default rule) judge as a linguist
+would?
 
-tests/data/rover_pairs.tsv was written by hand; its verdicts say whether both transcripts are the same words said aloud, under
-the published rule WER <= 10 and PER <= 5. Where sound and rule part ways, `why` says so.
+tests/data/rover_pairs.tsv was written by hand; its verdicts say whether both transcripts are the same words said aloud,
+under the published rule WER <= 10 and PER <= 5. Where sound and rule part ways, `why` says so.
 """
 
 from __future__ import annotations
@@ -74,7 +75,8 @@ def test_default_rule_agrees_with_the_linguist(judged: list[Judged]) -> None:
     wrong = [pair for pair in judged if not pair.agrees]
     for pair in wrong:
         print(
-            f"{pair.row['id']}: linguist {pair.row['verdict']}, rule {pair.verdict} (WER {pair.wer:.1f} PER {pair.per:.1f})"
+            f"{pair.row['id']}: linguist {pair.row['verdict']}, rule {pair.verdict} (WER {pair.wer:.1f} PER "
+            f"{pair.per:.1f})"
             f" | {pair.asr_norm} | {pair.copilot_norm} | {pair.row['why']}"
         )
     agreement = 1 - len(wrong) / len(judged)

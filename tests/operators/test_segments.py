@@ -40,7 +40,9 @@ def check(cutting: Cutting, speech: list[Span], total: int, rules: CutSettings) 
 @st.composite
 def recordings(draw: st.DrawFn) -> tuple[list[Span], int]:
     """Speech of every grain, from one sample to minutes, with pauses from none to long, at the edges or not."""
-    grain = st.one_of(st.integers(1, 50), st.integers(100, 3000), st.integers(8_000, 80_000), st.integers(80_000, 2_000_000))
+    grain = st.one_of(
+        st.integers(1, 50), st.integers(100, 3000), st.integers(8_000, 80_000), st.integers(80_000, 2_000_000)
+    )
     spans, at = [], draw(st.one_of(st.just(0), grain))
     for length, pause in draw(st.lists(st.tuples(grain, st.one_of(st.just(0), grain)), max_size=25)):
         spans.append(Span(at, at + length))
@@ -192,7 +194,9 @@ def test_the_same_input_cuts_the_same() -> None:
 
 
 @pytest.mark.parametrize(
-    "speech", [[Span(0, 10), Span(5, 20)], [Span(20, 30), Span(0, 10)], [Span(0, 1001)]], ids=["overlap", "order", "outside"]
+    "speech",
+    [[Span(0, 10), Span(5, 20)], [Span(20, 30), Span(0, 10)], [Span(0, 1001)]],
+    ids=["overlap", "order", "outside"],
 )
 def test_spans_that_are_not_speech_of_this_array_are_a_bug(speech: list[Span]) -> None:
     with pytest.raises(ValueError, match="ordered, disjoint and inside"):
@@ -215,7 +219,7 @@ def test_settings_that_cannot_be_kept_are_refused_in_one_line(wrong: dict[str, f
     assert "\n" not in str(caught.value)
 
 
-# --- the quiet point ----------------------------------------------------------------------------------------------------
+# --- the quiet point --------------------------------------------------------------------------------------------------
 
 
 def test_the_quiet_point_is_the_middle_of_the_quietest_tenth() -> None:

@@ -21,7 +21,9 @@ ODD = "talk #1 \U0001f399️ \udce9 ../../etc <b>"
 
 
 def unit() -> Unit:
-    recording = Recording(recording_id=ODD, uri=f"crawl/{ODD}.mp3", domain="talk", provenance={"license": "CC0", "year": 2020})
+    recording = Recording(
+        recording_id=ODD, uri=f"crawl/{ODD}.mp3", domain="talk", provenance={"license": "CC0", "year": 2020}
+    )
     spans = [Span(8_000, 48_000), Span(48_000, 96_000), Span(100_000, 110_000)]
     verdicts = [
         Verdict(label="hello world"),
@@ -30,18 +32,33 @@ def unit() -> Unit:
     ]
     heard = Hypothesis(engine="whisperx", text="Hello, world", language="en", language_prob=0.9, avg_logprob=-0.1)
     clips = tuple(
-        Clip(clip_id=clip_id(ODD, span), recording_id=ODD, span=span, speech_samples=9, hypotheses=(heard,), verdict=verdict)
+        Clip(
+            clip_id=clip_id(ODD, span),
+            recording_id=ODD,
+            span=span,
+            speech_samples=9,
+            hypotheses=(heard,),
+            verdict=verdict,
+        )
         for span, verdict in zip(spans, verdicts, strict=True)
     )
     stretches = (
         Stretch(recording_id=ODD, span=Span(0, 8_000), outcome="non_speech"),
         Stretch(
-            recording_id=ODD, span=Span(96_000, 100_000), outcome="unreadable", rejection=Rejection(stage="decode", reason="gap")
+            recording_id=ODD,
+            span=Span(96_000, 100_000),
+            outcome="unreadable",
+            rejection=Rejection(stage="decode", reason="gap"),
         ),
     )
     pcm = (np.random.default_rng(0).standard_normal(98_000) * 3000).astype(np.int16)
     return Unit(
-        unit_id="talk-000000", domain="talk", pieces=(Piece(recording=recording),), clips=clips, stretches=stretches, audio=pcm
+        unit_id="talk-000000",
+        domain="talk",
+        pieces=(Piece(recording=recording),),
+        clips=clips,
+        stretches=stretches,
+        audio=pcm,
     )
 
 
@@ -98,7 +115,9 @@ def test_a_clip_has_the_uri_and_licence_of_the_recording_that_was_read(first: st
     other = Recording(recording_id=ODD, uri="crawl/a.mp3", domain="talk", provenance={"license": "PROPRIETARY"})
     pieces = [*made.pieces, Piece(recording=other, problem=refusal)]
     stretch = Stretch(recording_id=ODD, span=Span(0, 0), outcome="unreadable", rejection=refusal, uri=other.uri)
-    made = replace(made, pieces=tuple(pieces if first == "good" else pieces[::-1]), stretches=(*made.stretches, stretch))
+    made = replace(
+        made, pieces=tuple(pieces if first == "good" else pieces[::-1]), stretches=(*made.stretches, stretch)
+    )
     tar, rows = write_tar(unit_rows(made), lambda _: b"audio", "flac", lambda text, _: 1)
     told = [(row["reason"], row["uri"].endswith("a.mp3"), json.loads(row["provenance"])["license"]) for row in rows]
     assert [line for line in told if line[0] == "duplicate"] == [("duplicate", True, "PROPRIETARY")]

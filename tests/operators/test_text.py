@@ -15,7 +15,8 @@ LANGUAGES = st.sampled_from([None, "zh", "en", "yue", "ja", "de", "ko", "th", "z
 PIECES = """
 one two twenty hundred thousand and oh a i can't it's gonna um 5 15 2024 1990s 3:30 pm % $5 iphone o clock march may
 five nineteen percent point A I A.I. 1/2 5kg °C - / , . ' 3 D
-.5 0.5 -5% -5度 10² x³ ⁻ 2½ 2 1/2 ₹500 20€ ₲ ¢ résumé é \u0301 k 300k 401k ø (555) 123-4567 zero and eight half 98年 年 九八 早上
+.5 0.5 -5% -5度 10² x³ ⁻ 2½ 2 1/2 ₹500 20€ ₲ ¢ résumé é \u0301 k 300k 401k ø (555) 123-4567 zero and eight half 98年 年
+九八 早上
 -5~10℃ 5%-10% ^ 三 十五 百 万 点 半 个 二 两 年 嗯 儿 花 女 幺 零 〇 廿 几 米 分 整 著 係 元 负 室 ￥
 """.split()  # noqa: SIM905 - sixty lines otherwise
 TEXTS = st.one_of(
@@ -74,7 +75,9 @@ def test_han_numbers_parse_back(number: int) -> None:
 @given(st.integers(min_value=0, max_value=10**8))
 def test_digits_and_words_meet(number: int) -> None:
     assert SPOKEN.spoken(f"大约{number}个人", "zh") == SPOKEN.spoken(f"大约{han_value(number)}个人", "zh")
-    assert SPOKEN.spoken(f"about {number:,} people", "en") == SPOKEN.spoken(f"about {english_value(number)} people", "en")
+    assert SPOKEN.spoken(f"about {number:,} people", "en") == SPOKEN.spoken(
+        f"about {english_value(number)} people", "en"
+    )
     assert reread_english(reread_english(english_value(number))) == reread_english(english_value(number))
 
 
@@ -86,7 +89,9 @@ def test_different_numbers_stay_apart(one: int, other: int) -> None:
     assert (SPOKEN.spoken(f"about {one} people", "en") == SPOKEN.spoken(f"about {other} people", "en")) is same
 
 
-@pytest.mark.parametrize("run", ["四五百", "千万", "七八十", "万一", "五六", "百万", "三百二十四五", "十七八", "零", "一百零"])
+@pytest.mark.parametrize(
+    "run", ["四五百", "千万", "七八十", "万一", "五六", "百万", "三百二十四五", "十七八", "零", "一百零"]
+)
 def test_approximations_and_idioms_are_no_numbers(run: str) -> None:
     assert parse_han(run) is None
 

@@ -1,4 +1,6 @@
-"""Voice activity engines: thresholds against whisperX's own code, real speech found, silence and odd lengths survived."""
+"""Voice activity engines: thresholds against whisperX's own code, real speech found, silence and odd lengths
+survived.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,7 @@ def reading(crawl: Path) -> np.ndarray:
     return decode(str(crawl / "audiobook" / "kathleen-s000.wav")).pcm
 
 
-# --- scores to spans ----------------------------------------------------------------------------------------------------
+# --- scores to spans --------------------------------------------------------------------------------------------------
 
 
 def slow_hysteresis(values: np.ndarray, onset: float, offset: float) -> list[tuple[int, int]]:
@@ -104,7 +106,7 @@ def test_hysteresis_is_whisperx_binarize() -> None:
     np.testing.assert_allclose([(span.start, span.end) for span in ours], expected, atol=1.0)
 
 
-# --- every engine ---------------------------------------------------------------------------------------------------------
+# --- every engine -----------------------------------------------------------------------------------------------------
 
 
 def test_speech_is_found_and_pauses_are_not(engine: VoiceActivity, reading: np.ndarray, crawl: Path) -> None:
@@ -157,7 +159,7 @@ def test_frames_sit_where_they_say(engine: VoiceActivity, reading: np.ndarray) -
         assert spans[-1].end / SAMPLE_RATE == pytest.approx(lead + len(word) / SAMPLE_RATE, abs=0.3)
 
 
-# --- one engine at a time -------------------------------------------------------------------------------------------------
+# --- one engine at a time ---------------------------------------------------------------------------------------------
 
 
 def test_pyannote_at_its_own_step_is_whisperx(reading: np.ndarray) -> None:
@@ -166,7 +168,9 @@ def test_pyannote_at_its_own_step_is_whisperx(reading: np.ndarray) -> None:
     from whisperx.vads.pyannote import load_vad_model
 
     pcm = reading[: 12 * SAMPLE_RATE]
-    theirs = load_vad_model("cpu")({"waveform": torch.from_numpy(pcm / np.float32(32768))[None], "sample_rate": SAMPLE_RATE})
+    theirs = load_vad_model("cpu")(
+        {"waveform": torch.from_numpy(pcm / np.float32(32768))[None], "sample_rate": SAMPLE_RATE}
+    )
     ours = load_vad("pyannote", step=0.5, batch_size=32).scores(pcm)
     np.testing.assert_array_equal(ours.values, theirs.data[:, 0])
     assert ours.hop / SAMPLE_RATE == pytest.approx(theirs.sliding_window.step)
@@ -248,7 +252,7 @@ def test_fsmn_loads_a_torch_directory_of_funasr(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.concatenate(parts), expected, rtol=1e-4, atol=1e-6)
 
 
-# --- mistakes of the user ---------------------------------------------------------------------------------------------------
+# --- mistakes of the user ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
     python -m tests.pipeline.crash_points CRAWL DIR [ENDPOINT BUCKET]
 
-Boundaries on local disk: before and after every fsync and every rename. On S3: before and after every request that writes.
-Each crash is a SIGKILL of a forked child by its own hand. Prints how many boundaries there were; exit 1 names the first
-difference.
+Boundaries on local disk: before and after every fsync and every rename. On S3: before and after every request that
+writes. Each crash is a SIGKILL of a forked child by its own hand. Prints how many boundaries there were; exit 1 names
+the first difference.
 """
 
 from __future__ import annotations

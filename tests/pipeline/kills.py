@@ -1,4 +1,5 @@
-"""Kill a real curation run at seeded random moments until it is through, then compare what it wrote with a run left in peace.
+"""Kill a real curation run at seeded random moments until it is through, then compare what it wrote with a run left in
+peace.
 
 Used by the short test and by the soak. Victims: the driver, a worker of some stage, the raylet.
 """
@@ -34,7 +35,12 @@ def start(settings: list[str], log: Path, delay: float = 0.0) -> subprocess.Pope
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "FAST_ENGINES_DELAY": str(delay)}
     with log.open("ab") as output:
         return subprocess.Popen(
-            command(settings), stdout=output, stderr=subprocess.STDOUT, cwd=REPOSITORY, env=environment, start_new_session=True
+            command(settings),
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd=REPOSITORY,
+            env=environment,
+            start_new_session=True,
         )
 
 
@@ -56,7 +62,8 @@ def run_with_kills(
 ) -> Record:
     """Run with engines that take `delay` seconds a clip, killing something `kills` times, then run to the end.
 
-    Three kills of four come `window` seconds after the engines are loaded, or after the kill before; the fourth while all starts.
+    Three kills of four come `window` seconds after the engines are loaded, or after the kill before; the fourth while
+    all starts.
     """
     rng = random.Random(seed)
     record = Record()
@@ -152,5 +159,7 @@ def sweep(leader: int) -> None:
 
 def digest(run: Path) -> dict[str, str]:
     """Checksum of every shard, ledger and quarantine file of a run directory."""
-    files = [path for folder in ("shards", "quarantine") for path in sorted((run / folder).rglob("*")) if path.is_file()]
+    files = [
+        path for folder in ("shards", "quarantine") for path in sorted((run / folder).rglob("*")) if path.is_file()
+    ]
     return {str(path.relative_to(run)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}

@@ -1,6 +1,7 @@
 """A run directory as the pipeline leaves it, made up from a seed: ledgers, tars with real FLAC, speed records.
 
-domain profiles ──seeded draws──> ledger rows that tile made-up recordings ──> shards/<domain>/<unit>.{parquet,tar}, speed/
+domain profiles ──seeded draws──> ledger rows that tile made-up recordings ──> shards/<domain>/<unit>.{parquet,tar},
+speed/
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.shard import LEDGER_SCHEMA, ledger_bytes, read_ledger
 from stages.write_shard import shard_keys
 
-ZH = """今天 天气 很好 我们 一起 去 公园 散步 然后 回家 做饭 老师 说 明天 考试 取消 新闻 报道 经济 增长 百分之 五 请 大家
-安静 开始 上课 声音 清楚"""
-EN = """the old house stood by river and nobody had lived there for twenty years they say wind carries voices across water
-at night"""
+ZH = """今天 天气 很好 我们 一起 去 公园 散步 然后 回家 做饭 老师 说 明天 考试 取消 新闻 报道 经济 增长 百分之 五
+请 大家 安静 开始 上课 声音 清楚"""
+EN = """the old house stood by river and nobody had lived there for twenty years they say wind carries voices across
+water at night"""
 YUE = "今日 天氣 好好 我哋 一齊 去 飲茶 喺 香港 住 咗 十年 你 知唔知 呢度 好多 嘢 食"
 
 
@@ -132,7 +133,11 @@ def sound(samples: int) -> bytes:
     """FLAC of a melody over soft noise, as long as asked for."""
     at = np.arange(samples) / SAMPLE_RATE
     pitch = 220 * 2 ** (np.floor(at * 3) % 5 / 6)
-    melody = np.sin(2 * math.pi * np.cumsum(pitch) / SAMPLE_RATE) * np.minimum(1, (at * 3) % 1 * 8) * np.exp(-((at * 3) % 1) * 2)
+    melody = (
+        np.sin(2 * math.pi * np.cumsum(pitch) / SAMPLE_RATE)
+        * np.minimum(1, (at * 3) % 1 * 8)
+        * np.exp(-((at * 3) % 1) * 2)
+    )
     noise = np.random.default_rng(samples).standard_normal(samples)
     return encode_flac((melody * 9000 + noise * 40).astype(np.int16))
 
@@ -168,12 +173,16 @@ def unreadable(stage: str, reason: str, detail: str | None = None) -> dict[str, 
     return {"outcome": "unreadable", "stage": stage, "reason": reason, "detail": detail}
 
 
-def _recording(draw: np.random.Generator, domain: str, profile: Profile, name: str, minutes: float) -> Iterator[dict[str, Any]]:
+def _recording(
+    draw: np.random.Generator, domain: str, profile: Profile, name: str, minutes: float
+) -> Iterator[dict[str, Any]]:
     at, end = 0, int(draw.uniform(minutes, 2.5 * minutes) * 120) * SAMPLE_RATE // 2
     provenance = json.dumps({"source_url": "https://example.org/episodes/42", "license": "CC BY 4.0"})
     while at < end:
         if draw.random() < profile.speech:
-            length = 1.0 + draw.random() / 2 if draw.random() < 0.05 else float(np.clip(draw.lognormal(2.0, 0.6), 2, 30))
+            length = (
+                1.0 + draw.random() / 2 if draw.random() < 0.05 else float(np.clip(draw.lognormal(2.0, 0.6), 2, 30))
+            )
             stop = min(end, at + int(round(length * 2) * SAMPLE_RATE / 2))
             yield _clip(draw, domain, profile, name, at, stop) | {"provenance": provenance}
         else:
@@ -218,13 +227,17 @@ def _clip(draw: np.random.Generator, domain: str, profile: Profile, name: str, s
     if wer <= 10 and per <= 5:
         return clip_row(domain, name, start, end, **measured, label=asr)
     reason = "wer_and_per" if wer > 10 and per > 5 else "wer" if wer > 10 else "per"
-    return clip_row(domain, name, start, end, **measured, **rejected("rover", reason, f"WER {wer:.1f} %, PER {per:.1f} %"))
+    return clip_row(
+        domain, name, start, end, **measured, **rejected("rover", reason, f"WER {wer:.1f} %, PER {per:.1f} %")
+    )
 
 
 def _broken(domain: str) -> list[dict[str, Any]]:
     return [
         stretch_row(domain, f"{domain}/cut.mp3", 0, 50 * SAMPLE_RATE),
-        stretch_row(domain, f"{domain}/cut.mp3", 50 * SAMPLE_RATE, 75 * SAMPLE_RATE, **unreadable("decode", "truncated")),
+        stretch_row(
+            domain, f"{domain}/cut.mp3", 50 * SAMPLE_RATE, 75 * SAMPLE_RATE, **unreadable("decode", "truncated")
+        ),
         stretch_row(domain, f"{domain}/page.mp3", 0, 0, **unreadable("decode", "not_audio", "Invalid data found")),
         stretch_row(domain, f"{domain}/0000.opus", 0, 0, **unreadable("plan", "duplicate")),
     ]

@@ -1,4 +1,6 @@
-"""The command line from sources to report, with fast engines: accounting, resuming, redeciding, showing, and clear errors."""
+"""The command line from sources to report, with fast engines: accounting, resuming, redeciding, showing, and clear
+errors.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,9 @@ def run(tmp_path: Path, name: str, crawl: Path, *more: str) -> tuple[int, Path]:
     config = tmp_path / "empty.yaml"
     config.write_text("{}\n")
     out = tmp_path / name
-    return main(["run", str(config), *fast_engines.settings(str(out), str(crawl), "execution.runner=local", *more)]), out
+    return main(
+        ["run", str(config), *fast_engines.settings(str(out), str(crawl), "execution.runner=local", *more)]
+    ), out
 
 
 @pytest.fixture(scope="session")
@@ -90,9 +94,9 @@ def test_the_run_directory_is_as_documented(finished: Path) -> None:
             names = opened.getnames()
         assert all("/" not in name and name.count(".") == 1 for name in names), "keys hold no dots and no path parts"
         kept = [row for row in pq.read_table(tar.with_suffix(".parquet")).to_pylist() if row["outcome"] == "kept"]
-        assert [sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)] == [
-            row["clip_id"] for row in kept
-        ]
+        assert [
+            sample["__key__"] for sample in webdataset.WebDataset(str(tar), shardshuffle=False, empty_check=False)
+        ] == [row["clip_id"] for row in kept]
 
 
 def test_hostile_names_stay_data(finished: Path, tmp_path: Path) -> None:
@@ -101,7 +105,9 @@ def test_hostile_names_stay_data(finished: Path, tmp_path: Path) -> None:
     assert "<script>alert(1)" not in (finished / "report.html").read_text()
 
 
-def test_running_again_does_nothing_and_a_lost_ledger_is_made_again(finished: Path, small_crawl: Path, tmp_path: Path) -> None:
+def test_running_again_does_nothing_and_a_lost_ledger_is_made_again(
+    finished: Path, small_crawl: Path, tmp_path: Path
+) -> None:
     import shutil
 
     copy = tmp_path / "run"
@@ -148,7 +154,10 @@ def test_show_tells_a_clips_story(finished: Path, capsys: pytest.CaptureFixture[
         (["run", "{config}"], ["no output", "output="]),
         (["run", "{config}", "output={out}"], ["no sources", "sources="]),
         (["run", "{config}", "output={out}", "sources={none}"], ["{none}"]),
-        (["run", "{config}", "output={out}", "sources={crawl}", "asr.model=/no/such/model"], ["asr.model", "/no/such/model"]),
+        (
+            ["run", "{config}", "output={out}", "sources={crawl}", "asr.model=/no/such/model"],
+            ["asr.model", "/no/such/model"],
+        ),
         (["run", "{config}", "output=/proc/nowhere/run", "sources={crawl}"], ["/proc/nowhere"]),
         (["run", "{config}", "output={out}", "sources={crawl}", "vad.engine=ears"], ["ears", "pyannote"]),
         (["run", "{config}", "output={out}", "sources={crawl}", "asr.engine=no.such:Engine"], ["no.such"]),
@@ -165,18 +174,38 @@ def test_show_tells_a_clips_story(finished: Path, capsys: pytest.CaptureFixture[
         (["show", "{run}", "no-such-clip"], ["no clip no-such-clip"]),
         (["report", "{run}", "--out", "{out}", "rover.max_wer=15"], ["only s3.* settings", "rover.max_wer"]),
         (["handoff", "{run}", "--out", "{out}", "rover.max_wer=15"], ["only s3.* settings", "rover.max_wer"]),
-        (["run", "{config}", "output={run}", "sources={crawl}", "asr.batch_size=3"], ["made with other settings", "asr."]),
+        (
+            ["run", "{config}", "output={run}", "sources={crawl}", "asr.batch_size=3"],
+            ["made with other settings", "asr."],
+        ),
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else None,
 )
 def test_a_mistake_is_one_line_and_exit_code_2(
-    arguments: list[str], words: list[str], finished: Path, small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    words: list[str],
+    finished: Path,
+    small_crawl: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     config = tmp_path / "empty.yaml"
     config.write_text("{execution: {runner: local}}\n")
-    names = {"none": tmp_path / "none", "config": config, "out": tmp_path / "out", "crawl": small_crawl, "run": finished}
+    names = {
+        "none": tmp_path / "none",
+        "config": config,
+        "out": tmp_path / "out",
+        "crawl": small_crawl,
+        "run": finished,
+    }
     assert (
-        main([argument.format(**names) if "{" in argument and ":" not in argument else argument for argument in arguments]) == 2
+        main(
+            [
+                argument.format(**names) if "{" in argument and ":" not in argument else argument
+                for argument in arguments
+            ]
+        )
+        == 2
     )
     error = capsys.readouterr().err
     assert error.startswith("touchasp: ")
@@ -199,7 +228,9 @@ def test_a_plan_of_other_settings_may_be_removed_while_nothing_is_done(
     assert "nothing is done in it yet" in told
 
 
-def test_a_bug_leaves_its_unit_undone_and_says_so(small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bug_leaves_its_unit_undone_and_says_so(
+    small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _ = run(tmp_path, "run", small_crawl, "asr.engine=tests.pipeline.test_curate:Buggy")
     assert code == 1
     told = capsys.readouterr().out
@@ -230,7 +261,9 @@ class Buggy(fast_engines.HashRecogniser):
 def test_every_engine_answers_the_roll_call(
     runner: str, setting: str, words: list[str], small_crawl: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that cannot be loaded ends `check` and `run` before anything is curated, also one that no clip would reach."""
+    """A model that cannot be loaded ends `check` and `run` before anything is curated, also one that no clip would
+    reach.
+    """
     if runner == "ray" and "asr" not in setting:
         pytest.skip("one start of Ray tells as much as three")
     config = tmp_path / "empty.yaml"
@@ -257,7 +290,9 @@ class Unloadable(fast_engines.HashRecogniser):
         raise UserError("the model is not here: fetch it first")
 
 
-def test_when_every_unit_fails_the_run_says_so(small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_when_every_unit_fails_the_run_says_so(
+    small_crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, _ = run(tmp_path, "run", small_crawl, "asr.engine=tests.pipeline.test_curate:Broken")
     assert code == 1
     assert "left undone" in capsys.readouterr().out
@@ -293,11 +328,16 @@ def test_a_tar_and_a_manifest_go_through_with_all_that_they_say(tmp_path: Path) 
     told = rows(out)
     heard = [row for row in told if row["outcome"] != "unreadable"]
     assert {row["domain"] for row in heard} == {"访谈"}
-    assert all(json.loads(str(row["provenance"])) == {"license": "CC0", "year": 2020, "tags": ["a", "b"]} for row in heard)
+    assert all(
+        json.loads(str(row["provenance"])) == {"license": "CC0", "year": 2020, "tags": ["a", "b"]} for row in heard
+    )
     refused = sorted(str(row["reason"]) for row in told if row["outcome"] == "unreadable")
     assert refused == ["bad_manifest_line", "duplicate", "missing", "unsupported_scheme"]
     assert any(row["outcome"] == "kept" for row in heard)
-    assert main(["redecide", str(out), "rover.max_wer=1000", "rover.max_per=1000", "--output", str(tmp_path / "again")]) == 0
+    assert (
+        main(["redecide", str(out), "rover.max_wer=1000", "rover.max_per=1000", "--output", str(tmp_path / "again")])
+        == 0
+    )
 
 
 def test_a_duplicate_lends_its_uri_and_licence_to_no_clip(tmp_path: Path) -> None:
@@ -321,7 +361,9 @@ def test_a_duplicate_lends_its_uri_and_licence_to_no_clip(tmp_path: Path) -> Non
     assert {(Path(one["uri"]).name, one["provenance"]["license"]) for one in samples} == {("b.flac", "CC-BY")}
 
 
-def test_mp3s_that_declare_no_length_fill_units_and_forecasts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mp3s_that_declare_no_length_fill_units_and_forecasts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     import numpy as np
 
     from tests.operators.recordings import write_av
@@ -364,7 +406,9 @@ def test_check_tries_everything_and_curates_nothing(
     config = tmp_path / "empty.yaml"
     config.write_text("{}\n")
     out = tmp_path / "run"
-    assert main(["check", str(config), *fast_engines.settings(str(out), str(small_crawl), "execution.runner=local")]) == 0
+    assert (
+        main(["check", str(config), *fast_engines.settings(str(out), str(small_crawl), "execution.runner=local")]) == 0
+    )
     told = capsys.readouterr().out
     for check in ("output", "source", "engines"):
         assert f"ok {check}" in told

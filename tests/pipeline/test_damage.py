@@ -1,4 +1,6 @@
-"""A run directory that somebody has touched, a store that fails, names made to mislead: one clear line, nothing miscounted."""
+"""A run directory that somebody has touched, a store that fails, names made to mislead: one clear line, nothing
+miscounted.
+"""
 
 from __future__ import annotations
 
@@ -68,7 +70,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "plan is damaged inside": (lambda out: scramble(out / "plan.parquet"), ["plan.parquet is damaged"]),
     "plan is lost": (lost("plan.parquet"), ["shards and no plan", "another output"]),
     "config is no YAML": (lambda out: (out / "config.yaml").write_text("{a: ["), ["config.yaml is damaged"]),
-    "config is no table": (lambda out: (out / "config.yaml").write_text("settings: 3\nfingerprint: x\n"), ["config.yaml"]),
+    "config is no table": (
+        lambda out: (out / "config.yaml").write_text("settings: 3\nfingerprint: x\n"),
+        ["config.yaml"],
+    ),
     "config is lost": (lost("config.yaml"), ["no config.yaml"]),
     "ledger is garbage": (lambda out: first(out, ".parquet").write_bytes(b"x"), ["ledger", "remove it"]),
     "ledger is damaged inside": (lambda out: scramble(first(out, ".parquet")), ["ledger", "remove it"]),
@@ -143,7 +148,9 @@ class Unreachable(fast_engines.HashRecogniser):
         return super().transcribe(clips, languages)
 
 
-def test_a_store_that_does_not_answer_costs_its_units(crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_store_that_does_not_answer_costs_its_units(
+    crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(tmp_path / "run", crawl, f"asr.engine={HERE}:Unreachable") == 1
     assert "cannot reach the store" in capsys.readouterr().out
     assert list((tmp_path / "run").glob("shards/*/*.parquet")), "the others were done"
@@ -163,7 +170,9 @@ def test_an_engine_that_falls_over_while_loading_has_not_passed_the_roll_call(
 ) -> None:
     empty = tmp_path / "empty.yaml"
     empty.write_text("{}\n")
-    settings = fast_engines.settings(str(tmp_path / "run"), str(crawl), "execution.runner=local", f"asr.engine={HERE}:Faulty")
+    settings = fast_engines.settings(
+        str(tmp_path / "run"), str(crawl), "execution.runner=local", f"asr.engine={HERE}:Faulty"
+    )
     assert main(["check", str(empty), *settings]) == 2
     told = capsys.readouterr()
     assert "ok engines" not in told.out
@@ -184,7 +193,9 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureF
     assert run(tmp_path / "bug", folder, f"asr.engine={HERE}:Quoting") == 1
     empty = tmp_path / "empty.yaml"
     assert main(["plan", str(empty), *fast_engines.settings(str(tmp_path / "out [bold]"), str(folder))]) == 0
-    row = next(row for path in (tmp_path / "out [bold]").glob("shards/*/*.parquet") for row in pq.read_table(path).to_pylist())
+    row = next(
+        row for path in (tmp_path / "out [bold]").glob("shards/*/*.parquet") for row in pq.read_table(path).to_pylist()
+    )
     clip = row["clip_id"] or pq.read_table(first(tmp_path / "out [bold]", ".parquet")).to_pylist()[1]["clip_id"]
     assert main(["show", str(tmp_path / "out [bold]"), clip]) == 0
     assert main(["report", str(tmp_path / "no \x1b[31m such run")]) == 2
@@ -202,7 +213,8 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureF
     "setting",
     [
         "audio.decode_attempts=0", "audio.max_hours=0", "audio.decode_timeout_seconds=0", "audio.max_gigabytes=nan",
-        "execution.max_failures=0", "execution.max_task_retries=-1", "execution.segment.threads=0", "execution.rover.cpus=-1",
+        "execution.max_failures=0", "execution.max_task_retries=-1", "execution.segment.threads=0",
+        "execution.rover.cpus=-1",
         "s3.max_attempts=0", "copilot.models={zh: 3}", "copilot.models={zh: [a, [b]]}", "s3.endpoint_url=http://me:pw@store",
     ],
 )  # fmt: skip

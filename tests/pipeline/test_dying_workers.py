@@ -65,7 +65,9 @@ def test_a_worker_that_dies_while_it_loads_is_not_started_for_ever(tmp_path: Pat
     assert "Transcribe: its worker process died 3 times in a row while it loaded the models" in log.read_text()
 
 
-@pytest.mark.parametrize(("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGINT, 130, marks=pytest.mark.soak), (signal.SIGTERM, 143)]
+)
 def test_a_run_that_is_told_to_stop_stops_and_goes_on_later(number: signal.Signals, code: int, tmp_path: Path) -> None:
     fast_engines.write_crawl(tmp_path / "crawl", 30, seed=5)
     process, log = begin(tmp_path, "run", delay=1.0)

@@ -256,7 +256,9 @@ def test_groups_that_turn_out_to_be_one_go_to_train_if_either_was_there() -> Non
 
 
 def gathered_of(told: list[tuple[int, str, str, str | None]], runs: int, labelled: int) -> Gathered:
-    """What the first `runs` runs and `labelled` sets tell: (source, recording, uri, speaker); a negative source is a set."""
+    """What the first `runs` runs and `labelled` sets tell: (source, recording, uri, speaker); a negative source is a
+    set.
+    """
     gathered = Gathered()
     for number in range(runs):
         for _, *recording in (each for each in told if each[0] == number):
@@ -275,7 +277,9 @@ def test_no_order_of_adding_runs_and_labelled_sets_takes_anything_out_of_train(s
     for source in (0, 1, 2, -1, -2, -3):
         for number in draw.choice(200, 120, replace=False).tolist():
             speaker = f"s{draw.integers(40)}" if draw.random() < 0.1 else None
-            told.append((source, f"r{number % 150}" if source >= 0 else f"l{source}-{number}", f"/{number}.wav", speaker))
+            told.append(
+                (source, f"r{number % 150}" if source >= 0 else f"l{source}-{number}", f"/{number}.wav", speaker)
+            )
     trained: dict[tuple[int, int], set[str]] = {}
     for runs in range(4):
         for labelled in range(4):
@@ -288,16 +292,12 @@ def test_no_order_of_adding_runs_and_labelled_sets_takes_anything_out_of_train(s
             for fewer in ((runs - 1, labelled), (runs, labelled - 1)):
                 assert trained.get(fewer, set()) <= trained[runs, labelled]
             if not labelled and runs:
-                alone, _ = split_nodes(
-                    list(gathered.nodes), first_sources(gathered), gathered.links, shares
-                )
+                alone, _ = split_nodes(list(gathered.nodes), first_sources(gathered), gathered.links, shares)
                 assert split.tolist() == alone.tolist(), "a hand-off of runs alone has one order"
 
 
 def first_sources(gathered: Gathered) -> list[int]:
-    return [
-        min(source for source, *pair in gathered.links if node in pair) for node in range(len(gathered.nodes))
-    ]
+    return [min(source for source, *pair in gathered.links if node in pair) for node in range(len(gathered.nodes))]
 
 
 def test_first_places_against_a_loop() -> None:
@@ -382,7 +382,7 @@ def test_mistakes_are_one_line(
         (["--bpe-size", "0"], "--bpe-size 0"),
         (["--tokenizer", "{tmp}/none"], "tokenizer.json"),
         (["--tokenizer", "{tmp}"], "tokenizer.json"),
-        (["--tokenizer", "s3://no-bucket-at-all/x", "s3.endpoint_url=http://127.0.0.1:1", "s3.max_attempts=1"], "127.0.0.1:1"),
+        (["--tokenizer", "s3://none/x", "s3.endpoint_url=http://127.0.0.1:1", "s3.max_attempts=1"], "127.0.0.1:1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_told_before_any_tar_is_read(

@@ -1,4 +1,6 @@
-"""Settings that would fail in every unit, or drop every clip, end a run before a plan is stored; codes of languages need not."""
+"""Settings that would fail in every unit, or drop every clip, end a run before a plan is stored; codes of languages
+need not.
+"""
 
 from __future__ import annotations
 

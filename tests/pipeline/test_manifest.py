@@ -40,7 +40,12 @@ def test_a_manifest_passes_everything_on(tmp_path: Path) -> None:
     assert (first.domain, first.language) == ("pod", "zh")
     assert first.provenance == {"source_url": "https://example.org/?a=1", "license": "CC0", "n": [1, {"x": None}]}
     assert (second.uri, second.domain, second.recording_id) == ("/elsewhere/2.mp3", "d", rows[1]["recording_id"])
-    assert (third.uri, third.domain, third.recording_id, third.language) == ("s3://bucket/talks/3.mp3", "talks", "7", "en")
+    assert (third.uri, third.domain, third.recording_id, third.language) == (
+        "s3://bucket/talks/3.mp3",
+        "talks",
+        "7",
+        "en",
+    )
     assert (fourth.uri, fourth.domain, fourth.provenance) == (f"{tmp_path}/4.mp3", UNSORTED, {"score": None})
     assert problems(files) == {}
 
@@ -65,7 +70,9 @@ def test_bad_lines_are_named_and_cost_nothing_else(tmp_path: Path) -> None:
     bad = [file for file in files if file.problem]
     assert [file.recording_id for file in bad] == [f"m.jsonl:{number}" for number in range(2, 2 + len(BAD_LINES))]
     assert {file.problem.reason for file in bad if file.problem} == {"bad_manifest_line"}
-    assert all(file.problem and file.problem.detail.startswith(f"line {number}: ") for number, file in enumerate(bad, start=2))
+    assert all(
+        file.problem and file.problem.detail.startswith(f"line {number}: ") for number, file in enumerate(bad, start=2)
+    )
     assert {file.domain for file in files} == {"d"}
     assert [file.recording_id for file in files if not file.problem] == ["good.mp3", "last.mp3"]
 
@@ -80,7 +87,9 @@ def test_uris_that_can_name_no_file_are_problems_of_their_own(tmp_path: Path) ->
         "s3://": "bad_uri",
         "s3://b/half \ud83d.mp3": "bad_uri",
     }
-    files = read(manifest(tmp_path, "\n".join(json.dumps({"uri": uri, "recording_id": str(n)}) for n, uri in enumerate(uris))))
+    files = read(
+        manifest(tmp_path, "\n".join(json.dumps({"uri": uri, "recording_id": str(n)}) for n, uri in enumerate(uris)))
+    )
     assert [file.problem and file.problem.reason for file in files] == list(uris.values())
 
 
@@ -102,8 +111,14 @@ def test_the_second_of_two_is_the_duplicate(tmp_path: Path) -> None:
 def test_csv_and_tsv(tmp_path: Path) -> None:
     sink = io.StringIO()
     writer = csv.writer(sink)
-    writer.writerows([["uri", " license"], ["a/1.mp3", 'say "hi", 访谈'], ["a/new\nline.mp3", ""], ["too", "many", "fields"]])
-    raw = b"\xef\xbb\xbf" + sink.getvalue().encode() + b'\xff.mp3,x\r\nz.mp3,"a" b\r\nlast.mp3,x\r\nopen.mp3,"never closed\r\n'
+    writer.writerows(
+        [["uri", " license"], ["a/1.mp3", 'say "hi", 访谈'], ["a/new\nline.mp3", ""], ["too", "many", "fields"]]
+    )
+    raw = (
+        b"\xef\xbb\xbf"
+        + sink.getvalue().encode()
+        + b'\xff.mp3,x\r\nz.mp3,"a" b\r\nlast.mp3,x\r\nopen.mp3,"never closed\r\n'
+    )
     files = read(manifest(tmp_path, raw, "m.csv"))
     assert [(file.recording_id, file.provenance) for file in files if not file.problem] == [
         ("a/1.mp3", {"license": 'say "hi", 访谈'}),

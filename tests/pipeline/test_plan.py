@@ -66,7 +66,9 @@ def test_what_declares_no_length_is_weighed_by_its_estimate() -> None:
     files = [source(f"{number:02d}.mp3") for number in range(30)]
     units = make_plan(files, [Length(estimated=10 * MINUTE)] * 30, PlanSettings())
     assert [len(unit.pieces) for unit in units] == [3] * 10
-    assert {(piece.start, piece.end, piece.declared_samples) for unit in units for piece in unit.pieces} == {(0, None, None)}
+    assert {(piece.start, piece.end, piece.declared_samples) for unit in units for piece in unit.pieces} == {
+        (0, None, None)
+    }
     (alone,) = make_plan(files[:1], [Length(estimated=600 * MINUTE)], PlanSettings())
     assert len(alone.pieces) == 1, "an estimate cuts nothing"
 
@@ -86,7 +88,9 @@ def test_windows_that_would_meet_are_refused() -> None:
 @given(
     st.lists(
         st.tuples(
-            st.sampled_from(["a", "b/c", "访谈", "../../etc", ""]), st.none() | st.integers(0, 200 * MINUTE), st.booleans()
+            st.sampled_from(["a", "b/c", "访谈", "../../etc", ""]),
+            st.none() | st.integers(0, 200 * MINUTE),
+            st.booleans(),
         ),
         max_size=60,
     ),
@@ -184,10 +188,14 @@ def test_slugs_never_meet_and_never_depend_on_order(domains: list[str]) -> None:
 # plan.parquet
 
 HOSTILE = [
-    source("/a/../../etc/passwd", "../../etc", provenance={"license": "<script>", "n": [1, None, {"x": 0.1}], "访": "谈"}),
+    source(
+        "/a/../../etc/passwd", "../../etc", provenance={"license": "<script>", "n": [1, None, {"x": 0.1}], "访": "谈"}
+    ),
     source("bytes:/caf%E9.mp3", "", language="zh"),
     source("x" * 10_000, "nul\0"),
-    source("line\nbreak\0", "🔥", problem=Rejection(stage="plan", reason="bad_uri", detail="no file can have this name")),
+    source(
+        "line\nbreak\0", "🔥", problem=Rejection(stage="plan", reason="bad_uri", detail="no file can have this name")
+    ),
     source("s3://b/x.tar#m/1.mp3", "tar", member=(512, 1 << 40)),
 ]
 
@@ -206,7 +214,9 @@ def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_plan_keeps_its_estimates_and_one_without_has_no_place_for_them(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    units = make_plan([source("a"), source("b")], [Length(estimated=7), Length(declared=5, estimated=5)], PlanSettings())
+    units = make_plan(
+        [source("a"), source("b")], [Length(estimated=7), Length(declared=5, estimated=5)], PlanSettings()
+    )
     save_plan(units, store)
     assert identity(load_plan(store)) == identity(units)
     assert [piece.estimated_samples for piece in units[0].pieces] == [7, None]
@@ -224,7 +234,9 @@ def test_an_empty_plan_is_a_plan(tmp_path: Path) -> None:
 
 def test_a_large_plan_comes_back_over_several_row_groups(tmp_path: Path) -> None:
     dice = random.Random(0)
-    files = [source(f"/crawl/{number:05d}", f"domain{number % 7}", provenance={"n": number}) for number in range(20_000)]
+    files = [
+        source(f"/crawl/{number:05d}", f"domain{number % 7}", provenance={"n": number}) for number in range(20_000)
+    ]
     units = make_plan(files, declared(dice.randrange(60 * MINUTE) for _ in files), PlanSettings())
     assert len(units) > 5_000
     store = open_store(str(tmp_path))
@@ -248,5 +260,7 @@ def test_units_are_what_the_settings_and_sources_say_and_nothing_else() -> None:
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=30))) == 13
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=15))) == 25
     more = make_plan([*files, source("0", "other")], [*lengths, *declared([MINUTE])], PlanSettings(probe_workers=9))
-    assert identity([unit for unit in more if unit.domain == "d"]) == identity(make_plan(files, lengths, PlanSettings()))
+    assert identity([unit for unit in more if unit.domain == "d"]) == identity(
+        make_plan(files, lengths, PlanSettings())
+    )
     assert dataclasses.asdict(more[-1])["unit_id"] == "other-000000"

@@ -62,7 +62,12 @@ def test_the_terminal_is_kept_clean(tmp_path: Path) -> None:
 def test_a_starving_graph_is_refused_at_once() -> None:
     settings = config.load(
         None,
-        ["output=unused", "execution.transcribe.gpus=0.5", "execution.segment.min_workers=4", "execution.segment.max_workers=4"],
+        [
+            "output=unused",
+            "execution.transcribe.gpus=0.5",
+            "execution.segment.min_workers=4",
+            "execution.segment.max_workers=4",
+        ],
     )
     store = open_store("unused", settings.s3)
     stages = recipe.build(settings, store, Fetch(settings.s3))
@@ -96,14 +101,19 @@ def test_a_running_cluster_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The nodes of a cluster read the headers and do the work; the bytes are those of the plain runner."""
     fast_engines.write_crawl(tmp_path / "crawl", 30, seed=12)
     plain = run(
-        fast_engines.settings(str(tmp_path / "plain"), str(tmp_path / "crawl"), "execution.runner=local"), tmp_path / "empty.yaml"
+        fast_engines.settings(str(tmp_path / "plain"), str(tmp_path / "crawl"), "execution.runner=local"),
+        tmp_path / "empty.yaml",
     )
     assert plain.returncode == 0, plain.stderr
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     ray = [str(Path(sys.executable).parent / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=4"]
-    options = ["--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={tempfile.mkdtemp(prefix='ray-', dir='/tmp')}"]
+    options = [
+        "--include-dashboard=false",
+        "--disable-usage-stats",
+        f"--temp-dir={tempfile.mkdtemp(prefix='ray-', dir='/tmp')}",
+    ]
     with (tmp_path / "cluster.log").open("w") as log:
         environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "RAY_AUTH_TOKEN": TOKEN}
         cluster = subprocess.Popen([*ray, *options], stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -113,7 +123,9 @@ def test_a_running_cluster_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyP
         while "Ray runtime started" not in (tmp_path / "cluster.log").read_text():
             assert time.monotonic() < until, (tmp_path / "cluster.log").read_text()
             time.sleep(0.2)
-        settings = fast_engines.settings(str(tmp_path / "joined"), str(tmp_path / "crawl"), f"execution.address={address}")
+        settings = fast_engines.settings(
+            str(tmp_path / "joined"), str(tmp_path / "crawl"), f"execution.address={address}"
+        )
         monkeypatch.setenv("RAY_AUTH_TOKEN", "not-the-token")
         refused = run(settings, tmp_path / "empty.yaml")
         assert refused.returncode == 2

@@ -34,9 +34,7 @@ def test_a_recording_is_fetched_once_for_all_its_clips(tmp_path: Path, s3_server
     assert sum(request.sent_bytes for request in fetched) == sum(size[uri] for uri in set(back))
 
 
-def test_examples_of_one_recording_share_its_download(
-    tmp_path: Path, s3_server: str, bucket: str
-) -> None:
+def test_examples_of_one_recording_share_its_download(tmp_path: Path, s3_server: str, bucket: str) -> None:
     fast_engines.write_crawl(tmp_path / "crawl", 30, seed=4, domains=["live"])
     file = max((tmp_path / "crawl" / "live").iterdir(), key=lambda path: path.stat().st_size)
     client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")

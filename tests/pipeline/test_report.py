@@ -86,7 +86,11 @@ def test_numbers_equal_a_plain_loop_over_all_rows(run: FolderStore, retention: R
         assert tally.clipped == slow["samples"]["clipped"]
         # 3 recordings in each unit, and 3 broken files in the first, one of them a second naming of a recording.
         assert tally.recordings == 3 * FEW[domain].units + 3
-        assert tally.unreadable_files == {("decode", "truncated"): 1, ("decode", "not_audio"): 1, ("plan", "duplicate"): 1}
+        assert tally.unreadable_files == {
+            ("decode", "truncated"): 1,
+            ("decode", "not_audio"): 1,
+            ("plan", "duplicate"): 1,
+        }
     assert retention.total.input == sum(tally.input for tally in retention.domains.values())
     retention.assert_conserved()
 
@@ -342,6 +346,8 @@ def test_lengths_read_well(seconds: float, text: str) -> None:
     assert human_seconds(seconds) == text
 
 
-@pytest.mark.parametrize(("percent", "text"), [(None, "–"), (0, "0.0 %"), (0.001, "<0.1 %"), (99.99, "99.9 %"), (100, "100.0 %")])
+@pytest.mark.parametrize(
+    ("percent", "text"), [(None, "–"), (0, "0.0 %"), (0.001, "<0.1 %"), (99.99, "99.9 %"), (100, "100.0 %")]
+)
 def test_a_little_is_not_nothing_and_almost_all_is_not_all(percent: float | None, text: str) -> None:
     assert human_percent(percent) == text

@@ -134,7 +134,9 @@ def test_hostile_text_makes_no_element(hostile: FolderStore) -> None:
 def test_only_web_addresses_become_links(run: FolderStore, hostile: FolderStore) -> None:
     links = [link["href"] for link in Page(hostile.read("report.html").decode()).all("a")]
     assert all(link and link.startswith(("#", "https://example.org/")) for link in links)
-    assert "https://example.org/episodes/42" in [link["href"] for link in Page(run.read("report.html").decode()).all("a")]
+    assert "https://example.org/episodes/42" in [
+        link["href"] for link in Page(run.read("report.html").decode()).all("a")
+    ]
 
 
 def test_the_page_holds_all_it_needs(run: FolderStore) -> None:
@@ -222,7 +224,7 @@ def test_many_domains_stay_small_and_each_can_be_heard(tmp_path: Path) -> None:
     assert len(json.loads(store.read("report.json"))["domains"]) == 70
 
 
-# --- in a real browser -------------------------------------------------------------------------------------------------
+# --- in a real browser ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +266,10 @@ def test_sliders_answer_what_the_histogram_says(browser: Browser, run: FolderSto
         return [f"{share:.1f} %" for share in shares]
 
     assert shown() == expected(10, 5, False)
-    move = "{const slider = document.getElementById('max-%s'); slider.value = %d; slider.dispatchEvent(new Event('input'));}"
+    move = (
+        "{const slider = document.getElementById('max-%s'); slider.value = %d; slider.dispatchEvent(new "
+        "Event('input'));}"
+    )
     edges = payload(run.read("report.html").decode())["edges"]["score"]
     browser.evaluate(move % ("wer", edges.index(25)))
     browser.evaluate(move % ("per", edges.index(2.5)))
@@ -321,7 +326,10 @@ CASES = {
     "empty": [],
     "only unreadable files": [stretch_row("a", "r", 0, 0, **unreadable("decode", "not_audio"))],
     "no speech": [stretch_row("a", "r", 0, 90 * SECOND)],
-    "zero kept": [stretch_row("a", "r", 0, 90), clip_row("a", "r", 90, 5 * SECOND, **rejected("copilot", "no_copilot"))],
+    "zero kept": [
+        stretch_row("a", "r", 0, 90),
+        clip_row("a", "r", 90, 5 * SECOND, **rejected("copilot", "no_copilot")),
+    ],
     "all kept": [clip_row("a", "r", 0, 5 * SECOND, wer=0.0, per=0.0, tokens_per_second=3.0, label="x", hypotheses=[])],
 }
 

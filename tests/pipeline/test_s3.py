@@ -68,7 +68,10 @@ def test_an_object_replaced_while_it_is_read_is_never_mixed(s3_server: str, buck
     before, after = b"a" * MEGABYTE, b"b" * MEGABYTE
     direct = store_at(s3_server, bucket)
     direct.put("x", before)
-    rules = [Rule(action="cut", method="GET", after_bytes=MEGABYTE // 2), Rule(action="delay", method="GET", skip=1, seconds=0.7)]
+    rules = [
+        Rule(action="cut", method="GET", after_bytes=MEGABYTE // 2),
+        Rule(action="delay", method="GET", skip=1, seconds=0.7),
+    ]
     with FaultyProxy(s3_server, rules) as proxy:
         got: list[bytes] = []
         reader = threading.Thread(target=lambda: got.append(store_at(proxy.url, bucket).read("x")))
@@ -97,7 +100,11 @@ def test_a_passing_fault_is_not_seen(s3_server: str, bucket: str, rule: Rule) ->
     with FaultyProxy(s3_server, [rule]) as proxy:
         store = store_at(proxy.url, bucket, **settings)
         listed = [("x", len(content))]
-        for verb in (lambda: store.put("x", content), lambda: store.read("x") == content, lambda: list(store.list()) == listed):
+        for verb in (
+            lambda: store.put("x", content),
+            lambda: store.read("x") == content,
+            lambda: list(store.list()) == listed,
+        ):
             rule.seen = 0
             assert verb() in (None, True)
             assert rule.seen == 2, "met the fault, then asked again"
@@ -128,8 +135,13 @@ def test_a_completion_whose_upload_is_gone_is_written_again(s3_server: str, buck
 
 def test_a_failed_upload_leaves_the_old_object_and_no_parts(s3_server: str, bucket: str) -> None:
     store_at(s3_server, bucket).put("x", b"old")
-    broken = Rule(action="error", method="PUT", path_contains="partNumber=2", times=99, status=500, code="InternalError")
-    with FaultyProxy(s3_server, [broken]) as proxy, pytest.raises(StoreUnavailable, match="keeps answering InternalError"):
+    broken = Rule(
+        action="error", method="PUT", path_contains="partNumber=2", times=99, status=500, code="InternalError"
+    )
+    with (
+        FaultyProxy(s3_server, [broken]) as proxy,
+        pytest.raises(StoreUnavailable, match="keeps answering InternalError"),
+    ):
         store_at(proxy.url, bucket, max_attempts=2).put("x", noise(40 * MEGABYTE))
     assert store_at(s3_server, bucket).read("x") == b"old"
     assert uploads(s3_server, bucket) == []
@@ -138,9 +150,12 @@ def test_a_failed_upload_leaves_the_old_object_and_no_parts(s3_server: str, buck
 def test_a_killed_upload_is_no_object(s3_server: str, bucket: str) -> None:
     script = (
         "import sys; from pipeline.storage import open_store; from pipeline.config import S3Settings\n"
-        "open_store(sys.argv[1], S3Settings(endpoint_url=sys.argv[2], multipart_threshold_mb=8)).put('x', bytes(40 << 20))"
+        "open_store(sys.argv[1], S3Settings(endpoint_url=sys.argv[2], multipart_threshold_mb=8)).put('x', "
+        "bytes(40 << 20))"
     )
-    with FaultyProxy(s3_server, [Rule(action="delay", method="PUT", path_contains="partNumber=2", seconds=20)]) as proxy:
+    with FaultyProxy(
+        s3_server, [Rule(action="delay", method="PUT", path_contains="partNumber=2", seconds=20)]
+    ) as proxy:
         process = subprocess.Popen([sys.executable, "-c", script, f"s3://{bucket}/run", proxy.url], cwd=REPOSITORY)
         while not any("partNumber=1" in request.path for request in proxy.requests):
             time.sleep(0.02)
@@ -185,7 +200,10 @@ def test_what_a_store_refuses_is_one_line_with_the_mend(
 def test_a_head_without_a_body_is_still_told_apart(s3_server: str, bucket: str) -> None:
     store = store_at(s3_server, bucket)
     assert not store.exists("x")
-    with FaultyProxy(s3_server, [Rule(action="error", status=403, code="", times=99)]) as proxy, pytest.raises(AccessRefused):
+    with (
+        FaultyProxy(s3_server, [Rule(action="error", status=403, code="", times=99)]) as proxy,
+        pytest.raises(AccessRefused),
+    ):
         store_at(proxy.url, bucket).exists("x")
 
 
@@ -195,7 +213,10 @@ def test_a_revoked_key_is_not_taken_for_one_forbidden_object(s3_server: str, buc
         Rule(action="error", method="HEAD", status=403, code="", times=99),
         Rule(action="error", method="GET", status=403, code="InvalidAccessKeyId", times=99),
     ]
-    with FaultyProxy(s3_server, revoked) as proxy, pytest.raises(UserError, match="the access key is unknown") as caught:
+    with (
+        FaultyProxy(s3_server, revoked) as proxy,
+        pytest.raises(UserError, match="the access key is unknown") as caught,
+    ):
         store_at(proxy.url, bucket, max_attempts=1).size("x")
     assert not isinstance(caught.value, AccessRefused)
 
@@ -206,7 +227,10 @@ def test_an_object_under_a_strangers_key_is_one_refused_object(s3_server: str, b
             Rule(action="error", method="HEAD", status=400, code="", times=99),
             Rule(action="error", method="GET", status=400, code=code, times=99),
         ]
-        with FaultyProxy(s3_server, sealed) as proxy, pytest.raises(AccessRefused, match=f"with {code}: it is encrypted"):
+        with (
+            FaultyProxy(s3_server, sealed) as proxy,
+            pytest.raises(AccessRefused, match=f"with {code}: it is encrypted"),
+        ):
             store_at(proxy.url, bucket, max_attempts=1).size("x")
 
 
@@ -227,7 +251,9 @@ def test_an_endpoint_that_is_no_url_is_one_line(
     if by == "environment":
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     store = open_store("s3://bucket/run", S3Settings(endpoint_url=endpoint if by == "setting" else None))
-    with pytest.raises(UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL") as caught:
+    with pytest.raises(
+        UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL"
+    ) as caught:
         store.read("x")
     assert "hunter2" not in str(caught.value)
 

@@ -1,4 +1,6 @@
-"""A whole run with sources and output on S3, through a network that fails: the bytes are those of a run on local disk."""
+"""A whole run with sources and output on S3, through a network that fails: the bytes are those of a run on local
+disk.
+"""
 
 from __future__ import annotations
 

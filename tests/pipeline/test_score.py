@@ -40,7 +40,8 @@ TRUTH = truth_bytes(
 ROWS = [
     clip("book", "zh-1", **heard(0, 4, "zh", "今天天气很好", "今天天气很好"), label="今天天气很好"),
     clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
-    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0), **rejected("rover", "wer_and_per")),
+    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
+         **rejected("rover", "wer_and_per")),
     clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
          **rejected("rover", "wer")),
     clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
@@ -108,7 +109,12 @@ def test_the_filter_by_hand(by_hand: Score) -> None:
 
 def test_engines_wrong_together_but_not_alike() -> None:
     rows = [
-        clip("d", "r", **heard(0, 4, "en", "red greed blue", "red grin blue", wer=33.0, per=5.0), **rejected("rover", "wer")),
+        clip(
+            "d",
+            "r",
+            **heard(0, 4, "en", "red greed blue", "red grin blue", wer=33.0, per=5.0),
+            **rejected("rover", "wer"),
+        ),
         clip("d", "r", **heard(5, 9, "en", "one too", "one too"), label="one too"),
     ]
     joint = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two")))).total.joint[0]
@@ -135,7 +141,9 @@ def test_the_worst_kept_labels_are_listed() -> None:
     said = "a b c d e f g h i j k l m n o p q r s t u v w x y"
     starts = range(0, 150, 6)
     labels = [" ".join(["-"] * at + said.split()[at:]) for at in range(25)]
-    rows = [clip("d", "r", **heard(s, s + 4, "en", text, text), label=text) for s, text in zip(starts, labels, strict=True)]
+    rows = [
+        clip("d", "r", **heard(s, s + 4, "en", text, text), label=text) for s, text in zip(starts, labels, strict=True)
+    ]
     found = scored(rows, truth_bytes(truth_line("r", "en", *((s, s + 4, said) for s in starts))))
     assert [wrong["error_rate"] for wrong in found.wrong_labels] == [near(4 * at) for at in range(24, 4, -1)]
     assert found.wrong_labels[0]["clip_id"] == rows[24]["clip_id"]
@@ -187,7 +195,9 @@ def test_intervals_are_drawn_by_recording() -> None:
             lines.append(truth_line(f"r{at}", "en", *((s, s + 4, "a" * 10) for s in (0, 10, 20))))
         return scored(rows, truth_bytes(*lines))
 
-    assert run(1, 1, 1, 1).total.systems[1].all.cer == Figure(10.0, 10.0, 10.0), "recordings that are alike leave no doubt"
+    assert run(1, 1, 1, 1).total.systems[1].all.cer == Figure(10.0, 10.0, 10.0), (
+        "recordings that are alike leave no doubt"
+    )
     # Of two recordings the same one is drawn twice in a quarter of the draws: the interval is as wide as the two.
     assert run(0, 2).total.systems[1].all.cer == Figure(10.0, 0.0, 20.0)
     assert run(2).total.systems[1].all.cer == Figure(20.0, None, None), "one recording says nothing about others"
@@ -224,11 +234,14 @@ def test_every_clip_is_accounted_for_in_the_coverage() -> None:
     ]
     found = scored(rows, TRUTH)
     assert {key: clips for key, (clips, _) in found.coverage.items()} == {
-        ("book", "scored"): 3, ("book", "unheard"): 1, ("book", "cut"): 1, ("live", "scored"): 3, ("other", "no_truth"): 1,
+        ("book", "scored"): 3, ("book", "unheard"): 1, ("book", "cut"): 1, ("live", "scored"): 3,
+        ("other", "no_truth"): 1,
     }  # fmt: skip
     assert sum(samples for _, samples in found.coverage.values()) == sum(row["end"] - row["start"] for row in rows)
     assert found.unalignable == near(100 / 7)
-    two_voices = truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (1, 3, "对"), (5, 9, "我们去公园"), (10, 14, "大家安静"))
+    two_voices = truth_line(
+        "zh-1", "zh", (0, 4, "今天天气很好。"), (1, 3, "对"), (5, 9, "我们去公园"), (10, 14, "大家安静")
+    )
     assert scored(rows[:3], truth_bytes(two_voices)).unalignable == near(100 / 3)
 
 
@@ -333,11 +346,21 @@ def test_a_vote_of_three_engines_scores_every_copilot() -> None:
         return clip("d", "r", **row)
 
     rows = [
-        three(0, "red green blue", "red green glue", "red grin blue", wer=33.0, per=11.0, **rejected("rover", "wer_and_per")),
+        three(
+            0,
+            "red green blue",
+            "red green glue",
+            "red grin blue",
+            wer=33.0,
+            per=11.0,
+            **rejected("rover", "wer_and_per"),
+        ),
         three(5, "one two", "one two", "one too", label="one two"),
         clip("d", "r", **heard(10, 14, "en", "three four", "three four"), label="three four"),
     ]
-    found = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two"), (10, 14, "three four"))))
+    found = scored(
+        rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two"), (10, 14, "three four")))
+    )
     label, asr, *copilots = found.total.systems
     assert [(system.name, system.all.clips, system.all.mer.value) for system in (asr, *copilots)] == [
         ("asr", 3, 0.0), ("copilot", 3, near(100 / 7)), ("copilot 2", 2, near(100 * 2 / 5)),

@@ -34,7 +34,8 @@ TRUTH = truth_bytes(
 ROWS = [
     clip("book", "zh-1", **heard(0, 4, "zh", "今天天气很好", "今天天气很好"), label="今天天气很好"),
     clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
-    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0), **rejected("rover", "wer_and_per")),
+    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
+         **rejected("rover", "wer_and_per")),
     clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
          **rejected("rover", "wer")),
     clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
@@ -123,7 +124,9 @@ def test_of_an_unfinished_run_score_and_report_say_what_they_are_of(
     ledgers[0].unlink()
     for command, name in ((arguments, "score"), (["report", str(run)], "report")):
         assert main(command) == 0
-        assert f"{len(ledgers) - 1} of {len(ledgers)} units are done; this {name} is of those\n" in capsys.readouterr().out
+        assert (
+            f"{len(ledgers) - 1} of {len(ledgers)} units are done; this {name} is of those\n" in capsys.readouterr().out
+        )
     assert units() == (len(ledgers), len(ledgers) - 1)
     assert "units are done; this score is of those" in (run / "score.html").read_text()
     (run / "plan.parquet").unlink()

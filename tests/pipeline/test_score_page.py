@@ -38,7 +38,9 @@ class Elements(HTMLParser):
 
 
 def hostile(attack: str) -> Score:
-    """Domain, recording, language, engines, clip id and texts that attack the page. One attack a page: one may hide another."""
+    """Domain, recording, language, engines, clip id and texts that attack the page. One attack a page: one may hide
+    another.
+    """
     row = heard(0, 4, attack, attack, attack, label=attack)
     row["hypotheses"] = [each | {"engine": attack} for each in row["hypotheses"]]
     rows = [clip(attack, attack, **row) | {"clip_id": attack}]
@@ -81,7 +83,10 @@ def test_the_page_is_small_and_shows_every_number_of_the_headline(whole: Score) 
 
 def test_a_browser_shows_the_page_without_complaint(whole: Score, tmp_path: Path) -> None:
     with Browser() as browser:
-        for name, found in [("whole", whole), *((f"hostile{at}", hostile(attack)) for at, attack in enumerate(ATTACKS))]:
+        for name, found in [
+            ("whole", whole),
+            *((f"hostile{at}", hostile(attack)) for at, attack in enumerate(ATTACKS)),
+        ]:
             (tmp_path / f"{name}.html").write_bytes(render_page(found))
             browser.open(tmp_path / f"{name}.html", dark=name == "whole")
             assert browser.errors == browser.dialogs == []

@@ -97,7 +97,8 @@ def test_links_are_followed_once_and_never_round(tmp_path: Path) -> None:
     assert problems(files) == {"a/same.mp3": "duplicate"}
     good = {os.path.realpath(file.uri) for file in files if not file.problem}
     assert good == {
-        str(tmp_path / name) for name in ("crawl/a/1.mp3", "pool/2.mp3", "pool/3.mp3", "crawl/.annex/4.mp3", "elsewhere.mp3")
+        str(tmp_path / name)
+        for name in ("crawl/a/1.mp3", "pool/2.mp3", "pool/3.mp3", "crawl/.annex/4.mp3", "elsewhere.mp3")
     }
     assert len(files) == 6
 
@@ -131,7 +132,9 @@ def test_a_folder_that_may_not_be_listed_is_counted(tmp_path: Path, monkeypatch:
         ("zeros.tar", "not a tar"),
     ],
 )
-def test_a_source_that_cannot_be_used_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, line: str) -> None:
+def test_a_source_that_cannot_be_used_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, line: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     make(tmp_path, "x.tar.gz", "file.txt", "empty/readme.txt", "zeros.tar")
     with pytest.raises(UserError, match=line) as caught:
@@ -258,7 +261,10 @@ def test_s3_sources_are_read_like_local_ones(s3_server: str, bucket: str, tmp_pa
         store.put("tars/x.tar", tar)
         store.put("m.jsonl", "\n".join(map(json.dumps, rows)).encode())
         files = list(read_sources([SourceSettings(path=f"s3://{bucket}/crawl/")], s3))
-        assert {file.recording_id for file in files} == {*keys[:-2], *(f"tars/x.tar#t/{number}.mp3" for number in range(8))}
+        assert {file.recording_id for file in files} == {
+            *keys[:-2],
+            *(f"tars/x.tar#t/{number}.mp3" for number in range(8)),
+        }
         assert Counter(file.domain for file in files) == {"pod": len(keys) - 3, "tars": 8, UNSORTED: 1}
         by_id = {file.recording_id: file for file in files}
         with Fetch(s3).fetch(by_id[keys[0]].uri) as path:
@@ -286,7 +292,9 @@ def wav(seconds: float) -> bytes:
     return sink.getvalue()
 
 
-def test_lengths_are_what_the_headers_declare_wherever_the_file_lies(s3_server: str, bucket: str, tmp_path: Path) -> None:
+def test_lengths_are_what_the_headers_declare_wherever_the_file_lies(
+    s3_server: str, bucket: str, tmp_path: Path
+) -> None:
     contents = {"a.wav": wav(1.5), "long.wav": wav(60), "noise.wav": b"no audio" * 100, "empty.mp3": b""}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -305,7 +313,9 @@ def test_lengths_are_what_the_headers_declare_wherever_the_file_lies(s3_server: 
         remote.append(SourceFile(uri=f"s3://{bucket}/gone.mp3", recording_id="gone.mp3", domain="d"))
         proxy.requests.clear()
         lengths = probe_files(remote, Fetch(s3), workers=2)
-        assert {file.recording_id: length.declared for file, length in zip(remote, lengths) if length.declared} == expected
+        assert {
+            file.recording_id: length.declared for file, length in zip(remote, lengths) if length.declared
+        } == expected
         assert sum(request.sent_bytes for request in proxy.requests) < 1_500_000  # of 3.9 MB
 
 

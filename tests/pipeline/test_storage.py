@@ -113,7 +113,9 @@ def test_killed_at_any_moment_a_writer_leaves_the_old_or_the_new(tmp_path: Path)
     )
     seen = set()
     for _ in range(12):
-        process = subprocess.Popen([sys.executable, "-c", writer, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-c", writer, str(tmp_path)], cwd=REPOSITORY, stdout=subprocess.PIPE
+        )
         assert process.stdout
         process.stdout.readline()
         time.sleep(dice.uniform(0, 0.03))
@@ -214,8 +216,14 @@ def test_missing_permission_is_one_line(unprivileged: None) -> None:
         store.put("locked/x", b"1")
         os.chmod(f"{folder}/locked/x", 0)
         os.chmod(f"{folder}/locked", 0o500)
-        for verb in (lambda: store.put("locked/y", b""), lambda: store.read("locked/x"), lambda: store.delete("locked/x")):
-            with pytest.raises(AccessRefused, match=r"^no permission to (write|read|delete) .*: mend its mode or owner"):
+        for verb in (
+            lambda: store.put("locked/y", b""),
+            lambda: store.read("locked/x"),
+            lambda: store.delete("locked/x"),
+        ):
+            with pytest.raises(
+                AccessRefused, match=r"^no permission to (write|read|delete) .*: mend its mode or owner"
+            ):
                 verb()
         os.chmod(f"{folder}/locked", 0o700)
 

@@ -124,7 +124,8 @@ def test_one_truth_for_two_recordings_is_refused() -> None:
         (truth_bytes(truth_line("a", "en", (1, 1, "x"))), "t:1: the segment at 1 s has a text and no length"),
         (truth_bytes(truth_line("a", "en", (1, 1.00001, "x"))), "t:1: the segment at 1 s has a text and no length"),
         (truth_bytes({"path": "a", "segments": [{"start_s": "0", "end_s": 1}]}), "t:1: start_s and end_s are seconds"),
-        (truth_bytes({"path": "a", "segments": [{"start_s": 0, "end_s": 1, "text": 5}]}), "t:1: the text of the segment"),
+        (truth_bytes({"path": "a", "segments": [{"start_s": 0, "end_s": 1, "text": 5}]}), ("t:1: the text of the "
+            "segment")),
         (truth_bytes({"path": "a", "segments": ["x"]}), "t:1: a segment is a JSON object"),
     ],
 )  # fmt: skip

@@ -21,7 +21,9 @@ from tests.pipeline.synthetic_run import PROFILES, clip_row, make_run, table
 SECOND = SAMPLE_RATE
 
 
-def truth_line(recording: str, language: str | None, *segments: tuple[float, float, str | None], **more: Any) -> dict[str, Any]:
+def truth_line(
+    recording: str, language: str | None, *segments: tuple[float, float, str | None], **more: Any
+) -> dict[str, Any]:
     listed = [{"start_s": a, "end_s": b} | ({} if text is None else {"text": text}) for a, b, text in segments]
     return {"recording_id": recording, "language": language, "segments": listed} | more
 
@@ -30,7 +32,9 @@ def truth_bytes(*lines: dict[str, Any]) -> bytes:
     return "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines).encode()
 
 
-def heard(start: float, end: float, language: str, asr: str, copilot: str | None = None, **columns: Any) -> dict[str, Any]:
+def heard(
+    start: float, end: float, language: str, asr: str, copilot: str | None = None, **columns: Any
+) -> dict[str, Any]:
     """The columns of a clip that engines have heard, as keywords for `clip`."""
     both = [{"engine": "whisper", "text": asr, "language": language}]
     measured: dict[str, Any] = {}
@@ -51,7 +55,9 @@ def scored(rows: list[dict[str, Any]], truth: bytes, rules: Rules | None = None,
     rules = rules or Rules()
     question = Question(**asked)
     tallied = count([table(rows)], read_truth(truth, "truth.jsonl"), question, rules, Normaliser())
-    return summarise(tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when))
+    return summarise(
+        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
+    )
 
 
 def near(percent: float) -> Any:
@@ -60,7 +66,9 @@ def near(percent: float) -> Any:
 
 @pytest.fixture(scope="session")
 def crawl_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pa.Table], bytes]:
-    """Ledgers of a made-up run, and a truth from which the engines differ in words of their own and in words they share."""
+    """Ledgers of a made-up run, and a truth from which the engines differ in words of their own and in words they
+    share.
+    """
     profiles = {name: PROFILES[name] for name in ("newsread", "podcast", "live")}
     store = make_run(tmp_path_factory.mktemp("run"), profiles, recordings=3, audio=lambda samples: b"")
     draw = random.Random(5)
@@ -83,7 +91,9 @@ def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any
     ledgers, truth = crawl_run
     question = Question(**asked)
     tallied = count(ledgers, read_truth(truth, "t"), question, rules, Normaliser())
-    return summarise(tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when))
+    return summarise(
+        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,6 @@
-"""How a long recording is shared out between units when it is not what its header promised, or cannot be read all through."""
+"""How a long recording is shared out between units when it is not what its header promised, or cannot be read all
+through.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def sound(seconds: float, seed: int = 1) -> np.ndarray:
     rng = np.random.default_rng(seed)
     parts: list[np.ndarray] = []
     while sum(map(len, parts)) < seconds * SAMPLE_RATE:
-        parts += [rng.integers(-6000, 6000, 40_000, dtype=np.int16), np.zeros(int(rng.integers(9_000, 20_000)), np.int16)]
+        parts += [
+            rng.integers(-6000, 6000, 40_000, dtype=np.int16),
+            np.zeros(int(rng.integers(9_000, 20_000)), np.int16),
+        ]
     return np.concatenate(parts)[: round(seconds * SAMPLE_RATE)]
 
 
@@ -125,7 +130,10 @@ class Patchy(IsolatedDecoder):
         inside = window[0] <= self.place < window[0] + len(heard.pcm)
         problems = (Problem(Span(self.place, self.place), "gap"),) if inside else ()
         return Decoded(
-            pcm=heard.pcm, end_reached=heard.end_reached, total_samples=heard.total_samples, problems=heard.problems + problems
+            pcm=heard.pcm,
+            end_reached=heard.end_reached,
+            total_samples=heard.total_samples,
+            problems=heard.problems + problems,
         )
 
 
