@@ -31,8 +31,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from operators.asr.funasr import plan_batches
 from operators.clip import SAMPLE_RATE
-from operators.funasr_asr import plan_batches
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"
@@ -83,9 +83,9 @@ def padding(units: list[list[int]], plan: Plan) -> tuple[float, float]:
 
 def crawl_units(minutes: float) -> Iterator[tuple[str, list[list[int]]]]:
     """(domain, clip lengths per unit) of the real crawl, found by the pipeline's default VAD and cut."""
-    from operators.audio import decode
-    from operators.segments import CutSettings, cut
-    from operators.vad import load_vad
+    from operators.audio.decode import decode
+    from operators.speech.segments import CutSettings, cut
+    from operators.speech.vad import load_vad
 
     vad = load_vad("pyannote")
     with tempfile.TemporaryDirectory() as scratch:

@@ -29,12 +29,12 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from model_training.features import Cmvn
-from model_training.index import Row, write_index
-from model_training.tables import from_json, render
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import Scheme
-from operators.audio import decode
+from model_training.data.features import Cmvn
+from model_training.data.index import Row, write_index
+from model_training.evaluation.tables import from_json, render
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import Scheme
+from operators.audio.decode import decode
 from operators.filterbank import MelSums, filterbank
 from operators.shard import feature_frames
 

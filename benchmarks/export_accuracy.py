@@ -24,12 +24,12 @@ import torch
 
 from benchmarks.targets import show_targets
 from model_training import config
-from model_training.evaluate import Evaluation, EvaluationBatch, evaluate, evaluate_scorers
-from model_training.export import export
-from model_training.handoff import Handoff
-from model_training.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
-from model_training.search import Scorer
-from model_training.sets import labelled_sets, load_model
+from model_training.data.handoff import Handoff
+from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.search import Scorer
+from model_training.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate, evaluate_scorers
+from model_training.evaluation.sets import labelled_sets, load_model
+from model_training.export.export import export
 
 WANTED = 0.3
 """Percentage points of the character error rate that int8 may cost."""

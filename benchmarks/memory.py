@@ -41,7 +41,7 @@ def kind(process: psutil.Process, driver: int) -> str:
     command = " ".join(process.cmdline())
     if process.pid == driver:
         return "driver"
-    if "operators.decoder" in command:
+    if "operators.audio.isolated" in command:
         return "decoders"
     if command.startswith("ray::MapWorker"):
         return "workers"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from benchmarks.targets import show_targets
 from model_training.config import MoESettings
-from model_training.moe import ElasticMoE, FeedForward, Routing
+from model_training.model.moe import ElasticMoE, FeedForward, Routing
 
 TABLE_3 = {
     "MoE S=0 N=8 K=2": (0, 8, 2),

@@ -32,10 +32,10 @@ import torch
 
 from benchmarks.targets import show_targets
 from model_training.config import ModelSettings, MoESettings
-from model_training.model import SpeechModel
-from model_training.moe import Routing
-from model_training.onnx_files import OPSET, quantise, write_graphs
-from model_training.onnx_modules import traceable
+from model_training.export.onnx_files import OPSET, quantise, write_graphs
+from model_training.export.onnx_modules import traceable
+from model_training.model.moe import Routing
+from model_training.model.speech_model import SpeechModel
 
 GROUPS = (3, 7, 15)
 TARGETS = {3: 1.02, 15: 1.15}

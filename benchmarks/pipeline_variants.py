@@ -122,10 +122,10 @@ class Clock:
 
 
 def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[str, Any]:
-    from operators.audio import decode
-    from operators.rover import Rover
-    from operators.segments import cut
-    from operators.text import Normaliser
+    from operators.agreement import Rover
+    from operators.audio.decode import decode
+    from operators.speech.segments import cut
+    from operators.text.spoken import Normaliser
 
     settings = settings_of(work)
     vad, asr = recipe.vad(settings.vad)(), recipe.recogniser(settings.asr, threads=1)()
@@ -211,7 +211,7 @@ class Warmed:
         self.stage.close()
 
     def _warm_unit(self) -> Unit:
-        from operators.audio import decode
+        from operators.audio.decode import decode
 
         pcm = decode(str(self.warm)).pcm[: WARM_SECONDS * SAMPLE_RATE]
         recording = Recording(recording_id="warm", uri=str(self.warm), domain="warm")
@@ -231,7 +231,7 @@ class Warmed:
 
 
 def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
-    from pipeline.run import ROLL_CALL, connect, disconnect, run_ray
+    from pipeline.executor.ray_data import ROLL_CALL, connect, disconnect, run_ray
 
     settings = settings_of(work, workers)
     shutil.rmtree(settings.output, ignore_errors=True)
@@ -271,7 +271,7 @@ def user(work: Path, ready: Callable[[], None], threads: int) -> dict[str, Any]:
     import whisperx
     from funasr import AutoModel
 
-    from operators.audio import decode
+    from operators.audio.decode import decode
 
     settings = settings_of(work)
     model = whisperx.load_model(settings.asr.model, "cpu", compute_type=settings.asr.compute_type, threads=threads)
@@ -324,7 +324,7 @@ def main() -> None:
         os.environ[name] = str(threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from pipeline.dependencies import quiet_dependencies
+    from pipeline.executor.dependencies import quiet_dependencies
 
     quiet_dependencies()
     import torch

@@ -12,7 +12,7 @@ What is compared, on the same pairs in the same order:
 The baseline never skips equal pairs, remembers nothing between pairs, has no rules for unknown words and no Cantonese.
 Both must give the same WER and PER for every Mandarin pair, or the benchmark stops before it times anything.
 
-    included   both sides normalise with operators.text inside the timed loop
+    included   both sides normalise with operators.text.spoken inside the timed loop
     excluded   both get spoken forms made beforehand, so only scoring is timed
     naive      the baseline only strips punctuation with a regular expression, ours normalises in full
 
@@ -36,10 +36,10 @@ from typing import NamedTuple
 import jiwer
 from pypinyin import Style, lazy_pinyin
 
+from operators.agreement import Rover
 from operators.clip import Hypothesis
-from operators.english_phones import cmu_dictionary
-from operators.rover import Rover
-from operators.text import Normaliser, tokens
+from operators.text.phones_en import cmu_dictionary
+from operators.text.spoken import Normaliser, tokens
 
 SHARES = {"zh": 0.5, "en": 0.3, "mixed": 0.2}
 DIFFERING = 0.5

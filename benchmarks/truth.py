@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from operators.audio import decode
+from operators.audio.decode import decode
 from operators.clip import SAMPLE_RATE, Span
 
 

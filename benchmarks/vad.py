@@ -29,8 +29,8 @@ import numpy as np
 
 from benchmarks.truth import Sample, common, level_db, load_crawl, samples_of, share, table
 from operators.clip import SAMPLE_RATE, Span
-from operators.segments import CutSettings, Cutting, cut
-from operators.vad import FsmnVad, PyannoteVad, Scores, SileroVad, Thresholds, VoiceActivity, hysteresis
+from operators.speech.segments import CutSettings, Cutting, cut
+from operators.speech.vad import FsmnVad, PyannoteVad, Scores, SileroVad, Thresholds, VoiceActivity, hysteresis
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

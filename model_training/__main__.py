@@ -235,11 +235,11 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from model_training.decode import load
-    from model_training.evaluate import Evaluation, evaluate
-    from model_training.handoff import Handoff
-    from model_training.sets import labelled_sets
-    from model_training.tables import render, to_html, to_json
+    from model_training.data.handoff import Handoff
+    from model_training.decoding.decode import load
+    from model_training.evaluation.evaluate import Evaluation, evaluate
+    from model_training.evaluation.sets import labelled_sets
+    from model_training.evaluation.tables import render, to_html, to_json
 
     handoff = Handoff.open(options.data)
     groups, methods = _numbers("--groups", options.groups), options.methods.split(",")
@@ -306,7 +306,7 @@ def _names(paths: Sequence[str]) -> list[str]:
 
 
 def _decode(options: argparse.Namespace) -> int:
-    from model_training.decode import decode
+    from model_training.decoding.decode import decode
 
     return decode(options)
 
@@ -324,8 +324,8 @@ def _inspect(options: argparse.Namespace) -> int:
     import torch
 
     from model_training import config
-    from model_training.checkpoint import open_checkpoint
-    from model_training.model import SpeechModel
+    from model_training.model.speech_model import SpeechModel
+    from model_training.training.checkpoint import open_checkpoint
 
     if options.vocabulary < 1:
         raise UserError(f"--vocabulary {options.vocabulary}: must be at least 1")
@@ -352,10 +352,10 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _index(options: argparse.Namespace) -> int:
     from model_training.config import endpoint_url
-    from model_training.plain_tars import IndexSettings, index_from_tars
+    from model_training.data.plain_tars import IndexSettings, index_from_tars
     from model_training.storage import Storage
-    from model_training.tokenizer import Tokenizer
-    from model_training.tokens import Scheme
+    from model_training.text.tokenizer import Tokenizer
+    from model_training.text.tokens import Scheme
 
     def build_tokenizer(labels: Iterable[str], folder: Path) -> None:
         Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
@@ -376,8 +376,8 @@ def _index(options: argparse.Namespace) -> int:
 def _tokenizer(options: argparse.Namespace) -> int:
     import yaml
 
-    from model_training.tokenizer import Tokenizer
-    from model_training.tokens import Scheme
+    from model_training.text.tokenizer import Tokenizer
+    from model_training.text.tokens import Scheme
 
     path = options.texts
     try:

@@ -19,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from model_training.augment import AugmentSettings
+from model_training.data.augment import AugmentSettings
 from operators.errors import UserError
 
 PRESETS = Path(__file__).parent / "configs"

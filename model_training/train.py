@@ -19,21 +19,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model_training import checkpoint as checkpoints
 from model_training import config
-from model_training.checkpoint import Checkpoint
 from model_training.config import Settings
-from model_training.device import autocast_dtype, pick_device
-from model_training.handoff import Handoff
-from model_training.losses import Losses, finite, losses
-from model_training.model import SpeechModel
-from model_training.moe import Load, grouped_product_works
-from model_training.monitor import Monitor, merge_loads
-from model_training.optimizer import Averaged, draw_group, learning_rate, make_optimizer, seed_dropout
-from model_training.reading import Batch
-from model_training.source import Source
-from model_training.team import Team
-from model_training.tokenizer import Tokenizer
+from model_training.data.handoff import Handoff
+from model_training.data.reading import Batch
+from model_training.data.source import Source
+from model_training.model.device import autocast_dtype, pick_device
+from model_training.model.moe import Load, grouped_product_works
+from model_training.model.speech_model import SpeechModel
+from model_training.text.tokenizer import Tokenizer
+from model_training.training import checkpoint as checkpoints
+from model_training.training.checkpoint import Checkpoint
+from model_training.training.losses import Losses, finite, losses
+from model_training.training.monitor import Monitor, merge_loads
+from model_training.training.optimizer import Averaged, draw_group, learning_rate, make_optimizer, seed_dropout
+from model_training.training.team import Team
 from operators.errors import UserError
 
 FREE = {

@@ -1,236 +1,77 @@
-"""Do two recognisers agree? Measure (WER over mixed tokens, PER over phones), then judge.
+"""ROVER: the transcript that most of several engines heard, word by word.
 
-    Hypothesis (ASR) ────┐  spoken form ──tokens──> WER ┐
-    Hypothesis (copilot)─┘              ──phones──> PER ┴─> Agreement ──Rules──> Verdict: a label, or a reason
+    spoken forms ──tokens──> aligned one by one into a word transition network ──vote per slot──> one transcript
 
-Measuring and judging are apart so that thresholds can change without a second listen: everything `judge` reads is in
-the ledger. The rule is the paper's, "drop data with WER greater than 10 and PER greater than 5" (TouchASP, section 2),
-read as "keep when both are within bounds"; the literal other reading is `Rules(drop_when="both")`.
+    J. G. Fiscus, "A post-processing system to yield reduced word error rates: Recognizer Output Voting Error Reduction
+    (ROVER)", ASRU 1997; voting by frequency of occurrence (its alpha = 1: our engines' confidences are not comparable).
 
-With several copilots the agreement is that of the copilot nearest to the ASR, and the label is a word-level vote of all
-engines (operators/vote.py). Nearest, because the rule asks for two independent recognisers that agree: an engine more
-can then only save a clip that another copilot misheard, never lose one, and adding an engine never needs new
-thresholds.
+The network is a row of slots; a slot holds one token per engine so far, or None where that engine has nothing. The
+first engine makes the row, each further one is aligned to it at least cost: a token costs nothing in a slot where any
+engine said it, otherwise 1; passing over a slot costs 1 unless some engine passed over it too; a new slot costs 1. Per
+slot the most frequent token wins, None included; of equals, the one whose engine comes first, so two engines always
+give the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+import re
+from collections.abc import Sequence
 
-from rapidfuzz.distance import Levenshtein
+from operators.text.spoken import tokens
 
-from operators.clip import Agreement, Hypothesis, Rejection, Verdict
-from operators.errors import UserError
-from operators.phones import Phonetiser, primary_language
-from operators.text import Normaliser, tokens
-from operators.vote import vote
+Slot = list[str | None]
 
-EMPTY_ASR = "empty_asr"
-EMPTY_COPILOT = "empty_copilot"
-WER = "wer"
-PER = "per"
-WER_AND_PER = "wer_and_per"
-REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER)
-"""The closed list of why stage "rover" rejects a clip."""
-
-EditKind = Literal["equal", "substitution", "deletion", "insertion"]
+_UNSPACED = "\u3000-\uabff\uf900-\ufaff\U00020000-\U0003ffff"
+_SPACE_BETWEEN_UNSPACED = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
 
-class Edits(NamedTuple):
-    """Edits that turn a reference into a hypothesis, as few as can be."""
+def vote(transcripts: Sequence[str]) -> str:
+    """One spoken form out of several, in engine order. Empty transcripts vote too: for silence.
 
-    substitutions: int
-    deletions: int
-    insertions: int
-    reference_length: int
-
-    @property
-    def total(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def rate(self) -> float:
-        """Error rate in percent of the reference length; above 100 when there are more edits than reference tokens."""
-        return _rate(self.total, self.reference_length)
-
-
-class Edit(NamedTuple):
-    """One step of an alignment, for display: `reference` is "" at an insertion, `hypothesis` is "" at a deletion."""
-
-    kind: EditKind
-    reference: str
-    hypothesis: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """When two transcripts agree well enough, and which of them becomes the label.
-
-    `reference` and `label` map a language to "asr" or "copilot", with "default" for the rest. `label_form` "written"
-    keeps the engine's own text; "spoken" writes the label as it was compared, which unifies more than a transcript
-    should (can't and can not, how a number is read). `reference` and `tones` take part in measuring, the rest in
-    judging alone.
+    Raises ValueError when there is none.
     """
-
-    max_wer: float = 10.0
-    """percent"""
-    max_per: float = 5.0
-    """percent"""
-    drop_when: Literal["either", "both"] = "either"
-    """"either": dropped when WER or PER exceeds its bound; "both": only when both do."""
-    reference: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label_form: Literal["spoken", "written"] = "written"
-    tones: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.max_wer >= 0 or not self.max_per >= 0:
-            raise UserError(f"rover.max_wer and rover.max_per are percentages from 0: {self.max_wer}, {self.max_per}")
-        if self.drop_when not in ("either", "both"):
-            raise UserError(f'rover.drop_when is "either" or "both", not {self.drop_when!r}')
-        if self.label_form not in ("spoken", "written"):
-            raise UserError(f'rover.label_form is "spoken" or "written", not {self.label_form!r}')
-        for name, choice in (("reference", self.reference), ("label", self.label)):
-            for language, side in choice.items():
-                if side not in ("asr", "copilot"):
-                    raise UserError(f'rover.{name}.{language} is "asr" or "copilot", not {side!r}')
-
-    def side(self, choice: Mapping[str, str], language: str | None) -> str:
-        """ "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
-        return choice.get(primary_language(language) or "default") or choice.get("default", "asr")
+    if not transcripts:
+        raise ValueError("nobody votes")
+    if all(transcript == transcripts[0] for transcript in transcripts):
+        return transcripts[0]
+    winners = vote_tokens([tokens(transcript) for transcript in transcripts])
+    return _SPACE_BETWEEN_UNSPACED.sub("", " ".join(winners))  # spaced as a spoken form is
 
 
-def _rate(edits: int, reference_length: int) -> float:
-    """Percent. An empty reference: 0 against an empty hypothesis, else 100 (all of it is inserted; never a NaN)."""
-    if reference_length == 0:
-        return 100.0 if edits else 0.0
-    return 100 * edits / reference_length  # whole numbers first: 3 in 30 is 10.0 exactly, and within a bound of 10
+def vote_tokens(hypotheses: Sequence[Sequence[str]]) -> list[str]:
+    """The winning tokens; `hypotheses` are token lists in engine order, at least one."""
+    network: list[Slot] = [[token] for token in hypotheses[0]]
+    for voters, hypothesis in enumerate(hypotheses[1:], start=1):
+        network = _merge(network, hypothesis, voters)
+    winners = (max(slot, key=slot.count) for slot in network)  # max takes the first of equals: engine order
+    return [token for token in winners if token is not None]
 
 
-def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
-    """Fewest edits from reference to hypothesis (Levenshtein, unit costs), split by kind as jiwer splits them.
+def _merge(network: list[Slot], hypothesis: Sequence[str], voters: int) -> list[Slot]:
+    """The network with one more engine's tokens aligned into it. `voters` engines are in it already."""
+    spoken = [set(slot) for slot in network]
+    rows, columns = len(network), len(hypothesis)
+    cost = [list(range(columns + 1))]  # cost[i][j]: the first i slots against the first j tokens
+    for i in range(rows):
+        skip = None not in spoken[i]
+        above, row = cost[i], [cost[i][0] + skip]
+        for j in range(columns):
+            match = above[j] + (hypothesis[j] not in spoken[i])
+            row.append(min(match, above[j + 1] + skip, row[j] + 1))
+        cost.append(row)
 
-    Tokens are compared by their 64-bit hash, so a million hours of speech may see a collision about never.
-    """
-    kinds = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
-    return Edits(kinds.count("replace"), kinds.count("delete"), kinds.count("insert"), len(reference))
-
-
-def error_rate(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    """`edit_counts(...).rate` without the split by kind, at a third of the cost."""
-    return _rate(Levenshtein.distance(reference, hypothesis), len(reference))
-
-
-def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Edit]:
-    """Step by step how the hypothesis differs from the reference, in order, for marking differences.
-
-    >>> align(["a", "b", "c"], ["a", "x", "c", "d"])[1]
-    Edit(kind='substitution', reference='b', hypothesis='x')
-    """
-    steps: list[Edit] = []
-    for block in Levenshtein.opcodes(reference, hypothesis):
-        ref = reference[block.src_start : block.src_end]
-        hyp = hypothesis[block.dest_start : block.dest_end]
-        if block.tag == "delete":
-            steps += (Edit("deletion", token, "") for token in ref)
-        elif block.tag == "insert":
-            steps += (Edit("insertion", "", token) for token in hyp)
+    merged: list[Slot] = []
+    i, j = rows, columns
+    while i or j:  # walk back; of equal ways a match, then a skipped slot, then a new one
+        here = cost[i][j]
+        if i and j and here == cost[i - 1][j - 1] + (hypothesis[j - 1] not in spoken[i - 1]):
+            i, j = i - 1, j - 1
+            merged.append([*network[i], hypothesis[j]])
+        elif i and here == cost[i - 1][j] + (None not in spoken[i - 1]):
+            i -= 1
+            merged.append([*network[i], None])
         else:
-            kind: EditKind = "equal" if block.tag == "equal" else "substitution"
-            steps += (Edit(kind, *pair) for pair in zip(ref, hyp, strict=True))
-    return steps
-
-
-def _tokens(spoken: str) -> list[str]:
-    """`tokens` of a spoken form, where an ASCII text is words between spaces and needs no regular expression."""
-    return spoken.split() if spoken.isascii() else tokens(spoken)
-
-
-class Rover:
-    """Measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
-
-    def __init__(
-        self, rules: Rules | None = None, normaliser: Normaliser | None = None, phonetiser: Phonetiser | None = None
-    ) -> None:
-        self.rules = rules or Rules()
-        self.normaliser = normaliser or Normaliser()
-        self.phonetiser = phonetiser or Phonetiser(tones=self.rules.tones)
-
-    def measure(
-        self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float
-    ) -> Agreement:
-        """How far the ASR agrees with the nearest copilot (lowest WER + PER, the first of equals).
-
-        `seconds` is the clip's length, for the speech rate. Raises ValueError without a copilot: that clip is the
-        copilot stage's `no_copilot`.
-        """
-        if not copilots:
-            raise ValueError("no copilot to compare with")
-        asr_norm = self.normaliser.spoken(asr.text, language)
-        asr_tokens = _tokens(asr_norm)
-        copilot_norms = [self.normaliser.spoken(copilot.text, language) for copilot in copilots]
-        rates = [self._rates(asr_norm, asr_tokens, copilot_norm, language) for copilot_norm in copilot_norms]
-        nearest = min(range(len(rates)), key=lambda index: (sum(rates[index]), index))
-        wer, per = rates[nearest]
-        return Agreement(
-            wer=wer,
-            per=per,
-            asr_norm=asr_norm,
-            copilot_norm=copilot_norms[nearest],
-            reference=self.rules.side(self.rules.reference, language),
-            tokens_per_second=len(asr_tokens) / seconds if seconds > 0 else 0.0,
-        )
-
-    def _rates(
-        self, asr_norm: str, asr_tokens: list[str], copilot_norm: str, language: str | None
-    ) -> tuple[float, float]:
-        if asr_norm == copilot_norm:  # most pairs worth keeping
-            return 0.0, 0.0
-        reference, hypothesis = asr_tokens, _tokens(copilot_norm)
-        reference_phones = self.phonetiser.phones(asr_norm, language)
-        hypothesis_phones = self.phonetiser.phones(copilot_norm, language)
-        if self.rules.side(self.rules.reference, language) == "copilot":
-            reference, hypothesis = hypothesis, reference
-            reference_phones, hypothesis_phones = hypothesis_phones, reference_phones
-        return error_rate(reference, hypothesis), error_rate(reference_phones, hypothesis_phones)
-
-    def judge(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> Verdict:
-        """Keep with a label, or reject with one of REASONS. `hypotheses` as in a clip: the ASR, then the copilots."""
-        rejection = reject(agreement, self.rules)
-        if rejection is not None:
-            return Verdict(rejection=rejection)
-        return Verdict(label=self._label(agreement, hypotheses, language))
-
-    def _label(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> str:
-        if len(hypotheses) > 2:
-            return vote([self.normaliser.spoken(hypothesis.text, language) for hypothesis in hypotheses])
-        side = self.rules.side(self.rules.label, language)
-        if self.rules.label_form == "written":
-            return hypotheses[0 if side == "asr" else 1].text.strip()
-        return agreement.asr_norm if side == "asr" else agreement.copilot_norm
-
-
-def reject(agreement: Agreement, rules: Rules) -> Rejection | None:
-    """Why a measured clip is dropped, None when it is kept. A bound that is met exactly is not exceeded."""
-    if not agreement.asr_norm:
-        return Rejection(stage="rover", reason=EMPTY_ASR, detail="nothing is left of the ASR's text once normalised")
-    if not agreement.copilot_norm:
-        return Rejection(stage="rover", reason=EMPTY_COPILOT, detail="the copilot heard nothing")
-    wer, per = agreement.wer > rules.max_wer, agreement.per > rules.max_per
-    if not (wer and per if rules.drop_when == "both" else wer or per):
-        return None
-    detail = f"WER {agreement.wer:.1f} %, PER {agreement.per:.1f} % of the {agreement.reference}'s transcript"
-    return Rejection(stage="rover", reason=WER_AND_PER if wer and per else WER if wer else PER, detail=detail)
-
-
-def judge_pair(
-    asr_text: str, copilot_text: str, language: str | None, rules: Rules | None = None
-) -> tuple[Agreement, Verdict]:
-    """Measure and judge two transcripts that belong to no clip (tables of pairs, a quick look): speech rate is 0."""
-    rover = Rover(rules)
-    asr = Hypothesis(engine="asr", text=asr_text, language=language)
-    copilot = Hypothesis(engine="copilot", text=copilot_text, language=language)
-    agreement = rover.measure(asr, [copilot], language, seconds=0.0)
-    return agreement, rover.judge(agreement, [asr, copilot], language)
+            j -= 1
+            merged.append([None] * voters + [hypothesis[j]])
+    merged.reverse()
+    return merged

@@ -11,10 +11,11 @@ import traceback
 from rich.console import Console
 
 from operators.errors import UserError
-from pipeline import config, handoff_command
-from pipeline.dependencies import quiet_dependencies
-from pipeline.reading import printable
-from pipeline.run import ClusterLost
+from pipeline import config
+from pipeline.display.words import printable
+from pipeline.executor.dependencies import quiet_dependencies
+from pipeline.executor.ray_data import ClusterLost
+from pipeline.handoff import command as handoff_command
 
 DESCRIPTION = """\
 Raw crawled audio in; training shards out, with labels that two independent recognisers agree on and a
@@ -161,7 +162,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         if len(runs) == 1:
             report(*existing_run(runs[0], overrides), console)
         else:
-            from pipeline.report_compare import compare
+            from pipeline.report.compare import compare
 
             compare(runs, overrides, arguments.out, console)
         return 0
@@ -171,7 +172,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
 
         show(store, arguments.clip_id, console)
         return 0
-    from pipeline.score import question, score, write_score
+    from pipeline.score.scoring import question, score, write_score
 
     asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
     write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)

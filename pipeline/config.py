@@ -160,7 +160,7 @@ class Settings:
     vad: VadSettings = field(default_factory=VadSettings)
     cut: CutSettings = field(default_factory=CutSettings)
     asr: AsrSettings = field(default_factory=AsrSettings)
-    hallucination: dict[str, Any] = field(default_factory=dict)  # see operators.hallucination.HallucinationRules
+    hallucination: dict[str, Any] = field(default_factory=dict)  # see operators.asr.hallucination.HallucinationRules
     copilot: CopilotSettings = field(default_factory=CopilotSettings)
     text: TextSettings = field(default_factory=TextSettings)
     rover: RoverSettings = field(default_factory=RoverSettings)

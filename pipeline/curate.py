@@ -19,22 +19,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from operators.audio import AudioError, encode_flac
+from operators.audio.decode import AudioError, encode_flac
+from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Span, Unit
-from operators.decoder import IsolatedDecoder
 from operators.errors import UserError
 from operators.shard import clean
 from pipeline import ledger, recipe
-from pipeline import run as running
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
+from pipeline.display.words import printable
+from pipeline.executor import ray_data as running
 from pipeline.plan import load_plan, make_plan, plan_fingerprint, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
-from pipeline.reading import printable
-from pipeline.report import Thresholds, render_terminal, write_report
-from pipeline.retention import FOLD_COLUMNS, fold
-from pipeline.sources import Length, SourceFile, probe_files, read_sources
-from pipeline.speeds import read_speeds
+from pipeline.report.retention import FOLD_COLUMNS, fold
+from pipeline.report.speeds import read_speeds
+from pipeline.report.write import Thresholds, render_terminal, write_report
+from pipeline.sources.files import Length, SourceFile, probe_files, read_sources
 from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
 from stages.segment import LastFetched, read_span

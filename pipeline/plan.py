@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
 from pipeline.config import PlanSettings
-from pipeline.sources import Length, SourceFile
+from pipeline.sources.files import Length, SourceFile
 from pipeline.storage import Store
 
 PLAN_KEY = "plan.parquet"

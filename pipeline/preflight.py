@@ -14,9 +14,9 @@ from rich.text import Text
 
 from operators.errors import UserError
 from pipeline.config import Settings
+from pipeline.display.words import printable
 from pipeline.progress import hours
-from pipeline.reading import printable
-from pipeline.sources import check_source
+from pipeline.sources.files import check_source
 from pipeline.storage import Store
 
 FLAC_BYTES_PER_SECOND = 18_000

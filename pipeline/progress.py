@@ -21,8 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
-from pipeline.reading import printable
-from pipeline.run import Outcome
+from pipeline.display.words import printable
+from pipeline.executor.ray_data import Outcome
 from stages.base import Stage
 
 LINE_EVERY_SECONDS = 15.0

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from operators.asr import ANY_LANGUAGE
-from operators.audio import Limits
+from operators.agreement import Rules
+from operators.asr.hallucination import HallucinationRules
+from operators.asr.recogniser import ANY_LANGUAGE
+from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
+from operators.audio.decode import Limits
 from operators.errors import UserError
-from operators.hallucination import HallucinationRules
-from operators.rover import Rules
-from operators.segments import CutSettings
-from operators.whisperx_asr import LANGUAGES, PROMPTED_AS, canonical_language
+from operators.speech.segments import CutSettings
 from pipeline import config
 from pipeline.storage import Store
 from stages.base import Fetcher, Resources, Stage
@@ -133,7 +133,7 @@ def vad(settings: config.VadSettings) -> Load:
         arguments["device"] = settings.device
     if ":" in settings.engine:
         return Load(settings.engine, arguments)
-    return Load("operators.vad:load_vad", {"engine": settings.engine} | arguments)
+    return Load("operators.speech.vad:load_vad", {"engine": settings.engine} | arguments)
 
 
 def recogniser(settings: config.AsrSettings, threads: int) -> Load:
@@ -146,13 +146,13 @@ def recogniser(settings: config.AsrSettings, threads: int) -> Load:
         "batch_size": settings.batch_size,
         "threads": threads,
     }
-    return Load("operators.asr:WhisperX", arguments | settings.options)
+    return Load("operators.asr.recogniser:WhisperX", arguments | settings.options)
 
 
 def copilots(settings: config.CopilotSettings, threads: int) -> LoadCopilots:
     engine, arguments = settings.engine, dict(settings.options)
     if engine == "funasr":
-        engine = "operators.asr:FunAsr"
+        engine = "operators.asr.recogniser:FunAsr"
         arguments = {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads} | arguments
     models: dict[str, list[str]] = {}
     for language, given in settings.models.items():
@@ -186,7 +186,7 @@ class LoadCopilots:
     arguments: dict[str, Any]
 
     def __call__(self) -> Any:
-        from operators.asr import CopilotRouter
+        from operators.asr.recogniser import CopilotRouter
 
         return CopilotRouter(
             {

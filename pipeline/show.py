@@ -9,14 +9,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from operators.agreement import align
 from operators.clip import SAMPLE_RATE, Unit, clip_hash
 from operators.errors import UserError
-from operators.rover import align
-from operators.text import tokens
+from operators.text.spoken import tokens
 from pipeline import ledger
+from pipeline.display.words import printable
 from pipeline.plan import load_plan
 from pipeline.progress import clock_time
-from pipeline.reading import printable
 from pipeline.storage import Store
 from stages.write_shard import shard_keys
 

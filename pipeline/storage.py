@@ -196,7 +196,7 @@ class Fetch:
         store, key = locate(place, self.s3)
         offset, size = member or (0, store.size(key))
         if self.max_bytes is not None and size > self.max_bytes:
-            from operators.audio import AudioError
+            from operators.audio.decode import AudioError
 
             raise AudioError("too_large", f"{size:,} bytes, more than {self.max_bytes:,}")
         with scratch_file(self.scratch) as (path, file):

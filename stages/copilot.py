@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from operators.asr import CopilotRouter
+from operators.asr.recogniser import CopilotRouter
 from operators.clip import Rejection, Unit
 from operators.shard import clip_language
 from stages.base import Resources, reject

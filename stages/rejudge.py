@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from operators.audio import AudioError, Limits
+from operators.agreement import Rover, Rules
+from operators.audio.decode import AudioError, Limits
+from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
-from operators.decoder import IsolatedDecoder
-from operators.rover import Rover, Rules
 from operators.shard import Row, clean, content_hash, read_ledger, rejection_columns
-from operators.text import Normaliser
+from operators.text.spoken import Normaliser
 from stages.base import Fetcher, Resources, SourceChanged, Store
 from stages.segment import LastFetched, read_span
 from stages.write_shard import ShardFormat, commit, shard_keys

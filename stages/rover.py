@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from operators.agreement import Rover, Rules
 from operators.clip import Clip, Unit
-from operators.rover import Rover, Rules
 from operators.shard import clip_language
-from operators.text import Normaliser
+from operators.text.spoken import Normaliser
 from stages.base import Resources
 
 

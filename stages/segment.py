@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from operators.audio import AudioError, FileRange, Limits
+from operators.audio.decode import AudioError, FileRange, Limits
+from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Clip, Piece, Rejection, Span, Stretch, Unit, Verdict, clip_id
-from operators.decoder import IsolatedDecoder
-from operators.segments import CutSettings, cut, quiet_point
-from operators.vad import VoiceActivity
+from operators.speech.segments import CutSettings, cut, quiet_point
+from operators.speech.vad import VoiceActivity
 from stages.base import Fetcher, Resources
 
 

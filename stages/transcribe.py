@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from operators.asr import Recogniser
+from operators.asr.hallucination import HallucinationRules, check
+from operators.asr.recogniser import Recogniser
+from operators.asr.whisperx import canonical_language
 from operators.clip import Clip, Hypothesis, Rejection, Unit
-from operators.hallucination import HallucinationRules, check
-from operators.whisperx_asr import canonical_language
 from stages.base import Resources, reject
 
 

@@ -18,11 +18,11 @@ from functools import partial
 
 import numpy as np
 
-from operators.audio import encode_flac, encode_opus
+from operators.audio.decode import encode_flac, encode_opus
 from operators.clip import Unit
 from operators.filterbank import MelSums, filterbank
 from operators.shard import Row, decode_member, ledger_bytes, unit_rows, write_tar
-from operators.text import Normaliser, tokens
+from operators.text.spoken import Normaliser, tokens
 from stages.base import Resources, Store
 
 

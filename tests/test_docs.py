@@ -16,9 +16,12 @@ import pytest
 import yaml
 
 from model_training import config as training
-from operators import audio, hallucination, rover, shard
-from pipeline import config, sources
-from pipeline.reading import explain
+from operators import agreement, shard
+from operators.asr import hallucination
+from operators.audio import decode as audio
+from pipeline import config
+from pipeline.display.words import explain
+from pipeline.sources import files as sources
 from stages import segment, transcribe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +36,7 @@ BY_STAGE: dict[str, tuple[str, ...]] = {
     "segment": ("too_short",),
     "transcribe": (*hallucination.REASONS, "other_language", "uncertain_language"),
     "copilot": ("no_copilot",),
-    "rover": rover.REASONS,
+    "rover": agreement.REASONS,
 }
 """Which stage may give which reason. Those without a list of their own in the code are looked for in its text below."""
 
@@ -55,7 +58,7 @@ def test_the_table_of_reasons_is_the_codes() -> None:
 
 def test_every_reason_is_explained() -> None:
     unexplained = sorted({reason for reason in chain.from_iterable(BY_STAGE.values()) if not explain(reason)})
-    assert not unexplained, f"pipeline.reading.EXPLANATIONS lacks {unexplained}"
+    assert not unexplained, f"pipeline.display.words.EXPLANATIONS lacks {unexplained}"
 
 
 @pytest.mark.parametrize(("module", "stage"), [(segment, "segment"), (segment, "fetch"), (transcribe, "transcribe")])

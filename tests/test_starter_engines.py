@@ -18,7 +18,7 @@ from examples.starter_engines import (
     evaluate,
     grammar,
 )
-from operators.audio import AudioError, decode
+from operators.audio.decode import AudioError, decode
 from tests.starter import DEMO, MODELS, SAMPLE_RATE, load_whisper
 
 # --- what is shipped --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from examples.starter_engines import (
     synthesize,
     whisper,
 )
-from operators.audio import decode
+from operators.audio.decode import decode
 from operators.errors import UserError
 from tests.starter import SAMPLE_RATE, load_whisper
 

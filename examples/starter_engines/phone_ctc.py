@@ -1,7 +1,7 @@
 """An auxiliary CTC head over phones, for training only: it teaches an encoder what sounds there are before any word is
 known.
 
-    texts ──operators.phones──> phone sequences ──> inventory (some 200: pinyin initials, finals with tone, CMU phones)
+    texts ──operators.text.phones──> phones ──> inventory (some 200: pinyin initials, finals with tone, CMU phones)
     encoder output [batch, frames, width] ──Linear──> CTC loss per phone
 
 Words are many and each is rare; phones are few and in every word. With this head both engines leave the plateau, where
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from operators.phones import Phonetiser
+from operators.text.phones import Phonetiser
 
 if TYPE_CHECKING:
     import torch

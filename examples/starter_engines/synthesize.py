@@ -23,7 +23,7 @@ import numpy as np
 from examples.starter_engines import acoustics
 from examples.starter_engines.grammar import sentence
 from examples.starter_engines.voices import SAMPLE_RATE, Speaker, say
-from operators.audio import AudioError, decode
+from operators.audio.decode import AudioError, decode
 from operators.errors import UserError
 
 NONSPEECH_SHARE = 0.08

@@ -14,7 +14,7 @@ import yaml
 from model_training import __main__ as training
 from model_training import config as training_config
 from pipeline import config, recipe
-from pipeline.run import check_fit
+from pipeline.executor.ray_data import check_fit
 from pipeline.storage import Fetch, open_store
 from tests.conftest import REPOSITORY
 from tests.deploy import manifests

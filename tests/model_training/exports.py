@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from model_training import checkpoint, config
-from model_training.features import Cmvn
-from model_training.model import SpeechModel
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import Scheme
+from model_training import config
+from model_training.data.features import Cmvn
+from model_training.model.speech_model import SpeechModel
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import Scheme
+from model_training.training import checkpoint
 
 SMALL = [
     "model.d_model=32",

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model_training.features import Cmvn
-from model_training.index import Row, write_index
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import Scheme
+from model_training.data.features import Cmvn
+from model_training.data.index import Row, write_index
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import Scheme
 from operators.filterbank import MelSums, filterbank
 from operators.shard import feature_frames
 from tests.model_training.corpus import RATE, encoded, write_tar

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model_training.augment import (
+from model_training.data.augment import (
     Augment,
     AugmentSettings,
     add_noise,

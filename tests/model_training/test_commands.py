@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from model_training import config, decode
+from model_training import config
 from model_training.__main__ import main
-from model_training.export import export
-from model_training.index import Index, write_index
-from model_training.recognize import Recognizer
-from model_training.tables import from_json
+from model_training.data.index import Index, write_index
+from model_training.decoding import decode
+from model_training.decoding.recognize import Recognizer
+from model_training.evaluation.tables import from_json
+from model_training.export.export import export
 from model_training.train import train
 from tests.model_training.corpus import encoded, write_tar
 from tests.model_training.handoffs import beeps, make_handoff
@@ -205,7 +206,7 @@ def test_only_a_stopped_training_is_said_to_go_on(
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("model_training.handoff.Handoff.open", stop)
+    monkeypatch.setattr("model_training.data.handoff.Handoff.open", stop)
     where = ["--out", str(tmp_path)] if command == "train" else [str(run)]
     assert main([command, *where, "--data", str(handoff)]) == 130
     assert ("goes on from the last checkpoint" in capsys.readouterr().err) == (command == "train")

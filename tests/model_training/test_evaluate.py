@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from model_training.evaluate import Evaluation, Result, evaluate, evaluate_scorers
-from model_training.metrics import (
+from model_training.evaluation.evaluate import Evaluation, Result, evaluate, evaluate_scorers
+from model_training.evaluation.metrics import (
     ErrorRate,
     Proportion,
     Scores,
 )
-from model_training.perception import Recognition, build_targets
-from model_training.tables import from_json, make_tables, render, to_html, to_json
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import EOT, Scheme
+from model_training.evaluation.tables import from_json, make_tables, render, to_html, to_json
+from model_training.text.perception import Recognition, build_targets
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import EOT, Scheme
 from operators.errors import UserError
 
 TOKENIZER = Tokenizer.train(["你好吗我很 hello there world", "hello the other"], Scheme(), bpe_size=40)
@@ -292,7 +292,7 @@ def test_the_model_is_evaluated_at_every_size_and_left_as_it_was() -> None:
     import torch
 
     from model_training.config import ModelSettings, MoESettings
-    from model_training.model import SpeechModel
+    from model_training.model.speech_model import SpeechModel
 
     torch.manual_seed(0)
     settings_ = ModelSettings(
@@ -341,8 +341,8 @@ def test_cached_steps_score_as_whole_sequences_do() -> None:
     import torch
 
     from model_training.config import ModelSettings, MoESettings
-    from model_training.model import SpeechModel
-    from model_training.scorer import ModelScorer
+    from model_training.decoding.scorer import ModelScorer
+    from model_training.model.speech_model import SpeechModel
 
     torch.manual_seed(1)
     settings_ = ModelSettings(

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from model_training.evaluate import Evaluation, Result
-from model_training.export import Exported, add_arguments, export, load, main
-from model_training.metrics import ErrorRate, Scores
-from model_training.model import SpeechModel
-from model_training.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
-from model_training.scorer import ModelScorer
-from model_training.tables import to_json
+from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.scorer import ModelScorer
+from model_training.evaluation.evaluate import Evaluation, Result
+from model_training.evaluation.metrics import ErrorRate, Scores
+from model_training.evaluation.tables import to_json
+from model_training.export.export import Exported, add_arguments, export, load, main
+from model_training.model.speech_model import SpeechModel
 from operators.errors import UserError
 from tests.model_training.exports import full_model, make_checkpoint
 

@@ -13,11 +13,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model_training.batching import BatchPlan, Planner
-from model_training.features import Cmvn
-from model_training.index import INDEX_SCHEMA, Index, Row, write_index
-from model_training.plain_tars import IndexSettings, index_from_tars
-from model_training.reading import Batches, Reader, check_shards
+from model_training.data.batching import BatchPlan, Planner
+from model_training.data.features import Cmvn
+from model_training.data.index import INDEX_SCHEMA, Index, Row, write_index
+from model_training.data.plain_tars import IndexSettings, index_from_tars
+from model_training.data.reading import Batches, Reader, check_shards
 from model_training.storage import Storage, resolve
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank

@@ -11,10 +11,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from model_training.evaluate import score_clip
-from model_training.metrics import NO_ANSWER, ErrorRate, EventCounts, LabelCounts, Proportion, reference_tokens
-from model_training.perception import Recognition
-from model_training.tokens import Scheme
+from model_training.evaluation.evaluate import score_clip
+from model_training.evaluation.metrics import (
+    NO_ANSWER,
+    ErrorRate,
+    EventCounts,
+    LabelCounts,
+    Proportion,
+    reference_tokens,
+)
+from model_training.text.perception import Recognition
+from model_training.text.tokens import Scheme
 
 SCHEME = Scheme()
 

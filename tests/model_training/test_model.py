@@ -10,10 +10,10 @@ import torch.nn.functional as F
 
 from model_training import config
 from model_training.config import ModelSettings, MoESettings
-from model_training.conformer import RelativeAttention, relative_positions, subsampled
-from model_training.decoder import Cache
-from model_training.losses import attention_loss, losses
-from model_training.model import SpeechModel
+from model_training.model.conformer import RelativeAttention, relative_positions, subsampled
+from model_training.model.decoder import Cache
+from model_training.model.speech_model import SpeechModel
+from model_training.training.losses import attention_loss, losses
 from operators.errors import UserError
 
 V = 30

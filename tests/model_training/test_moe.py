@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model_training.config import MoESettings, OptimizerSettings
-from model_training.moe import ElasticMoE, Routing
-from model_training.optimizer import make_optimizer
+from model_training.model.moe import ElasticMoE, Routing
+from model_training.training.optimizer import make_optimizer
 
 D, WIDTH = 12, 10
 

@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_training.perception import (
+from model_training.text.perception import (
     NO_TARGET,
     Grammar,
     build_targets,
     parse,
     trainable_tasks,
 )
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
 from operators.errors import UserError
 
 TOKENIZER = Tokenizer.train(["你好吗 hello there hello", "the other"], Scheme(), bpe_size=30)

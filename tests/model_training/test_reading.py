@@ -13,12 +13,12 @@ import soundfile
 import torch
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 
-from model_training.augment import Augment, AugmentSettings
-from model_training.batching import BatchPlan, Planner
-from model_training.features import Cmvn
-from model_training.handoff import Handoff
-from model_training.index import Index, Row
-from model_training.reading import BadSample, Batch, Batches, Reader, check_shards, load_noises
+from model_training.data.augment import Augment, AugmentSettings
+from model_training.data.batching import BatchPlan, Planner
+from model_training.data.features import Cmvn
+from model_training.data.handoff import Handoff
+from model_training.data.index import Index, Row
+from model_training.data.reading import BadSample, Batch, Batches, Reader, check_shards, load_noises
 from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank

@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_training.export import export
-from model_training.features import Cmvn
-from model_training.perception import Grammar
-from model_training.recognize import Recognizer, add_arguments, main
-from model_training.scorer import ModelScorer
-from model_training.search import METHODS, SearchSettings, decode_batch
-from model_training.windows import cut, windows
+from model_training.data.features import Cmvn
+from model_training.decoding.recognize import Recognizer, add_arguments, main
+from model_training.decoding.scorer import ModelScorer
+from model_training.decoding.search import METHODS, SearchSettings, decode_batch
+from model_training.decoding.windows import cut, windows
+from model_training.export.export import export
+from model_training.text.perception import Grammar
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE, filterbank
 from tests.model_training.exports import full_model, make_checkpoint
@@ -85,7 +85,7 @@ class Refuse:
         if name.partition(".")[0] in ("torch", "onnx", "torchaudio", "safetensors"):
             raise AssertionError(f"the recogniser imports {{name}}")
 sys.meta_path.insert(0, Refuse())
-from model_training.recognize import Recognizer
+from model_training.decoding.recognize import Recognizer
 recognizer = Recognizer({str(folder)!r}, threads=1)
 for method in {METHODS!r}:
     (found,) = recognizer.recognize([{str(tmp_path / "a.flac")!r}], method=method, beam=2)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-from model_training import checkpoint as checkpoints
 from model_training import config
 from model_training.__main__ import main
 from model_training.train import train
+from model_training.training import checkpoint as checkpoints
 from operators.errors import UserError
 from tests.model_training.handoffs import make_handoff
 from tests.model_training.test_train import REPOSITORY, SMALL, command, same, weights

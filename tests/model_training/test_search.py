@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_training.perception import Grammar
-from model_training.search import (
+from model_training.decoding.search import (
     METHODS,
     Hypothesis,
     SearchSettings,
@@ -22,8 +21,9 @@ from model_training.search import (
     ctc_prefix_beam,
     decode_batch,
 )
-from model_training.tokenizer import Tokenizer
-from model_training.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
+from model_training.text.perception import Grammar
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
 from operators.errors import UserError
 
 SCHEME = Scheme(

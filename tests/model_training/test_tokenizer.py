@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_training.bpe import BOUNDARY
-from model_training.tokenizer import Tokenizer, is_unspaced, written_tokens
-from model_training.tokens import UNK, Scheme
+from model_training.text.bpe import BOUNDARY
+from model_training.text.tokenizer import Tokenizer, is_unspaced, written_tokens
+from model_training.text.tokens import UNK, Scheme
 from operators.errors import UserError
-from operators.text import evaluation_form
+from operators.text.spoken import evaluation_form
 
 # The first assigned character of each block: URO, A to I, compatibility ideographs and their supplement, 〇 and 々.
 HAN_BLOCKS = "一㐀\U00020000\U0002a700\U0002b740\U0002b820\U0002ceb0\U0002ebf0\U00030000\U00031350豈\U0002f800〇々"
@@ -158,6 +158,8 @@ def test_nothing_to_train_on_is_a_user_error() -> None:
 
 
 def test_tokenizer_and_grammar_need_no_torch() -> None:
-    script = "import sys, model_training.search, model_training.perception; sys.exit('torch' in sys.modules)"
+    script = (
+        "import sys, model_training.decoding.search, model_training.text.perception; sys.exit('torch' in sys.modules)"
+    )
     root = Path(__file__).resolve().parents[2]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=root)

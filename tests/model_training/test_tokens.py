@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model_training.tokens import BLANK, CONTROLS, EOT, SOT, UNK, Scheme, spell
+from model_training.text.tokens import BLANK, CONTROLS, EOT, SOT, UNK, Scheme, spell
 from operators.errors import UserError
 
 

@@ -19,12 +19,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from model_training import checkpoint as checkpoints
 from model_training import config
 from model_training.__main__ import main
-from model_training.index import Index, write_index
-from model_training.optimizer import draw_group, learning_rate, make_optimizer
+from model_training.data.index import Index, write_index
 from model_training.train import train
+from model_training.training import checkpoint as checkpoints
+from model_training.training.optimizer import draw_group, learning_rate, make_optimizer
 from operators.errors import UserError
 from tests.model_training.handoffs import make_handoff
 
@@ -228,7 +228,7 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
 def test_a_batch_without_usable_clips_stops_nobody(handoff: Path, tmp_path: Path) -> None:
     data = bytearray((handoff / "train.tar").read_bytes())
     # Each clip's audio is spoilt behind its header: the tar is whole, every clip is bad but those of one stretch
-    from model_training.index import Index
+    from model_training.data.index import Index
 
     index = Index.open(str(handoff / "train.arrow"))
     rows = [index.row(number) for number in range(len(index))]
@@ -384,8 +384,8 @@ def test_a_run_does_not_go_on_with_other_settings_or_another_tokenizer(handoff: 
     with pytest.raises(UserError, match=r"another loss\.ctc_weight"):
         train(str(handoff), run, config.load(None, [*SMALL, "train.max_steps=2", "loss.ctc_weight=0.5"]))
     other = Path(shutil.copytree(handoff, tmp_path / "handoff"))
-    from model_training.tokenizer import Tokenizer
-    from model_training.tokens import Scheme
+    from model_training.text.tokenizer import Tokenizer
+    from model_training.text.tokens import Scheme
 
     Tokenizer.train("ABCDEFGHI", Scheme(events=("dog",)), bpe_size=10).save(other / "tokenizer")
     with pytest.raises(UserError, match="another tokenizer"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.audio import (
+from operators.audio.decode import (
     REASONS,
     AudioError,
     Decoded,

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
-from operators.asr import FunAsr, WhisperX
+from operators.asr.recogniser import FunAsr, WhisperX
 from operators.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -223,8 +223,8 @@ socket.socket.connect = socket.getaddrinfo = refuse
 logging.basicConfig(level=logging.INFO, format="host %(message)s")
 before = (list(logging.root.handlers), logging.root.level)
 import numpy as np
-from operators.asr import FunAsr, WhisperX
-assert "torch" not in sys.modules, "importing operators.asr must stay cheap"
+from operators.asr.recogniser import FunAsr, WhisperX
+assert "torch" not in sys.modules, "importing operators.asr.recogniser must stay cheap"
 silence = [np.zeros(32000, np.int16)] * 2
 for engine in (WhisperX(sys.argv[1], compute_type="int8"), FunAsr(sys.argv[2])):
     assert len(engine.transcribe(silence, [None, "zh"])) == 2

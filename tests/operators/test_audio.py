@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.audio import (
+from operators.audio.decode import (
     REASONS,
     FileRange,
     Limits,
@@ -233,7 +233,7 @@ def test_opus_keeps_length_and_sound(samples: int) -> None:
 
 def test_encoded_bytes_are_the_same_in_every_process() -> None:
     program = (
-        "import sys, hashlib, numpy as np; from operators.audio import encode_flac, encode_opus;"
+        "import sys, hashlib, numpy as np; from operators.audio.decode import encode_flac, encode_opus;"
         "pcm = np.random.default_rng(3).integers(-9000, 9000, 40000).astype(np.int16);"
         "sys.stdout.write(hashlib.sha256(encode_flac(pcm) + encode_opus(pcm)).hexdigest())"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from operators.audio import (
+from operators.audio.decode import (
     PROBLEMS,
     AudioError,
     Limits,

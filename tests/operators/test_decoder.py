@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.audio import AudioError, FileRange, Limits, decode, probe
+from operators.audio.decode import AudioError, FileRange, Limits, decode, probe
+from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE
-from operators.decoder import IsolatedDecoder
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
@@ -198,9 +198,9 @@ def test_memory_is_bounded(speech: str) -> None:
 def test_opening_a_file_loads_no_library(speech: str) -> None:
     """The limit is in force by then: what does not fit any more must be the file, not code."""
     script = (
-        "import sys, operators.decoder, operators.audio\n"
+        "import sys, operators.audio.isolated, operators.audio.decode\n"
         "before = set(sys.modules)\n"
-        "operators.audio.decode(sys.argv[1])\n"
+        "operators.audio.decode.decode(sys.argv[1])\n"
         "print(*sorted(set(sys.modules) - before))"
     )
     done = subprocess.run(
@@ -244,7 +244,7 @@ def test_close_ends_the_child_and_it_may_start_again(decoder: IsolatedDecoder, s
 def test_the_child_dies_with_its_parent_and_nothing_reaches_the_terminal(endless: FileRange) -> None:
     program = f"""
 import os, sys, threading, time
-from operators.decoder import IsolatedDecoder, FileRange
+from operators.audio.isolated import IsolatedDecoder, FileRange
 decoder = IsolatedDecoder()
 try: decoder.decode(FileRange({__file__!r}))
 except Exception: pass

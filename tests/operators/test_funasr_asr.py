@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.asr import CopilotRouter, FunAsr, Recogniser
+from operators.asr.funasr import plain_text, plan_batches
+from operators.asr.recogniser import CopilotRouter, FunAsr, Recogniser
 from operators.clip import Hypothesis
 from operators.errors import UserError
-from operators.funasr_asr import plain_text, plan_batches
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.errors import UserError
-from operators.hallucination import (
+from operators.asr.hallucination import (
     EMPTY_ASR,
     LOOP,
     LOW_LOGPROB,
@@ -21,6 +20,7 @@ from operators.hallucination import (
     RateLimits,
     check,
 )
+from operators.errors import UserError
 
 RULES = HallucinationRules()
 

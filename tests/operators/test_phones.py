@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from pypinyin import Style, lazy_pinyin
 from rapidfuzz.distance import Levenshtein
 
-from operators.english_phones import cmu_dictionary, guess, letter_to_sound
-from operators.phones import Phonetiser, primary_language
+from operators.text.phones import Phonetiser, primary_language
+from operators.text.phones_en import cmu_dictionary, guess, letter_to_sound
 
 PHONES = Phonetiser().phones
 

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.clip import Agreement, Hypothesis
-from operators.errors import UserError
-from operators.rover import (
+from operators.agreement import (
     EMPTY_ASR,
     EMPTY_COPILOT,
     PER,
@@ -27,8 +25,10 @@ from operators.rover import (
     judge_pair,
     reject,
 )
-from operators.text import Normaliser, tokens
-from operators.vote import vote, vote_tokens
+from operators.clip import Agreement, Hypothesis
+from operators.errors import UserError
+from operators.rover import vote, vote_tokens
+from operators.text.spoken import Normaliser, tokens
 
 TOKENS = st.lists(st.sampled_from(["我", "你", "the", "a", "x"]), max_size=12)
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from operators.agreement import Rover
 from operators.clip import Hypothesis
-from operators.rover import Rover
 
 TABLE = Path(__file__).resolve().parent.parent / "data" / "rover_pairs.tsv"
 COLUMNS = ["id", "category", "language", "asr", "copilot", "verdict", "why"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
-from operators.segments import CutSettings, Cutting, cut, quiet_point
+from operators.speech.segments import CutSettings, Cutting, cut, quiet_point
 
 NOISE = (np.random.default_rng(1).normal(size=30 * 60 * SAMPLE_RATE) * 1000).astype(np.int16)
 

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import webdataset
 
-from operators.audio import encode_flac
+from operators.audio.decode import encode_flac
 from operators.clip import Clip, Hypothesis, Piece, Recording, Rejection, Span, Stretch, Unit, Verdict, clip_id
 from operators.shard import LEDGER_SCHEMA, content_hash, feature_frames, ledger_bytes, read_ledger, unit_rows, write_tar
 

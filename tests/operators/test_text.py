@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators.numbers import english_value, han_value, parse_han, reread_english
-from operators.text import Normaliser, evaluation_form, tokens
+from operators.text.numbers import english_value, han_value, parse_han, reread_english
+from operators.text.spoken import Normaliser, evaluation_form, tokens
 
 LANGUAGES = st.sampled_from([None, "zh", "en", "yue", "ja", "de", "ko", "th", "zh-CN", "sichuan"])
 PIECES = """

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from operators import fsmn
-from operators.audio import decode
+from operators.audio.decode import decode
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
-from operators.vad import Scores, Thresholds, VoiceActivity, hysteresis, load_vad
+from operators.speech import fsmn
+from operators.speech.vad import Scores, Thresholds, VoiceActivity, hysteresis, load_vad
 
 ENGINES = ("pyannote", "silero", "fsmn")
 
@@ -188,7 +188,7 @@ def test_pyannote_in_half_precision_hears_the_same(reading: np.ndarray) -> None:
 
 def test_loading_and_running_pyannote_leaves_the_terminal_clean() -> None:
     code = (
-        "import numpy as np; from operators.vad import load_vad; import os\n"
+        "import numpy as np; from operators.speech.vad import load_vad; import os\n"
         "load_vad('pyannote').speech(np.zeros(16000, np.int16))\n"
         "assert os.environ['PYANNOTE_METRICS_ENABLED'] == '0'"
     )

@@ -19,10 +19,11 @@ from typing import Any
 import botocore.client
 
 from operators.clip import Unit
-from pipeline import config, ledger, recipe, run
+from pipeline import config, ledger, recipe
 from pipeline.config import Settings
+from pipeline.executor import ray_data as run
 from pipeline.plan import make_plan
-from pipeline.sources import Length, read_sources
+from pipeline.sources.files import Length, read_sources
 from pipeline.storage import Fetch, open_store
 from tests import fast_engines
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import SourceSettings
-from pipeline.sources import SourceFile, read_sources
+from pipeline.sources.files import SourceFile, read_sources
 
 
 def read(*paths: object, **settings: Any) -> list[SourceFile]:

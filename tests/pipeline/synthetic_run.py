@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from operators.audio import encode_flac
+from operators.audio.decode import encode_flac
 from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.shard import LEDGER_SCHEMA, ledger_bytes, read_ledger
 from stages.write_shard import shard_keys

@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from operators.audio import AudioError
+from operators.audio.decode import AudioError
 from operators.errors import UserError
 from operators.shard import read_ledger
 from pipeline import config

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from operators.errors import UserError
-from pipeline.run import scatter
+from pipeline.executor.ray_data import scatter
 from tests import fast_engines
 from tests.pipeline.kills import start, sweep
 

@@ -14,11 +14,11 @@ import pytest
 
 from operators.filterbank import MelSums, filterbank
 from operators.shard import content_hash, decode_member, read_ledger
-from pipeline import handoff_command
 from pipeline.__main__ import main
-from pipeline.clip_keys import first_places
-from pipeline.handoff_clips import Gathered
-from pipeline.handoff_split import Shares, split_gathered, split_nodes
+from pipeline.handoff import command as handoff_command
+from pipeline.handoff.clip_keys import first_places
+from pipeline.handoff.clips import Gathered
+from pipeline.handoff.split import Shares, split_gathered, split_nodes
 from tests.pipeline.handoffs import (
     SHARES,
     as_older_versions_wrote,
@@ -87,8 +87,8 @@ def test_rows_are_the_ledgers(runs: tuple[str, str], hand_off: Callable[..., Pat
 
 
 def test_the_trainer_opens_it(runs: tuple[str, str], tokenizer: str) -> None:
-    from model_training.handoff import Handoff
-    from model_training.index import Index
+    from model_training.data.handoff import Handoff
+    from model_training.data.index import Index
 
     made = Handoff.open(tokenizer)
     train = made.index("train")
@@ -326,7 +326,7 @@ def test_the_training_command_is_printed_and_launched(
     (package / "__main__.py").write_text(
         f"import json, sys; json.dump(sys.argv[1:], open({str(started)!r}, 'w')); sys.exit(7)"
     )
-    monkeypatch.setattr("pipeline.handoff_tokenizer._ROOT", package.parent)
+    monkeypatch.setattr("pipeline.handoff.tokenizer._ROOT", package.parent)
     monkeypatch.chdir(package.parent)
     hand_off(runs[0], "--launch", code=7)
     assert json.loads(started.read_text()) == ["train", "--data", str(out)]

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from operators.whisperx_asr import LANGUAGES
+from operators.asr.whisperx import LANGUAGES
 from pipeline.__main__ import main
 from tests import fast_engines
 

@@ -16,7 +16,7 @@ import pytest
 
 from operators.errors import UserError
 from pipeline.config import SourceSettings
-from pipeline.sources import UNSORTED, check_source
+from pipeline.sources.files import UNSORTED, check_source
 from pipeline.storage import Fetch
 from tests.pipeline.source_files import manifest, problems, read
 

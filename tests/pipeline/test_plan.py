@@ -19,7 +19,7 @@ from operators.clip import SAMPLE_RATE, Piece, Rejection, Unit
 from operators.errors import UserError
 from pipeline.config import PlanSettings
 from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan
-from pipeline.sources import Length, SourceFile
+from pipeline.sources.files import Length, SourceFile
 from pipeline.storage import open_store
 
 MINUTE = 60 * SAMPLE_RATE

@@ -14,7 +14,7 @@ import pytest
 
 from operators.errors import UserError
 from pipeline import config, recipe
-from pipeline.run import check_fit
+from pipeline.executor.ray_data import check_fit
 from pipeline.storage import Fetch, open_store
 from tests import fast_engines
 from tests.conftest import REPOSITORY

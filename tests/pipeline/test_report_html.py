@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import soundfile
 
-from pipeline.report import Thresholds, write_report
-from pipeline.report_html import shown_domains
-from pipeline.retention import fold
+from pipeline.report.page import shown_domains
+from pipeline.report.retention import fold
+from pipeline.report.write import Thresholds, write_report
 from tests.browser import Browser
 from tests.pipeline.synthetic_run import (
     PROFILES,

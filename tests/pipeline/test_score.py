@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from operators.agreement import Rules, error_rate
 from operators.errors import UserError
-from operators.rover import Rules, error_rate
-from operators.text import evaluation_form, tokens
-from pipeline.score import Score, headline
-from pipeline.score_counts import SCORE_COLUMNS, Question
-from pipeline.score_figures import CurvePoint, Figure, Scope
-from pipeline.score_page import render_page
-from pipeline.truth import Slack
+from operators.text.spoken import evaluation_form, tokens
+from pipeline.score.counts import SCORE_COLUMNS, Question
+from pipeline.score.figures import CurvePoint, Figure, Scope
+from pipeline.score.page import render_page
+from pipeline.score.scoring import Score, headline
+from pipeline.score.truth import Slack
 from tests.pipeline.synthetic_run import clip_row, rejected, stretch_row
 from tests.pipeline.truths import (
     SECOND,

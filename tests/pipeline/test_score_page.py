@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from pipeline.score import Score, headline, render_terminal
-from pipeline.score_page import render_page
+from pipeline.score.page import render_page
+from pipeline.score.scoring import Score, headline, render_terminal
 from tests.browser import Browser
 from tests.pipeline.truths import clip, crawl_run, heard, scored, truth_bytes, truth_line, whole
 

@@ -17,9 +17,9 @@ import pytest
 
 from operators.errors import UserError
 from pipeline.config import S3Settings, SourceSettings
-from pipeline.sources import UNSORTED, SourceFile, check_source, probe_files, read_sources
+from pipeline.sources.files import UNSORTED, SourceFile, check_source, probe_files, read_sources
+from pipeline.sources.tar_index import TarError, read_members
 from pipeline.storage import Fetch, open_store
-from pipeline.tar_index import TarError, read_members
 from tests.pipeline.source_files import make, manifest, problems, read, tar_bytes
 from tests.s3_server import FaultyProxy
 

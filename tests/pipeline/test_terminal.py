@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from pipeline.terminal import WideTable
+from pipeline.display.terminal import WideTable
 
 NAMES = ("audiobook", "访谈节目", "a-domain-with-a-name-as-long-as-a-path/" * 3)
 HEADERS = ("files", "un-\nreadable", "clips of 2-30 s", "kept", "WER of the copilot", "[b]95 %[/b]")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from operators.clip import Span
 from operators.errors import UserError
-from pipeline.truth import Slack, align, read_truth
+from pipeline.score.truth import Slack, align, read_truth
 from tests.pipeline.truths import SECOND, truth_bytes, truth_line
 
 Seconds = tuple[float, float]

@@ -9,13 +9,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from operators.agreement import Rules
 from operators.clip import SAMPLE_RATE
-from operators.rover import Rules
-from operators.text import Normaliser, tokens
-from pipeline.report import Thresholds
-from pipeline.score import Score, summarise
-from pipeline.score_counts import Question, count
-from pipeline.truth import read_truth
+from operators.text.spoken import Normaliser, tokens
+from pipeline.report.write import Thresholds
+from pipeline.score.counts import Question, count
+from pipeline.score.scoring import Score, summarise
+from pipeline.score.truth import read_truth
 from tests.pipeline.synthetic_run import PROFILES, clip_row, make_run, table
 
 SECOND = SAMPLE_RATE

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from operators.audio import AudioError, Decoded, Limits, Problem
+from operators.asr.hallucination import HallucinationRules
+from operators.audio.decode import AudioError, Decoded, Limits, Problem
+from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Hypothesis, Piece, Recording, Rejection, Span, Unit
-from operators.decoder import IsolatedDecoder
-from operators.hallucination import HallucinationRules
-from operators.segments import CutSettings
+from operators.speech.segments import CutSettings
 from stages.segment import Segment
 from stages.transcribe import Transcribe
 from tests.fast_engines import EnergyVad, HashRecogniser

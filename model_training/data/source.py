@@ -1,0 +1,148 @@
+"""The data of a training run: a hand-off's training and development splits, cut into batches as the settings say.
+
+handoff ──index──> Planner ──> Batches ──> micro-batches of one worker, from any step on
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from model_training.config import Settings
+from model_training.data.audio import BadSample
+from model_training.data.augment import Augment
+from model_training.data.batching import BatchPlan, Planner, Unusable
+from model_training.data.handoff import Handoff
+from model_training.data.index import Row
+from model_training.data.reading import Batch, Batches, Reader, check_shards, load_noises
+from model_training.text.perception import Targets, build_targets
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import ATTRIBUTES
+from model_training.training.monitor import Monitor
+from model_training.training.team import Team
+from operators.errors import UserError
+
+
+class Source:
+    """The training and development data of a handoff, as these settings cut it into batches."""
+
+    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
+        data = settings.data
+        self.handoff, self.tokenizer = handoff, tokenizer
+        self.reader = Reader(handoff.storage)
+        self.cmvn = handoff.cmvn()
+        noises = load_noises(data.augment.noises, handoff.storage)
+        self.augment = Augment(data.augment.settings(), noises)
+        self.index = handoff.index("train")
+        if not len(self.index):
+            raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
+        check_shards(self.index, handoff.storage)
+        plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
+        limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
+        self.planner = Planner(
+            self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits
+        )
+        self.dev = handoff.index("dev") if handoff.has("dev") else None
+        self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
+        self.fingerprint = handoff.fingerprint
+        scheme = tokenizer.scheme
+        self.learnt = {
+            kind: sorted(
+                {known for label in self.index.labels(kind) if (known := scheme.known(kind, label)) is not None}
+            )
+            for kind in (*ATTRIBUTES, "event")
+        }
+        """The labels that any clip of train has: the model can answer with no others."""
+        for task, weight in data.tasks.items():
+            if weight and not self.learnt.get(task, [task]):
+                raise UserError(
+                    f"data.tasks: no clip of {handoff.uri} has a label for {task}; take it out, or label some clips"
+                )
+        self.foreign = sorted(
+            f"{kind}={label}"
+            for kind in self.learnt
+            for label in self.index.labels(kind)
+            if scheme.known(kind, label) is None
+        )
+        """Labels outside the scheme, which count as unknown."""
+        self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
+        """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has
+        any.
+        """
+
+    def unusable(self) -> Iterator[Unusable]:
+        """Clips of train and dev that are in no batch: too long or too short for the settings, or for their labels."""
+        for planner in (self.planner, self.dev_planner):
+            if planner is not None:
+                yield from planner.unusable()
+
+    def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
+        return Batches(
+            self.index,
+            self.planner,
+            self.reader,
+            [(weight, self.targets(task, settings)) for task, weight in settings.data.tasks.items()],
+            self.cmvn,
+            self.augment,
+            first_global_batch=first,
+            rank=team.rank,
+            world=team.size,
+            micro_batches=settings.data.micro_batches,
+            workers=settings.data.loaders,
+            on_bad=monitor.bad_sample,
+        )
+
+    def dev_batches(self, settings: Settings, monitor: Monitor) -> Iterator[Batch]:
+        """About `eval_clips` clips of dev, the same each time, as they are."""
+        if self.dev is None or self.dev_planner is None:
+            return
+        last = self.dev_planner.batches_per_epoch(0)
+        batches = Batches(
+            self.dev,
+            self.dev_planner,
+            self.reader,
+            self.targets("transcribe", settings),
+            self.cmvn,
+            last_global_batch=last,
+            on_bad=monitor.bad_sample,
+        )
+        seen = 0
+        for batch in batches:
+            if seen >= settings.train.eval_clips:
+                return
+            seen += len(batch.clip_ids)
+            yield batch
+
+    def targets(self, task: str, settings: Settings) -> TaskTargets:
+        return TaskTargets(self.tokenizer, task, settings.data.task_order, settings.data.forget_attributes)
+
+
+@dataclass(frozen=True)
+class TaskTargets:
+    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch.
+
+    Raises BadSample for a label that the tokenizer cannot spell: learning it with a gap would teach to leave words out.
+    """
+
+    tokenizer: Tokenizer
+    task: str
+    order: str
+    forget: float = 0.0
+
+    def __call__(self, row: Row) -> Targets:
+        if self.forget:
+            kept: dict[str, Any] = {
+                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.forget else None
+                for kind in ("language", "age", "gender", "emotion")
+            }
+            row = replace(row, **kept)
+        unknown = self.tokenizer.unknown(row.label)
+        if unknown:
+            raise BadSample(row.clip_id, "unknown_token", f"the tokenizer has no unit for {' '.join(unknown)}")
+        return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]
+
+    @staticmethod
+    def _lot(clip_id: str, kind: str) -> float:
+        return int.from_bytes(hashlib.sha256(f"{clip_id}\n{kind}".encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,1 @@
+"""From scores to text: searches, scorers, recognition of whole files."""

@@ -1,0 +1,87 @@
+"""What a checkpoint hears: recordings of any length, or the clips of a hand-off's split.
+
+    file ──hear──> windows ──ModelScorer──> search ──join──> one JSON line        split ──labelled_sets──> a line for
+    each clip
+
+The same cutting and joining as in recognize.py, with torch. `load` is shared with `eval`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+import torch
+
+from model_training.data.handoff import Handoff
+from model_training.decoding.recognize import check_task, hear, join
+from model_training.decoding.scorer import ModelScorer
+from model_training.decoding.search import SearchSettings, decode_batch
+from model_training.evaluation.sets import LoadedModel, labelled_sets, load_model
+from model_training.model.device import pick_device
+from model_training.text.perception import Grammar, Recognition
+from operators.errors import UserError
+
+
+def decode(options: argparse.Namespace) -> int:
+    """Recordings, or the clips of a split, as JSON lines. A recording that cannot be read is named, and the code is
+    then 2.
+    """
+    if bool(options.files) == bool(options.data):
+        raise UserError("give audio files, or --data with a hand-off")
+    loaded = load(options, options.checkpoint, [options.method])
+    given = dict(pair.partition("=")[::2] for pair in options.given)
+    order = loaded.settings.data.task_order or None
+    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, learnt=loaded.learnt)  # type: ignore[arg-type]
+    search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
+    group = options.group if options.group is not None else loaded.model.groups[-1]
+    loaded.model.routing(group)
+
+    def show(clip: str, found: Recognition, **label: str) -> None:
+        record = {key: getattr(found, key) for key in ("text", "language", "age", "gender", "emotion", "events")}
+        print(json.dumps({"clip": clip, **record, **label}, ensure_ascii=False), flush=True)
+
+    failed = False
+    for path in options.files:
+        try:
+            show(path, recognise_file(path, loaded, group, grammar, search))
+        except UserError as error:
+            print(f"touchasp: {error}", file=sys.stderr)
+            failed = True
+    sets = labelled_sets(Handoff.open(options.data), options.split, loaded) if options.data else {}
+    for batch in (batch for batches in sets.values() for batch in batches):
+        for sample in batch.bad:
+            print(f"{sample.clip_id}: {sample.reason} ({sample.detail})", file=sys.stderr)
+        if batch.rows:
+            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, group)
+            for row, found in zip(batch.rows, decode_batch(scorer, loaded.tokenizer, grammar, search), strict=True):
+                show(row.clip_id, found, label=row.label)
+    return 2 if failed else 0
+
+
+def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> LoadedModel:
+    """The model that the options ask for. Raises UserError where it was not trained for the task, or a method cannot do
+    it.
+    """
+    for name, value, least in (("--threads", options.threads, 0), ("--average", options.average, 1)):
+        if value < least:
+            raise UserError(f"{name} {value}: must be at least {least}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    loaded = load_model(path, average=options.average, ema=options.ema, device=str(pick_device(options.device)))
+    check_task(options.task, loaded.tasks, methods)
+    return loaded
+
+
+def recognise_file(path: str, loaded: LoadedModel, group: int, grammar: Grammar, search: SearchSettings) -> Recognition:
+    """What a recording of any length says, cut and joined as `recognize` does. Raises UserError for one that cannot be
+    read.
+    """
+    parts: list[tuple[Recognition, int]] = []
+    for features_F80 in hear(path, loaded.settings.data.max_clip_frames, loaded.cmvn):
+        frames = len(features_F80)
+        scorer = ModelScorer(loaded.model, torch.from_numpy(features_F80).unsqueeze(0), torch.tensor([frames]), group)
+        parts += [(found, frames) for found in decode_batch(scorer, loaded.tokenizer, grammar, search)]
+    return join(parts, loaded.tokenizer)

@@ -1,0 +1,180 @@
+"""An exported model in onnxruntime, and a batch encoded by it as the search wants to see it. No torch here.
+
+    features_BF80 ──encoder.onnx──> log_probs_BSV ──> Scorer.ctc
+                          └──> encoded_BSD ──keys.onnx──> keys ──decoder.onnx + past──> Scorer.next, Scorer.score
+
+Shapes: B clips, F feature frames, S encoder frames, D model width, V vocabulary, R rows (hypotheses), L tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model_training.data.features import Cmvn
+from model_training.text.tokenizer import Tokenizer
+from operators.errors import UserError
+
+CONFIG = "config.json"
+CMVN = "cmvn.json"
+SCHEMA_VERSION = 1
+FORMATS = ("safetensors", "onnx", "onnx-int8")
+_KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_frames", "files"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExportFolder:
+    """What an exported folder says of itself: config.json, normalisation and tokenizer, checked against each other."""
+
+    path: Path
+    config: Mapping[str, Any]
+    cmvn: Cmvn
+    tokenizer: Tokenizer
+
+    @staticmethod
+    def open(folder: str | Path) -> ExportFolder:
+        """Raises UserError: no such folder, no export in it, or a file that is missing, cut short or another's."""
+        path = Path(folder)
+        if not path.is_dir():
+            raise UserError(f"no folder {path}: give one that 'python -m model_training export' wrote")
+        sizes = sorted(one.parent.name for one in path.glob(f"*/{CONFIG}"))
+        if sizes and not (path / CONFIG).exists():
+            raise UserError(f"{path} holds several exports: give one of them, for example {path / sizes[0]}")
+        config = _read_json(path / CONFIG)
+        if config.get("schema_version") != SCHEMA_VERSION:
+            raise UserError(f"{path} is an export of another version ({config.get('schema_version')}): export it again")
+        missing = _KEYS - config.keys()
+        if missing or config["format"] not in FORMATS or not isinstance(config["files"], dict):
+            raise UserError(f"{path / CONFIG} is damaged ({', '.join(sorted(missing)) or 'format'}): export it again")
+        for name, size in config["files"].items():
+            if not (path / name).is_file() or (path / name).stat().st_size != size:
+                raise UserError(f"{path / name} is missing or not {size} bytes long: copy the folder again")
+        tokenizer = Tokenizer.load(path)
+        if tokenizer.fingerprint != config["tokenizer"]:
+            raise UserError(f"{path} holds the tokenizer of another model: export it again")
+        return ExportFolder(path, config, Cmvn.from_dict(_read_json(path / CMVN)), tokenizer)
+
+
+class OnnxModel:
+    """The three graphs of a folder. The decoder is loaded when it is first needed; CTC alone never needs it.
+
+    Args:
+        threads: of onnxruntime; 0 lets it take all cores.
+    """
+
+    def __init__(self, folder: ExportFolder, *, threads: int = 0) -> None:
+        if folder.config["format"] not in ("onnx", "onnx-int8"):
+            raise UserError(f"{folder.path} holds {folder.config['format']}: export it with --format onnx or onnx-int8")
+        if threads < 0:
+            raise UserError(f"threads must be 0 (all cores) or more, not {threads}")
+        self._folder, self._threads = folder, threads
+        self.encoder = self._session("encoder.onnx")
+
+    @cached_property
+    def keys(self) -> Any:
+        return self._session("keys.onnx")
+
+    @cached_property
+    def decoder(self) -> Any:
+        return self._session("decoder.onnx")
+
+    @cached_property
+    def names(self) -> tuple[list[str], list[str]]:
+        """Inputs of the decoder that hold the encoder's keys, and those that hold the past."""
+        inputs = [part.name for part in self.decoder.get_inputs()]
+        return [n for n in inputs if n.startswith("encoder_")], [n for n in inputs if n.startswith("past_")]
+
+    def _session(self, name: str) -> Any:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
+        options.log_severity_level = 3
+        path = self._folder.path / name
+        try:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions have no common base
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{path} cannot be loaded ({reason}): export it again") from None
+
+
+class OnnxScorer:
+    """model_training.decoding.search.Scorer of one batch; encodes when made."""
+
+    def __init__(self, model: OnnxModel, features_BF80: np.ndarray, lengths_B: np.ndarray) -> None:
+        """Features float32 with CMVN applied, lengths in feature frames."""
+        self._model = model
+        self._encoded_BSD, lengths, self._log_probs_BSV = model.encoder.run(
+            None, {"features": features_BF80.astype(np.float32, copy=False), "lengths": lengths_B.astype(np.int64)}
+        )
+        self._lengths_B = lengths
+        self.frames = [int(length) for length in lengths]
+        self._past: list[np.ndarray] = []
+        self._clips_R = np.zeros(0, np.int64)
+        self._keys_R: list[np.ndarray] = []
+
+    def ctc(self, clip: int) -> np.ndarray:
+        log_probs_SV: np.ndarray = self._log_probs_BSV[clip, : self.frames[clip]]
+        return log_probs_SV
+
+    def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
+        if parents_H is None:
+            past, tokens_RL = self._no_past(len(ids_HL)), ids_HL
+        else:
+            moved = len(parents_H) != len(self._past[0]) or (parents_H != np.arange(len(parents_H))).any()
+            past = [part[parents_H] for part in self._past] if moved else self._past
+            tokens_RL = ids_HL[:, -1:]
+        logits_RLV, self._past = self._run(tokens_RL, clips_H, past)
+        return _log_softmax(logits_RLV[:, -1])
+
+    def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        return _log_softmax(self._run(ids_HL, clips_H, self._no_past(len(ids_HL)))[0])
+
+    def _run(
+        self, tokens_RL: np.ndarray, clips_R: np.ndarray, past: list[np.ndarray]
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        encoder_names, past_names = self._model.names
+        keys = self._rows(clips_R)
+        feed = dict(zip([*encoder_names, *past_names], [*keys, *past], strict=True))
+        feed |= {"tokens": tokens_RL.astype(np.int64, copy=False), "encoded_lengths": self._lengths_B[clips_R]}
+        logits_RLV, *present = self._model.decoder.run(None, feed)
+        return logits_RLV, present
+
+    @cached_property
+    def _keys(self) -> list[np.ndarray]:
+        keys: list[np.ndarray] = self._model.keys.run(None, {"encoded": self._encoded_BSD})
+        return keys
+
+    def _rows(self, clips_R: np.ndarray) -> list[np.ndarray]:
+        """The encoder's keys of every row, kept while the rows stay those of the same clips."""
+        if len(self._clips_R) != len(clips_R) or (self._clips_R != clips_R).any():
+            self._clips_R, self._keys_R = clips_R.copy(), [part[clips_R] for part in self._keys]
+        return self._keys_R
+
+    def _no_past(self, rows: int) -> list[np.ndarray]:
+        _, heads, _, width = self._keys[0].shape
+        return [np.zeros((rows, heads, 0, width), np.float32) for _ in self._keys]
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_probs: np.ndarray = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return log_probs
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path} ({error.strerror}): is it a folder that export wrote?") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: copy the folder again, or export again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: copy the folder again, or export again")
+    return content

@@ -1,0 +1,220 @@
+"""Recognition with an exported model: onnxruntime and numpy, no torch.
+
+    files, arrays ──windows──> int16 pcm ──filterbank, CMVN──> features ──OnnxScorer──> search ──> joined per recording
+
+    python -m model_training recognize FOLDER AUDIO...
+
+Legend: B windows, F feature frames, 80 mel bins.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model_training.data.features import MIN_FRAMES, Cmvn
+from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.search import METHODS, SearchSettings, decode_batch
+from model_training.decoding.windows import windows
+from model_training.text.perception import Grammar, Recognition
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
+from operators.errors import UserError
+from operators.filterbank import SAMPLE_RATE, SHIFT, WINDOW, filterbank
+
+Audio = str | Path | np.ndarray
+_BATCH_WINDOWS, _BATCH_FRAMES = 8, 6_000
+"""Windows recognised together, and the padded frames that bound them: enough for the decoder's products to pay."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    recording: int
+    features_F80: np.ndarray
+
+
+class Recognizer:
+    """An exported model, ready to listen.
+
+    Args:
+        folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote.
+        threads: of onnxruntime; 0 lets it take all cores.
+
+    Raises:
+        UserError: no such folder, or not a whole ONNX export.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+        self._folder = ExportFolder.open(folder)
+        self._model = OnnxModel(self._folder, threads=threads)
+        self.tokenizer: Tokenizer = self._folder.tokenizer
+        self.config = self._folder.config
+        for key, kind in (("max_frames", int), ("tasks", list)):
+            if not isinstance(self.config[key], kind):
+                raise UserError(f"{self._folder.path / CONFIG} is damaged ({key}): export it again")
+        self.learnt: dict[str, list[str]] | None = self.config.get("learnt")
+        # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
+        self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
+
+    def recognize(
+        self,
+        audio: Iterable[Audio],
+        *,
+        method: str = "attention_rescoring",
+        beam: int = 10,
+        ctc_weight: float = 0.5,
+        task: str = TRANSCRIBE,
+        given: Mapping[str, str] | None = None,
+    ) -> list[Recognition]:
+        """What each recording says. Recordings longer than the model heard in training are cut where they are quiet.
+
+        Args:
+            audio: files (any rate, any number of channels) or arrays of 16 kHz samples, int16 or float in -1 ... 1.
+            method: ctc_greedy | ctc_prefix_beam (text and events only) | attention | attention_rescoring.
+            beam: hypotheses kept; 1 is greedy.
+            given: attributes that the caller knows, for example {"language": "yue"}.
+
+        Raises:
+            UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.
+        """
+        search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight)
+        check_task(task, self.config["tasks"], [method])
+        grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given, learnt=self.learnt)
+        parts: dict[int, list[tuple[Recognition, int]]] = defaultdict(list)
+        recordings = 0
+
+        def heard() -> Iterator[_Window]:
+            nonlocal recordings
+            for one in audio:
+                for features_F80 in hear(one, self.config["max_frames"], self._folder.cmvn):
+                    yield _Window(recordings, features_F80)
+                recordings += 1
+
+        for batch in _batches(heard(), self._together):
+            for window, recognition in zip(batch, self._run(batch, grammar, search), strict=True):
+                parts[window.recording].append((recognition, len(window.features_F80)))
+        return [join(parts[recording], self.tokenizer) for recording in range(recordings)]
+
+    def _run(self, batch: Sequence[_Window], grammar: Grammar, search: SearchSettings) -> list[Recognition]:
+        lengths_B = np.array([len(window.features_F80) for window in batch])
+        features_BF80 = np.zeros((len(batch), lengths_B.max(), batch[0].features_F80.shape[1]), np.float32)
+        for row, window in enumerate(batch):
+            features_BF80[row, : lengths_B[row]] = window.features_F80
+        return decode_batch(OnnxScorer(self._model, features_BF80, lengths_B), self.tokenizer, grammar, search)
+
+
+def check_task(task: str, trained: Sequence[str], methods: Iterable[str]) -> None:
+    """Raises UserError for a task that the model was not trained for, or that a method does not answer."""
+    if task not in trained:
+        raise UserError(f"the model was not trained for the task {task!r}: it has {', '.join(trained)}")
+    for method in methods:
+        if task in ATTRIBUTES and method.startswith("ctc_"):
+            raise UserError(f"{method} gives text and events, no {task}: take the method attention")
+
+
+def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
+    """Normalised features [F, 80] of a recording's windows, none longer than the `max_frames` that the model heard in
+    training.
+
+    Raises:
+        UserError: audio that cannot be read.
+    """
+    longest = max(SAMPLE_RATE, WINDOW + (max_frames - 1) * SHIFT)  # pauses need a second's room
+    for pcm in windows(audio, longest):
+        features_F80 = filterbank(pcm)
+        if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them
+            yield cmvn.apply(features_F80)
+
+
+def join(parts: Sequence[tuple[Recognition, int]], tokenizer: Tokenizer) -> Recognition:
+    """Windows of one recording, each with its frames, as one: text and events in order, each attribute by the frames
+    that speak for it."""
+    if len(parts) == 1:
+        return parts[0][0]
+    ids = tuple(token for part, _ in parts for token in part.ids)
+    labels: dict[str, str | None] = {}
+    for kind in ATTRIBUTES:
+        frames: dict[str, int] = defaultdict(int)
+        for part, length in parts:
+            if (label := getattr(part, kind)) is not None:
+                frames[label] += length
+        labels[kind] = max(frames, key=lambda label: frames[label], default=None)
+    return Recognition(
+        text=tokenizer.decode(token for token in ids if token in tokenizer.text_ids),
+        events=tuple(dict.fromkeys(event for part, _ in parts for event in part.events)),
+        ids=ids,
+        score=sum(part.score or 0.0 for part, _ in parts) if parts else None,
+        **labels,
+    )
+
+
+def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]:
+    """Windows as they come, as many as fit."""
+    batch: list[_Window] = []
+    longest = 0
+    for window in heard:
+        longest = max(longest, len(window.features_F80))
+        if batch and (len(batch) == together or longest * (len(batch) + 1) > _BATCH_FRAMES):
+            yield batch
+            batch, longest = [], len(window.features_F80)
+        batch.append(window)
+    if batch:
+        yield batch
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="an exported model: export --format onnx or onnx-int8")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="WAV, FLAC, Ogg or MP3, of any length")
+    parser.add_argument("--method", default="attention_rescoring", help=f"{' | '.join(METHODS)} (default: %(default)s)")
+    parser.add_argument("--beam", type=int, default=10, help="hypotheses kept; 1 is greedy (default: %(default)s)")
+    parser.add_argument("--task", default=TRANSCRIBE, help="transcribe, or one thing only: language, age, ..., event")
+    parser.add_argument(
+        "--given", action="append", default=[], metavar="KIND=LABEL", help="what you know, for example language=yue"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="processor cores to use (default: all)")
+    parser.add_argument("--json", action="store_true", help="one JSON object per recording")
+
+
+def main(options: argparse.Namespace) -> int:
+    """A line per recording. One that cannot be read is named on stderr, the others go on; the code is then 2."""
+    given = {}
+    for item in options.given:
+        kind, equals, label = item.partition("=")
+        if not equals:
+            raise UserError(f"--given {item}: write KIND=LABEL, for example --given language=yue")
+        given[kind] = label
+    recognizer = Recognizer(options.folder, threads=options.threads)
+    SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
+    check_task(options.task, recognizer.config["tasks"], [options.method])
+    Grammar(recognizer.tokenizer, task=options.task, given=given, learnt=recognizer.learnt)
+    failed = False
+    for path in options.audio:
+        try:
+            (found,) = recognizer.recognize(
+                [path], method=options.method, beam=options.beam, task=options.task, given=given
+            )
+        except UserError as error:
+            print(f"touchasp: {error}", file=sys.stderr)
+            failed = True
+            continue
+        print(_json_line(path, found) if options.json else _line(path, found), flush=True)
+    return 2 if failed else 0
+
+
+def _line(path: str, found: Recognition) -> str:
+    labels = [label for kind in ATTRIBUTES if (label := getattr(found, kind)) is not None]
+    notes = [*labels, *(f"<{event}>" for event in found.events)]
+    return f"{path}\t{found.text}" + (f"\t[{' '.join(notes)}]" if notes else "")
+
+
+def _json_line(path: str, found: Recognition) -> str:
+    record = asdict(found)
+    del record["ids"]
+    return json.dumps({"audio": path} | record, ensure_ascii=False)

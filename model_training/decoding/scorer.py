@@ -1,0 +1,68 @@
+"""A batch encoded by the torch model, as the search wants to see it.
+
+    features_BF80 ──encode──> encoded_BSD ──ctc_logits──> Scorer.ctc
+                                   └──────decode + Cache──> Scorer.next, Scorer.score
+
+Legend: B clips, F feature frames, S encoder frames, D model width, V vocabulary, H hypotheses, L tokens.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from model_training.model.decoder import Cache
+from model_training.model.speech_model import SpeechModel
+
+
+class ModelScorer:
+    """The search's Scorer of one batch and one group; encodes when made. The model should be in eval mode."""
+
+    @torch.inference_mode()
+    def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, group: int) -> None:
+        """Features with CMVN applied, lengths in feature frames, both on any device. Raises UserError for a foreign
+        group.
+        """
+        self._model, self._group = model, group
+        self._device = next(model.parameters()).device
+        encoded_BSD, encoded_lengths_B = model.encode(features_BF80.to(self._device), lengths_B.to(self._device), group)
+        self._encoded_BSD, self._lengths_B = encoded_BSD, encoded_lengths_B
+        self._ctc_BSV = model.ctc_logits(encoded_BSD)
+        self.frames = [int(length) for length in encoded_lengths_B.tolist()]
+        self._cache, self._rows = Cache(), 0
+
+    @torch.inference_mode()
+    def ctc(self, clip: int) -> np.ndarray:
+        return _log_softmax(self._ctc_BSV[clip, : self.frames[clip]])
+
+    @torch.inference_mode()
+    def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
+        clips = self._tensor(clips_H)
+        if parents_H is None:
+            self._cache = Cache()
+            encoded, inputs = self._encoded_BSD[clips], self._tensor(ids_HL)
+        else:
+            # Most steps keep their rows: greedy decoding, and clips that have not branched.
+            if len(parents_H) != self._rows or (parents_H != np.arange(len(parents_H))).any():
+                self._cache = self._cache.pick(self._tensor(parents_H))
+            encoded, inputs = None, self._tensor(ids_HL[:, -1:])
+        self._rows = len(ids_HL)
+        logits_HLV = self._model.decode(encoded, self._lengths_B[clips], inputs, self._group, cache=self._cache)
+        return _log_softmax(logits_HLV[:, -1])
+
+    @torch.inference_mode()
+    def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        clips = self._tensor(clips_H)
+        logits_HLV = self._model.decode(
+            self._encoded_BSD[clips], self._lengths_B[clips], self._tensor(ids_HL), self._group
+        )
+        return _log_softmax(logits_HLV)
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)
+
+
+def _log_softmax(logits: Tensor) -> np.ndarray:
+    array: np.ndarray = logits.float().log_softmax(-1).cpu().numpy()
+    return array

@@ -1,0 +1,270 @@
+"""From scores to token ids: CTC greedy and prefix beam, attention beam, attention rescoring. numpy only, no model.
+
+    Scorer ──ctc──> log_probs_SV ──ctc_greedy | ctc_prefix_beam──> hypotheses ──────────┐
+       └────next──> log_probs_HV ──attention_beam, one token at a time under a Grammar──┼──> Recognition per clip
+       └────score─> log_probs_HLV ──attention_rescoring of the CTC hypotheses───────────┘
+
+Who computes the scores does not matter here: a torch model (scorer.py) or an exported one. Scores are natural
+logarithms. Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score).
+
+Legend: S encoder frames, V vocabulary, H hypotheses, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp, inf, log1p
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from model_training.text.perception import Grammar, Recognition, parse
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import BLANK, EOT, TRANSCRIBE
+from operators.errors import UserError
+
+METHODS = ("ctc_greedy", "ctc_prefix_beam", "attention", "attention_rescoring")
+
+
+class Hypothesis(NamedTuple):
+    ids: tuple[int, ...]
+    score: float
+
+
+class Scorer(Protocol):
+    """A batch of encoded clips, and how likely tokens are. All arrays are float32 log-probabilities."""
+
+    @property
+    def frames(self) -> Sequence[int]:
+        """Encoder frames of every clip."""
+
+    def ctc(self, clip: int) -> np.ndarray:
+        """(S, V) of one clip, without its padding."""
+
+    def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
+        """(H, V): the token after each hypothesis. `clips_H` says whose hypothesis a row is.
+
+        Row h is row parents_H[h] of the previous call and one token more, so that states can be kept; None begins anew.
+        """
+
+    def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        """(H, L, V): at position l the token after ids_HL[:, : l + 1]."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchSettings:
+    method: str = "attention_rescoring"
+    beam: int = 10
+    """Hypotheses kept; 1 is greedy."""
+    ctc_weight: float = 0.5
+    """Of the CTC score beside the attention score when rescoring."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"unknown decoding method {self.method!r}: choose from {', '.join(METHODS)}")
+        if self.beam < 1:
+            raise UserError(f"beam must be at least 1, not {self.beam}")
+        if not 0 <= self.ctc_weight <= 1:
+            raise UserError(f"the weight of CTC must lie between 0 and 1, not at {self.ctc_weight:g}")
+
+
+def decode_batch(
+    scorer: Scorer, tokenizer: Tokenizer, grammar: Grammar, settings: SearchSettings | None = None
+) -> list[Recognition]:
+    """What every clip of the batch says, best hypothesis each. CTC methods give text and events, no attributes."""
+    settings = settings or SearchSettings()
+    return [parse(best[0].ids, tokenizer, best[0].score) for best in search(scorer, grammar, settings)]
+
+
+def search(scorer: Scorer, grammar: Grammar, settings: SearchSettings) -> list[list[Hypothesis]]:
+    """Hypotheses of every clip, best first, never none; the decoder's have the prompt in front and <eot> behind.
+
+    A task without a transcript has nothing to rescore: it is answered by the attention beam.
+    """
+    clips = range(len(scorer.frames))
+    if settings.method == "ctc_greedy":
+        return [[_greedy_hypothesis(scorer.ctc(clip), grammar.ctc)] for clip in clips]
+    if settings.method == "attention" or (settings.method == "attention_rescoring" and grammar.task != TRANSCRIBE):
+        return attention_beam(scorer, grammar, settings.beam)
+    nbest = [ctc_prefix_beam(scorer.ctc(clip), settings.beam, grammar.ctc) for clip in clips]
+    if settings.method == "ctc_prefix_beam":
+        return nbest
+    return attention_rescoring(scorer, grammar, nbest, settings.ctc_weight)
+
+
+def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> list[int]:
+    """The best token of every frame, repeats merged, blanks dropped. Logits or log-probabilities.
+
+    `allowed_V` bool: what may be emitted; the default is everything.
+    """
+    if allowed_V is not None:
+        scores_SV = np.where(allowed_V, scores_SV, -inf)
+    best_S = scores_SV.argmax(axis=1) if len(scores_SV) else np.zeros(0, dtype=int)
+    fresh_S = np.ones(len(best_S), dtype=bool)
+    fresh_S[1:] = best_S[1:] != best_S[:-1]
+    return [int(token) for token in best_S[fresh_S & (best_S != BLANK)]]
+
+
+def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray | None = None) -> list[Hypothesis]:
+    """The most likely label sequences, each summed over its alignments, best first.
+
+    Every frame offers its `beam` best tokens, and `beam` prefixes survive it; with a beam as large as the number of
+    prefixes the scores are exact.
+    """
+    if allowed_V is not None:
+        log_probs_SV = np.where(allowed_V, log_probs_SV, -inf)
+    # Per prefix the log-probability of ending in a blank, and of ending in its last token.
+    prefixes: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -inf)}
+    for log_probs_V in log_probs_SV:
+        offered = [(int(token), float(log_probs_V[token])) for token in _best_tokens(log_probs_V, beam)]
+        grown: dict[tuple[int, ...], tuple[float, float]] = {}
+
+        def add(prefix: tuple[int, ...], blank: float, token: float, into: dict = grown) -> None:  # type: ignore[type-arg]
+            old_blank, old_token = into.get(prefix, (-inf, -inf))
+            into[prefix] = (_log_add(old_blank, blank), _log_add(old_token, token))
+
+        for prefix, (blank, token) in prefixes.items():
+            total = _log_add(blank, token)
+            for candidate, log_prob in offered:
+                if candidate == BLANK:
+                    add(prefix, total + log_prob, -inf)
+                elif prefix and candidate == prefix[-1]:
+                    add(prefix, -inf, token + log_prob)
+                    add((*prefix, candidate), -inf, blank + log_prob)
+                else:
+                    add((*prefix, candidate), -inf, total + log_prob)
+        ranked = sorted(grown.items(), key=lambda item: (-_log_add(*item[1]), item[0]))
+        prefixes = dict(ranked[:beam])
+    return [Hypothesis(prefix, _log_add(*ends)) for prefix, ends in prefixes.items() if max(ends) > -inf] or [
+        Hypothesis((), -inf)
+    ]
+
+
+def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hypothesis]]:
+    """The most likely answers of the decoder under the grammar, per clip, best first; beam 1 is greedy.
+
+    An answer has at most as many tokens of content as the clip has encoder frames (CTC could not spell more either).
+    A clip is done when no open hypothesis can overtake its best finished one: log-probabilities only fall.
+    """
+    most = [grammar.head + max(frames, 1) for frames in scorer.frames]
+    finished: list[list[Hypothesis]] = [[] for _ in most]
+    # (ids, score, row in the previous call) of every open hypothesis.
+    open_: list[list[tuple[tuple[int, ...], float, int]]] = [[(grammar.prompt, 0.0, -1)] for _ in most]
+    first = True
+    while rows := [(clip, *hypothesis) for clip, some in enumerate(open_) for hypothesis in some]:
+        ids_HL = np.array([ids for _, ids, _, _ in rows], dtype=np.int64)
+        parents_H = None if first else np.array([row for *_, row in rows], dtype=np.int64)
+        log_probs_HV = scorer.next(ids_HL, np.array([clip for clip, *_ in rows], dtype=np.int64), parents_H)
+        first = False
+        candidates: list[list[tuple[float, tuple[int, ...], int]]] = [[] for _ in most]
+        for row, (clip, ids, score, _) in enumerate(rows):
+            allowed_V = grammar.allowed_next(ids)
+            if len(ids) >= most[clip]:
+                allowed_V = allowed_V & ~grammar.content
+            log_probs_V = np.where(allowed_V, log_probs_HV[row], -inf)
+            candidates[clip] += [
+                (-score - float(log_probs_V[token]), (*ids, int(token)), row)
+                for token in _best_tokens(log_probs_V, beam)
+            ]
+        for clip, some in enumerate(candidates):
+            if not open_[clip]:
+                continue
+            kept = sorted(some)[:beam]
+            finished[clip] += [Hypothesis(ids, -cost) for cost, ids, _ in kept if ids[-1] == EOT]
+            open_[clip] = [(ids, -cost, row) for cost, ids, row in kept if ids[-1] != EOT]
+            best = max((score for _, score in finished[clip]), default=-inf)
+            if best >= max((score for _, score, _ in open_[clip]), default=-inf):
+                open_[clip] = []
+    if not all(finished):
+        raise ValueError("the decoder's scores are not finite")
+    return [sorted(some, key=lambda item: (-item.score, item.ids))[:beam] for some in finished]
+
+
+def attention_rescoring(
+    scorer: Scorer, grammar: Grammar, nbest: Sequence[Sequence[Hypothesis]], ctc_weight: float
+) -> list[list[Hypothesis]]:
+    """CTC's hypotheses of every clip in the order of decoder score + ctc_weight * CTC score, with attributes filled in.
+
+    Attributes that come before the text are decoded greedily first and are the same for all of a clip's hypotheses;
+    those behind it are decoded for the best hypothesis only. Their own probability is in no score.
+    """
+
+    def before_content(ids: tuple[int, ...]) -> np.ndarray | None:
+        allowed_V = grammar.allowed_next(ids)
+        return None if (allowed_V & grammar.content).any() else allowed_V
+
+    def after_content(ids: tuple[int, ...]) -> np.ndarray | None:
+        return None if ids[-1] == EOT else grammar.allowed_next(ids) & ~grammar.content
+
+    clips = range(len(nbest))
+    heads = _extend(scorer, clips, [grammar.prompt for _ in clips], before_content)
+    return [_rescore_clip(scorer, grammar, clip, heads[clip], nbest[clip], ctc_weight, after_content) for clip in clips]
+
+
+_NextMask = Callable[[tuple[int, ...]], np.ndarray | None]
+
+
+def _rescore_clip(
+    scorer: Scorer,
+    grammar: Grammar,
+    clip: int,
+    head: tuple[int, ...],
+    nbest: Sequence[Hypothesis],
+    ctc_weight: float,
+    after_content: _NextMask,
+) -> list[Hypothesis]:
+    sequences = [(*head, *hypothesis.ids) for hypothesis in nbest]
+    longest = max(map(len, sequences))
+    ids_HL = np.array([[*ids, *[EOT] * (longest - len(ids))] for ids in sequences], dtype=np.int64)
+    log_probs_HLV = scorer.score(ids_HL, np.full(len(sequences), clip, dtype=np.int64))
+    rescored: list[Hypothesis] = []
+    for row, (ids, hypothesis) in enumerate(zip(sequences, nbest, strict=True)):
+        places = np.arange(len(head) - 1, len(ids) - 1)
+        content = float(log_probs_HLV[row, places, ids_HL[row, len(head) : len(ids)]].sum(dtype=np.float64))
+        # The content ends with whatever may follow it: <eot>, or the first attribute of any label.
+        ends_V = grammar.allowed_next(ids) & ~grammar.content
+        end = float(np.logaddexp.reduce(log_probs_HLV[row, len(ids) - 1, ends_V].astype(np.float64)))
+        rescored.append(Hypothesis(ids, content + end + ctc_weight * hypothesis.score))
+    rescored.sort(key=lambda item: (-item.score, item.ids))
+    best = _extend(scorer, [clip], [rescored[0].ids], after_content)[0]
+    return [rescored[0]._replace(ids=best), *rescored[1:]]
+
+
+def _extend(
+    scorer: Scorer, clips: Sequence[int], prefixes: Sequence[tuple[int, ...]], next_mask: _NextMask
+) -> list[tuple[int, ...]]:
+    """Prefixes of one length, each extended with the best allowed token until its mask is None."""
+    done = list(prefixes)
+    parents_H = None
+    while (masks := [next_mask(ids) for ids in done]) and masks[0] is not None:
+        allowed_HV = np.stack([mask for mask in masks if mask is not None])
+        if (allowed_HV.sum(axis=1) == 1).all():
+            tokens_H, parents_H = allowed_HV.argmax(axis=1), None
+        else:
+            log_probs_HV = scorer.next(np.array(done, dtype=np.int64), np.array(clips, dtype=np.int64), parents_H)
+            parents_H = np.arange(len(done))
+            tokens_H = np.where(allowed_HV, log_probs_HV, -inf).argmax(axis=1)
+        done = [(*ids, int(token)) for ids, token in zip(done, tokens_H, strict=True)]
+    return done
+
+
+def _greedy_hypothesis(log_probs_SV: np.ndarray, allowed_V: np.ndarray) -> Hypothesis:
+    """The score is that of the best alignment."""
+    best_S = np.where(allowed_V, log_probs_SV, -inf).max(axis=1, initial=-inf)
+    return Hypothesis(tuple(ctc_greedy(log_probs_SV, allowed_V)), float(best_S.sum(dtype=np.float64)))
+
+
+def _best_tokens(log_probs_V: np.ndarray, count: int) -> np.ndarray:
+    """Ids of the `count` highest scores that are possible at all, in no order."""
+    if count < len(log_probs_V):
+        best = np.argpartition(-log_probs_V, count - 1)[:count]
+    else:
+        best = np.arange(len(log_probs_V))
+    return best[log_probs_V[best] > -inf]
+
+
+def _log_add(one: float, other: float) -> float:
+    if one < other:
+        one, other = other, one
+    return one if other == -inf else one + log1p(exp(other - one))

@@ -1,0 +1,1 @@
+"""Error rates, with their tables and intervals."""

@@ -1,0 +1,122 @@
+"""A trained model with what belongs to it, and the test sets it is measured on.
+
+CKPT ──load_model──> LoadedModel (weights, tokenizer, CMVN, settings)
+handoff, split ──labelled_sets──> {domain: batches}, clips as they are: no augmentation, every clip once
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_training import config
+from model_training.config import Settings
+from model_training.data.audio import BadSample
+from model_training.data.batching import BatchPlan, Planner
+from model_training.data.features import Cmvn
+from model_training.data.handoff import Handoff
+from model_training.data.index import Row
+from model_training.data.reading import Batch, Batches, Reader
+from model_training.model.speech_model import SpeechModel
+from model_training.text.perception import Targets, build_targets
+from model_training.text.tokenizer import Tokenizer
+from model_training.training import checkpoint as checkpoints
+from operators.errors import UserError
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    model: SpeechModel  # in eval mode
+    tokenizer: Tokenizer
+    cmvn: Cmvn
+    settings: Settings
+    path: Path
+    step: int
+    learnt: dict[str, list[str]] | None = None
+    """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older
+    checkpoint.
+    """
+
+    @property
+    def tasks(self) -> list[str]:
+        """Those that it was trained for."""
+        return sorted(task for task, weight in self.settings.data.tasks.items() if weight)
+
+
+def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
+    """A checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
+
+    Raises:
+        UserError: no such checkpoint, or a damaged one; both `average` and `ema`.
+    """
+    if average > 1 and ema:
+        raise UserError(f"--average {average} and --ema are two ways to average: give one of them")
+    found = checkpoints.open_checkpoint(path)
+    settings = config.restore(found.record["settings"])
+    if settings.model.moe.dispatch == "grouped":  # the training machine could; `auto` does so where this one can, too
+        settings.model.moe.dispatch = "auto"
+    tokenizer = Tokenizer.load(found.path)
+    if tokenizer.fingerprint != found.record["tokenizer"]:
+        raise UserError(f"{found.path / 'tokenizer.json'} is not the one that the model was trained with")
+    if average > 1:
+        folders = checkpoints.steps(found.path.parent)
+        until = folders[: folders.index(found.path) + 1][-average:]
+        if len(until) < average:
+            raise UserError(f"--average {average}: there are {len(until)} checkpoints in {found.path.parent}")
+        weights = checkpoints.average([checkpoints.open_checkpoint(folder) for folder in until])
+    elif ema:
+        if not found.has_ema():
+            raise UserError(f"{found.path} has no averaged weights: train with optimizer.ema=0.999, or use --average 5")
+        weights = found.weights(ema=True)
+    else:
+        weights = found.weights()
+    model = SpeechModel(settings.model, int(found.record["vocabulary"]))
+    checkpoints.load_weights(model, weights, found.path)
+    cmvn = Cmvn.from_dict(json.loads((found.path / "cmvn.json").read_text(encoding="utf-8")))
+    return LoadedModel(
+        model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step, found.record.get("learnt")
+    )
+
+
+@dataclass(frozen=True)
+class LabelledSet:
+    """The batches of a test set. The first is empty and names the clips that are in no other: none goes missing
+    unsaid.
+    """
+
+    planner: Planner
+    batches: Batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield Batch.of_none(tuple(BadSample(one.clip_id, one.reason, one.detail) for one in self.planner.unusable()))
+        yield from self.batches
+
+
+def labelled_sets(
+    handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000
+) -> dict[str, LabelledSet]:
+    """The split's clips by domain. Raises UserError for an empty split."""
+    index = handoff.index(split)
+    if not len(index):
+        raise UserError(f"{handoff.uri}: the split {split} is empty; choose another with --split")
+    sets = {}
+    for domain in index.domain_names:
+        part = index.of_domain(domain)
+        if len(part):
+            longest = max(max_frames, int(part.frames.max()))
+            planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32), may_be_empty=True)
+            last = planner.batches_per_epoch(0)
+            targets = _Targets(loaded.tokenizer)
+            batches = Batches(part, planner, Reader(handoff.storage), targets, loaded.cmvn, last_global_batch=last)
+            sets[domain] = LabelledSet(planner, batches)
+    return sets
+
+
+@dataclass(frozen=True)
+class _Targets:
+    tokenizer: Tokenizer
+
+    def __call__(self, row: Row) -> Targets:
+        return build_targets(row, self.tokenizer)

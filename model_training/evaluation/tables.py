@@ -1,0 +1,341 @@
+"""Evaluations as tables in the shape of the paper's Tables 2 to 9: for a terminal, as JSON, as one self-contained page.
+
+    Evaluation, … ──make_tables──> Table per question ──render──> terminal | to_html ──> bytes
+         └──────────to_json──> bytes ──from_json──> Evaluation
+
+A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
+trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
+them as markup.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from rich.cells import cell_len
+from rich.console import Console
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from model_training.evaluation.evaluate import Evaluation
+from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
+from operators.errors import UserError
+
+
+class Cell(NamedTuple):
+    text: str = "–"
+    detail: str = ""
+    """Interval and count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    name: str
+    cells: tuple[Cell, ...]
+    is_total: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    title: str
+    note: str
+    header: str
+    """Of the names."""
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+
+
+class _Variant(NamedTuple):
+    evaluation: Evaluation
+    group: int
+    method: str
+    name: str
+
+    def scores(self, set_name: str | None) -> Scores:
+        """Of one set, or of all (None)."""
+        if set_name is None:
+            return self.evaluation.pooled(self.group, self.method)
+        return self.evaluation.scores(set_name, self.group, self.method) or Scores()
+
+
+def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
+    """The tables that the evaluations have anything to say in."""
+    variants = _variants(evaluations)
+    sets = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.sets))
+    tables = [
+        _sizes(variants),
+        _error_rates(
+            variants,
+            sets,
+            "Error rate, %",
+            "Han simplified, Latin upper case; one token per Han character or word: CER of Chinese, WER of English.",
+            characters=False,
+        ),
+        _error_rates(variants, sets, "Character error rate, %", "The same texts, letter by letter.", characters=True),
+        _languages(variants),
+        _accuracies(variants, sets),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
+    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow
+    below.
+    """
+    console = console or Console()
+    for table in make_tables(evaluations):
+        blocks = _side_by_side(table, console.width)
+        for block in blocks:
+            shown = RichTable(title_justify="left", caption_justify="left")
+            shown.title = Text(table.title) if block is blocks[0] else None
+            shown.caption = Text(table.note) if block is blocks[-1] else None
+            names, *widths = block.values()
+            shown.add_column(Text(table.header), overflow="fold", width=names)
+            columns = list(block)[1:]
+            for column, width in zip(columns, widths):
+                shown.add_column(Text(table.columns[column]), justify="right", overflow="fold", width=width)
+            for row in table.rows:
+                cells = [
+                    Text(cell.text) if not cell.detail else Text.assemble(cell.text, "\n", (cell.detail, "dim"))
+                    for cell in (row.cells[column] for column in columns)
+                ]
+                shown.add_row(Text(row.name), *cells, style="bold" if row.is_total else "")
+            console.print(shown)
+    for line in _unusable(evaluations):
+        console.print(Text(line))
+
+
+def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
+    """For each block its columns and their widths, the names' (-1) first: no word breaks, and borders included no block
+    is wider than `width`, unless names and one column alone are."""
+    texts = {-1: [table.header, *(row.name for row in table.rows)]}
+    for column, heading in enumerate(table.columns):
+        texts[column] = [heading, *(text for row in table.rows for text in row.cells[column])]
+    words = {column: [word for text in of for word in text.replace(", ", ",.").split()] for column, of in texts.items()}
+    least = {column: max(map(cell_len, of)) for column, of in words.items()}  # an interval is one word
+    border = 3
+    blocks: list[list[int]] = []
+    room = 0
+    for column in range(len(table.columns)):
+        if least[column] + border > room:
+            blocks.append([-1])
+            room = width - 1 - least[-1] - border
+        blocks[-1].append(column)
+        room -= least[column] + border
+    sized = []
+    for block in blocks:
+        spare = max(0, width - 1 - sum(least[column] + border for column in block)) // len(block)
+        sized.append({column: min(max(map(cell_len, texts[column])), least[column] + spare) for column in block})
+    return sized
+
+
+def to_json(evaluation: Evaluation) -> bytes:
+    """Every count, and the rates that follow; the same evaluation gives the same bytes."""
+    return (json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def from_json(data: bytes) -> Evaluation:
+    """Raises UserError when the bytes are no evaluation."""
+    try:
+        plain = json.loads(data)
+    except ValueError as error:
+        raise UserError(f"this is no evaluation: not JSON ({error})") from error
+    return Evaluation.from_dict(plain)
+
+
+def to_html(evaluations: Sequence[Evaluation]) -> bytes:
+    """One page without scripts or network; the same evaluations give the same bytes."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(_PAGE).render(
+        title=" · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations)),
+        tables=make_tables(evaluations),
+        unusable=_unusable(evaluations),
+        style=Markup(_STYLE),
+        style_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()),
+    )
+    return page.encode("utf-8")
+
+
+def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
+    methods = {method for evaluation in evaluations for method in evaluation.methods}
+    variants = []
+    for evaluation in evaluations:
+        for group in evaluation.groups:
+            for method in evaluation.methods:
+                parts = [evaluation.model] if len(evaluations) > 1 else []
+                parts.append(f"N={group}" if group else "dense")
+                parts += [method] if len(methods) > 1 else []
+                variants.append(_Variant(evaluation, group, method, " ".join(parts)))
+    return variants
+
+
+def _table(title: str, note: str, header: str, variants: Sequence[_Variant], rows: Sequence[Row]) -> Table:
+    """Without the rows that no column has a number for."""
+    said = tuple(row for row in rows if any(cell != Cell() for cell in row.cells))
+    return Table(title, note, header, tuple(variant.name for variant in variants), said)
+
+
+def _sizes(variants: Sequence[_Variant]) -> Table:
+    rows = []
+    for key, name in (("total", "Parameters"), ("active", "of them active per frame")):
+        counts = [variant.evaluation.parameters.get(variant.group, {}).get(key) for variant in variants]
+        rows.append(Row(name, tuple(Cell() if count is None else Cell(_millions(count)) for count in counts)))
+    return _table("Model size", "N is the number of routed experts in use.", "", variants, rows)
+
+
+def _error_rates(
+    variants: Sequence[_Variant], sets: Sequence[str], title: str, note: str, *, characters: bool
+) -> Table:
+    def cell(variant: _Variant, name: str | None) -> Cell:
+        scores = variant.scores(name)
+        return _rate_cell(scores.characters if characters else scores.tokens)
+
+    rows = [Row(name, tuple(cell(variant, name) for variant in variants)) for name in sets]
+    if len(sets) > 1:
+        rows.append(Row("all, by tokens", tuple(cell(variant, None) for variant in variants), is_total=True))
+        if not characters:
+            means = [variant.evaluation.weighted_by_seconds(variant.group, variant.method) for variant in variants]
+            cells = tuple(Cell() if mean is None else Cell(f"{mean:.2f}") for mean in means)
+            rows.append(Row("all, by duration", cells, is_total=True))
+    return _table(title, note, "Test set", variants, rows)
+
+
+def _languages(variants: Sequence[_Variant]) -> Table:
+    """Rows and columns as in Table 8: models down, languages across."""
+    counts = [variant.scores(None).attributes.get("language") for variant in variants]
+    languages = sorted({label for one in counts if one is not None for label in one.labels})
+    rows = []
+    for variant, one in zip(variants, counts, strict=True):
+        if one is None:
+            continue
+        cells = []
+        for language in languages:
+            value = one.f1(language)
+            there = sum(count for (truth, _), count in one.counts.items() if truth == language)
+            cells.append(Cell() if value is None else Cell(f"{value / 100:.3f}", f"n={there:,}"))
+        rows.append(Row(variant.name, (*cells, _share_cell(one.accuracy))))
+    columns = (*languages, "accuracy, %")
+    return Table("Language identification, F1", "Over all test sets together.", "Model", columns, tuple(rows))
+
+
+def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
+    """Rows as in Table 9: a task on a test set."""
+    rows = []
+    names: list[str | None] = [*sets, None] if len(sets) > 1 else list(sets)
+    for task in ("gender", "age", "emotion", "event", "event false alarms"):
+        part = []
+        for name in names:
+            shares = [_share(variant.scores(name), task) for variant in variants]
+            row = Row(f"{task} · {name or 'all'}", tuple(map(_share_cell, shares)), is_total=name is None)
+            part += [row] if any(share.total for share in shares) else []
+        # A total of a single set says the same twice.
+        rows += part if len(part) > 2 else [row for row in part if not row.is_total]
+    note = (
+        "Clips whose true label is known. Events: all of a clip's events found and no other; false alarms: an event "
+        "given where there is none. In brackets 95 % intervals (Wilson)."
+    )
+    return _table("Attributes and events, accuracy, %", note, "Task · test set", variants, rows)
+
+
+def _share(scores: Scores, task: str) -> Proportion:
+    if task == "event":
+        return scores.events.accuracy
+    if task == "event false alarms":
+        return scores.events.false_alarms
+    counts = scores.attributes.get(task)
+    return counts.accuracy if counts is not None else Proportion(0, 0)
+
+
+def _rate_cell(rate: ErrorRate) -> Cell:
+    if rate.percent is None:
+        return Cell()
+    return Cell(f"{rate.percent:.2f}", f"{_brackets(rate.interval)} n={rate.reference:,}".strip())
+
+
+def _share_cell(share: Proportion) -> Cell:
+    if share.percent is None:
+        return Cell()
+    return Cell(f"{share.percent:.1f}", f"{_brackets(share.interval)} n={share.total:,}".strip())
+
+
+def _brackets(interval: Interval | None) -> str:
+    return "" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _millions(count: int) -> str:
+    return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,}"
+
+
+def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Clips that are in no number are said, once per set."""
+    return list(
+        dict.fromkeys(
+            f"{name}: {len(clips):,} clip{'' if len(clips) == 1 else 's'} could not be used and "
+            f"{'is' if len(clips) == 1 else 'are'} in no number"
+            for evaluation in evaluations
+            for name, clips in evaluation.unusable.items()
+            if clips
+        )
+    )
+
+
+_STYLE = """
+:root { --page: #faf9f6; --ink: #1c2129; --quiet: #626b78; --line: #dfdcd4; --track: #eceae4;
+  color-scheme: light dark; }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #12151a; --ink: #e6e8ec; --quiet: #97a1af; --line: #2d333d; --track: #242932; }
+}
+body { margin: 0 auto; max-width: 68rem; padding: 1.25rem; background: var(--page); color: var(--ink);
+  font: 16px/1.5 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
+h1 { font-size: 1.45rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; }
+p { color: var(--quiet); font-size: .85rem; margin: .2rem 0 .6rem; max-width: 46rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
+thead th { color: var(--quiet); font-weight: 500; }
+th:first-child { text-align: left; max-width: 18rem; overflow-wrap: anywhere; }
+.total { font-weight: 700; background: var(--track); }
+small { display: block; color: var(--quiet); font-weight: 400; white-space: nowrap; }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '{{ style_hash }}'; base-uri 'none'">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Evaluation of {{ title }}</title>
+<style>{{ style }}</style>
+</head>
+<body>
+<h1>Evaluation of <bdi>{{ title }}</bdi></h1>
+{% for table in tables %}
+<section>
+<h2>{{ table.title }}</h2>
+<p>{{ table.note }}</p>
+<div class="scroll"><table>
+<thead><tr><th scope="col">{{ table.header }}</th>
+{%- for column in table.columns %}<th scope="col"><bdi>{{ column }}</bdi></th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr{% if row.is_total %} class="total"{% endif %}><th scope="row"><bdi>{{ row.name }}</bdi></th>
+{%- for cell in row.cells %}<td>{{ cell.text }}{% if cell.detail %}<small>{{ cell.detail }}</small>{% endif %}</td>
+{%- endfor %}</tr>
+{% endfor %}
+</tbody>
+</table></div>
+</section>
+{% endfor %}
+{% for line in unusable %}
+<p>{{ line }}</p>
+{% endfor %}
+</body>
+</html>
+"""

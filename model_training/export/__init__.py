@@ -1,0 +1,1 @@
+"""Folders that run without torch."""

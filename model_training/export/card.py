@@ -1,0 +1,196 @@
+"""The model card of an export: what it is, how large, how fast, how good, from what data, and where it ends.
+
+    config.json, Speed measured here, Evaluation (where given) ──render──> README.md
+
+Speed is processor time of one core, so that a busy machine does not make a model look slow.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from model_training.data.features import Cmvn
+from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.scorer import ModelScorer
+from model_training.decoding.search import Scorer, ctc_greedy
+from model_training.evaluation.evaluate import Evaluation
+from model_training.evaluation.metrics import ErrorRate
+from model_training.model.speech_model import SpeechModel
+from model_training.text.tokens import SOT
+from operators.filterbank import SAMPLE_RATE, filterbank
+
+FILE = "README.md"
+_SECONDS, _REPEATS, _TOKENS = 15, 3, 20
+
+_USE = {
+    "safetensors": "PyTorch. `from model_training.export.export import load; model, folder = load('.')`.",
+    "onnx": "onnxruntime, without PyTorch. `python -m model_training recognize . talk.mp3`.",
+    "onnx-int8": "onnxruntime, without PyTorch. `python -m model_training recognize . talk.mp3`.",
+}
+_GRAPHS = """\
+| file | inputs | outputs |
+|---|---|---|
+| encoder.onnx | features (B, F, 80) with cmvn.json applied, lengths (B) | encoded, encoded_lengths, log_probs (CTC) |
+| keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
+| decoder.onnx | tokens (B, L), encoded_lengths, those keys, past keys and values (B, H, earlier, W) | logits, present |
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Processor time of one core."""
+
+    rtf: float
+    """Seconds per second of audio: features, encoder and CTC greedy."""
+    token_ms: float
+    """Of one step of the decoder for one hypothesis."""
+    processor: str
+
+
+def measure(folder: Path, pruned: SpeechModel) -> Speed:
+    """Time an export on this machine: onnxruntime for ONNX, torch for safetensors, one thread, 15 s of noise."""
+    found = ExportFolder.open(folder)
+    onnx = None if found.config["format"] == "safetensors" else OnnxModel(found, threads=1)
+    noise = np.random.default_rng(0).normal(0.0, 1000.0, _SECONDS * SAMPLE_RATE).astype(np.int16)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        times = []
+        for _ in range(1 + _REPEATS):
+            began = time.process_time()
+            scorer = _scorer(onnx, pruned, found.cmvn, noise)
+            ctc_greedy(scorer.ctc(0))
+            times.append(time.process_time() - began)
+        return Speed(float(np.median(times[1:])) / _SECONDS, _token_ms(scorer), _processor())
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _scorer(onnx: OnnxModel | None, pruned: SpeechModel, cmvn: Cmvn, pcm: np.ndarray) -> Scorer:
+    features_BF80 = cmvn.apply(filterbank(pcm))[np.newaxis]
+    lengths_B = np.array([features_BF80.shape[1]])
+    if onnx is not None:
+        return OnnxScorer(onnx, features_BF80, lengths_B)
+    return ModelScorer(pruned, torch.from_numpy(features_BF80), torch.from_numpy(lengths_B), pruned.groups[0])
+
+
+def _token_ms(scorer: Scorer) -> float:
+    clip, row = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    ids_HL = np.full((1, 1), SOT, np.int64)
+    scorer.next(ids_HL, clip, None)
+    began = time.process_time()
+    for _ in range(_TOKENS):
+        ids_HL = np.pad(ids_HL, ((0, 0), (0, 1)), constant_values=SOT)
+        scorer.next(ids_HL, clip, row)
+    return (time.process_time() - began) / _TOKENS * 1000
+
+
+def render(
+    record: Mapping[str, Any], full: Mapping[str, int], speed: Speed | None, evaluation: Evaluation | None
+) -> str:
+    """The card as Markdown. `record` is config.json, `full` the parameter counts of the largest group."""
+    group, format = record["group"], record["format"]
+    moe = record["model"]["moe"]
+    kind = f"N = {group} routed experts, K = {moe['top_k']} for a frame, {moe['shared']} shared" if group else "dense"
+    parts = [
+        f"# Speech perception model, {f'N = {group}' if group else 'dense'}, {format}",
+        f"Transcribes speech and says its language, age, gender, emotion and sound events. A Conformer with CTC and an "
+        f"attention decoder; {kind}. {_USE[format]}",
+        "## Size",
+        _size(record, full),
+        "## Speed",
+        _speed(speed),
+        "## Error rates",
+        _errors(record, evaluation),
+        "## Training",
+        f"Step {record['step']}, weights {record['weights']}; tasks: {', '.join(record['tasks'])}. The labels of "
+        "crawled speech are transcripts on which two independent recognisers agree, not human ones.",
+        "## Limits",
+        _limits(record),
+    ]
+    if format != "safetensors":
+        parts += ["## Graphs", _GRAPHS.rstrip()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _size(record: Mapping[str, Any], full: Mapping[str, int]) -> str:
+    counts = record["parameters"]
+    lines = ["| | |", "|---|---|"]
+    lines += [f"| {name} | {size:,} bytes |" for name, size in record["files"].items()]
+    lines += [
+        f"| parameters | {counts['total']:,} |",
+        f"| parameters that one frame uses | {counts['active']:,} |",
+        f"| parameters of the largest size of this training | {full['total']:,} |",
+        f"| units of the vocabulary | {record['vocabulary']:,} |",
+    ]
+    return "\n".join(lines)
+
+
+def _speed(speed: Speed | None) -> str:
+    if speed is None:
+        return "Not measured."
+    return (
+        f"On one core of {speed.processor}: real-time factor {speed.rtf:.4f} (processor seconds per second of audio, "
+        f"features to CTC greedy, {_SECONDS} s of audio) and {speed.token_ms:.2f} ms for each token of the decoder."
+    )
+
+
+def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
+    if evaluation is None:
+        return "Not evaluated when this was exported."
+    groups = sorted(evaluation.groups)
+    head = ["test set", "decoding", *(f"N = {g}" if g else "dense" for g in groups)]
+    rows = [
+        [name, method, *(_rate(evaluation, name, group, method) for group in groups)]
+        for name in evaluation.sets
+        for method in evaluation.methods
+    ]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    note = (
+        "Character error rate in percent with its 95 % interval, of the model in float32 before export, at every size."
+    )
+    if record["format"] == "onnx-int8":
+        note += " This folder holds 8-bit weights: evaluate it on your own audio as well."
+    if record["group"] not in groups:
+        note += f" N = {record['group']}, the size of this folder, was not evaluated."
+    return f"{note}\n\n{table}"
+
+
+def _rate(evaluation: Evaluation, name: str, group: int, method: str) -> str:
+    scores = evaluation.scores(name, group, method)
+    rate: ErrorRate | None = None if scores is None else scores.characters
+    if rate is None or rate.percent is None:
+        return "–"
+    interval = rate.interval
+    return f"{rate.percent:.2f}" + ("" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})")
+
+
+def _limits(record: Mapping[str, Any]) -> str:
+    seconds = record["max_frames"] / 100
+    return "\n".join(
+        [
+            f"- It heard clips of at most {seconds:g} s; longer recordings are cut where they are quiet.",
+            "- It answers with the labels of its scheme (tokenizer.json) and no others; a language it was not "
+            "trained on is transcribed as one that it was.",
+            "- Age, gender and emotion are guesses from the voice: not fit for decisions about a person.",
+            "- Characters that are not in the vocabulary cannot be written.",
+        ]
+    )
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

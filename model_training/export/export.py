@@ -1,0 +1,274 @@
+"""A checkpoint as folders that can be used on their own, one for each size.
+
+    checkpoint ──load_model──> SpeechModel ──pruned(group)──┬── safetensors ──> model.safetensors
+                                                            └── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
+    OUT/  the model  tokenizer.json  cmvn.json  config.json  README.md (card)          OUT/n3, OUT/n7, ... for all
+
+A folder is written under another name and renamed when it is whole. The same checkpoint gives the same bytes,
+except for the times in the card.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from model_training import config
+from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
+from model_training.evaluation.sets import LoadedModel, load_model
+from model_training.evaluation.tables import from_json
+from model_training.export import card, onnx_files
+from model_training.model.speech_model import SpeechModel
+from model_training.text.tokenizer import FILE as TOKENIZER
+from model_training.training import checkpoint
+from operators.errors import UserError
+
+MODEL = "model.safetensors"
+ALL = "all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """A folder that was written."""
+
+    folder: Path
+    group: int
+    format: str
+    bytes: int
+    """Of all files."""
+    parameters: int
+    active: int
+    """Parameters that one frame uses."""
+    rtf: float | None
+    """Seconds of one core per second of audio: features, encoder, CTC greedy. None: not measured."""
+
+
+def export(
+    path: str | Path,
+    group: int | str = ALL,
+    format: str = "onnx",
+    out: str | Path = "exported",
+    *,
+    ema: bool = False,
+    average: int = 1,
+    evaluation: str | Path | None = None,
+    measure: bool = True,
+    one_file_bytes: int = onnx_files.ONE_FILE_BYTES,
+    on_done: Callable[[Exported], None] | None = None,
+) -> list[Exported]:
+    """Write the model of a checkpoint at one size, or at all of them in folders of their own.
+
+    Args:
+        path: a checkpoint, or a training run, whose newest is taken.
+        group: routed experts N, 0 for a dense model, or "all".
+        format: safetensors | onnx | onnx-int8.
+        out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
+        ema: the checkpoint's moving average of the weights.
+        average: the mean of so many checkpoints of the run, the given one and those before it.
+        evaluation: JSON of `python -m model_training eval`, for the card.
+        measure: time the result on this machine, for the card.
+
+    Raises:
+        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a group or format that does not exist;
+        `out` holds
+            something else or cannot be made.
+    """
+    if format not in FORMATS:
+        raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
+    measured = None if evaluation is None else from_json(_read(Path(evaluation)))
+    loaded = load_model(str(path), average=average, ema=ema)
+    groups = _groups(loaded.model, group)
+    folders = [Path(out) / _name(one) for one in groups] if group == ALL else [Path(out)]
+    for folder in folders:
+        _refuse_foreign(folder)
+    origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
+    largest = loaded.model.parameter_counts(max(loaded.model.groups))
+    done = []
+    for one, folder in zip(groups, folders, strict=True):
+        pruned = loaded.model.pruned(one)
+        counts = pruned.parameter_counts(one)
+        scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            scratch.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to"
+            ) from None
+        try:
+            for name in (TOKENIZER, CMVN):
+                shutil.copyfile(loaded.path / name, scratch / name)
+            _write_model(pruned, format, scratch, one_file_bytes)
+            record = _record(loaded, pruned, format, origin, counts, scratch)
+            text = json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
+            (scratch / CONFIG).write_text(text, encoding="utf-8")
+            speed = card.measure(scratch, pruned) if measure else None
+            page = card.render(record, largest, speed, measured)
+            (scratch / card.FILE).write_text(page, encoding="utf-8")
+            _replace(scratch, folder)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        size = sum(file.stat().st_size for file in folder.iterdir())
+        exported = Exported(
+            folder=folder,
+            group=one,
+            format=format,
+            bytes=size,
+            parameters=counts["total"],
+            active=counts["active"],
+            rtf=None if speed is None else speed.rtf,
+        )
+        done.append(exported)
+        if on_done is not None:
+            on_done(exported)
+    return done
+
+
+def load(folder: str | Path) -> tuple[SpeechModel, ExportFolder]:
+    """The model of a safetensors export, in eval mode on the CPU, and what belongs to it.
+
+    Raises:
+        UserError: not a whole safetensors export.
+    """
+    found = ExportFolder.open(folder)
+    if found.config["format"] != "safetensors":
+        raise UserError(f"{found.path} holds {found.config['format']}: export it with --format safetensors")
+    settings = config.restore({"model": found.config["model"]})
+    model = SpeechModel(settings.model, len(found.tokenizer))
+    try:
+        weights = load_file(found.path / MODEL)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{found.path / MODEL} cannot be read ({error}): export it again") from None
+    checkpoint.load_weights(model, weights, found.path)
+    return model.eval(), found
+
+
+def _groups(model: SpeechModel, group: int | str) -> tuple[int, ...]:
+    if group == ALL:
+        return model.groups
+    if group not in model.groups:
+        known = ", ".join(map(str, model.groups))
+        raise UserError(f"group {group} is not in this model: choose from {known} (routed experts), or all")
+    return (int(group),)
+
+
+def _name(group: int) -> str:
+    return f"n{group}" if group else "dense"
+
+
+def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes: int) -> None:
+    if format == "safetensors":
+        save_file({name: tensor.contiguous() for name, tensor in pruned.state_dict().items()}, folder / MODEL)
+        return
+    if format == "onnx":
+        onnx_files.write_graphs(pruned, folder, one_file_bytes=one_file_bytes)
+        return
+    exact = folder / ".float32"
+    exact.mkdir()
+    onnx_files.write_graphs(pruned, exact, one_file_bytes=one_file_bytes)
+    for name in onnx_files.GRAPHS:
+        onnx_files.quantise(exact / name, folder / name, one_file_bytes=one_file_bytes)
+    shutil.rmtree(exact)
+
+
+def _record(
+    loaded: LoadedModel, pruned: SpeechModel, format: str, origin: str, counts: dict[str, int], folder: Path
+) -> dict[str, Any]:
+    """What config.json holds: all that a reader of the folder needs to know."""
+    data = loaded.settings.data
+    files = sorted(file for file in folder.iterdir() if file.name != CONFIG)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "format": format,
+        "group": pruned.groups[0],
+        "step": loaded.step,
+        "weights": origin,
+        "model": asdict(pruned.settings),
+        "vocabulary": pruned.vocabulary,
+        "tokenizer": loaded.tokenizer.fingerprint,
+        "task_order": data.task_order,
+        "learnt": loaded.learnt,
+        "tasks": loaded.tasks,
+        "max_frames": data.max_clip_frames,
+        "parameters": counts,
+        "files": {file.name: file.stat().st_size for file in files},
+        "sha256": {file.name: _sha256(file) for file in files},
+    }
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file: give --out a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG).is_file():
+        raise UserError(f"{folder} holds something that is no export: give --out an empty or new folder")
+
+
+def _replace(scratch: Path, folder: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.rename(scratch, folder)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint's folder, or a training run (its newest)")
+    parser.add_argument("--group", default=ALL, metavar="N", help="routed experts, or all (default: all)")
+    parser.add_argument("--format", default="onnx", help=f"{' | '.join(FORMATS)} (default: %(default)s)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; for all: n3, n7, ... inside it")
+    parser.add_argument("--average", type=int, default=1, metavar="M", help="the mean of the last M checkpoints")
+    parser.add_argument("--ema", action="store_true", help="the run's moving average of the weights")
+    parser.add_argument("--evaluation", metavar="JSON", help="what eval wrote: its error rates go into the model card")
+    parser.add_argument("--no-speed", action="store_true", help="do not time the result on this machine")
+
+
+def main(options: argparse.Namespace) -> int:
+    group = options.group
+    if group != ALL:
+        if not re.fullmatch(r"\d+", group):
+            raise UserError(f"--group {group}: give a number of routed experts, or all")
+        group = int(group)
+    if options.average < 1:
+        raise UserError(f"--average {options.average}: must be at least 1")
+
+    def show(done: Exported) -> None:
+        speed = "" if done.rtf is None else f", {done.rtf:.3f} s of one core per second of audio (CTC)"
+        print(
+            f"{done.folder}: {done.bytes / 1e6:.1f} MB, {done.parameters / 1e6:.1f} M parameters, "
+            f"{done.active / 1e6:.1f} M active{speed}",
+            flush=True,
+        )
+
+    export(
+        options.checkpoint,
+        group,
+        options.format,
+        options.out,
+        ema=options.ema,
+        average=options.average,
+        evaluation=options.evaluation,
+        measure=not options.no_speed,
+        on_done=show,
+    )
+    return 0

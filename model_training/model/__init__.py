@@ -1,0 +1,1 @@
+"""The Conformer, its decoder and its elastic experts."""

@@ -1,0 +1,205 @@
+"""The Conformer encoder: macaron feed-forward, relative attention, convolution, feed-forward (Gulati et al. 2020).
+
+    features_BF80 ──2 strided convolutions, 1/4 of the frames──> x_BSD ──blocks──> encoded_BSD, and after which depths
+    asked for
+
+Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, D model width, H heads.
+
+What lies behind a clip's end never reaches a frame inside it: outputs of the sub-sampling that would touch padding are
+cut, and attention and convolution are masked. A clip's encoding therefore does not depend on its batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_training.config import ModelSettings
+from model_training.model.moe import ElasticMoE, FeedForward, Routing
+
+BINS = 80
+MIN_FRAMES = 7  # feature frames that give one encoder frame
+
+MakeFFN = Callable[[str], nn.Module]
+
+
+def subsampled(lengths: Tensor) -> Tensor:
+    """Encoder frames of feature frames: those whose receptive field of 7 lies inside."""
+    return torch.clamp(((lengths - 1) // 2 - 1) // 2, min=0)
+
+
+class Subsampling(nn.Module):
+    """Two 3x3 convolutions of stride 2: 10 ms frames to 40 ms frames."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, d_model, 3, 2), nn.ReLU(), nn.Conv2d(d_model, d_model, 3, 2), nn.ReLU()
+        )
+        self.out = nn.Linear(d_model * (((BINS - 1) // 2 - 1) // 2), d_model)
+
+    def forward(self, features_BF80: Tensor) -> Tensor:
+        # These strides mean channels last: otherwise a CPU spends half of the convolutions' time on laying their inputs
+        # out anew
+        x_BDSW = self.convolutions(features_BF80.unsqueeze(-1).permute(0, 3, 1, 2))
+        return self.out(x_BDSW.transpose(1, 2).flatten(2))
+
+
+class RelativeAttention(nn.Module):
+    """Self-attention with relative positions (Transformer-XL, Dai et al. 2019)."""
+
+    def __init__(self, d_model: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.width, self.dropout = heads, d_model // heads, dropout
+        self.query = nn.Linear(d_model, d_model)
+        self.key = nn.Linear(d_model, d_model)
+        self.value = nn.Linear(d_model, d_model)
+        self.out = nn.Linear(d_model, d_model)
+        self.position = nn.Linear(d_model, d_model, bias=False)
+        self.content_bias_HW = nn.Parameter(torch.zeros(heads, self.width))
+        self.position_bias_HW = nn.Parameter(torch.zeros(heads, self.width))
+
+    def forward(self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor) -> Tensor:
+        """positions_RD: encodings of the distances S-1 ... -(S-1). mask_BSS (or B1S): true where a frame may look."""
+        B, S, _ = x_BSD.shape
+        query_BSHW, key_BSHW, value_BSHW = (
+            part(x_BSD).view(B, S, self.heads, self.width) for part in (self.query, self.key, self.value)
+        )
+        position_HWR = self.position(positions_RD).view(-1, self.heads, self.width).permute(1, 2, 0)
+        scale = self.width**-0.5
+        by_position_BHSR = torch.matmul((query_BSHW + self.position_bias_HW).transpose(1, 2), position_HWR)
+        bias_BHSS = _shift(by_position_BHSR) * scale
+        bias_BHSS = bias_BHSS.masked_fill(~mask_BSS.unsqueeze(1), torch.finfo(bias_BHSS.dtype).min)
+        attended_BHSW = F.scaled_dot_product_attention(
+            (query_BSHW + self.content_bias_HW.to(query_BSHW.dtype)).transpose(1, 2),
+            key_BSHW.transpose(1, 2),
+            value_BSHW.transpose(1, 2),
+            attn_mask=bias_BHSS,
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=scale,
+        )
+        return self.out(attended_BHSW.transpose(1, 2).reshape(B, S, -1))
+
+
+def _shift(scores_BHSR: Tensor) -> Tensor:
+    """Scores by distance, R = 2S - 1, to scores by frame, S: row i keeps the distances i ... i - S + 1."""
+    B, H, S, R = scores_BHSR.shape
+    padded = F.pad(scores_BHSR, (1, 0)).view(B, H, R + 1, S)[:, :, 1:]
+    return padded.reshape(B, H, S, R)[..., :S]
+
+
+def relative_positions(length: int | Tensor, d_model: int, like: Tensor) -> Tensor:
+    """Sinusoids of the distances length-1 ... -(length-1), (2 length - 1, D), float32."""
+    distance = torch.arange(length - 1, -length, -1, device=like.device, dtype=torch.float32)  # type: ignore[arg-type]
+    return sinusoids(distance, d_model)
+
+
+def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
+    frequency = torch.exp(
+        torch.arange(0, d_model, 2, device=position_P.device).float() * (-math.log(10_000.0) / d_model)
+    )
+    angle = position_P.unsqueeze(1) * frequency
+    return torch.stack([angle.sin(), angle.cos()], -1).flatten(1)
+
+
+class ConvolutionModule(nn.Module):
+    """Gated pointwise, depthwise over time; LayerNorm, since BatchNorm's statistics would tie the clips of a batch
+    together.
+    """
+
+    def __init__(self, d_model: int, kernel: int, causal: bool) -> None:
+        super().__init__()
+        self.gate = nn.Linear(d_model, 2 * d_model)
+        self.padding = (kernel - 1, 0) if causal else ((kernel - 1) // 2, (kernel - 1) // 2)
+        self.depthwise = nn.Conv1d(d_model, d_model, kernel, groups=d_model)
+        self.norm = nn.LayerNorm(d_model)
+        self.out = nn.Linear(d_model, d_model)
+
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
+        x_BSD = F.glu(self.gate(x_BSD), -1).masked_fill(~mask_BS.unsqueeze(-1), 0.0)
+        x_BDS = self.depthwise(F.pad(x_BSD.transpose(1, 2), self.padding))
+        return self.out(F.silu(self.norm(x_BDS.transpose(1, 2))))
+
+
+class Block(nn.Module):
+    def __init__(self, settings: ModelSettings, first_ffn: nn.Module, second_ffn: nn.Module) -> None:
+        super().__init__()
+        d_model = settings.d_model
+        self.first_ffn, self.second_ffn = first_ffn, second_ffn
+        self.attention = RelativeAttention(d_model, settings.heads, settings.dropout)
+        self.convolution = ConvolutionModule(d_model, settings.kernel, settings.causal)
+        self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(5))
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(
+        self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor, mask_BS: Tensor, routing: Routing
+    ) -> Tensor:
+        first, attention, convolution, second, last = self.norms
+        x_BSD = x_BSD + 0.5 * self.dropout(self.first_ffn(first(x_BSD), routing))
+        x_BSD = x_BSD + self.dropout(self.attention(attention(x_BSD), positions_RD, mask_BSS))
+        x_BSD = x_BSD + self.dropout(self.convolution(convolution(x_BSD), mask_BS))
+        x_BSD = x_BSD + 0.5 * self.dropout(self.second_ffn(second(x_BSD), routing))
+        return last(x_BSD)
+
+
+class Encoder(nn.Module):
+    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense(name)` a plain one; `place` says
+    where.
+    """
+
+    def __init__(
+        self, settings: ModelSettings, layers: int, make_ffn: MakeFFN, make_dense: MakeFFN, place: str, name: str
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.subsampling = Subsampling(settings.d_model)
+        self.dropout = nn.Dropout(settings.dropout)
+        blocks = []
+        for layer in range(layers):
+            first = make_ffn if place == "all" else make_dense
+            second = make_dense if place == "none" else make_ffn
+            blocks.append(Block(settings, first(f"{name}.{layer}.first"), second(f"{name}.{layer}.second")))
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(
+        self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, taps: tuple[int, ...] = ()
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """features (B, F, 80) normalised; lengths in feature frames.
+
+        Returns: encoded (B, S, D); lengths in encoder frames; encodings after the blocks that `taps` counts.
+        """
+        x_BSD = self.subsampling(features_BF80)
+        lengths_B = subsampled(lengths_B)
+        S = x_BSD.shape[1]
+        x_BSD = self.dropout(x_BSD * math.sqrt(self.settings.d_model))
+        frame_S = torch.arange(S, device=x_BSD.device)
+        mask_BS = frame_S < lengths_B.unsqueeze(1)
+        mask_BSS = mask_BS.unsqueeze(1)
+        if self.settings.causal:
+            mask_BSS = mask_BSS & (frame_S.unsqueeze(1) >= frame_S)
+        positions_RD = relative_positions(S, self.settings.d_model, x_BSD)
+        routing.mask_BT = mask_BS
+        tapped = []
+        for number, block in enumerate(self.blocks, 1):
+            x_BSD = block(x_BSD, positions_RD, mask_BSS, mask_BS, routing)
+            if number in taps:
+                tapped.append(x_BSD)
+        return x_BSD, lengths_B, tapped
+
+
+def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:
+    """Makers of the routed and of the plain feed-forward block."""
+    moe = settings.moe
+    width = moe.expert_width or settings.d_ff * 8 // (moe.shared + moe.experts[-1])
+
+    def dense(name: str) -> nn.Module:
+        return FeedForward(settings.d_model, settings.d_ff, settings.dropout)
+
+    def routed(name: str) -> nn.Module:
+        return ElasticMoE(name, settings.d_model, width, moe, settings.dropout)
+
+    return (dense if moe.ffn == "none" else routed), dense

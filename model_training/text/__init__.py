@@ -1,0 +1,1 @@
+"""What the model can be asked and what it can answer, as tokens."""

@@ -1,0 +1,1 @@
+"""What a training step needs: losses, optimizers, workers, checkpoints, logs."""

@@ -1,0 +1,101 @@
+"""The training objective: 0.3 CTC + 0.7 attention, label smoothing, and what routing adds (SPEC.md section 2; 3M eq.
+10-12).
+
+Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can
+be named and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_training.config import LossSettings, MoESettings
+from model_training.model.speech_model import Outputs
+
+IGNORE = -1
+BLANK = 0
+CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
+
+
+@dataclass
+class Losses:
+    total_B: Tensor  # per clip, routing not included
+    ctc_B: Tensor
+    attention_B: Tensor
+    routing: Tensor | None  # mean over frames of the micro-batch, already weighted
+    correct: int  # decoder tokens predicted right, teacher-forced
+    tokens: int
+
+
+def losses(
+    outputs: Outputs,
+    ctc_targets_BU: Tensor,
+    ctc_lengths_B: Tensor,
+    targets_BL: Tensor,
+    loss: LossSettings,
+    moe: MoESettings,
+    open_BV: Tensor | None = None,
+) -> Losses:
+    """Losses of one micro-batch.
+
+    Args:
+        ctc_targets_BU: text and events; targets_BL: next tokens, -1 where none counts.
+        open_BV: True for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
+        they
+            take no part in its softmax, so their absence from the targets teaches nothing.
+    """
+    open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
+
+    def ctc(logits_BSV: Tensor) -> Tensor:
+        return ctc_loss(without(logits_BSV, open_B1V), outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
+
+    def attention(logits_BLV: Tensor) -> Tensor:
+        return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V)
+
+    ctc_B = ctc(outputs.ctc_logits_BSV)
+    attention_B = attention(outputs.logits_BLV)
+    for extra_BLV in outputs.extra_logits:
+        attention_B = attention_B + attention(extra_BLV)
+    total_B = loss.ctc_weight * ctc_B + (1 - loss.ctc_weight) * attention_B
+    if outputs.embedding_ctc_logits_BSV is not None:
+        embedding_B = ctc(outputs.embedding_ctc_logits_BSV)
+        total_B = total_B + moe.embedding_weight * embedding_B
+    counted_BL = targets_BL != IGNORE
+    correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
+    return Losses(total_B, ctc_B, attention_B, outputs.routing.loss(), int(correct), int(counted_BL.sum()))
+
+
+def without(logits: Tensor, open_B1V: Tensor | None) -> Tensor:
+    """Logits, in float32, with next to no probability for the tokens left out."""
+    return logits.float() if open_B1V is None else logits.float().masked_fill(open_B1V, CLOSED)
+
+
+def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
+    """Negative log-likelihood per clip (B,), float32."""
+    log_probs_SBV = logits_BSV.float().log_softmax(-1).transpose(0, 1)
+    return F.ctc_loss(log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="none")
+
+
+def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float, open_B1V: Tensor | None = None) -> Tensor:
+    """Cross-entropy per clip (B,), summed over its tokens, float32.
+
+    Label smoothing spreads over the vocabulary without the tokens left out.
+    """
+    log_probs_BLV = without(logits_BLV, open_B1V).log_softmax(-1)
+    loss_BL = -log_probs_BLV.gather(-1, targets_BL.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    if smoothing:
+        if open_B1V is None:
+            spread_BL = -log_probs_BLV.mean(-1)
+        else:
+            spread_BL = -log_probs_BLV.masked_fill(open_B1V, 0).sum(-1) / (~open_B1V).sum(-1)
+        loss_BL = (1 - smoothing) * loss_BL + smoothing * spread_BL
+    return loss_BL.masked_fill(targets_BL == IGNORE, 0).sum(1)
+
+
+def finite(losses_B: Tensor) -> Tensor:
+    """True for clips whose loss may be used (B,)."""
+    return torch.isfinite(losses_B.detach())

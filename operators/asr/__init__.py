@@ -1,0 +1,1 @@
+"""Recognisers, and what they write without having heard it."""

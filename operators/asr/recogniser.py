@@ -1,0 +1,113 @@
+"""Recognisers: clips in, one hypothesis per clip out, in the order given.
+
+    clips of a unit ──WhisperX──> Hypothesis each (text, language, its probability, avg_logprob)
+    clips in play ──CopilotRouter──by language──> FunAsr, or several ──> their hypotheses, or None: no copilot
+
+An engine takes all clips of a unit at once and makes its own batches: sorted by length, so that a batch holds clips
+alike. Batches are a function of the list alone, so the same unit gives the same hypotheses on any worker. `WhisperX` is
+in `whisperx_asr.py`, `FunAsr` in `funasr_asr.py`; both load their model in the constructor, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from operators.asr.funasr import FunAsr
+from operators.asr.whisperx import WhisperX, canonical_language
+from operators.clip import Hypothesis
+
+__all__ = ["ANY_LANGUAGE", "CopilotRouter", "FunAsr", "Recogniser", "WhisperX"]
+
+ANY_LANGUAGE = "*"
+"""The router's key for every language that has no copilot of its own."""
+
+
+class Recogniser(Protocol):
+    """What the stages need of an engine; bring your own by writing these three."""
+
+    name: str
+    """goes into `Hypothesis.engine`; names engine and model, never a path of the machine."""
+
+    def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
+        """One hypothesis per clip, in order; `text` is "" where nothing was heard.
+
+        clips: int16 [samples] each, 16 kHz mono, at most 30 s. languages: what is known of each clip's language, or
+        None.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model."""
+        ...
+
+
+Loader = Callable[[], Recogniser]
+
+
+@dataclass(slots=True)
+class CopilotRouter:
+    """The copilots of each language, loaded when a clip first needs them and kept until `close`.
+
+    models: language -> a loader, or several for a vote; `ANY_LANGUAGE` serves the rest. Loaders that compare equal
+    share one engine, so a model that serves three languages is in memory once.
+    """
+
+    models: Mapping[str, Loader | Sequence[Loader]]
+    _loaded: list[tuple[Loader, Recogniser]] = field(default_factory=list, init=False, repr=False)
+
+    def transcribe(
+        self, clips: Sequence[np.ndarray], languages: Sequence[str | None]
+    ) -> list[tuple[Hypothesis, ...] | None]:
+        """The hypotheses of each clip's copilots, in the order configured; None where its language has no copilot.
+
+        clips: int16 [samples] each, 16 kHz mono. An engine hears all its clips of all its languages in one call.
+        """
+        routes = [self._route(language) for language in languages]
+        engines: list[Loader] = []
+        for route in routes:
+            engines += [loader for loader in route or () if loader not in engines]
+        heard: list[dict[int, Hypothesis]] = []  # of each engine: clip index -> what it heard
+        for loader in engines:
+            chosen = [index for index, route in enumerate(routes) if route is not None and loader in route]
+            answers = self._engine(loader).transcribe([clips[i] for i in chosen], [languages[i] for i in chosen])
+            heard.append(dict(zip(chosen, answers, strict=True)))
+        return [
+            None if route is None else tuple(heard[engines.index(loader)][index] for loader in route)
+            for index, route in enumerate(routes)
+        ]
+
+    def load(self) -> None:
+        """Load every engine now instead of when a clip first needs it. Raises UserError for the first that cannot be
+        loaded.
+        """
+        for loaders in self.models.values():
+            for loader in (loaders,) if callable(loaders) else loaders:
+                self._engine(loader)
+
+    def close(self) -> None:
+        for _, engine in self._loaded:
+            engine.close()
+        self._loaded.clear()
+
+    def _route(self, language: str | None) -> tuple[Loader, ...] | None:
+        """Loaders for a language code: exactly, else as Whisper writes it (zh-CN: zh, zh-HK: yue), else the rest's,
+        else None.
+        """
+        code = (language or "").lower().replace("_", "-")
+        for key in (code, canonical_language(code), ANY_LANGUAGE):
+            if self.models.get(key):
+                loaders = self.models[key]
+                return (loaders,) if callable(loaders) else tuple(loaders)
+        return None
+
+    def _engine(self, loader: Loader) -> Recogniser:
+        for known, engine in self._loaded:
+            if known == loader:
+                return engine
+        engine = loader()
+        self._loaded.append((loader, engine))
+        return engine

@@ -1,0 +1,1 @@
+"""The forms of a transcript, its tokens and its phones."""

@@ -1,0 +1,1 @@
+"""Runs stages over units: on Ray, or in a plain loop that is the reference."""

@@ -1,0 +1,1 @@
+"""From the shards of finished runs to everything that training needs."""

@@ -1,0 +1,69 @@
+"""What a hand-off looks at before it reads the first tar: a mistake found after terabytes were hashed costs hours.
+
+--out ──a probe, put and deleted──┐
+--labelled ──its first row────────┼──> nothing, or UserError
+--weight ──domains by name────────┘        scratch folder ──full, unwritable──> UserError
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from operators.errors import UserError
+from pipeline.config import S3Settings, SourceSettings
+from pipeline.handoff.labelled import LabelledSet, named_domains
+from pipeline.preflight import try_output
+from pipeline.sources.files import check_source
+from pipeline.storage import Store
+from pipeline.uri import is_s3
+
+
+def check_writable(store: Store) -> None:
+    """Raises UserError when a store cannot be written to. Leaves nothing behind, no empty folder either."""
+    root = Path(store.root)
+    missing = [] if is_s3(store.root) else [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
+    try:
+        try_output(store, "--out")
+    finally:
+        for folder in missing:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def check_labelled(labelled: Sequence[LabelledSet], s3: S3Settings) -> None:
+    """Raises UserError for a labelled set whose manifest is not there or is none."""
+    for each in labelled:
+        check_source(SourceSettings(path=each.path, domain=each.domain), s3)
+
+
+def check_weights(weighed: set[str], known: set[str], labelled: Sequence[LabelledSet], s3: S3Settings) -> None:
+    """Raises UserError for a domain that is neither `known`, from the plans, nor in a labelled set."""
+    known = known | {each.domain for each in labelled}
+    if not weighed <= known:  # only then is a whole manifest read for the domains that its rows name
+        known = known.union(*(named_domains(each, s3) for each in labelled))
+    if unknown := sorted(weighed - known):
+        raise UserError(f"--weight {unknown[0]}: no such domain (there are {', '.join(sorted(known))})")
+
+
+@contextmanager
+def scratch_folder(parent: str | None) -> Iterator[Path]:
+    """A folder for temporary files under `parent` (None: the system's), gone afterwards. Raises UserError."""
+    mend = "give a writable folder with more room as --scratch"
+    try:
+        made = tempfile.TemporaryDirectory(prefix="touchasp-handoff-", dir=parent)
+    except OSError as error:
+        where = parent or "the system's folder"
+        raise UserError(f"cannot use {where} for temporary files ({error.strerror}): {mend}") from error
+    with made as folder:
+        try:
+            yield Path(folder)
+        except OSError as error:
+            # Stores explain their own errors, so a full disk that is left is scratch.
+            if isinstance(error, UserError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise UserError(f"no room for temporary files in {folder} ({os.strerror(error.errno)}): {mend}") from error

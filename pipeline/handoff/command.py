@@ -1,0 +1,160 @@
+"""The command line of `handoff`: options, the training command that comes out of it, and its launch.
+
+RUN ... --out DIR ──handoff──> DIR ──> "python -m model_training train --data DIR" ──--launch──> that, started
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import shlex
+import subprocess
+import sys
+
+from rich.console import Console
+
+from operators.errors import UserError
+from pipeline.config import S3Settings
+from pipeline.uri import is_s3
+
+EXAMPLES = """\
+Checks every shard against its ledger, drops what two runs share, splits by recording, sums the normalisation, builds
+the tokenizer, balances the domains. Audio stays where it is: the indexes in DIR point at it.
+
+examples:
+  python -m pipeline handoff runs/first --out handoff
+  python -m pipeline handoff runs/first runs/second --out handoff --dev 0.02 --test 0.02 --seed 1
+  python -m pipeline handoff runs/first --out handoff --labelled aishell.jsonl:read --weight read=2
+  python -m pipeline handoff s3://bucket/run --out s3://bucket/handoff s3.endpoint_url=http://store:9000
+  python -m pipeline handoff runs/first --out handoff --config tiny --launch"""
+
+_SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=")
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("runs", metavar="RUN", nargs="+", help="run directories, local or s3://; then s3.* settings (key=value)")
+    add("--out", metavar="DIR", required=True, help="directory of the hand-off, local or s3://")
+    add("--seed", type=int, default=0, help="of the split (default: %(default)s)")
+    add(
+        "--dev",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of the recordings held out for development (default: 0.01)",
+    )
+    add(
+        "--test",
+        type=float,
+        default=0.01,
+        metavar="SHARE",
+        help="of the recordings held out for testing (default: 0.01)",
+    )
+    add(
+        "--alpha",
+        type=float,
+        default=0.7,
+        help="domains are seen by hours^ALPHA: 1 as they come, 0 all alike (default: 0.7)",
+    )
+    add(
+        "--max-weight",
+        type=float,
+        default=4.0,
+        metavar="W",
+        help="limit of what balancing may give (default: %(default)s)",
+    )
+    add(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="DOMAIN=W",
+        help="how often a clip is seen in an epoch; may be repeated",
+    )
+    add(
+        "--labelled",
+        action="append",
+        default=[],
+        metavar="FILE[:DOMAIN]",
+        help="manifest of a labelled set; may be repeated",
+    )
+    add("--scheme", metavar="FILE", help="languages, ages, emotions, events that the model knows (JSON or YAML)")
+    add("--bpe-size", type=int, metavar="N", help="units for words with spaces (default: the trainer's)")
+    add("--tokenizer", metavar="DIR", help="of an earlier hand-off, to go on with its vocabulary")
+    add(
+        "--verify",
+        choices=("checksums", "sizes"),
+        default="checksums",
+        help="how shards are checked (default: %(default)s)",
+    )
+    add("--skip-damaged", action="store_true", help="leave damaged shards out instead of refusing them")
+    add("--scratch", metavar="DIR", help="folder for temporary files (default: the system's)")
+    add("--config", metavar="CONFIG", help="preset or YAML file of the training command")
+    add("--launch", action="store_true", help="start the training command when all is done")
+
+
+def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
+    """Run directories, and key=value settings among them. Raises UserError."""
+    settings = [word for word in words if _SETTING.match(word)]
+    runs = [word for word in words if not _SETTING.match(word)]
+    if not runs:
+        raise UserError("no run: name at least one run directory")
+    return runs, settings
+
+
+def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Make the hand-off, print the training command, start it when asked. Answers the exit code. Raises UserError."""
+    from pipeline.handoff.build import HandoffSettings, handoff
+    from pipeline.handoff.labelled import LabelledSet
+
+    for name in ("dev", "test"):
+        if not 0 <= getattr(arguments, name) < 1:
+            raise UserError(f"--{name} {getattr(arguments, name)}: a share, at least 0 and below 1")
+    if arguments.dev + arguments.test >= 1:
+        raise UserError("--dev and --test together leave nothing to train on: their sum must be below 1")
+    if not 0 <= arguments.alpha <= 1 or not 1 <= arguments.max_weight < math.inf:
+        raise UserError("--alpha lies between 0 and 1, --max-weight is a number of at least 1")
+    asked = HandoffSettings(
+        seed=arguments.seed,
+        dev=arguments.dev,
+        test=arguments.test,
+        alpha=arguments.alpha,
+        max_weight=arguments.max_weight,
+        weights=dict(map(_weight, arguments.weight)),
+        labelled=tuple(map(LabelledSet.parse, arguments.labelled)),
+        scheme=arguments.scheme,
+        bpe_size=arguments.bpe_size,
+        tokenizer=arguments.tokenizer,
+        checksums=arguments.verify == "checksums",
+        skip_damaged=arguments.skip_damaged,
+        scratch=arguments.scratch,
+    )
+    runs, overrides = split_runs(arguments.runs)
+    made = handoff(runs, overrides, arguments.out, asked, console)
+    command, environment = training_command(made.uri, made.s3, arguments.config)
+    shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
+    console.print("\nnext:", highlight=False)
+    console.print(shown, markup=False, highlight=False, soft_wrap=True)
+    if not arguments.launch:
+        return 0
+    from pipeline.handoff.tokenizer import trainer_environment
+
+    sys.stdout.flush()
+    return subprocess.run([sys.executable, *command[1:]], env=trainer_environment() | environment).returncode
+
+
+def _weight(text: str) -> tuple[str, float]:
+    domain, _, number = text.rpartition("=")
+    try:
+        weight = float(number)
+    except ValueError:
+        weight = -1.0
+    if not domain or not 0 <= weight <= 1000:
+        raise UserError(f"--weight {text}: expected DOMAIN=NUMBER, for example --weight meeting=2")
+    return domain, weight
+
+
+def training_command(data: str, s3: S3Settings, config: str | None) -> tuple[list[str], dict[str, str]]:
+    """The command that trains on a hand-off, and what it needs in its environment."""
+    command = ["python", "-m", "model_training", "train", "--data", data, *(["--config", config] if config else [])]
+    return command, {"AWS_ENDPOINT_URL": s3.endpoint_url} if is_s3(data) and s3.endpoint_url else {}

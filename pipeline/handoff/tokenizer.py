@@ -1,0 +1,66 @@
+"""The tokenizer of a hand-off: built by the trainer's own command, because nothing here may import the trainer.
+
+labels of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
+one character, scheme ──the same, before any work: a mistake in the scheme or the size──> UserError
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from operators.errors import UserError
+from pipeline.config import S3Settings
+from pipeline.storage import open_store
+
+_FILE = "tokenizer.json"
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+def build_tokenizer(folder: Path, texts: Path, *, scheme: str | None, bpe_size: int | None) -> None:
+    """Put a tokenizer built from `texts`, one label a line, into `folder`. Raises UserError."""
+    folder.mkdir()
+    command = [sys.executable, "-m", "model_training", "tokenizer", "--texts", str(texts), "--out", str(folder)]
+    command += ["--scheme", scheme] if scheme is not None else []
+    command += ["--bpe-size", str(bpe_size)] if bpe_size is not None else []
+    done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"the tokenizer cannot be built: {lines[-1].removeprefix('touchasp: ')}")
+
+
+def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) -> None:
+    """Raises UserError for what no labels could make a tokenizer of."""
+    if scheme is None and bpe_size is None:
+        return
+    texts = scratch / "try.txt"
+    texts.write_text("字\n", "utf-8")  # a character of its own needs no pieces, so any size will do
+    build_tokenizer(scratch / "try", texts, scheme=scheme, bpe_size=bpe_size)
+
+
+def copy_tokenizer(folder: Path, ready: str, s3: S3Settings) -> None:
+    """Put the tokenizer of `ready`, its folder or an earlier hand-off, into `folder`. Raises UserError."""
+    store = open_store(ready, s3)
+    for key in (_FILE, f"tokenizer/{_FILE}"):
+        if store.exists(key):
+            break
+    else:
+        raise UserError(f"no {_FILE} in {ready}: give the folder of a tokenizer, or an earlier hand-off")
+    data = store.read(key)
+    try:
+        known = {"schema_version", "scheme"} <= json.loads(data).keys()
+    except (ValueError, AttributeError):
+        known = False
+    if not known:
+        raise UserError(f"{store.url(key)} is no tokenizer: give another, or make it again")
+    folder.mkdir()
+    (folder / _FILE).write_bytes(data)
+
+
+def trainer_environment() -> dict[str, str]:
+    """This environment, in which `python -m model_training` finds the package that lies beside this one."""
+    paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,1 @@
+"""Retention per domain, folded from ledgers and written for people to read."""

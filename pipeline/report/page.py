@@ -1,0 +1,303 @@
+"""report.html: one self-contained page, no network, that a person enjoys reading.
+
+    Retention, Speeds, examples ──> values for the template and JSON for the charts ──template.html, css, js──> bytes
+
+Whatever comes from manifests and transcripts is hostile. Jinja2 escapes every value, the JSON has no <, > or & left in
+it, the scripts set text and never markup, and the page's policy runs only the script and the style whose hashes it
+names.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from operators.agreement import align
+from operators.text.spoken import tokens
+from pipeline.display.words import (
+    clock,
+    explain,
+    human_factor,
+    human_percent,
+    human_seconds,
+    human_time,
+    shares_in_one_unit,
+)
+from pipeline.report.examples import Audio, Example, ExampleClip, RunStore, collect
+from pipeline.report.histograms import DURATION_EDGES, RATE_EDGES, SCORE_EDGES, Distributions
+from pipeline.report.retention import AGREEMENT_REASONS, Retention, Tally
+from pipeline.report.speeds import Speeds
+
+ASSETS = Path(__file__).parent / "assets"
+MOST_DOMAINS = 60
+"""Of the largest domains that a page shows one by one; the rest is one bar. report.json has all."""
+_LONGEST_TEXT = 2000
+
+
+class Rule(Protocol):
+    @property
+    def max_wer(self) -> float: ...
+    @property
+    def max_per(self) -> float: ...
+    @property
+    def drop_when(self) -> str: ...
+
+
+def shown_domains(retention: Retention) -> list[tuple[str, Tally]]:
+    """The domains that the page shows one by one, best retention first."""
+    largest = sorted(retention.domains.items(), key=lambda item: (-item[1].input, item[0]))[:MOST_DOMAINS]
+    return sorted(largest, key=lambda item: (-(item[1].retention or 0), item[0]))
+
+
+def render_html(
+    store: RunStore,
+    retention: Retention,
+    speeds: Speeds | None,
+    shortlists: Sequence[Sequence[Example]],
+    audio: Audio | None,
+    *,
+    thresholds: Rule,
+    title: str,
+) -> bytes:
+    """The page. `shortlists` holds the examples of each of `shown_domains`, in that order."""
+    named = shown_domains(retention)
+    domains = [*named, *_others(retention, named)]
+    total = retention.total
+    environment = Environment(
+        loader=FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "time": human_time,
+        "seconds": human_seconds,
+        "percent": human_percent,
+        "factor": human_factor,
+        "count": lambda number: f"{number:,}",
+        "plain": lambda percent: f"{percent:g} %",
+    }
+    style = Markup((ASSETS / "report.css").read_text("utf-8"))
+    script = Markup("".join((ASSETS / name).read_text("utf-8") for name in ("charts.js", "report.js")))
+    shown = zip(named, collect(store, [list(each) for each in shortlists], audio), strict=True)
+    page = environment.get_template("template.html").render(
+        title=title,
+        style=style,
+        script=script,
+        style_hash=Markup(_csp_hash(style)),
+        script_hash=Markup(_csp_hash(script)),
+        total=total,
+        domains=domains,
+        ledgers=retention.ledgers,
+        difference=total.difference,
+        identity=_identity(total),
+        causes=sorted(total.rejected, key=lambda cause: (-total.rejected[cause].samples, cause)),
+        reasons=_reasons(total),
+        thresholds=thresholds,
+        speeds=speeds,
+        examples=[{"name": name, "clips": [_card(clip) for clip in clips]} for (name, _), clips in shown if clips],
+        payload=_payload(domains, total, retention.languages, thresholds),
+    )
+    return page.encode("utf-8")
+
+
+def _others(retention: Retention, named: list[tuple[str, Tally]]) -> list[tuple[str, Tally]]:
+    names = {name for name, _ in named}
+    rest = [tally for name, tally in retention.domains.items() if name not in names]
+    return [(f"({len(rest):,} smaller domains)", reduce(Tally.plus, rest))] if rest else []
+
+
+def _csp_hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
+
+
+def _identity(total: Tally) -> list[dict[str, Any]]:
+    disagree = sum(amount.samples for (_, reason), amount in total.rejected.items() if reason in AGREEMENT_REASONS)
+    terms = [
+        ("input", "in", total.input),
+        ("kept", "kept", total.kept.samples),
+        ("disagree", "transcripts disagree", disagree),
+        ("rejected", "rejected before that", total.rejected_total.samples - disagree),
+        ("silent", "not speech", total.non_speech),
+        ("unreadable", "unreadable", total.unreadable_total),
+    ]
+    shown = shares_in_one_unit([samples for *_, samples in terms])
+    return [
+        {"key": key, "label": label, "samples": samples, "shown": text}
+        for (key, label, samples), text in zip(terms, shown, strict=True)
+    ]
+
+
+def _reasons(total: Tally) -> list[dict[str, Any]]:
+    rejected = [(cause, amount.samples, amount.clips, "clips") for cause, amount in total.rejected.items()]
+    unread = [
+        (cause, total.unreadable.get(cause, 0), files, "files") for cause, files in total.unreadable_files.items()
+    ]
+    return [
+        {
+            "stage": stage,
+            "reason": reason,
+            "explanation": explain(reason),
+            "count": count,
+            "unit": unit if count != 1 else unit[:-1],
+            "samples": samples,
+            "share": 100 * samples / total.input if total.input else None,
+        }
+        for (stage, reason), samples, count, unit in sorted(
+            rejected + unread, key=lambda row: (-row[1], -row[2], row[0])
+        )
+    ]
+
+
+def _payload(
+    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], thresholds: Rule
+) -> dict[str, Any]:
+    """What the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
+    scopes = [("All domains", total), *domains]
+    stages = ("plan", "decode", "segment", "transcribe", "copilot", "rover")
+    rank = {stage: at for at, stage in enumerate(stages)}
+    accounts = []
+    for name, tally in scopes:
+        causes = sorted(
+            tally.rejected.items(), key=lambda item: (rank.get(item[0][0], len(rank)), -item[1].samples, item[0])
+        )
+        accounts.append(
+            {
+                "name": name,
+                "input": tally.input,
+                "kept": tally.kept.samples,
+                "nonSpeech": tally.non_speech,
+                "unreadable": tally.unreadable_total,
+                "clips": tally.kept.clips,
+                "rejected": [[stage, reason, amount.samples, amount.clips] for (stage, reason), amount in causes],
+                **_histograms(tally.distributions or Distributions(), joint=True),
+            }
+        )
+    heard = sorted(languages.items(), key=lambda item: (-int(item[1].duration[:, :, 1].sum()), item[0]))
+    return {
+        "rule": {"maxWer": thresholds.max_wer, "maxPer": thresholds.max_per, "dropWhen": thresholds.drop_when},
+        "edges": {"score": SCORE_EDGES.tolist(), "rate": RATE_EDGES.tolist(), "duration": DURATION_EDGES.tolist()},
+        "agreement": list(AGREEMENT_REASONS),
+        "explanations": {reason: explain(reason) for _, reason in sorted(total.rejected)},
+        "scopes": accounts,
+        "languages": [{"name": name or "not known", **_histograms(found, joint=False)} for name, found in heard],
+    }
+
+
+def _histograms(found: Distributions, *, joint: bool) -> dict[str, Any]:
+    """Histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as [cell, samples,
+    ...].
+    """
+    packed: dict[str, Any] = {
+        name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist()
+        for name in ("wer", "per", "rate", "duration")
+    }
+    if joint:
+        flat = found.wer_per.ravel()
+        cells = np.flatnonzero(flat)
+        packed["joint"] = np.stack([cells, flat[cells]], axis=1).ravel().tolist()
+    return packed
+
+
+def _card(clip: ExampleClip) -> dict[str, Any]:
+    row = clip.row
+    heard = row["hypotheses"] or []
+    return {
+        "clip_id": row["clip_id"],
+        "outcome": row["outcome"],
+        "reason": row["reason"] or "",
+        "explanation": explain(row["reason"] or ""),
+        "detail": _cut(row["detail"] or "") if row["stage"] != "rover" else "",  # it repeats the rates
+        "wer": row["wer"],
+        "per": row["per"],
+        "language": row["language"] or "",
+        "duration": human_time(row["end"] - row["start"]),
+        "audio": _data_uri(clip.audio) if clip.audio else None,
+        "lines": _lines(row, heard),
+        "raw": _heard(heard) if row["asr_norm"] is not None else [],
+        "label": _cut(row["label"] or ""),
+        "recording_id": _cut(row["recording_id"], 200),
+        "time": f"{clock(row['start'])}–{clock(row['end'])}",
+        "provenance": _provenance(row["provenance"]),
+    }
+
+
+def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
+    return [{"engine": each["engine"] or "", "text": _cut(each["text"] or "")} for each in hypotheses]
+
+
+def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What was compared, differences marked; before anything was compared, what was heard."""
+    if row["asr_norm"] is None or row["copilot_norm"] is None:
+        return [
+            {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
+        ]
+    edits = align(tokens(_cut(row["asr_norm"])), tokens(_cut(row["copilot_norm"])))
+    kinds = {"equal": "same", "substitution": "sub", "deletion": "del", "insertion": "ins"}
+    # With several copilots the ledger does not say which of them was nearest to the ASR.
+    second = heard[1]["engine"] if len(heard) == 2 else "nearest copilot"
+    sides = (
+        ("asr", heard[0]["engine"] if heard else "ASR", [(kinds[edit.kind], edit.reference) for edit in edits]),
+        ("copilot", second, [(kinds[edit.kind], edit.hypothesis) for edit in edits]),
+    )
+    return [
+        {"engine": engine or side, "role": "reference" if row["reference"] == side else "", "runs": _runs(steps)}
+        for side, engine, steps in sides
+    ]
+
+
+def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Neighbours of one kind joined, words spaced and Han characters not. The space goes before a word, outside its
+    mark.
+    """
+    spaced: list[tuple[str, str]] = []
+    before = ""
+    for kind, token in steps:
+        if token:
+            if before and before[-1].isascii() and token[0].isascii():
+                spaced.append(("same" if not spaced or spaced[-1][0] != kind else kind, " "))
+            spaced.append((kind, token))
+            before = token
+    return [(kind, "".join(text for _, text in run)) for kind, run in groupby(spaced, key=lambda step: step[0])]
+
+
+def _data_uri(audio: bytes) -> str:
+    kinds = {b"OggS": "audio/ogg", b"fLaC": "audio/flac", b"RIFF": "audio/wav"}
+    return f"data:{kinds.get(audio[:4], 'application/octet-stream')};base64,{base64.b64encode(audio).decode()}"
+
+
+def _provenance(text: str | None) -> list[tuple[str, str, str | None]]:
+    """(name, value, link) of what the manifest said; a link only where the value is a web address."""
+    fields = json.loads(text) if text else {}
+    return [
+        (_cut(str(name), 60), _cut(str(value), 200), _link(value))
+        for name, value in fields.items()
+        if value is not None and value != ""
+    ][:12]
+
+
+def _link(value: Any) -> str | None:
+    # Only what is plainly http(s): "javascript:" and "data:" stay text, also with blanks or control characters inside.
+    if not isinstance(value, str) or len(value) > _LONGEST_TEXT or not value.isprintable() or value != value.strip():
+        return None
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return None
+    return value if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _cut(text: str, longest: int = _LONGEST_TEXT) -> str:
+    return text if len(text) <= longest else text[: longest - 1] + "…"

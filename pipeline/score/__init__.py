@@ -1,0 +1,1 @@
+"""Labels and engines against a truth file."""

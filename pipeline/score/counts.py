@@ -1,0 +1,323 @@
+"""What engines and labels got wrong by a truth file, counted; pipeline/score/figures.py makes rates of it.
+
+    ledger ──rows of recordings with truth──align──> clips with text ──measure──> Counts per recording, domain, language
+                                                 └─> why the others cannot be scored: coverage
+
+Everything counted is an integer sum over clips, kept per recording so that recordings can be drawn again for intervals.
+What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared in the form
+that test sets are scored in (operators.text.spoken.evaluation_form), after the spoken form where `spoken` asks for it.
+
+A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
+The label of a clip that the agreement rule rejected is the one it would have had: the filter can be told from chance.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rapidfuzz.distance import Levenshtein
+
+from operators.agreement import Rover, Rules
+from operators.clip import Agreement, Hypothesis, Span
+from operators.errors import UserError
+from operators.text.phones import primary_language
+from operators.text.spoken import Normaliser, evaluation_form, tokens
+from pipeline.report.histograms import SCORE_EDGES
+from pipeline.report.retention import AGREEMENT_REASONS
+from pipeline.score.truth import Slack, TrueRecording, Truth, align
+
+SCORE_COLUMNS = (
+    "domain", "recording_id", "uri", "start", "end", "outcome", "reason", "clip_id", "language", "hypotheses",
+    "asr_norm", "copilot_norm", "reference", "wer", "per", "label",
+)  # fmt: skip
+"""What `count` needs of a ledger."""
+
+UNSPACED = frozenset(["zh", "cmn", "yue", "ja", "wuu", "nan", "hak", "sichuan", "minnan", "th", "lo", "my", "km"])
+"""Languages written without spaces: scored by CER, the others by WER as well."""
+KEPT, REJECTED = 0, 1
+LABEL, ASR = 0, 1
+"""Systems; 2 is the copilot and, where a run votes, 3 and so on are further copilots."""
+CLIPS, CHAR_EDITS, CHARS, WORD_EDITS, WORDS, TOKEN_EDITS, TOKENS, RIGHT = range(8)
+"""Columns of `Counts.errors`; from RIGHT on one column per limit."""
+ALIKE_COLUMNS = 4
+"""Of `Counts.joint`, per limit: the ASR wrong, the copilot wrong, both, both with the same text."""
+UNSCORED = ("unheard", "no_truth", "no_text", "cut", "overlapping")
+_WORST = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked of a run."""
+
+    limits: tuple[float, ...] = (0.0, 5.0, 10.0)
+    """percent: a transcript is right when its error rate is within the limit."""
+    slack: Slack = field(default_factory=Slack)
+    spoken: bool = False
+    """compare spoken forms, in which 23 is 二十三 and can't is cannot."""
+
+    def __post_init__(self) -> None:
+        if not self.limits or not all(0 <= limit < 100 for limit in self.limits):
+            raise UserError("the error rates that count as right are percentages from 0 to below 100")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Counts:
+    """Sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
+
+    errors [..., systems, 2, RIGHT + limits] by KEPT and REJECTED, of the clips that the system heard; of the label,
+    REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the
+    copilot heard, then `ALIKE_COLUMNS` per limit. undecided [..., 1 + limits]: clips the ASR heard that were rejected
+    before the rule could decide, and of those the ones whose ASR text was right.
+    """
+
+    errors: np.ndarray
+    joint: np.ndarray
+    undecided: np.ndarray
+
+    @classmethod
+    def zeros(cls, copilots: int, limits: int) -> Counts:
+        return cls(
+            errors=np.zeros((2 + copilots, 2, RIGHT + limits), np.int64),
+            joint=np.zeros((copilots, 1 + ALIKE_COLUMNS * limits), np.int64),
+            undecided=np.zeros(1 + limits, np.int64),
+        )
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class WrongLabel:
+    """A kept clip whose label is wrong; the worst are shown. Ordered by error rate, then by name."""
+
+    error_rate: float
+    recording_id: str
+    start: int
+    clip_id: str
+    domain: str
+    truth: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Tallied:
+    """All that was counted."""
+
+    ledgers: int
+    counts: dict[tuple[str, str, str], Counts]
+    """by (recording, domain, language), sorted."""
+    coverage: dict[tuple[str, str], tuple[int, int]]
+    """(domain, "scored" or one of UNSCORED) -> clips, samples."""
+    engines: tuple[tuple[str, ...], ...]
+    """names of the engines that were the ASR, the copilot, the second copilot, ..."""
+    edges: tuple[np.ndarray, np.ndarray]
+    """of WER and PER in `grid`: those of the report, and the run's own limits."""
+    grid: np.ndarray
+    """int64 [WER bin, PER bin, 4 + limits]: clips that the rule decides, their samples, edits and characters of their
+    labels, and right labels per limit."""
+    wrong_labels: tuple[WrongLabel, ...]
+
+
+def count(
+    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser
+) -> Tallied:
+    """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
+
+    `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
+    """
+    tally = _Tally(truth, question, rules, normaliser)
+    for table in tables:
+        tally.add(table.select(SCORE_COLUMNS))
+    return tally.finish()
+
+
+class _Tally:
+    def __init__(self, truth: Truth, question: Question, rules: Rules, normaliser: Normaliser) -> None:
+        self._truth = truth
+        self._question = question
+        # What label would a clip have under limits that everything meets? What `redecide` would write.
+        self._lenient = Rover(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        self._normaliser = normaliser
+        self._counts: dict[tuple[str, str, str], Counts] = {}
+        self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
+        self._engines: dict[int, Counter[str]] = defaultdict(Counter)
+        self._edges = np.union1d(SCORE_EDGES, rules.max_wer), np.union1d(SCORE_EDGES, rules.max_per)
+        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(question.limits)], np.int64)
+        self._wrong: list[WrongLabel] = []
+        self._ledgers = 0
+        self._clips = 0
+
+    def add(self, table: pa.Table) -> None:
+        self._ledgers += 1
+        clips = table.filter(pc.is_in(table["outcome"], pa.array(["kept", "rejected"])))
+        self._clips += clips.num_rows
+        names = clips.group_by(["recording_id", "uri"], use_threads=False).aggregate([]).to_pylist()
+        found: dict[str, TrueRecording] = {}
+        for name in names:
+            recording = self._truth.find(name["recording_id"], name["uri"])
+            if recording is not None:
+                found[name["recording_id"]] = recording
+        known = pa.array(list(found), pa.string())
+        self._without_truth(clips.filter(pc.invert(pc.is_in(clips["recording_id"], known))))
+        rows = table.filter(pc.is_in(table["recording_id"], known)).sort_by("start").to_pylist()
+        by_recording: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
+        for row in rows:
+            by_recording[row["recording_id"]].append(row)
+        for name, recording in found.items():
+            for row, quiet in _with_quiet(by_recording[name]):
+                self._add_clip(row, quiet, recording)
+
+    def _without_truth(self, clips: pa.Table) -> None:
+        clips = clips.append_column("samples", pc.subtract(clips["end"], clips["start"]))
+        sums = clips.group_by("domain", use_threads=False).aggregate([("samples", "count"), ("samples", "sum")])
+        for row in sums.to_pylist():
+            self._coverage[row["domain"], "no_truth"] += (row["samples_count"], row["samples_sum"])
+
+    def _add_clip(self, row: dict[str, Any], quiet: Span, recording: TrueRecording) -> None:
+        span = Span(row["start"], row["end"])
+        placement, text = align(recording, span, quiet, self._question.slack) if row["hypotheses"] else ("unheard", "")
+        self._coverage[row["domain"], placement] += (1, span.samples)
+        if placement == "scored":
+            self._score(row, text, recording.language or row["language"] or "", span.samples)
+
+    def _score(self, row: dict[str, Any], text: str, language: str, samples: int) -> None:
+        limits = self._question.limits
+        heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
+        truth = self._form(text, language)
+        forms = [self._form(hypothesis.text, language) for hypothesis in heard]
+        measured = [_measure(truth, form, language, limits) for form in forms]
+        counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
+        group = KEPT if row["outcome"] == "kept" else REJECTED
+        for index, (hypothesis, numbers) in enumerate(zip(heard, measured, strict=True)):
+            self._engines[index][hypothesis.engine] += 1
+            counts.errors[ASR + index, group] += numbers
+            if index:
+                counts.joint[index - 1] += _joint(measured[0], numbers, alike=forms[0] == forms[index])
+        label = self._label(row, heard)
+        if label is None:
+            counts.undecided[:] += np.concatenate(([1], measured[0][RIGHT:]))
+            return
+        form = self._form(label, language)
+        numbers = _measure(truth, form, language, limits)
+        counts.errors[LABEL, group] += numbers
+        wer, per = (
+            int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True)
+        )
+        self._grid[wer, per] += np.concatenate(([1, samples], numbers[[CHAR_EDITS, CHARS]], numbers[RIGHT:]))
+        if group == KEPT and numbers[TOKEN_EDITS]:
+            self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))
+
+    def _label(self, row: dict[str, Any], heard: tuple[Hypothesis, ...]) -> str | None:
+        """The clip's label or, where the agreement rule alone took it away, the one it would have had; else None."""
+        if row["outcome"] == "kept":
+            return str(row["label"])
+        if row["reason"] not in AGREEMENT_REASONS:
+            return None
+        names = ("wer", "per", "asr_norm", "copilot_norm", "reference")
+        agreement = Agreement(**{name: row[name] for name in names}, tokens_per_second=0.0)
+        return self._lenient.judge(agreement, heard, row["language"]).label
+
+    def _form(self, text: str, language: str) -> str:
+        return evaluation_form(self._normaliser.spoken(text, language) if self._question.spoken else text)
+
+    def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
+        key = (recording, domain, language)
+        counts = self._counts.get(key)
+        if counts is None or len(counts.joint) < copilots:
+            wider = Counts.zeros(copilots, len(self._question.limits))
+            if counts is not None:  # a copilot more than the clips before had
+                wider.errors[: len(counts.errors)] += counts.errors
+                wider.joint[: len(counts.joint)] += counts.joint
+                wider.undecided[:] += counts.undecided
+            self._counts[key] = counts = wider
+        return counts
+
+    def _remember(self, row: dict[str, Any], truth: str, label: str, edits: int, length: int) -> None:
+        wrong = WrongLabel(
+            100 * edits / max(length, 1), row["recording_id"], row["start"], row["clip_id"], row["domain"], truth, label
+        )
+        heapq.heappush(self._wrong, wrong)
+        if len(self._wrong) > _WORST:
+            heapq.heappop(self._wrong)
+
+    def finish(self) -> Tallied:
+        if self._clips and not any(placement != "no_truth" for _, placement in self._coverage):
+            raise UserError(
+                f"none of the {self._truth.recordings:,} recordings of the truth file is in the run: "
+                "its recording_id or path must be that of the run's ledgers ('show' prints them)"
+            )
+        if not self._counts:
+            reasons = Counter[str]()
+            for (_, placement), (clips, _) in self._coverage.items():
+                reasons[placement] += int(clips)
+            told = (
+                ", ".join(f"{clips:,} {placement}" for placement, clips in sorted(reasons.items()))
+                or "the run has none"
+            )
+            raise UserError(
+                f"no clip can be scored by this truth file ({told}): see docs/how-to/check-label-quality.md"
+            )
+        copilots = max(len(counts.joint) for counts in self._counts.values())
+        return Tallied(
+            ledgers=self._ledgers,
+            counts={key: self._counts_of(*key, copilots=copilots) for key in sorted(self._counts)},
+            coverage={key: (int(clips), int(samples)) for key, (clips, samples) in sorted(self._coverage.items())},
+            engines=tuple(tuple(sorted(self._engines[index])) for index in range(1 + copilots)),
+            edges=self._edges,
+            grid=self._grid,
+            wrong_labels=tuple(
+                sorted(self._wrong, key=lambda wrong: (-wrong.error_rate, wrong.recording_id, wrong.start))
+            ),
+        )
+
+
+def _with_quiet(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Span]]:
+    """The clips among a recording's rows (by start), each with itself and the non-speech right before and after it."""
+    rows = [row for row in rows if row["start"] < row["end"]]
+    for at, row in enumerate(rows):
+        if row["outcome"] not in ("kept", "rejected"):
+            continue
+        first = last = at
+        while first and rows[first - 1]["outcome"] == "non_speech" and rows[first - 1]["end"] == rows[first]["start"]:
+            first -= 1
+        while (
+            last + 1 < len(rows)
+            and rows[last + 1]["outcome"] == "non_speech"
+            and rows[last + 1]["start"] == rows[last]["end"]
+        ):
+            last += 1
+        yield row, Span(rows[first]["start"], rows[last]["end"])
+
+
+@lru_cache(maxsize=4096)
+def _tokens(text: str) -> tuple[str, ...]:
+    return tuple(tokens(text))
+
+
+def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) -> np.ndarray:
+    """int64 [RIGHT + limits] of one transcript: edits and lengths of the truth, and at which limits it is right."""
+    chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
+    words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
+    true_tokens, heard_tokens = _tokens(truth), _tokens(text)
+    edits = Levenshtein.distance(true_tokens, heard_tokens)
+    # Of an empty truth any word is wrong; whole numbers, so that 1 in 20 is within 5 %.
+    right = [100 * edits <= limit * len(true_tokens) for limit in limits]
+    char_edits, word_edits = Levenshtein.distance(chars, heard_chars), Levenshtein.distance(words, heard_words)
+    return np.array([1, char_edits, len(chars), word_edits, len(words), edits, len(true_tokens), *right], np.int64)
+
+
+def _unspaced(language: str) -> bool:
+    """Also where the language is not known: what words would be is then not known either."""
+    return (primary_language(language) or "none") in UNSPACED | {"none", "und"}
+
+
+def _joint(asr: np.ndarray, copilot: np.ndarray, *, alike: bool) -> np.ndarray:
+    """int64 [1 + 4 limits] of a clip that both heard."""
+    first, second = 1 - asr[RIGHT:], 1 - copilot[RIGHT:]
+    both = first * second
+    return np.concatenate(([1], np.stack([first, second, both, both * alike], axis=-1).ravel()))

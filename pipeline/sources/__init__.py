@@ -1,0 +1,1 @@
+"""Which files go in: folders, tars, manifests, S3 prefixes."""
