@@ -27,7 +27,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.fast_engines import settings, write_crawl
+from tests.support.fast_engines import settings, write_crawl
 
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS_PER_UNIT = 12

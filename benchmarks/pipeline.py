@@ -216,7 +216,7 @@ def main() -> None:
     )
     parser.add_argument("--crawl", type=Path, help="a folder of recordings; default: ../shared/data, else the demo's")
     options = parser.parse_args()
-    from tests.engines import random_paraformer
+    from tests.support.engines import random_paraformer
 
     variants = options.variants.split(",")
     asr, copilot = options.whisper or whisper(options.size), options.copilot or random_paraformer()

@@ -19,7 +19,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 CLUSTERS = {
     "deploy/test_commands.py",
     "deploy/test_read_only.py",
-    *(f"pipeline/test_{name}.py" for name in ("curate", "dying_workers", "job_submit", "kills", "ray", "s3_run")),
+    *(f"pipeline/executor/test_{name}.py" for name in ("dying_workers", "job_submit", "kills", "ray")),
+    *(f"pipeline/test_{name}.py" for name in ("curate", "s3_run")),
     "test_end_to_end.py",
 }
 """Files that start Ray and kill it: `make test` runs them one after the other, and all others beside them."""

@@ -1,8 +1,8 @@
 """Real recordings through the real whisperX VAD and the real whisperX and FunASR code, on Ray and in a plain loop.
 
-The engines have random weights (tests/engines.py): they run, they hear nothing. So the limits on agreement are opened
-wide here, and what is tested is that every recording, the broken ones too, ends where it must and that every sample is
-accounted for.
+The engines have random weights (tests/support/engines.py): they run, they hear nothing. So the limits on agreement
+are opened wide here, and what is tested is that every recording, the broken ones too, ends where it must and that every
+sample is accounted for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import soundfile
 import webdataset
 
 from pipeline.__main__ import main
-from tests import fast_engines
-from tests.engines import random_paraformer, random_whisper
-from tests.pipeline.kills import digest
+from tests.support import fast_engines
+from tests.support.engines import random_paraformer, random_whisper
+from tests.support.kills import digest
 
 PER_DOMAIN = {
     "audiobook": 2,

@@ -13,8 +13,8 @@ import pytest
 
 from model_training.__main__ import main as train_main
 from pipeline.__main__ import main as pipeline_main
-from tests import fast_engines
 from tests.model_training.test_train import SMALL
+from tests.support import fast_engines
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ Phones carry no stress: no pair of recognisers disagrees in stress alone, and th
 is taken, so a word sounds the same wherever it stands. The rules only need to bring two spellings of one name close: a
 short ordered list in the manner of Elovitz et al., "Letter-to-sound rules for automatic translation of English text to
 phonetics" (1976). On 4,000 words held out of the dictionary the rules alone give 18.5 % wrong phones, endings and
-compounds first 13.8 %; tests/operators/test_phones.py keeps that true.
+compounds first 13.8 %; tests/operators/text/test_phones.py keeps that true.
 """
 
 from __future__ import annotations

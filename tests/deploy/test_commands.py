@@ -2,7 +2,7 @@
 
     manifest ──paths, ports and engines replaced, nothing else──> the same command here
 
-What KubeRay adds to them (ports, the head's address, --block) is added by tests/ray_cluster.py in its place.
+What KubeRay adds to them (ports, the head's address, --block) is added by tests/support/ray_cluster.py in its place.
 """
 
 from __future__ import annotations
@@ -20,13 +20,12 @@ import yaml
 
 from pipeline.config import S3Settings
 from pipeline.storage import open_store
-from tests import fast_engines
 from tests.conftest import REPOSITORY
-from tests.deploy import manifests
-from tests.deploy.manifests import Object
 from tests.pipeline.test_s3_run import upload
-from tests.ray_cluster import TOKEN, Cluster, environment, start_cluster, wait_for
-from tests.s3_server import CREDENTIALS, bucket, s3_server
+from tests.support import fast_engines, manifests
+from tests.support.manifests import Object
+from tests.support.ray_cluster import TOKEN, Cluster, environment, start_cluster, wait_for
+from tests.support.s3_server import CREDENTIALS, bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]
 
@@ -63,7 +62,7 @@ class Machine:
     def start_options(self, group: Object) -> list[str]:
         """What KubeRay makes of a group: its rayStartParams, with CPUs and GPUs of the limits where those say none.
 
-        The size of the object store stays that of tests/ray_cluster.py: several nodes share this machine.
+        The size of the object store stays that of tests/support/ray_cluster.py: several nodes share this machine.
         """
         cpus, gpus = manifests.logical(group)
         params = {"num-cpus": f"{cpus:g}"} | ({"num-gpus": f"{gpus:g}"} if gpus else {}) | group["rayStartParams"]
@@ -120,9 +119,9 @@ def settings_for(machine: Machine, endpoint: str, bucket: str) -> Object:
     content["sources"] = [{"path": f"s3://{bucket}/crawl"}]
     content["s3"] |= {"endpoint_url": endpoint, "addressing_style": "path"}
     content["plan"] = {"unit_minutes": 1.0, "edge_radius_seconds": 2.0}
-    content["vad"] = {"engine": "tests.fast_engines:EnergyVad"}
-    content["asr"] |= {"engine": "tests.fast_engines:HashRecogniser", "model": "hash"}
-    content["copilot"] |= {"engine": "tests.fast_engines:HashCopilot", "models": {"en": "hash"}}
+    content["vad"] = {"engine": "tests.support.fast_engines:EnergyVad"}
+    content["asr"] |= {"engine": "tests.support.fast_engines:HashRecogniser", "model": "hash"}
+    content["copilot"] |= {"engine": "tests.support.fast_engines:HashCopilot", "models": {"en": "hash"}}
     execution = content["execution"]
     execution["scratch"] = machine.path(execution["scratch"])
     for stage in execution.values():

@@ -17,8 +17,8 @@ from pipeline import config, recipe
 from pipeline.executor.ray_data import check_fit
 from pipeline.storage import Fetch, open_store
 from tests.conftest import REPOSITORY
-from tests.deploy import manifests
-from tests.deploy.manifests import ALL, CURATION, Object
+from tests.support import manifests
+from tests.support.manifests import ALL, CURATION, Object
 
 KUBERNETES = "1.33"
 NOT_MADE_HERE = {"touchasp-s3", "touchasp-ray-token", "touchasp-models", "touchasp-training"}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from tests import fast_engines
 from tests.conftest import REPOSITORY
-from tests.ray_cluster import OBJECT_STORE, RAY, TOKEN, free_port
+from tests.support import fast_engines
+from tests.support.ray_cluster import OBJECT_STORE, RAY, TOKEN, free_port
 
 pytestmark = pytest.mark.soak
 
@@ -42,7 +42,7 @@ exec setpriv $limits bash -e /mnt/code/as_user.sh
 AS_USER = r"""cd /tmp
 test "$(id -u)" = 1000
 test ! -w /mnt/code
-python -c "from tests import fast_engines; fast_engines.write_crawl('/mnt/scratch/crawl', 20, seed=3)"
+python -c "from tests.support import fast_engines; fast_engines.write_crawl('/mnt/scratch/crawl', 20, seed=3)"
 ray start --head $OPTIONS --num-cpus=4 --object-spilling-directory=/mnt/spill
 ray job submit --address=http://127.0.0.1:$DASHBOARD -- bash /mnt/code/run.sh
 ls -R /mnt/scratch/run/shards

@@ -20,9 +20,9 @@ from model_training.decoding.recognize import Recognizer
 from model_training.evaluation.tables import from_json
 from model_training.export.export import export
 from model_training.train import train
-from tests.model_training.corpus import encoded, write_tar
-from tests.model_training.handoffs import beeps, make_handoff
 from tests.model_training.test_train import SMALL, STILL
+from tests.support.corpus import encoded, write_tar
+from tests.support.small_handoff import beeps, make_handoff
 
 UNMASKED = ["data.augment.frequency_masks=0", "data.augment.time_masks=0"]
 

@@ -26,7 +26,7 @@ from model_training.train import train
 from model_training.training import checkpoint as checkpoints
 from model_training.training.optimizer import draw_group, learning_rate, make_optimizer
 from operators.errors import UserError
-from tests.model_training.handoffs import make_handoff
+from tests.support.small_handoff import make_handoff
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -20,8 +20,8 @@ from pipeline.__main__ import main
 from pipeline.curate import expected_seconds
 from pipeline.plan import load_plan
 from pipeline.storage import open_store
-from tests import fast_engines
-from tests.pipeline.kills import digest
+from tests.support import fast_engines
+from tests.support.kills import digest
 
 
 @pytest.fixture(scope="session")
@@ -366,7 +366,7 @@ def test_mp3s_that_declare_no_length_fill_units_and_forecasts(
 ) -> None:
     import numpy as np
 
-    from tests.operators.recordings import write_av
+    from tests.support.recordings import write_av
 
     (tmp_path / "crawl" / "talk").mkdir(parents=True)
     quiet = np.zeros(180 * 16_000, np.float32)

@@ -17,8 +17,8 @@ from operators.shard import read_ledger
 from pipeline import config
 from pipeline.__main__ import main
 from pipeline.storage import TEMPORARY, Fetch, StoreUnavailable, open_store
-from tests import fast_engines
-from tests.pipeline.kills import digest
+from tests.support import fast_engines
+from tests.support.kills import digest
 
 HERE = "tests.pipeline.test_damage"
 

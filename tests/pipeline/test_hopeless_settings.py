@@ -12,7 +12,7 @@ import yaml
 
 from operators.asr.whisperx import LANGUAGES
 from pipeline.__main__ import main
-from tests import fast_engines
+from tests.support import fast_engines
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import boto3
 import pytest
 
 from pipeline.__main__ import main
-from tests import fast_engines
-from tests.pipeline.handoffs import curate, ledger_rows
-from tests.s3_server import FaultyProxy
+from tests.support import fast_engines
+from tests.support.curated_handoffs import curate, ledger_rows
+from tests.support.s3_server import FaultyProxy
 
 
 def test_a_recording_is_fetched_once_for_all_its_clips(tmp_path: Path, s3_server: str, bucket: str) -> None:

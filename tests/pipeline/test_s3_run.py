@@ -12,9 +12,9 @@ import pytest
 from pipeline import config
 from pipeline.__main__ import main
 from pipeline.storage import open_store
-from tests import fast_engines
-from tests.pipeline.kills import digest
-from tests.s3_server import FaultyProxy, Rule
+from tests.support import fast_engines
+from tests.support.kills import digest
+from tests.support.s3_server import FaultyProxy, Rule
 
 SECRET = "s3cr3t-that-must-not-leak"
 

@@ -20,7 +20,7 @@ from operators.clip import SAMPLE_RATE, Hypothesis, Piece, Recording, Rejection,
 from operators.speech.segments import CutSettings
 from stages.segment import Segment
 from stages.transcribe import Transcribe
-from tests.fast_engines import EnergyVad, HashRecogniser
+from tests.support.fast_engines import EnergyVad, HashRecogniser
 
 UNIT, RADIUS = 20 * SAMPLE_RATE, 4 * SAMPLE_RATE
 

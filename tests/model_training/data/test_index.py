@@ -1,0 +1,352 @@
+"""The index as a file, and plain tars from elsewhere made into one."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tarfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from model_training.data.batching import BatchPlan, Planner
+from model_training.data.features import Cmvn
+from model_training.data.index import INDEX_SCHEMA, Index, Row, write_index
+from model_training.data.plain_tars import IndexSettings, index_from_tars
+from model_training.data.reading import Batches, Reader, check_shards
+from model_training.storage import Storage, resolve
+from operators.errors import UserError
+from operators.filterbank import MelSums, filterbank
+from tests.support.corpus import encoded, targets, voice, write_tar
+from tests.support.s3_server import bucket, s3_server
+
+__all__ = ["bucket", "s3_server"]
+
+
+def many_rows(count: int) -> list[Row]:
+    events = (None, (), ("dog",), ("dog", "siren"))
+    return [
+        Row(
+            clip_id=f"c{n}",
+            shard=f"s3://b/{n % 7}.tar",
+            offset=n * 512,
+            size=100 + n,
+            frames=200 + n % 2000,
+            label_tokens=n % 9,
+            label=f"label {n} 你好" + " <event:cat>" * (n == 5),
+            domain=("talk", "news")[n % 2],
+            language=(None, "zh")[n % 2],
+            gender=("male", None, "female")[n % 3],
+            events=events[n % 4],
+            recording_id=f"r{n // 5}",
+            start_sample=n if n % 3 else None,
+            end_sample=n + 1 if n % 3 else None,
+            speaker=None,
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 10, 70_000])
+def test_rows_come_back_as_written(tmp_path: Path, count: int) -> None:
+    rows = many_rows(count)
+    assert write_index(tmp_path / "x.arrow", rows) == count
+    index = Index.open(str(tmp_path / "x.arrow"))
+    assert len(index) == count
+    for number in {0, 1, 65_535, 65_536, count - 1} & set(range(count)):
+        assert index.row(number) == rows[number]
+    assert index.frames.tolist() == [row.frames for row in rows]
+    assert index.frames.dtype == index.label_tokens.dtype == np.int32
+    assert [index.domain_names[code] for code in index.domain_codes] == [row.domain for row in rows]
+    every = np.arange(count)
+    assert index.has_events(every).tolist() == [bool(row.events) for row in rows]
+    for kind in ("language", "age"):
+        assert index.labels(kind) == {getattr(row, kind) for row in rows} - {None}
+    written = {"cat"} if count > 5 else set()
+    assert index.labels("event") == {event for row in rows for event in row.events or ()} | written
+    ends: dict[str, int] = {}
+    for row in rows:
+        ends[row.shard] = max(ends.get(row.shard, 0), row.offset + row.size)
+    assert index.shard_ends() == ends
+    with pytest.raises(IndexError):
+        index.row(count)
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_index(tmp_path / name, many_rows(100))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_columns_of_one_batch_are_not_copied(tmp_path: Path) -> None:
+    write_index(tmp_path / "x.arrow", many_rows(1000))
+    assert not Index.open(str(tmp_path / "x.arrow")).frames.flags.owndata
+
+
+def test_an_index_written_by_others_may_have_many_batches_and_more_columns(tmp_path: Path) -> None:
+    plain = pa.schema([(f.name, f.type) for f in INDEX_SCHEMA] + [("note", pa.string())])
+    rows = many_rows(20)
+    write_index(tmp_path / "x.arrow", rows)
+    with pa.memory_map(str(tmp_path / "x.arrow")) as source:
+        table = pa.ipc.open_file(source).read_all()
+        table = table.append_column("note", pa.array(["n"] * 20))
+        with pa.OSFile(str(tmp_path / "y.arrow"), "wb") as sink, pa.ipc.new_file(sink, plain) as writer:
+            writer.write_table(table, max_chunksize=3)
+    index = Index.open(str(tmp_path / "y.arrow"))
+    assert [index.row(n) for n in range(20)] == rows
+    assert index.shard_ends() == Index.open(str(tmp_path / "x.arrow")).shard_ends()
+
+
+def test_more_text_than_one_array_holds_can_be_searched_and_taken_from(tmp_path: Path) -> None:
+    long, row = "a" * 15_000_000, replace(many_rows(1)[0], domain="talk")
+    write_index(tmp_path / "long.arrow", [replace(row, clip_id=long, label=long)])
+    write_index(tmp_path / "short.arrow", [replace(row, domain="news", label="<event:dog>", events=("cat",))])
+    tables = [pa.ipc.open_file(pa.memory_map(str(tmp_path / f"{name}.arrow"))).read_all() for name in ("long", "short")]
+    index = Index(
+        pa.concat_tables([tables[0]] * 150 + tables[1:]), "151 rows"
+    )  # 2.25 GB, of which the memory holds 15 MB
+    assert index.labels("event") == {"dog", "cat"}
+    assert [len(name) for name in index.clip_ids(np.array([149, 150]))] == [len(long), 2]
+    assert index.has_events(np.array([150, 0])).tolist() == [True, False]
+    assert index.of_domain("news").row(0) == index.row(150)
+
+
+def test_what_is_no_index_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.arrow").write_bytes(b"not arrow")
+    with pytest.raises(UserError, match=r"bad\.arrow is no Arrow file") as caught:
+        Index.open(str(tmp_path / "bad.arrow"))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="there is no index"):
+        Index.open(str(tmp_path / "none.arrow"))
+    with pytest.raises(UserError, match=r"only local paths and s3://"):
+        Index.open("https://example.org/x.arrow")
+    other = pa.table({"clip_id": ["a"]})
+    with pa.OSFile(str(tmp_path / "other.arrow"), "wb") as sink, pa.ipc.new_file(sink, other.schema) as writer:
+        writer.write_table(other)
+    with pytest.raises(UserError, match="lacks the column shard"):
+        Index.open(str(tmp_path / "other.arrow"))
+
+
+def test_paths_are_relative_to_the_folder_unless_they_say_otherwise() -> None:
+    assert resolve("s3://b/x/", "train.arrow") == "s3://b/x/train.arrow"
+    assert resolve("/data/h", "cmvn.json") == "/data/h/cmvn.json"
+    assert resolve("/data/h", "/x.tar") == "/x.tar"
+    assert resolve("/data/h", "s3://b/x.tar") == "s3://b/x.tar"
+
+
+def foreign_tar(path: Path, count: int = 40) -> dict[str, bytes]:
+    """A tar as somebody else would write it: keys in a folder, several formats, some samples of no use."""
+    members: list[tuple[str, bytes]] = []
+    formats = [
+        ("flac", "FLAC", "PCM_16"),
+        ("wav", "WAV", "PCM_16"),
+        ("opus", "OGG", "OPUS"),
+        ("mp3", "MP3", "MPEG_LAYER_III"),
+    ]
+    for n in range(count):
+        suffix, format, subtype = formats[n % 4]
+        about = {
+            "language": "en",
+            "recording_id": f"rec{n // 2}",
+            "gender": "female",
+            "events": ["dog"] if n % 5 == 0 else [],
+        }
+        key = f"set/{n:03d}"
+        members += [
+            (f"{key}.{suffix}", encoded(voice(8_000 + 100 * n, seed=n), format, subtype)),
+            (f"{key}.json", json.dumps(about).encode()),
+            (f"{key}.txt", f"hello number {n}\n".encode()),
+        ]
+    members += [
+        ("set/no-audio.txt", b"hello"),
+        ("set/no-text.flac", encoded(voice(8_000))),
+        ("set/corrupt.flac", b"fLaC nothing"), ("set/corrupt.txt", b"hello"),
+        ("set/latin.flac", encoded(voice(8_000))), ("set/latin.txt", b"caf\xe9"),
+        ("set/list.flac", encoded(voice(8_000))), ("set/list.json", b"[1]"), ("set/list.txt", b"hello"),
+        ("set/000.flac", encoded(voice(9_000))), ("set/000.txt", b"again"),
+    ]  # fmt: skip
+    write_tar(path, members)
+    return dict(members)
+
+
+def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
+    tar = tmp_path / "songs" / "x.tar"
+    foreign_tar(tar)
+    asked: list[str] = []
+    settings = IndexSettings(dev_share=0.2, test_share=0.2)
+    record = index_from_tars(
+        [str(tar)], tmp_path / "out", settings, build_tokenizer=lambda labels, folder: asked.extend(labels)
+    )
+    assert json.loads((tmp_path / "out" / "handoff.json").read_text()) == record
+    assert sum(split["clips"] for split in record["splits"].values()) == 40
+    assert list(record["domains"]) == ["songs"]
+    indexes = {split: Index.open(str(tmp_path / "out" / f"{split}.arrow")) for split in ("train", "dev", "test")}
+    recordings = [{index.row(n).recording_id for n in range(len(index))} for index in indexes.values()]
+    assert all(recordings)
+    assert sum(map(len, recordings)) == len(set().union(*recordings))
+    train = indexes["train"]
+    rows = [train.row(n) for n in range(len(train))]
+    assert asked == [row.label for row in rows]
+    assert record["attributes"]["gender"] == {"female": len(rows)}
+    assert record["attributes"]["events"] == {"dog": sum(row.events == ("dog",) for row in rows)}
+    bad = {line["clip_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / "bad_samples.jsonl").open())}
+    assert bad == {
+        "set/no-audio": "unreadable",
+        "set/no-text": "empty_label",
+        "set/corrupt": "unreadable",
+        "set/latin": "unreadable",
+        "set/list": "unreadable",
+        "set/000": "duplicate",
+    }
+    check_shards(train)
+    sums = MelSums()
+    for row in rows:
+        sums = sums.add(filterbank(Reader().read(row)))
+    cmvn = Cmvn.from_dict(json.loads((tmp_path / "out" / "cmvn.json").read_text()))
+    np.testing.assert_array_equal(cmvn.mean, sums.cmvn()[0])
+    plan = Planner(train, BatchPlan(max_frames=2000, max_clips=8))
+
+    def on_bad(*what: str) -> None:
+        pytest.fail(f"bad: {what}")
+
+    def labels_as_numbers(row: Row) -> object:
+        return targets(row.__class__(**{f: getattr(row, f) for f in row.__slots__} | {"label": "ab"}))
+
+    made = Batches(
+        train, plan, Reader(), labels_as_numbers, cmvn, last_global_batch=plan.batches_per_epoch(0), on_bad=on_bad
+    )
+    assert sum(len(batch.clip_ids) for batch in made) == len(rows)
+
+
+def flac_that_claims_to_last_for_weeks() -> bytes:
+    data = bytearray(encoded(voice(8_000)))
+    data[21] |= 0x0F  # the 36 bits of STREAMINFO that count samples
+    data[22:26] = b"\xff" * 4
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "about", "audio", "bad"),
+    [
+        ("a\udcff", b"{}", None, ("a\\udcff", "unreadable")),
+        ("a", b'{"text": "\\ud800"}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "gender": "\\ud800"}', None, ("a", "unreadable")),
+        ("a", b'{"text": {"en": "hi"}}', None, ("a", "unreadable")),
+        ("a", b'{"text": null}', None, ("a", "empty_label")),
+        ("a", b"[" * 100_000, None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "events": 5}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi", "events": "dog"}', None, ("a", "unreadable")),
+        ("a", b'{"text": "hi"}', flac_that_claims_to_last_for_weeks(), ("a", "too_long|truncated")),  # by memory
+    ],
+)
+def test_a_hostile_sample_costs_itself_alone(
+    tmp_path: Path, name: str, about: bytes, audio: bytes | None, bad: tuple[str, str]
+) -> None:
+    sound = encoded(voice(8_000))
+    members = [(f"{name}.flac", audio or sound), (f"{name}.json", about), ("good.flac", sound), ("good.txt", b"hello")]
+    write_tar(tmp_path / "x.tar", members)
+    record = index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    assert record["splits"]["train"]["clips"] == 1
+    (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text(encoding="utf-8").splitlines()
+    named = json.loads(line)
+    assert named["clip_id"] == bad[0]
+    assert named["reason"] in bad[1].split("|")
+
+
+def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    import boto3
+
+    tar = tmp_path / "songs" / "x.tar"
+    foreign_tar(tar, 8)
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").upload_file(str(tar), bucket, "songs/x.tar")
+    settings = IndexSettings(dev_share=0.2, test_share=0.2)
+    index_from_tars([str(tar)], tmp_path / "local", settings)
+    index_from_tars([f"s3://{bucket}/songs/x.tar"], tmp_path / "s3", settings, storage=Storage(s3_server))
+    local, remote = (Index.open(str(tmp_path / where / "train.arrow")) for where in ("local", "s3"))
+    assert {remote.row(n).shard for n in range(len(remote))} == {f"s3://{bucket}/songs/x.tar"}
+    assert [local.row(n).offset for n in range(len(local))] == [remote.row(n).offset for n in range(len(remote))]
+    assert (tmp_path / "local" / "cmvn.json").read_bytes() == (tmp_path / "s3" / "cmvn.json").read_bytes()
+    named = [
+        [json.loads(line)["clip_id"] for line in (tmp_path / where / "bad_samples.jsonl").open()]
+        for where in ("local", "s3")
+    ]
+    assert named[0] == named[1] != []
+
+
+def numbered_tar(path: Path, count: int = 30) -> None:
+    sound = encoded(voice(8_000))
+    write_tar(path, [each for n in range(count) for each in ((f"{n:06d}.flac", sound), (f"{n:06d}.txt", b"hello"))])
+
+
+def damage(path: Path, *, flip: int | None = None, length: int | None = None) -> None:
+    """Turn one byte of the header at `flip` over, or leave no more than `length` bytes."""
+    content = bytearray(path.read_bytes())
+    if flip is not None:
+        content[flip + 5] ^= 1
+    path.write_bytes(content[:length])
+
+
+def headers(path: Path) -> list[int]:
+    with tarfile.open(path) as tar:
+        return [member.offset for member in tar]
+
+
+@pytest.mark.parametrize("slip", ["a header", "cut in a header", "cut between samples", "cut in a sample"])
+def test_a_damaged_tar_is_refused_and_not_cut_short(tmp_path: Path, slip: str) -> None:
+    """tarfile takes all but the last of these for the end of the archive."""
+    tar = tmp_path / "x.tar"
+    numbered_tar(tar)
+    at = headers(tar)[20]
+    size = {"cut in a header": at + 100, "cut between samples": at, "cut in a sample": at + 700}
+    damage(tar, flip=at if slip == "a header" else None, length=size.get(slip))
+    with pytest.raises(
+        UserError, match=rf"^{re.escape(str(tar))} is no plain tar .*: unpack it .* make it again$"
+    ) as caught:
+        index_from_tars([str(tar)], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_keys_that_begin_anew_in_every_tar_are_clips_of_their_own(tmp_path: Path) -> None:
+    for name in ("a/x-0.tar", "a/x-1.tar", "b/x-1.tar"):
+        numbered_tar(tmp_path / name, 5)
+    uris = [str(tmp_path / "a" / "x-0.tar"), str(tmp_path / "a" / "x-1.tar")]
+    whole = IndexSettings(dev_share=0, test_share=0)
+
+    def ids(uris: list[str], settings: IndexSettings = whole, split: str = "train") -> list[str]:
+        index_from_tars(uris, tmp_path / "out", settings)
+        index = Index.open(str(tmp_path / "out" / f"{split}.arrow"))
+        return [index.row(n).clip_id for n in range(len(index))]
+
+    assert ids(uris[:1]) == [f"{n:06d}" for n in range(5)], "of one tar, the key is enough"
+    assert ids(uris) == [f"x-{tar}.tar#{n:06d}" for tar in (0, 1) for n in range(5)]
+    assert ids([*uris, str(tmp_path / "b" / "x-1.tar")])[-1] == "b/x-1.tar#000004"
+    # The same tar twice, however it is spelt, is no new sample.
+    assert len(ids([*uris, os.path.relpath(uris[0])])) == 10
+    assert (tmp_path / "out" / "bad_samples.jsonl").read_text().count('"duplicate"') == 5
+    # More tars move no recording to another split.
+    shared = IndexSettings(dev_share=0.3, test_share=0.3)
+    before = ids(uris[:1], shared)
+    assert 0 < len(before) < 5
+    assert [name for name in ids(uris, shared) if name.startswith("x-0")] == [f"x-0.tar#{key}" for key in before]
+
+
+def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(b"\x1f\x8b gzip or so" * 100)
+    with pytest.raises(UserError, match=r"x\.tar is no plain tar"):
+        index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match=r"no tar .*none\.tar"):
+        index_from_tars([str(tmp_path / "none.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match="is no plain tar"):
+        index_from_tars([str(tmp_path)], tmp_path / "out")
+    with pytest.raises(UserError, match="name at least one"):
+        index_from_tars([], tmp_path / "out")
+    write_tar(tmp_path / "empty.tar", [("a.txt", b"x")])
+    with pytest.raises(UserError, match="none of the 1 samples"):
+        index_from_tars([str(tmp_path / "empty.tar")], tmp_path / "out")
+    with pytest.raises(UserError, match="leave nothing to train on"):
+        IndexSettings(dev_share=0.6, test_share=0.5)

@@ -1,0 +1,165 @@
+"""One unit per Han character of any block, BPE as the `tokenizers` library learns it, and no torch anywhere."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model_training.text.bpe import BOUNDARY
+from model_training.text.tokenizer import Tokenizer, is_unspaced, written_tokens
+from model_training.text.tokens import UNK, Scheme
+from operators.errors import UserError
+from operators.text.spoken import evaluation_form
+
+# The first assigned character of each block: URO, A to I, compatibility ideographs and their supplement, 〇 and 々.
+HAN_BLOCKS = "一㐀\U00020000\U0002a700\U0002b740\U0002b820\U0002ceb0\U0002ebf0\U00030000\U00031350豈\U0002f800〇々"
+CORPUS = [
+    "The other day they went to the theatre together.",
+    "There is nothing there that I'd rather have than this.",
+    "你好，世界！今天天氣好好，佢哋嘅嘢喺邊度？",
+    "iPhone 15 很贵 <event:dog>",
+    "ラーメンを食べたい",
+    "สวัสดี",
+    HAN_BLOCKS,
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(CORPUS, Scheme(), bpe_size=60)
+
+
+def test_every_han_character_is_one_unit(tokenizer: Tokenizer) -> None:
+    for character in HAN_BLOCKS + "嘅哋喺":
+        ids = tokenizer.encode(character)
+        assert len(ids) == 1, character
+        assert ids[0] in tokenizer.text_ids, character
+
+
+def test_words_of_several_scripts_come_back(tokenizer: Tokenizer) -> None:
+    assert tokenizer.decode(tokenizer.encode("They’d  rather 你好,iPhone 15!")) == "THEY'D RATHER 你好 IPHONE 15"
+    assert tokenizer.decode(tokenizer.encode("ＴＨＥ ラーメン")) == "THE ラーメン"
+    assert tokenizer.decode(tokenizer.encode("สวัสดี")) == "สวัสดี"
+
+
+def test_events_stay_where_they_are(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("there <event:dog_bark> 你好<event:toaster>")
+    assert tokenizer.label_of(ids[-4]) == ("event", "dog")
+    assert ids[-1] == UNK
+    assert tokenizer.decode(ids) == "THERE <event:dog> 你好"
+    assert tokenizer.unknown("there 你龘 <event:toaster> Ж") == ["龘", "Ж", "toaster"]
+
+
+def test_what_nobody_said_is_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.encode("<|zh|>[Music] ... ！？") == []
+
+
+def test_an_unknown_letter_costs_one_unknown_and_not_its_word(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("THЖERE")
+    assert ids.count(UNK) == 1
+    assert tokenizer.decode(ids) == "THERE"
+
+
+def test_merges_are_those_of_the_tokenizers_library() -> None:
+    from tokenizers import Tokenizer as Judge
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from tokenizers.trainers import BpeTrainer
+
+    draw = random.Random(3)
+    syllables = ["TA", "RO", "MI", "KEN", "ST", "ING", "O", "ER", "L"]
+    words = ["".join(draw.choices(syllables, k=draw.randint(1, 4))) for _ in range(400)]
+    lines = [" ".join(draw.choices(words, k=12)) for _ in range(150)]
+    ours = Tokenizer.train(lines, Scheme(), bpe_size=120)
+
+    judge = Judge(BPE())
+    judge.pre_tokenizer = WhitespaceSplit()
+    marked = [" ".join(BOUNDARY + word for word in line.split()) for line in lines]
+    judge.train_from_iterator(marked, BpeTrainer(vocab_size=120, min_frequency=2, show_progress=False))
+    assert len(ours.text_ids) == judge.get_vocab_size() == 120
+    for word in words:
+        assert [ours.tokens[token] for token in ours.encode(word)] == judge.encode(BOUNDARY + word).tokens
+
+
+def test_order_of_texts_does_not_matter(tokenizer: Tokenizer) -> None:
+    shuffled = Tokenizer.train(list(reversed(CORPUS)), Scheme(), bpe_size=60)
+    assert shuffled.to_bytes() == tokenizer.to_bytes()
+
+
+def test_rare_characters_are_left_out() -> None:
+    trained = Tokenizer.train(["你好你 AB", "AC A"], Scheme(), bpe_size=10, min_char_count=2)
+    assert trained.characters == ("你",)
+    assert trained.alphabet == ("A", BOUNDARY)
+    assert trained.encode("好B")[0] == UNK
+
+
+# A Thai vowel sign stands on its letter: alone it belongs to nothing.
+@given(
+    st.lists(st.sampled_from([*"你好嘅豈々ラがTHEORYDA'’ 15,。<>:|_wéส", "สั", "ら\u3099"]), max_size=30).map("".join)
+)
+@settings(max_examples=150, deadline=None)
+def test_decoding_undoes_encoding_up_to_what_is_unknown(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert all(0 < token < len(tokenizer) for token in ids)
+    assert (UNK in ids) == bool(tokenizer.unknown(text))
+    if UNK not in ids:
+        again = tokenizer.decode(ids)
+        assert evaluation_form(again) == evaluation_form(text)
+        assert tokenizer.encode(again) == ids
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=150, deadline=None)
+def test_any_string_has_a_written_form(text: str) -> None:
+    for token in written_tokens(text):
+        assert token
+        # A character unit is one character with its marks; a word has no character of an unspaced script inside.
+        assert is_unspaced(token) == is_unspaced(token[0])
+        assert is_unspaced(token) or not any(is_unspaced(letter) for letter in token)
+
+
+def test_saved_and_loaded_is_the_same(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tokenizer.save(tmp_path / "tokenizer")
+    loaded = Tokenizer.load(tmp_path / "tokenizer")
+    assert loaded.fingerprint == tokenizer.fingerprint
+    assert loaded.scheme == tokenizer.scheme
+    assert loaded.tokens == tokenizer.tokens
+    assert [path.name for path in (tmp_path / "tokenizer").iterdir()] == ["tokenizer.json"]
+
+
+def test_fingerprint_tells_tokenizers_apart(tokenizer: Tokenizer) -> None:
+    more = Scheme.from_dict({"more_events": ["toaster"]})
+    assert Tokenizer.train(CORPUS, more, bpe_size=60).fingerprint != tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"schema_version": 99}', None, "other specials"])
+def test_a_broken_tokenizer_is_one_clear_line(content: object, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    if content == "other specials":
+        content = tokenizer.to_bytes().replace(b'"<event:dog>"', b'"<event:wolf>"', 1)
+    if isinstance(content, bytes):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(UserError, match="tokenizer") as error:
+        Tokenizer.load(tmp_path)
+    assert "\n" not in str(error.value)
+    assert str(tmp_path) in str(error.value)
+
+
+def test_nothing_to_train_on_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="no text"):
+        Tokenizer.train(["...", ""], Scheme())
+    with pytest.raises(UserError, match="bpe_size"):
+        Tokenizer.train(["ABCDEF"], Scheme(), bpe_size=3)
+
+
+def test_tokenizer_and_grammar_need_no_torch() -> None:
+    script = (
+        "import sys, model_training.decoding.search, model_training.text.perception; sys.exit('torch' in sys.modules)"
+    )
+    root = Path(__file__).resolve().parents[3]
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=root)

@@ -1,0 +1,318 @@
+"""S3 when the network and the store misbehave: every fault comes from a proxy in front of a real HTTP server."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import boto3
+import pytest
+
+from operators.errors import UserError
+from pipeline.config import S3Settings
+from pipeline.storage import AccessRefused, Fetch, Store, StoreUnavailable, open_store
+from tests.conftest import REPOSITORY
+from tests.support.s3_server import FaultyProxy, Rule
+
+MEGABYTE = 1 << 20
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back-off as it is, twenty times as fast."""
+    hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(seconds / 20)})
+    monkeypatch.setattr("botocore.endpoint.time", hurried)
+    monkeypatch.setattr("pipeline.s3.time", hurried)
+
+
+def store_at(endpoint: str, bucket: str, **settings: object) -> Store:
+    return open_store(f"s3://{bucket}/run", S3Settings(endpoint_url=endpoint, multipart_threshold_mb=8, **settings))  # type: ignore[arg-type]
+
+
+def noise(size: int) -> bytes:
+    return random.Random(size).randbytes(size)
+
+
+def uploads(endpoint: str, bucket: str) -> list[object]:
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
+    return client.list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+
+
+def test_a_body_cut_off_again_and_again_goes_on_where_it_stopped(s3_server: str, bucket: str) -> None:
+    content = noise(5 * MEGABYTE)
+    store_at(s3_server, bucket).put("x", content)
+    with FaultyProxy(s3_server, [Rule(action="cut", method="GET", times=8, after_bytes=600_000)]) as proxy:
+        # Eight faults and three tries: a fault after progress does not use up a try.
+        assert store_at(proxy.url, bucket, max_attempts=3).read("x") == content
+        assert sum(request.fault == "cut" for request in proxy.requests) == 8
+        assert sum(request.sent_bytes for request in proxy.requests) < len(content) + 8 * 70_000
+
+
+def test_a_body_that_never_comes_ends_with_a_line(s3_server: str, bucket: str) -> None:
+    store_at(s3_server, bucket).put("x", noise(MEGABYTE))
+    with FaultyProxy(s3_server, [Rule(action="cut", method="GET", times=99, after_bytes=0)]) as proxy:
+        with pytest.raises(StoreUnavailable, match="after 3 tries"):
+            store_at(proxy.url, bucket, max_attempts=3).read("x")
+        assert len(proxy.requests) == 3
+
+
+def test_an_object_replaced_while_it_is_read_is_never_mixed(s3_server: str, bucket: str) -> None:
+    before, after = b"a" * MEGABYTE, b"b" * MEGABYTE
+    direct = store_at(s3_server, bucket)
+    direct.put("x", before)
+    rules = [
+        Rule(action="cut", method="GET", after_bytes=MEGABYTE // 2),
+        Rule(action="delay", method="GET", skip=1, seconds=0.7),
+    ]
+    with FaultyProxy(s3_server, rules) as proxy:
+        got: list[bytes] = []
+        reader = threading.Thread(target=lambda: got.append(store_at(proxy.url, bucket).read("x")))
+        reader.start()
+        while not proxy.requests:
+            time.sleep(0.005)
+        direct.put("x", after)  # the second request waits for this
+        reader.join()
+    assert got == [after]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        Rule(action="error", status=503, code="SlowDown"),
+        Rule(action="error", status=500, code="InternalError"),
+        Rule(action="reset"),
+        Rule(action="lose_response"),
+        Rule(action="delay", seconds=1.0),
+    ],
+    ids=lambda rule: rule.action + str(rule.status if rule.action == "error" else ""),
+)
+def test_a_passing_fault_is_not_seen(s3_server: str, bucket: str, rule: Rule) -> None:
+    content = noise(200_000)
+    settings = {"read_timeout": 0.5} if rule.action == "delay" else {}
+    with FaultyProxy(s3_server, [rule]) as proxy:
+        store = store_at(proxy.url, bucket, **settings)
+        listed = [("x", len(content))]
+        for verb in (
+            lambda: store.put("x", content),
+            lambda: store.read("x") == content,
+            lambda: list(store.list()) == listed,
+        ):
+            rule.seen = 0
+            assert verb() in (None, True)
+            assert rule.seen == 2, "met the fault, then asked again"
+
+
+def test_a_large_object_goes_in_parts_and_appears_whole(s3_server: str, bucket: str, tmp_path: Path) -> None:
+    content = noise(20 * MEGABYTE)
+    (tmp_path / "shard.tar").write_bytes(content)
+    faults = [
+        Rule(action="reset", method="PUT", path_contains="partNumber=2"),
+        Rule(action="lose_response", method="POST", path_contains="uploadId="),
+    ]
+    with FaultyProxy(s3_server, faults) as proxy:
+        store_at(proxy.url, bucket).put("shard.tar", tmp_path / "shard.tar")
+        assert {request.fault for request in proxy.requests} >= {"reset", "lose_response"}
+    assert store_at(s3_server, bucket).read("shard.tar") == content
+    assert uploads(s3_server, bucket) == []
+
+
+def test_a_completion_whose_upload_is_gone_is_written_again(s3_server: str, bucket: str) -> None:
+    # What a store says when the completion was done, the answer lost, and botocore asked again.
+    gone = Rule(action="error", method="POST", path_contains="uploadId=", status=404, code="NoSuchUpload")
+    with FaultyProxy(s3_server, [gone]) as proxy:
+        store_at(proxy.url, bucket).put("x", noise(9 * MEGABYTE))
+    assert store_at(s3_server, bucket).read("x") == noise(9 * MEGABYTE)
+    assert uploads(s3_server, bucket) == []
+
+
+def test_a_failed_upload_leaves_the_old_object_and_no_parts(s3_server: str, bucket: str) -> None:
+    store_at(s3_server, bucket).put("x", b"old")
+    broken = Rule(
+        action="error", method="PUT", path_contains="partNumber=2", times=99, status=500, code="InternalError"
+    )
+    with (
+        FaultyProxy(s3_server, [broken]) as proxy,
+        pytest.raises(StoreUnavailable, match="keeps answering InternalError"),
+    ):
+        store_at(proxy.url, bucket, max_attempts=2).put("x", noise(40 * MEGABYTE))
+    assert store_at(s3_server, bucket).read("x") == b"old"
+    assert uploads(s3_server, bucket) == []
+
+
+def test_a_killed_upload_is_no_object(s3_server: str, bucket: str) -> None:
+    script = (
+        "import sys; from pipeline.storage import open_store; from pipeline.config import S3Settings\n"
+        "open_store(sys.argv[1], S3Settings(endpoint_url=sys.argv[2], multipart_threshold_mb=8)).put('x', "
+        "bytes(40 << 20))"
+    )
+    with FaultyProxy(
+        s3_server, [Rule(action="delay", method="PUT", path_contains="partNumber=2", seconds=20)]
+    ) as proxy:
+        process = subprocess.Popen([sys.executable, "-c", script, f"s3://{bucket}/run", proxy.url], cwd=REPOSITORY)
+        while not any("partNumber=1" in request.path for request in proxy.requests):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    store = store_at(s3_server, bucket)
+    assert list(store.list()) == []
+    assert not store.exists("x")
+    assert len(uploads(s3_server, bucket)) == 1
+    assert store.sweep() == 1  # this server dates every upload to 2010; younger than a day it would stay
+    assert uploads(s3_server, bucket) == []
+
+
+ERRORS = [
+    ("AccessDenied", 403, AccessRefused, "access denied to s3://"),
+    ("InvalidAccessKeyId", 403, UserError, "the access key is unknown"),
+    ("SignatureDoesNotMatch", 403, UserError, "the secret key does not fit"),
+    ("ExpiredToken", 400, UserError, "have expired: log in again"),
+    ("RequestTimeTooSkewed", 403, UserError, "set the clock"),
+    ("NoSuchBucket", 404, UserError, "create it, or mend the path"),
+    ("QuotaExceeded", 403, UserError, "quota"),
+    ("AuthorizationHeaderMalformed", 400, UserError, "set s3.region"),
+    ("SlowDown", 503, StoreUnavailable, "try again later, or with fewer workers"),
+]
+
+
+@pytest.mark.parametrize(("code", "status", "kind", "line"), ERRORS, ids=[row[0] for row in ERRORS])
+def test_what_a_store_refuses_is_one_line_with_the_mend(
+    s3_server: str, bucket: str, code: str, status: int, kind: type[UserError], line: str
+) -> None:
+    with FaultyProxy(s3_server, [Rule(action="error", status=status, code=code, times=99)]) as proxy:
+        store = store_at(proxy.url, bucket, max_attempts=1)
+        for verb in (lambda: store.put("x", b"1"), lambda: store.read("x"), lambda: list(store.list())):
+            with pytest.raises(kind) as caught:
+                verb()
+            message = str(caught.value)
+            assert line in message
+            assert "\n" not in message
+            assert "testing" not in message  # the credentials
+
+
+def test_a_head_without_a_body_is_still_told_apart(s3_server: str, bucket: str) -> None:
+    store = store_at(s3_server, bucket)
+    assert not store.exists("x")
+    with (
+        FaultyProxy(s3_server, [Rule(action="error", status=403, code="", times=99)]) as proxy,
+        pytest.raises(AccessRefused),
+    ):
+        store_at(proxy.url, bucket).exists("x")
+
+
+def test_a_revoked_key_is_not_taken_for_one_forbidden_object(s3_server: str, bucket: str) -> None:
+    """A HEAD says 403 to both. Taken for the latter, every recording to come would go into quarantine."""
+    revoked = [
+        Rule(action="error", method="HEAD", status=403, code="", times=99),
+        Rule(action="error", method="GET", status=403, code="InvalidAccessKeyId", times=99),
+    ]
+    with (
+        FaultyProxy(s3_server, revoked) as proxy,
+        pytest.raises(UserError, match="the access key is unknown") as caught,
+    ):
+        store_at(proxy.url, bucket, max_attempts=1).size("x")
+    assert not isinstance(caught.value, AccessRefused)
+
+
+def test_an_object_under_a_strangers_key_is_one_refused_object(s3_server: str, bucket: str) -> None:
+    for code in ("InvalidRequest", "KMS.DisabledException"):
+        sealed = [
+            Rule(action="error", method="HEAD", status=400, code="", times=99),
+            Rule(action="error", method="GET", status=400, code=code, times=99),
+        ]
+        with (
+            FaultyProxy(s3_server, sealed) as proxy,
+            pytest.raises(AccessRefused, match=f"with {code}: it is encrypted"),
+        ):
+            store_at(proxy.url, bucket, max_attempts=1).size("x")
+
+
+def test_an_endpoint_that_is_not_there_is_one_line_without_its_password(s3_server: str, bucket: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(StoreUnavailable, match=rf"^cannot reach http://127.0.0.1:{port} for s3://{bucket}") as caught:
+        store_at(f"http://user:hunter2@127.0.0.1:{port}", bucket, max_attempts=2).read("x")
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("endpoint", ["store:9000", "http://", "http://user:hunter2@sto re", "http://[::1"])
+@pytest.mark.parametrize("by", ["setting", "environment"])
+def test_an_endpoint_that_is_no_url_is_one_line(
+    s3_server: str, monkeypatch: pytest.MonkeyPatch, endpoint: str, by: str
+) -> None:
+    if by == "environment":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    store = open_store("s3://bucket/run", S3Settings(endpoint_url=endpoint if by == "setting" else None))
+    with pytest.raises(
+        UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL"
+    ) as caught:
+        store.read("x")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_missing_credentials_and_profiles_are_one_line(
+    s3_server: str, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UserError, match=r"^no usable credentials for s3://.*: set AWS_ACCESS_KEY_ID"):
+        store_at(s3_server, bucket, connect_timeout=7.0).read("x")
+    with pytest.raises(UserError, match="no profile nobody"):
+        store_at(s3_server, bucket, profile="nobody").read("x")
+
+
+def test_a_fetched_copy_is_whole_and_gone_afterwards(s3_server: str, bucket: str, tmp_path: Path) -> None:
+    content = noise(3 * MEGABYTE)
+    store = store_at(s3_server, bucket)
+    store.put("crawl/ü #1 100%25.tar", content)
+    uri = store.url("crawl/ü #1 100%25.tar")
+    with FaultyProxy(s3_server, [Rule(action="cut", method="GET", times=2, after_bytes=MEGABYTE)]) as proxy:
+        fetch = Fetch(S3Settings(endpoint_url=proxy.url), str(tmp_path))
+        with fetch.fetch(uri) as path:
+            assert Path(path).read_bytes() == content
+            assert Path(path).is_relative_to(tmp_path)
+        assert not Path(path).exists()
+        proxy.requests.clear()
+        with fetch.fetch(f"{uri}#a/b.mp3", (MEGABYTE, 1000)) as path, open(path, "rb") as file:
+            file.seek(MEGABYTE)
+            assert file.read(1000) == content[MEGABYTE : MEGABYTE + 1000]
+        assert sum(request.sent_bytes for request in proxy.requests) == 1000
+        with pytest.raises(FileNotFoundError), fetch.fetch(store.url("crawl/gone.mp3")):
+            pass
+
+
+def test_the_copies_of_a_killed_process_are_removed_by_the_next(s3_server: str, bucket: str, tmp_path: Path) -> None:
+    store_at(s3_server, bucket).put("x", noise(MEGABYTE))
+    script = (
+        "import sys, time; from pipeline.storage import Fetch; from pipeline.config import S3Settings\n"
+        "with Fetch(S3Settings(endpoint_url=sys.argv[1]), sys.argv[2]).fetch(sys.argv[3]) as path:\n"
+        "    print(path, flush=True); time.sleep(60)"
+    )
+    command = [sys.executable, "-c", script, s3_server, str(tmp_path), f"s3://{bucket}/run/x"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    left = Path(process.stdout.readline().strip())
+    living = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert living.stdout
+    used = Path(living.stdout.readline().strip())
+    process.kill()
+    process.communicate()
+    try:
+        assert left.exists()
+        with Fetch(S3Settings(endpoint_url=s3_server), str(tmp_path)).fetch(f"s3://{bucket}/run/x"):
+            assert not left.exists()
+            assert used.exists()
+    finally:
+        living.kill()
+        living.communicate()

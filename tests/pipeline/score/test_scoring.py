@@ -1,0 +1,370 @@
+"""Label quality: numbers worked out by hand, curves against plain loops, coverage, and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from operators.agreement import Rules, error_rate
+from operators.errors import UserError
+from operators.text.spoken import evaluation_form, tokens
+from pipeline.score.counts import SCORE_COLUMNS, Question
+from pipeline.score.figures import CurvePoint, Figure, Scope
+from pipeline.score.page import render_page
+from pipeline.score.scoring import Score, headline
+from pipeline.score.truth import Slack
+from tests.support.synthetic_run import clip_row, rejected, stretch_row
+from tests.support.truths import (
+    SECOND,
+    clip,
+    crawl_run,
+    heard,
+    near,
+    score_of,
+    scored,
+    truth_bytes,
+    truth_line,
+    whole,
+)
+
+__all__ = ["crawl_run", "whole"]
+
+TRUTH = truth_bytes(
+    truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (5, 9, "我们去公园"), (10, 14, "大家安静")),
+    truth_line("en-1", "en", (0, 4, "Good morning, everyone."), (5, 9, "turn left at the lights")),
+)
+ROWS = [
+    clip("book", "zh-1", **heard(0, 4, "zh", "今天天气很好", "今天天气很好"), label="今天天气很好"),
+    clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
+    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
+         **rejected("rover", "wer_and_per")),
+    clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
+         **rejected("rover", "wer")),
+    clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
+         **rejected("rover", "wer_and_per")),
+    clip("live", "en-1", **heard(10, 14, "en", "thank you"), **rejected("transcribe", "stock_phrase")),
+]  # fmt: skip
+"""Six clips whose every number is worked out in the tests below."""
+
+
+@pytest.fixture(scope="module")
+def by_hand() -> Score:
+    return scored(ROWS, TRUTH)
+
+
+def test_error_rates_by_hand(by_hand: Score) -> None:
+    label, asr, copilot = by_hand.total.systems
+    # Characters: 6 + 5 + 4 Chinese, 19 + 19 English, 0 where nobody speaks. "thank you" is 8 insertions, and 2 words.
+    assert (asr.all.clips, asr.all.characters, asr.all.tokens) == (6, 53, 23)
+    assert asr.all.cer.value == near(100 * (1 + 1 + 8) / 53)
+    assert asr.all.wer.value == near(100 * (1 + 2) / 8), "over the English words alone"
+    assert asr.all.mer.value == near(100 * (1 + 1 + 2) / 23)
+    assert copilot.all.clips == 5, "the rejected clip never reached it"
+    assert copilot.all.cer.value == near(100 * 2 / 53), "every one: a word error without a character error"
+    assert copilot.all.wer.value == near(100 * 2 / 8)
+    assert label.kept.cer.value == near(100 * 1 / 11)
+    assert label.kept.wer.value is None, "no English label was kept"
+    assert asr.kept.cer.value == near(100 * 1 / 11)
+    assert asr.rejected.cer.value == near(100 * 9 / 42)
+    # Whose label a rejected clip would have had: the copilot's for zh (安全), the ASR's elsewhere (light).
+    assert (label.rejected.clips, label.rejected.mer.value) == (3, near(100 * 2 / 12))
+    assert [share.value for share in asr.all.wrong] == [near(50), near(50), near(50)]
+    assert [share.value for share in copilot.all.wrong] == [near(60), near(60), near(60)]
+
+
+def test_domains_and_languages_are_apart(by_hand: Score) -> None:
+    assert [scope.name for scope in by_hand.domains] == ["book", "live"]
+    book, live = by_hand.domains
+    assert (book.systems[1].all.cer.value, live.systems[1].all.cer.value) == (near(100 / 15), near(100 * 9 / 38))
+    assert (book.systems[1].all.wer.value, live.systems[1].all.wer.value) == (None, near(100 * 3 / 8))
+    assert [(scope.name, scope.recordings) for scope in by_hand.languages] == [("en", 1), ("zh", 1)]
+    assert book.better == "asr"
+    assert live.better == by_hand.total.better == "copilot"
+
+
+def test_joint_errors_by_hand(by_hand: Score) -> None:
+    joint = by_hand.total.joint[0]
+    # Of five clips: the ASR is wrong in 公元 and light, the copilot in 公元, 安全 and every one; together in 公元.
+    assert (joint.limit, joint.clips) == (0.0, 5)
+    assert (joint.asr_wrong.value, joint.copilot_wrong.value) == (near(40), near(60))
+    assert (joint.both_wrong.value, joint.both_wrong_alike.value) == (near(20), near(20))
+    assert joint.if_independent.value == near(24)
+
+
+def test_the_filter_by_hand(by_hand: Score) -> None:
+    exact = by_hand.total.filter[0]
+    # Right labels: 今天天气很好, kept, and good morning everyone, rejected for the copilot's spelling.
+    assert (exact.clips, exact.kept) == (5, 2)
+    assert (exact.right_before.value, exact.precision.value, exact.recall.value) == (near(40), near(50), near(50))
+    loose = scored(ROWS, TRUTH, limits=(20.0, 25.0)).total
+    # 20 %: also 公元 (1 of 5, kept) and light (1 of 5); 25 %: 安全 (1 of 4) as well.
+    assert [each.precision.value for each in loose.filter] == [near(100), near(100)]
+    assert [each.recall.value for each in loose.filter] == [near(100 * 2 / 4), near(100 * 2 / 5)]
+    assert (by_hand.total.undecided, by_hand.total.undecided_right[0].value) == (1, near(0))
+
+
+def test_engines_wrong_together_but_not_alike() -> None:
+    rows = [
+        clip(
+            "d",
+            "r",
+            **heard(0, 4, "en", "red greed blue", "red grin blue", wer=33.0, per=5.0),
+            **rejected("rover", "wer"),
+        ),
+        clip("d", "r", **heard(5, 9, "en", "one too", "one too"), label="one too"),
+    ]
+    joint = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two")))).total.joint[0]
+    assert (joint.both_wrong.value, joint.both_wrong_alike.value) == (100, 50)
+
+
+def test_an_error_rate_is_over_the_truth_and_its_limit_is_included() -> None:
+    rows = [clip("d", "r", **heard(0, 4, "en", "a b c d e", "a b c d e"), label="a b c d e")]
+    one_in_four = scored(rows, truth_bytes(truth_line("r", "en", (0, 4, "a b c d"))), limits=(20.0, 25.0)).total
+    assert one_in_four.systems[0].kept.mer.value == 25
+    assert [share.value for share in one_in_four.systems[0].kept.wrong] == [100, 0]
+
+
+def test_the_language_is_that_of_the_truth_where_it_tells() -> None:
+    row = clip("d", "r", **heard(0, 4, "en", "你好", "你好"), label="你好")
+    for told, name in (("zh", "zh"), (None, "en")):
+        found = scored([row], truth_bytes(truth_line("r", told, (0, 4, "你好吗"))))
+        assert [scope.name for scope in found.languages] == [name]
+        assert (found.total.systems[0].kept.wer.value is None) == (name == "zh")
+        assert found.total.systems[0].kept.mer.value == near(100 / 3)
+
+
+def test_the_worst_kept_labels_are_listed() -> None:
+    said = "a b c d e f g h i j k l m n o p q r s t u v w x y"
+    starts = range(0, 150, 6)
+    labels = [" ".join(["-"] * at + said.split()[at:]) for at in range(25)]
+    rows = [
+        clip("d", "r", **heard(s, s + 4, "en", text, text), label=text) for s, text in zip(starts, labels, strict=True)
+    ]
+    found = scored(rows, truth_bytes(truth_line("r", "en", *((s, s + 4, said) for s in starts))))
+    assert [wrong["error_rate"] for wrong in found.wrong_labels] == [near(4 * at) for at in range(24, 4, -1)]
+    assert found.wrong_labels[0]["clip_id"] == rows[24]["clip_id"]
+    assert found.wrong_labels[0]["label"] == "Y"
+
+
+def test_the_headline_compares_kept_labels_with_the_better_engine(by_hand: Score) -> None:
+    assert by_hand.total.lower_by.value == pytest.approx((2 / 53) / (1 / 11))
+    assert headline(by_hand.total) == (
+        "kept labels have 2.4× higher CER (9.09 %) than the better engine alone over all clips (copilot: 3.77 %)"
+    )
+    flawless = scored([ROWS[0], *ROWS[2:]], TRUTH).total
+    assert headline(flawless).startswith("kept labels have no error in 6 characters, against the better engine alone")
+    assert flawless.lower_by.value is None
+    assert headline(scored(ROWS[2:], TRUTH).total) == "no kept label can be scored"
+
+
+def test_labels_as_good_as_the_paper_hopes_read_so() -> None:
+    rows, lines = [], []
+    for at in range(10):
+        said = "one two three four five six seven eight nine ten"
+        wrong = said.replace("six", "sax")
+        lines.append(truth_line(f"r{at}", "en", (0, 5, said), (6, 11, said)))
+        label = wrong if at == 0 else said
+        rows.append(clip("d", f"r{at}", **heard(0, 5, "en", label, label), label=label))
+        away = rejected("rover", "wer_and_per")
+        rows.append(clip("d", f"r{at}", **heard(6, 11, "en", wrong, "one two", wer=80.0, per=80.0), **away))
+    total = scored(rows, truth_bytes(*lines)).total
+    # 39 characters each: 11 of 780 wrong for the ASR, 1 of 390 among the labels.
+    assert total.lower_by.value == pytest.approx(5.5)
+    assert headline(total) == (
+        "kept labels have 5.5× lower CER (0.26 %) than the better engine alone over all clips (asr: 1.41 %)"
+    )
+
+
+def test_spoken_forms_forgive_spelling() -> None:
+    rows = [clip("d", "r", **heard(0, 4, "en", "I can't see 23", "i cannot see twenty three"), label="I can't see 23")]
+    truth = truth_bytes(truth_line("r", "en", (0, 4, "I cannot see twenty three")))
+    assert scored(rows, truth).total.systems[0].kept.mer.value == near(100 * 3 / 5)
+    assert scored(rows, truth, spoken=True).total.systems[0].kept.mer.value == 0
+
+
+def test_intervals_are_drawn_by_recording() -> None:
+    def run(*errors: int) -> Score:
+        rows, lines = [], []
+        for at, wrong in enumerate(errors):
+            text = "x" * wrong + "a" * (10 - wrong)
+            rows += [clip("d", f"r{at}", **heard(s, s + 4, "en", text, text), label=text) for s in (0, 10, 20)]
+            lines.append(truth_line(f"r{at}", "en", *((s, s + 4, "a" * 10) for s in (0, 10, 20))))
+        return scored(rows, truth_bytes(*lines))
+
+    assert run(1, 1, 1, 1).total.systems[1].all.cer == Figure(10.0, 10.0, 10.0), (
+        "recordings that are alike leave no doubt"
+    )
+    # Of two recordings the same one is drawn twice in a quarter of the draws: the interval is as wide as the two.
+    assert run(0, 2).total.systems[1].all.cer == Figure(10.0, 0.0, 20.0)
+    assert run(2).total.systems[1].all.cer == Figure(20.0, None, None), "one recording says nothing about others"
+    spread = run(*range(10)).total.systems[1].all.cer
+    # The mean of ten uniform draws of 0, 10, ... 90 % has a standard deviation of 28.7 / sqrt(10) = 9.1.
+    assert spread.value == near(45)
+    assert spread.low == pytest.approx(45 - 1.96 * 9.1, abs=3)
+    assert spread.high == pytest.approx(45 + 1.96 * 9.1, abs=3)
+
+
+def test_silence_is_what_the_ledger_calls_non_speech() -> None:
+    said = truth_bytes(truth_line("r", "en", (1, 5, "hello there")))
+
+    def placement(*around: dict[str, Any]) -> set[str]:
+        row = clip("d", "r", **heard(1.6, 4.4, "en", "hello there", "hello there"), label="hello there")
+        other = clip("d", "r", **heard(20, 24, "en", "bye", "bye"), label="bye")
+        return {name for _, name in scored([*around, row, other], said).coverage}
+
+    before, after = (0, int(1.6 * SECOND)), (int(4.4 * SECOND), 20 * SECOND)
+    quiet = [stretch_row("d", "r", *span) for span in (before, after)]
+    assert placement(*quiet) == {"scored"}
+    assert placement(quiet[0]) == {"scored", "cut"}, "what comes after the clip is not known to be silence"
+    for index, span in enumerate((before, after)):
+        short = clip_row("d", "r", *span, **rejected("segment", "too_short"))
+        assert placement(quiet[1 - index], short) == {"scored", "cut", "unheard"}
+
+
+def test_every_clip_is_accounted_for_in_the_coverage() -> None:
+    rows = [
+        *ROWS,
+        clip("other", "stranger", **heard(0, 3, "en", "who", "who"), label="who"),
+        clip_row("book", "zh-1", 15 * SECOND, 16 * SECOND, **rejected("segment", "too_short")),
+        clip("book", "zh-1", **heard(2, 7, "zh", "天气", "天气"), label="天气"),
+    ]
+    found = scored(rows, TRUTH)
+    assert {key: clips for key, (clips, _) in found.coverage.items()} == {
+        ("book", "scored"): 3, ("book", "unheard"): 1, ("book", "cut"): 1, ("live", "scored"): 3,
+        ("other", "no_truth"): 1,
+    }  # fmt: skip
+    assert sum(samples for _, samples in found.coverage.values()) == sum(row["end"] - row["start"] for row in rows)
+    assert found.unalignable == near(100 / 7)
+    two_voices = truth_line(
+        "zh-1", "zh", (0, 4, "今天天气很好。"), (1, 3, "对"), (5, 9, "我们去公园"), (10, 14, "大家安静")
+    )
+    assert scored(rows[:3], truth_bytes(two_voices)).unalignable == near(100 / 3)
+
+
+def test_truth_that_fits_nothing_is_one_clear_line() -> None:
+    with pytest.raises(UserError, match="none of the 1 recordings of the truth file is in the run"):
+        scored(ROWS, truth_bytes(truth_line("elsewhere", "en", (0, 1, "x"))))
+    with pytest.raises(UserError, match=r"no clip can be scored by this truth file \(6 no_text\)"):
+        scored(ROWS, truth_bytes(truth_line("zh-1", "zh", (0, 99, None)), truth_line("en-1", "en", (0, 99, None))))
+    with pytest.raises(UserError, match="percentages from 0 to below 100"):
+        Question(limits=(100.0,))
+    with pytest.raises(UserError, match="--silence is no less than --tolerance"):
+        Slack(tolerance=10, silence=5)
+
+
+# ---- a whole made-up run
+
+
+def decided(crawl_run: tuple[list[pa.Table], bytes]) -> Iterator[tuple[dict[str, Any], float]]:
+    """Clips that the rule decides, with the error rate of their label: the obvious loop."""
+    ledgers, truth = crawl_run
+    said = {
+        (line["recording_id"], round(segment["start_s"] * SECOND)): segment["text"]
+        for line in map(json.loads, truth.splitlines())
+        for segment in line["segments"]
+    }
+    for row in (row for ledger in ledgers for row in ledger.to_pylist()):
+        if row["outcome"] == "kept" or row["reason"] in ("wer", "per", "wer_and_per"):
+            side = 1 if row["language"] == "zh" else 0
+            label = row["label"] or row["hypotheses"][side]["text"]
+            forms = [tokens(evaluation_form(text)) for text in (said[row["recording_id"], row["start"]], label)]
+            yield row, error_rate(forms[0], forms[1])
+
+
+@pytest.mark.parametrize("drop_when", ["either", "both"])
+def test_curves_equal_a_plain_loop(crawl_run: tuple[list[pa.Table], bytes], drop_when: str) -> None:
+    # 7.3 is no edge of any histogram: the run's own limits must be exact all the same.
+    rules = Rules(max_wer=10.0, max_per=7.3, drop_when=drop_when)  # type: ignore[arg-type]
+    found = score_of(crawl_run, rules)
+    clips = list(decided(crawl_run))
+
+    def slow(max_wer: float, max_per: float) -> tuple[float, float | None, float]:
+        within = [
+            (row, error)
+            for row, error in clips
+            if ((row["wer"] <= max_wer and row["per"] <= max_per) if drop_when == "either"
+                else (row["wer"] <= max_wer or row["per"] <= max_per))
+        ]  # fmt: skip
+        right = sum(error == 0 for _, error in within)
+        samples = sum(row["end"] - row["start"] for row, _ in within)
+        return (
+            100 * samples / sum(row["end"] - row["start"] for row, _ in clips),
+            100 * right / len(within) if within else None,
+            100 * right / sum(error == 0 for _, error in clips),
+        )
+
+    def check(points: tuple[CurvePoint, ...], at: Any) -> None:
+        for point in points:
+            limit = float("inf") if point.limit is None else point.limit
+            assert (point.kept, point.precision[0], point.recall[0]) == pytest.approx(at(limit)), limit
+
+    check(found.over_wer, lambda limit: slow(limit, 7.3))
+    check(found.over_per, lambda limit: slow(10.0, limit))
+    assert 7.3 in [point.limit for point in found.over_per]
+
+
+def test_the_curve_goes_through_the_filter_of_the_run(whole: Score) -> None:
+    point = next(point for point in whole.over_wer if point.limit == 10.0)
+    for each, precision, recall in zip(whole.total.filter, point.precision, point.recall, strict=True):
+        assert (precision, recall) == (pytest.approx(each.precision.value), pytest.approx(each.recall.value))
+        assert each.precision.low is not None
+        assert each.precision.low < each.precision.value < each.precision.high  # type: ignore[operator]
+    assert point.cer == pytest.approx(whole.total.systems[0].kept.cer.value)
+    recalls = [point.recall[0] or 0.0 for point in whole.over_wer]
+    assert recalls == sorted(recalls)
+
+
+def test_domains_add_up_to_the_total(whole: Score) -> None:
+    def sums(scope: Scope) -> list[int]:
+        rates = [each for system in scope.systems for each in (system.all, system.kept, system.rejected)]
+        return [number for each in rates for number in (each.clips, each.characters, each.tokens)] + [scope.undecided]
+
+    for parts in (whole.domains, whole.languages):
+        assert [sum(column) for column in zip(*map(sums, parts), strict=True)] == sums(whole.total)
+
+
+def test_the_order_of_ledgers_changes_nothing(crawl_run: tuple[list[pa.Table], bytes], whole: Score) -> None:
+    ledgers, truth = crawl_run
+    again = score_of((ledgers[::-1], truth), Rules())
+    assert json.dumps(again.to_json()) == json.dumps(whole.to_json())
+    assert render_page(again) == render_page(whole)
+
+
+def test_only_the_named_columns_are_needed(crawl_run: tuple[list[pa.Table], bytes], whole: Score) -> None:
+    ledgers, truth = crawl_run
+    assert score_of(([ledger.select(SCORE_COLUMNS) for ledger in ledgers], truth), Rules()).total == whole.total
+
+
+def test_a_vote_of_three_engines_scores_every_copilot() -> None:
+    def three(start: float, *texts: str, **columns: Any) -> dict[str, Any]:
+        row = heard(start, start + 4, "en", texts[0], texts[1], **columns)
+        row["hypotheses"].append({"engine": "third", "text": texts[2]})
+        return clip("d", "r", **row)
+
+    rows = [
+        three(
+            0,
+            "red green blue",
+            "red green glue",
+            "red grin blue",
+            wer=33.0,
+            per=11.0,
+            **rejected("rover", "wer_and_per"),
+        ),
+        three(5, "one two", "one two", "one too", label="one two"),
+        clip("d", "r", **heard(10, 14, "en", "three four", "three four"), label="three four"),
+    ]
+    found = scored(
+        rows, truth_bytes(truth_line("r", "en", (0, 4, "red green blue"), (5, 9, "one two"), (10, 14, "three four")))
+    )
+    label, asr, *copilots = found.total.systems
+    assert [(system.name, system.all.clips, system.all.mer.value) for system in (asr, *copilots)] == [
+        ("asr", 3, 0.0), ("copilot", 3, near(100 / 7)), ("copilot 2", 2, near(100 * 2 / 5)),
+    ]  # fmt: skip
+    assert found.engines == (("whisper",), ("paraformer-en",), ("third",))
+    assert label.rejected.mer.value == 0, "the vote of the three would have been right"
+    assert [joint.copilot for joint in found.total.joint] == ["copilot"] * 3 + ["copilot 2"] * 3
