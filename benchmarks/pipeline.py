@@ -34,11 +34,11 @@ from statistics import median
 from benchmarks.engines import SIZES, whisper
 from operators.audio.decode import decode, encode_flac
 from operators.clip import SAMPLE_RATE
+from operators.storage.fetch import Fetch, open_store
 from pipeline import recipe
 from pipeline.config import load
 from pipeline.plan import make_plan, save_plan
 from pipeline.sources.files import Length, probe_files, read_sources
-from pipeline.storage import Fetch, open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

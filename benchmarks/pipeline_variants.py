@@ -35,10 +35,10 @@ import numpy as np
 import psutil
 
 from operators.clip import SAMPLE_RATE, Clip, Hypothesis, Piece, Recording, Span, Unit, clip_id
+from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
 from pipeline.config import Settings, load
 from pipeline.plan import load_plan
-from pipeline.storage import Fetch, open_store
 from stages.base import Resources, Stage
 
 WARM_SECONDS = 12

@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from operators.errors import UserError
+from operators.storage.base import S3Settings
 
 
 @dataclass
@@ -30,18 +31,6 @@ class SourceSettings:
     path: str = ""  # directory, s3:// prefix, manifest (.jsonl .csv .parquet) or .tar of raw audio
     domain: str | None = None  # overrides the first folder, and the manifest where it gives none
     language: str | None = None  # what is spoken, when it is known for the whole source
-
-
-@dataclass
-class S3Settings:
-    endpoint_url: str | None = None  # for S3-compatible stores
-    region: str | None = None
-    profile: str | None = None  # a profile of ~/.aws; credentials themselves never stand here
-    addressing_style: str = "auto"
-    max_attempts: int = 8
-    connect_timeout: float = 10.0
-    read_timeout: float = 60.0
-    multipart_threshold_mb: int = 64
 
 
 @dataclass

@@ -24,6 +24,8 @@ from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Span, Unit
 from operators.errors import UserError
 from operators.shard import clean
+from operators.storage.base import Store
+from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
 from pipeline.display.words import printable
@@ -35,7 +37,6 @@ from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
 from pipeline.report.write import Thresholds, render_terminal, write_report
 from pipeline.sources.files import Length, SourceFile, probe_files, read_sources
-from pipeline.storage import Fetch, Store, open_store
 from stages.base import Stage
 from stages.segment import LastFetched, read_span
 

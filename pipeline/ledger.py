@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from operators.clip import Piece, Unit
 from operators.errors import UserError
 from operators.shard import clean, read_ledger
-from pipeline.storage import Store
+from operators.storage.base import Store
 from stages.write_shard import shard_keys
 
 

@@ -25,9 +25,9 @@ import pyarrow.parquet as pq
 
 from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
+from operators.storage.base import Store
 from pipeline.config import PlanSettings
 from pipeline.sources.files import Length, SourceFile
-from pipeline.storage import Store
 
 PLAN_KEY = "plan.parquet"
 PLAN_VERSION = 1

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.text import Text
 
 from operators.errors import UserError
+from operators.storage.base import Store
 from pipeline.config import Settings
 from pipeline.display.words import printable
 from pipeline.progress import hours
 from pipeline.sources.files import check_source
-from pipeline.storage import Store
 
 FLAC_BYTES_PER_SECOND = 18_000
 """16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy

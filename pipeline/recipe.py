@@ -18,8 +18,8 @@ from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
 from operators.audio.decode import Limits
 from operators.errors import UserError
 from operators.speech.segments import CutSettings
+from operators.storage.base import Store
 from pipeline import config
-from pipeline.storage import Store
 from stages.base import Fetcher, Resources, Stage
 from stages.copilot import Copilot
 from stages.rover import Vote

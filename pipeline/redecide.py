@@ -12,10 +12,10 @@ from dataclasses import replace
 from rich.console import Console
 
 from operators.errors import UserError
+from operators.storage.fetch import open_store
 from pipeline import config, ledger, recipe
 from pipeline.curate import Curation, stored_config
 from pipeline.plan import load_plan, save_plan
-from pipeline.storage import open_store
 from stages.rejudge import Rejudge
 
 CHANGEABLE = ("rover.", "text.")

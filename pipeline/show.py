@@ -12,12 +12,12 @@ from rich.text import Text
 from operators.agreement import align
 from operators.clip import SAMPLE_RATE, Unit, clip_hash
 from operators.errors import UserError
+from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
 from pipeline.display.words import printable
 from pipeline.plan import load_plan
 from pipeline.progress import clock_time
-from pipeline.storage import Store
 from stages.write_shard import shard_keys
 
 

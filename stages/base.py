@@ -47,7 +47,7 @@ class Stage(Protocol):
 
 
 class Store(Protocol):
-    """The part of a run's storage that stages use; `pipeline.storage` has it for local and s3:// paths."""
+    """The part of a run's storage that stages use; `operators.storage` has it for local and s3:// paths."""
 
     def put(self, key: str, data: bytes) -> None: ...
 

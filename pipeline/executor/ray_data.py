@@ -30,9 +30,9 @@ import numpy as np
 
 from operators.clip import Unit, pcm_bytes
 from operators.errors import UserError
+from operators.storage.base import StoreUnavailable
 from pipeline.config import ExecutionSettings
 from pipeline.executor.dependencies import native_stderr_silenced, quiet_dependencies, use_threads
-from pipeline.storage import StoreUnavailable
 from stages.base import Resources, SourceChanged, Stage
 
 WAVE_UNITS = 10_000

@@ -27,8 +27,11 @@ from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.filterbank import MelSums
 from operators.shard import clean
+from operators.storage.base import S3Settings, Store
+from operators.storage.fetch import open_store
+from operators.storage.uri import is_s3
 from pipeline import ledger
-from pipeline.config import S3Settings, Settings, load
+from pipeline.config import Settings, load
 from pipeline.curate import existing_run, stored_config
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
@@ -40,8 +43,6 @@ from pipeline.handoff.shards import Damage, read_shards, refuse
 from pipeline.handoff.split import REASONS, SPLITS, Shares, Sifted, repeated_audio, sift, split_gathered
 from pipeline.handoff.tokenizer import build_tokenizer, copy_tokenizer, try_tokenizer
 from pipeline.plan import load_plan
-from pipeline.storage import Store, open_store
-from pipeline.uri import is_s3
 from stages.write_shard import shard_keys
 
 SCHEMA_VERSION = 1

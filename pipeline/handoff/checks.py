@@ -15,12 +15,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from operators.errors import UserError
-from pipeline.config import S3Settings, SourceSettings
+from operators.storage.base import S3Settings, Store
+from operators.storage.uri import is_s3
+from pipeline.config import SourceSettings
 from pipeline.handoff.labelled import LabelledSet, named_domains
 from pipeline.preflight import try_output
 from pipeline.sources.files import check_source
-from pipeline.storage import Store
-from pipeline.uri import is_s3
 
 
 def check_writable(store: Store) -> None:

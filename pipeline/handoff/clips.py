@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.storage.uri import path_to_uri, scheme, split_member, uri_to_path
 from pipeline.handoff.shards import KeptUnit
-from pipeline.uri import path_to_uri, scheme, split_member, uri_to_path
 
 CODED = ("shard", "domain", "language", "age", "gender", "emotion")
 """Columns whose texts repeat: int32 codes here, dictionaries in the index."""

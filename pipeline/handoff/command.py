@@ -15,8 +15,8 @@ import sys
 from rich.console import Console
 
 from operators.errors import UserError
-from pipeline.config import S3Settings
-from pipeline.uri import is_s3
+from operators.storage.base import S3Settings
+from operators.storage.uri import is_s3
 
 EXAMPLES = """\
 Checks every shard against its ledger, drops what two runs share, splits by recording, sums the normalisation, builds

@@ -22,12 +22,13 @@ import soundfile
 from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.errors import UserError
 from operators.shard import feature_frames
-from pipeline.config import S3Settings, SourceSettings
+from operators.storage.base import AccessRefused, S3Settings
+from operators.storage.fetch import Fetch, RangedFile, locate
+from operators.storage.uri import split_member
+from pipeline.config import SourceSettings
 from pipeline.handoff.clips import Gathered, attributes, real_uri
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.manifest import is_manifest, read_rows
-from pipeline.storage import AccessRefused, Fetch, RangedFile, locate
-from pipeline.uri import split_member
 from stages.write_shard import label_length
 
 _ROWS = 4096

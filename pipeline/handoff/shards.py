@@ -23,8 +23,8 @@ import pyarrow.compute as pc
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from operators.shard import content_hash, decode_member, feature_frames
+from operators.storage.base import AccessRefused, Store, StoreUnavailable
 from pipeline import ledger
-from pipeline.storage import AccessRefused, Store, StoreUnavailable
 from stages.write_shard import shard_keys
 
 _CHUNK_BYTES = 8 << 20

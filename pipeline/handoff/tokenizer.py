@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 from operators.errors import UserError
-from pipeline.config import S3Settings
-from pipeline.storage import open_store
+from operators.storage.base import S3Settings
+from operators.storage.fetch import open_store
 
 _FILE = "tokenizer.json"
 _ROOT = Path(__file__).resolve().parents[2]

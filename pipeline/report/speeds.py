@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipeline.storage import Store
+from operators.storage.base import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

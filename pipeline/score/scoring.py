@@ -34,6 +34,8 @@ from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
+from operators.storage.base import Store
+from operators.storage.fetch import locate
 from operators.text.spoken import Normaliser
 from pipeline import ledger, recipe
 from pipeline.config import Settings
@@ -44,7 +46,6 @@ from pipeline.report.write import Thresholds
 from pipeline.score.counts import SCORE_COLUMNS, UNSCORED, Question, Tallied, count
 from pipeline.score.figures import CurvePoint, ErrorRates, Figure, Scope, curve, scopes
 from pipeline.score.truth import Slack, read_truth
-from pipeline.storage import Store, locate
 
 SCHEMA_VERSION = 1
 PLACEMENTS = {

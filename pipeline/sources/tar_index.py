@@ -12,8 +12,8 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.config import S3Settings
-from pipeline.storage import RangedFile, locate
+from operators.storage.base import S3Settings
+from operators.storage.fetch import RangedFile, locate
 
 _BUFFER_BYTES = 32 << 10
 _MAX_READ = 16 << 20

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import S3Settings
-from pipeline.storage import open_store
+from operators.storage.base import S3Settings
+from operators.storage.fetch import open_store
 from tests.conftest import REPOSITORY
 from tests.pipeline.test_s3_run import upload
 from tests.support import fast_engines, manifests

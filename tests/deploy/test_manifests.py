@@ -13,9 +13,9 @@ import yaml
 
 from model_training import __main__ as training
 from model_training import config as training_config
+from operators.storage.fetch import Fetch, open_store
 from pipeline import config, recipe
 from pipeline.executor.ray_data import check_fit
-from pipeline.storage import Fetch, open_store
 from tests.conftest import REPOSITORY
 from tests.support import manifests
 from tests.support.manifests import ALL, CURATION, Object

@@ -14,9 +14,11 @@ import pytest
 from operators.audio.decode import AudioError
 from operators.errors import UserError
 from operators.shard import read_ledger
+from operators.storage.atomic import TEMPORARY
+from operators.storage.base import StoreUnavailable
+from operators.storage.fetch import Fetch, open_store
 from pipeline import config
 from pipeline.__main__ import main
-from pipeline.storage import TEMPORARY, Fetch, StoreUnavailable, open_store
 from tests.support import fast_engines
 from tests.support.kills import digest
 

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from operators.clip import SAMPLE_RATE, Piece, Rejection, Unit
 from operators.errors import UserError
+from operators.storage.fetch import open_store
 from pipeline.config import PlanSettings
 from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan
 from pipeline.sources.files import Length, SourceFile
-from pipeline.storage import open_store
 
 MINUTE = 60 * SAMPLE_RATE
 

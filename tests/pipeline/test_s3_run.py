@@ -9,9 +9,9 @@ from pathlib import Path
 import boto3
 import pytest
 
+from operators.storage.fetch import open_store
 from pipeline import config
 from pipeline.__main__ import main
-from pipeline.storage import open_store
 from tests.support import fast_engines
 from tests.support.kills import digest
 from tests.support.s3_server import FaultyProxy, Rule

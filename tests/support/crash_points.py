@@ -19,12 +19,12 @@ from typing import Any
 import botocore.client
 
 from operators.clip import Unit
+from operators.storage.fetch import Fetch, open_store
 from pipeline import config, ledger, recipe
 from pipeline.config import Settings
 from pipeline.executor import ray_data as run
 from pipeline.plan import make_plan
 from pipeline.sources.files import Length, read_sources
-from pipeline.storage import Fetch, open_store
 from tests.support import fast_engines
 
 WRITES = {"PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject"}

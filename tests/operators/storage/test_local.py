@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from operators.errors import UserError
-from pipeline.config import S3Settings
-from pipeline.storage import TEMPORARY, AccessRefused, Fetch, Store, open_store
+from operators.storage.atomic import TEMPORARY
+from operators.storage.base import AccessRefused, S3Settings, Store
+from operators.storage.fetch import Fetch, open_store
 from tests.conftest import REPOSITORY
 
 ODD_KEYS = ["a b/ü 访谈 🔥.txt", "100%25 real%20/#1?x=y&z+.txt", "tab\tand 'quotes\"", "plain/deep/er/x.parquet"]

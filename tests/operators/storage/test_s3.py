@@ -17,8 +17,8 @@ import boto3
 import pytest
 
 from operators.errors import UserError
-from pipeline.config import S3Settings
-from pipeline.storage import AccessRefused, Fetch, Store, StoreUnavailable, open_store
+from operators.storage.base import AccessRefused, S3Settings, Store, StoreUnavailable
+from operators.storage.fetch import Fetch, open_store
 from tests.conftest import REPOSITORY
 from tests.support.s3_server import FaultyProxy, Rule
 
@@ -30,7 +30,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Back-off as it is, twenty times as fast."""
     hurried = SimpleNamespace(**{**vars(time), "sleep": lambda seconds: time.sleep(seconds / 20)})
     monkeypatch.setattr("botocore.endpoint.time", hurried)
-    monkeypatch.setattr("pipeline.s3.time", hurried)
+    monkeypatch.setattr("operators.storage.s3.time", hurried)
 
 
 def store_at(endpoint: str, bucket: str, **settings: object) -> Store:

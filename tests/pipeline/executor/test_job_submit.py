@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from operators.storage.base import Store
+from operators.storage.fetch import open_store
 from pipeline import config
-from pipeline.storage import Store, open_store
 from tests.conftest import REPOSITORY
 from tests.pipeline.test_s3_run import upload
 from tests.support import fast_engines

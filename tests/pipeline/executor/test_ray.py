@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from operators.errors import UserError
+from operators.storage.fetch import Fetch, open_store
 from pipeline import config, recipe
 from pipeline.executor.ray_data import check_fit
-from pipeline.storage import Fetch, open_store
 from tests.conftest import REPOSITORY
 from tests.support import fast_engines
 from tests.support.kills import digest, sweep

@@ -16,9 +16,9 @@ import pytest
 import soundfile
 
 from operators.clip import Span, clip_id
+from operators.storage.base import S3Settings
+from operators.storage.fetch import open_store
 from pipeline.__main__ import main
-from pipeline.config import S3Settings
-from pipeline.storage import open_store
 from tests.support.curated_handoffs import (
     SHARES,
     digests,

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from operators.shard import ledger_bytes, read_ledger
-from pipeline.config import S3Settings
+from operators.storage.base import S3Settings
+from operators.storage.fetch import open_store
 from pipeline.display.words import human_percent, human_seconds, shares_in_one_unit
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import FOLD_COLUMNS, ConservationError, Retention, fold, merge
 from pipeline.report.speeds import fold_speeds, read_speeds
 from pipeline.report.write import Thresholds, render_terminal, write_report
-from pipeline.storage import open_store
 from tests.support.synthetic_run import (
     PROFILES,
     FolderStore,

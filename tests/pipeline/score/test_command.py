@@ -10,9 +10,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from operators.storage.base import S3Settings
+from operators.storage.fetch import open_store
 from pipeline.__main__ import main
-from pipeline.config import S3Settings
-from pipeline.storage import open_store
 from tests.support import fast_engines
 from tests.support.synthetic_run import rejected
 from tests.support.truths import (

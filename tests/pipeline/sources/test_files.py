@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from operators.errors import UserError
-from pipeline.config import S3Settings, SourceSettings
+from operators.storage.base import S3Settings
+from operators.storage.fetch import Fetch, open_store
+from pipeline.config import SourceSettings
 from pipeline.sources.files import UNSORTED, SourceFile, check_source, probe_files, read_sources
 from pipeline.sources.tar_index import TarError, read_members
-from pipeline.storage import Fetch, open_store
 from tests.support.s3_server import FaultyProxy
 from tests.support.source_files import make, manifest, problems, read, tar_bytes
 

@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from operators.errors import UserError
+from operators.storage.fetch import Fetch
 from pipeline.config import SourceSettings
 from pipeline.sources.files import UNSORTED, check_source
-from pipeline.storage import Fetch
 from tests.support.source_files import manifest, problems, read
 
 

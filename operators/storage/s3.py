@@ -31,8 +31,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from operators.errors import UserError
-from pipeline.config import S3Settings
-from pipeline.storage import AccessRefused, Store, StoreUnavailable, check_key
+from operators.storage.base import AccessRefused, S3Settings, Store, StoreUnavailable, check_key
 
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000

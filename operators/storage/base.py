@@ -1,0 +1,96 @@
+"""What a store can do, and how it says no.
+
+    put(key) ── temporary name ──fsync──> os.replace ─> the object, whole       (a local folder: local.py)
+             └─ one PUT, or multipart ──> its completion ─> the object, whole   (S3: s3.py)
+
+Keys are ours: relative, with "/" between parts. URIs are the user's (uri.py). A reader sees the old object or the
+new one, never a part, whatever dies when.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from operators.errors import UserError
+
+
+@dataclass
+class S3Settings:
+    endpoint_url: str | None = None  # for S3-compatible stores
+    region: str | None = None
+    profile: str | None = None  # a profile of ~/.aws; credentials themselves never stand here
+    addressing_style: str = "auto"
+    max_attempts: int = 8
+    connect_timeout: float = 10.0
+    read_timeout: float = 60.0
+    multipart_threshold_mb: int = 64
+
+
+class StoreUnavailable(UserError):
+    """The store does not answer, after every retry: the same work may succeed later."""
+
+
+class AccessRefused(UserError, PermissionError):
+    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined
+    recording.
+    """
+
+
+class Store(ABC):
+    """Objects under one root. Picklable: connections are made per process, on first use.
+
+    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend
+    it.
+    """
+
+    root: str
+
+    @abstractmethod
+    def exists(self, key: str) -> bool: ...
+
+    @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of the object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def read(self, key: str) -> bytes:
+        """The whole object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def read_range(self, key: str, offset: int, size: int) -> bytes:
+        """Bytes [offset, offset + size), fewer where the object ends first. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def put(self, key: str, data: bytes | Path) -> None:
+        """Write bytes, or a copy of a file, under `key` in one atomic step that lasts."""
+
+    @abstractmethod
+    def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """(key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
+        keys.
+        """
+
+    @abstractmethod
+    def delete(self, key: str) -> None:
+        """Remove the object; no error when it is not there."""
+
+    @abstractmethod
+    def sweep(self, prefix: str = "") -> int:
+        """Remove what killed writers left under `prefix`, never a write in progress; answers how many."""
+
+    def url(self, key: str) -> str:
+        return f"{self.root.rstrip('/')}/{key}"
+
+    def download(self, key: str, offset: int, size: int, file: BinaryIO) -> None:
+        """Append bytes [offset, offset + size) to an open file."""
+        file.write(self.read_range(key, offset, size))
+
+
+def check_key(key: str) -> None:
+    """Raises ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
+    if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
+        raise ValueError(f"not a storage key: {key!r}")
