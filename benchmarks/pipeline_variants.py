@@ -122,14 +122,17 @@ class Clock:
 
 
 def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[str, Any]:
-    from operators.agreement import Rover
+    from operators.agreement import AgreementJudge
     from operators.audio.decode import decode
     from operators.speech.segments import cut
     from operators.text.spoken import Normaliser
 
     settings = settings_of(work)
     vad, asr = recipe.vad(settings.vad)(), recipe.recogniser(settings.asr, threads=1)()
-    copilot, rover = recipe.copilots(settings.copilot, threads=1)(), Rover(recipe.rules(settings.rover), Normaliser())
+    copilot, rover = (
+        recipe.copilots(settings.copilot, threads=1)(),
+        AgreementJudge(recipe.rules(settings.rover), Normaliser()),
+    )
     cutting = recipe.cutting(settings.cut)
     clock, heard = Clock(), list[tuple[str, list[str]]]()
 

@@ -4,7 +4,7 @@
 
 What is compared, on the same pairs in the same order:
 
-    ours       Rover.measure: normalise both, tokens, phones, WER and PER (the paths the Rover stage runs)
+    ours       AgreementJudge.measure: normalise both, tokens, phones, WER and PER (the paths the Rover stage runs)
     per pair   what one would write first: jiwer.process_words over space-joined mixed tokens for WER, then
                pypinyin.lazy_pinyin twice per side (initials, finals with tones), English words looked up one by one in
                the same CMU dictionary (letters when it lacks one), and jiwer.process_words over those phones for PER
@@ -36,7 +36,7 @@ from typing import NamedTuple
 import jiwer
 from pypinyin import Style, lazy_pinyin
 
-from operators.agreement import Rover
+from operators.agreement import AgreementJudge
 from operators.clip import Hypothesis
 from operators.text.phones_en import cmu_dictionary
 from operators.text.spoken import Normaliser, tokens
@@ -186,7 +186,7 @@ def phones(text: str) -> list[str]:
     return found
 
 
-def ours(pair: Pair, rover: Rover) -> tuple[float, float]:
+def ours(pair: Pair, rover: AgreementJudge) -> tuple[float, float]:
     asr, copilot = Hypothesis(engine="asr", text=pair.asr), Hypothesis(engine="copilot", text=pair.copilot)
     agreement = rover.measure(asr, [copilot], pair.language, seconds=10.0)
     return agreement.wer, agreement.per
@@ -222,7 +222,7 @@ def main() -> None:
         )
         for pair in raw
     ]
-    full, bare = Rover(), Rover(normaliser=AsGiven())
+    full, bare = AgreementJudge(), AgreementJudge(normaliser=AsGiven())
     for pair in spoken:  # both must say the same before it matters which is quicker; this also loads the dictionaries
         if pair.kind == "zh":
             mine, theirs = ours(pair, bare), per_pair(pair, AsGiven().spoken)

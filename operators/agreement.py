@@ -148,7 +148,7 @@ def _tokens(spoken: str) -> list[str]:
     return spoken.split() if spoken.isascii() else tokens(spoken)
 
 
-class Rover:
+class AgreementJudge:
     """Measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
 
     def __init__(
@@ -229,8 +229,8 @@ def judge_pair(
     asr_text: str, copilot_text: str, language: str | None, rules: Rules | None = None
 ) -> tuple[Agreement, Verdict]:
     """Measure and judge two transcripts that belong to no clip (tables of pairs, a quick look): speech rate is 0."""
-    rover = Rover(rules)
+    judge = AgreementJudge(rules)
     asr = Hypothesis(engine="asr", text=asr_text, language=language)
     copilot = Hypothesis(engine="copilot", text=copilot_text, language=language)
-    agreement = rover.measure(asr, [copilot], language, seconds=0.0)
-    return agreement, rover.judge(agreement, [asr, copilot], language)
+    agreement = judge.measure(asr, [copilot], language, seconds=0.0)
+    return agreement, judge.judge(agreement, [asr, copilot], language)

@@ -22,7 +22,7 @@ from operators.storage.base import Store
 from pipeline import config
 from stages.base import Fetcher, Resources, Stage
 from stages.copilot import Copilot
-from stages.rover import Vote
+from stages.rover import Rover
 from stages.segment import Segment, edge_radius_samples
 from stages.transcribe import Transcribe
 from stages.write_shard import ShardFormat, WriteShard
@@ -55,7 +55,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
             load=copilots(settings.copilot, settings.execution.copilot.threads),
             resources=resources(settings.execution.copilot),
         ),
-        Vote(
+        Rover(
             rules=rules(settings.rover),
             normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
             resources=resources(settings.execution.rover),

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from operators.agreement import Rover, Rules
+from operators.agreement import AgreementJudge, Rules
 from operators.audio.decode import AudioError, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
@@ -40,7 +40,7 @@ class Rejudge:
     name: str = "Rejudge"
 
     def open(self) -> None:
-        self._rover = Rover(self.rules, Normaliser(**self.normaliser_settings))
+        self._rover = AgreementJudge(self.rules, Normaliser(**self.normaliser_settings))
         self._decoder = IsolatedDecoder(
             self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from operators.agreement import Rover, Rules
+from operators.agreement import AgreementJudge, Rules
 from operators.clip import Clip, Unit
 from operators.shard import clip_language
 from operators.text.spoken import Normaliser
@@ -15,8 +15,8 @@ from stages.base import Resources
 
 
 @dataclass(kw_only=True)
-class Vote:
-    """The Rover stage. (`Rover` is the operator that it runs.)"""
+class Rover:
+    """The Rover stage runs the `AgreementJudge` over every clip in play."""
 
     rules: Rules
     normaliser_settings: dict[str, bool] = field(default_factory=dict)
@@ -24,7 +24,7 @@ class Vote:
     name: str = "Rover"
 
     def open(self) -> None:
-        self._rover = Rover(self.rules, Normaliser(**self.normaliser_settings))
+        self._judge = AgreementJudge(self.rules, Normaliser(**self.normaliser_settings))
 
     def close(self) -> None:
         pass
@@ -35,5 +35,5 @@ class Vote:
     def _decide(self, clip: Clip) -> Clip:
         asr, *copilots = clip.hypotheses
         language = clip_language(clip)
-        agreement = self._rover.measure(asr, copilots, language, clip.span.seconds)
-        return replace(clip, agreement=agreement, verdict=self._rover.judge(agreement, clip.hypotheses, language))
+        agreement = self._judge.measure(asr, copilots, language, clip.span.seconds)
+        return replace(clip, agreement=agreement, verdict=self._judge.judge(agreement, clip.hypotheses, language))

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
-from operators.agreement import Rover, Rules
+from operators.agreement import AgreementJudge, Rules
 from operators.clip import Agreement, Hypothesis, Span
 from operators.errors import UserError
 from operators.text.phones import primary_language
@@ -141,7 +141,7 @@ class _Tally:
         self._truth = truth
         self._question = question
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = Rover(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        self._lenient = AgreementJudge(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))

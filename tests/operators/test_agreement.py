@@ -16,8 +16,8 @@ from operators.agreement import (
     REASONS,
     WER,
     WER_AND_PER,
+    AgreementJudge,
     Edits,
-    Rover,
     Rules,
     align,
     edit_counts,
@@ -98,7 +98,7 @@ def heard(text: str, engine: str = "engine") -> Hypothesis:
 def measure(
     asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: Rules | None = None
 ) -> Agreement:
-    return Rover(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
+    return AgreementJudge(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
 
 
 def test_measure_scores_spoken_forms() -> None:
@@ -202,17 +202,18 @@ def test_the_label_follows_language_and_setting() -> None:
 
 def test_judging_again_with_other_bounds_needs_nothing_but_the_agreement() -> None:
     hypotheses = [heard("他今天没有来学校上课了"), heard("她今天没有来学校上客了")]
-    agreement = Rover().measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
-    assert not Rover().judge(agreement, hypotheses, "zh").kept
+    agreement = AgreementJudge().measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
+    assert not AgreementJudge().judge(agreement, hypotheses, "zh").kept
     loose = Rules(max_wer=20)
-    again = Rover(loose).judge(agreement, hypotheses, "zh")
-    assert again == Rover(loose).judge(Rover(loose).measure(hypotheses[0], hypotheses[1:], "zh", 3.0), hypotheses, "zh")
+    again = AgreementJudge(loose).judge(agreement, hypotheses, "zh")
+    measured = AgreementJudge(loose).measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
+    assert again == AgreementJudge(loose).judge(measured, hypotheses, "zh")
     assert again.label == "她今天没有来学校上客了"
 
 
 def test_three_engines_vote_for_the_label() -> None:
     hypotheses = [heard("我们今天去公园看花吧"), heard("我们今天去工园看花吧"), heard("我们今天去公园看画吧")]
-    rover = Rover(Rules(max_wer=20, max_per=20))
+    rover = AgreementJudge(Rules(max_wer=20, max_per=20))
     agreement = rover.measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
     assert rover.judge(agreement, hypotheses, "zh").label == "我们今天去公园看花吧"
 

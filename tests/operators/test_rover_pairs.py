@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from operators.agreement import Rover
+from operators.agreement import AgreementJudge
 from operators.clip import Hypothesis
 
 TABLE = Path(__file__).resolve().parent.parent / "data" / "rover_pairs.tsv"
@@ -35,7 +35,7 @@ class Judged(NamedTuple):
         return self.verdict == self.row["verdict"]
 
 
-def judge(rover: Rover, row: dict[str, str]) -> Judged:
+def judge(rover: AgreementJudge, row: dict[str, str]) -> Judged:
     asr = Hypothesis(engine="asr", text=row["asr"], language=row["language"])
     copilot = Hypothesis(engine="copilot", text=row["copilot"], language=row["language"])
     agreement = rover.measure(asr, [copilot], row["language"], 5.0)
@@ -54,7 +54,7 @@ def rows() -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def judged(rows: list[dict[str, str]]) -> list[Judged]:
-    rover = Rover()
+    rover = AgreementJudge()
     return [judge(rover, row) for row in rows]
 
 
