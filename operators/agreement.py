@@ -17,11 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
-
-from rapidfuzz.distance import Levenshtein
+from typing import Literal
 
 from operators.clip import Agreement, Hypothesis, Rejection, Verdict
+from operators.edits import error_rate
 from operators.errors import UserError
 from operators.rover import vote
 from operators.text.phones import Phonetiser, primary_language
@@ -34,34 +33,6 @@ PER = "per"
 WER_AND_PER = "wer_and_per"
 REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER)
 """The closed list of why stage "rover" rejects a clip."""
-
-EditKind = Literal["equal", "substitution", "deletion", "insertion"]
-
-
-class Edits(NamedTuple):
-    """Edits that turn a reference into a hypothesis, as few as can be."""
-
-    substitutions: int
-    deletions: int
-    insertions: int
-    reference_length: int
-
-    @property
-    def total(self) -> int:
-        return self.substitutions + self.deletions + self.insertions
-
-    @property
-    def rate(self) -> float:
-        """Error rate in percent of the reference length; above 100 when there are more edits than reference tokens."""
-        return _rate(self.total, self.reference_length)
-
-
-class Edit(NamedTuple):
-    """One step of an alignment, for display: `reference` is "" at an insertion, `hypothesis` is "" at a deletion."""
-
-    kind: EditKind
-    reference: str
-    hypothesis: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,47 +71,6 @@ class Rules:
     def side(self, choice: Mapping[str, str], language: str | None) -> str:
         """ "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
         return choice.get(primary_language(language) or "default") or choice.get("default", "asr")
-
-
-def _rate(edits: int, reference_length: int) -> float:
-    """Percent. An empty reference: 0 against an empty hypothesis, else 100 (all of it is inserted; never a NaN)."""
-    if reference_length == 0:
-        return 100.0 if edits else 0.0
-    return 100 * edits / reference_length  # whole numbers first: 3 in 30 is 10.0 exactly, and within a bound of 10
-
-
-def edit_counts(reference: Sequence[str], hypothesis: Sequence[str]) -> Edits:
-    """Fewest edits from reference to hypothesis (Levenshtein, unit costs), split by kind as jiwer splits them.
-
-    Tokens are compared by their 64-bit hash, so a million hours of speech may see a collision about never.
-    """
-    kinds = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
-    return Edits(kinds.count("replace"), kinds.count("delete"), kinds.count("insert"), len(reference))
-
-
-def error_rate(reference: Sequence[str], hypothesis: Sequence[str]) -> float:
-    """`edit_counts(...).rate` without the split by kind, at a third of the cost."""
-    return _rate(Levenshtein.distance(reference, hypothesis), len(reference))
-
-
-def align(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Edit]:
-    """Step by step how the hypothesis differs from the reference, in order, for marking differences.
-
-    >>> align(["a", "b", "c"], ["a", "x", "c", "d"])[1]
-    Edit(kind='substitution', reference='b', hypothesis='x')
-    """
-    steps: list[Edit] = []
-    for block in Levenshtein.opcodes(reference, hypothesis):
-        ref = reference[block.src_start : block.src_end]
-        hyp = hypothesis[block.dest_start : block.dest_end]
-        if block.tag == "delete":
-            steps += (Edit("deletion", token, "") for token in ref)
-        elif block.tag == "insert":
-            steps += (Edit("insertion", "", token) for token in hyp)
-        else:
-            kind: EditKind = "equal" if block.tag == "equal" else "substitution"
-            steps += (Edit(kind, *pair) for pair in zip(ref, hyp, strict=True))
-    return steps
 
 
 def _tokens(spoken: str) -> list[str]:

@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from operators.agreement import align
 from operators.clip import SAMPLE_RATE, Unit, clip_hash
+from operators.edits import align
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.text.spoken import tokens

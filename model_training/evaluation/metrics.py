@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any, NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
+from operators.edits import edit_counts
 from operators.text.spoken import evaluation_form, tokens
 
 Z = 1.959963984540054
@@ -55,11 +54,10 @@ class ErrorRate(NamedTuple):
 
     @classmethod
     def of(cls, reference: list[str], hypothesis: list[str]) -> ErrorRate:
-        """One clip."""
-        kinds = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
-        e, n = len(kinds), len(reference)
-        split = (kinds.count("replace"), kinds.count("delete"), kinds.count("insert"))
-        return cls(*split, n, 1, e * e, e * n, n * n)
+        """Return the counts of one clip, as jiwer counts them."""
+        edits = edit_counts(reference, hypothesis)
+        e, n = edits.total, edits.reference_length
+        return cls(edits.substitutions, edits.deletions, edits.insertions, n, 1, e * e, e * n, n * n)
 
     def plus(self, other: ErrorRate) -> ErrorRate:
         return ErrorRate(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))

@@ -23,7 +23,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from operators.agreement import align
+from operators.edits import align
 from operators.text.spoken import tokens
 from pipeline.display.words import (
     clock,

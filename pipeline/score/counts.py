@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
 
 from operators.agreement import AgreementJudge, Rules
 from operators.clip import Agreement, Hypothesis, Span
+from operators.edits import edit_counts
 from operators.errors import UserError
 from operators.text.phones import primary_language
 from operators.text.spoken import Normaliser, evaluation_form, tokens
@@ -304,10 +304,10 @@ def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) ->
     chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
     words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
     true_tokens, heard_tokens = _tokens(truth), _tokens(text)
-    edits = Levenshtein.distance(true_tokens, heard_tokens)
+    edits = edit_counts(true_tokens, heard_tokens).total
     # Of an empty truth any word is wrong; whole numbers, so that 1 in 20 is within 5 %.
     right = [100 * edits <= limit * len(true_tokens) for limit in limits]
-    char_edits, word_edits = Levenshtein.distance(chars, heard_chars), Levenshtein.distance(words, heard_words)
+    char_edits, word_edits = edit_counts(chars, heard_chars).total, edit_counts(words, heard_words).total
     return np.array([1, char_edits, len(chars), word_edits, len(words), edits, len(true_tokens), *right], np.int64)
 
 

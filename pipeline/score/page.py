@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from operators.agreement import align
+from operators.edits import align
 from operators.text.spoken import tokens
 from pipeline.display.words import human_factor, human_percent, human_time
 from pipeline.report.page import ASSETS

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from operators.agreement import Rules, error_rate
+from operators.agreement import Rules
+from operators.edits import error_rate
 from operators.errors import UserError
 from operators.text.spoken import evaluation_form, tokens
 from pipeline.score.counts import SCORE_COLUMNS, Question
