@@ -162,7 +162,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         if len(runs) == 1:
             report(*existing_run(runs[0], overrides), console)
         else:
-            from pipeline.report.compare import compare
+            from pipeline.report.compare.command import compare
 
             compare(runs, overrides, arguments.out, console)
         return 0
@@ -172,9 +172,9 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
 
         show(store, arguments.clip_id, console)
         return 0
-    from pipeline.score.scoring import question, score, write_score
+    from pipeline.score.command import score, score_settings, write_score
 
-    asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
+    asked = score_settings(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
     write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)
     return 0
 

@@ -35,7 +35,8 @@ from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, hours, write_speed
 from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
-from pipeline.report.write import Thresholds, render_terminal, write_report
+from pipeline.report.terminal import render_terminal
+from pipeline.report.write import write_report
 from pipeline.sources.files import Length, SourceFile, probe_files, read_sources
 from stages.base import Stage
 from stages.segment import LastFetched, read_span
@@ -329,10 +330,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
                 return None  # the source has moved on; the page says so
             return encode_flac(pcm)
 
-        rover = settings.rover
-        rule = Thresholds(max_wer=rover.max_wer, max_per=rover.max_per, drop_when=rover.drop_when)
         try:
-            write_report(store, retention, speeds, audio, thresholds=rule)
+            write_report(store, retention, speeds, audio, rule=recipe.rules(settings.rover))
         except FileNotFoundError as error:
             raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
     if left := len(ledger.to_do(units, store)):

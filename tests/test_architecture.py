@@ -1,5 +1,4 @@
-"""Imports point one way: operators <- stages <- pipeline; model_training sees four operators: shard, text, filterbank,
-errors.
+"""Imports point one way: operators <- stages <- pipeline; model_training sees a few operators.
 
 What comes from outside is declared in pyproject.toml, and everything that it draws in is pinned in constraints.txt.
 """

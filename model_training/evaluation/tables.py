@@ -5,20 +5,17 @@
 
 A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
 trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
-them as markup.
+them as markup (operators/page.py).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -27,6 +24,9 @@ from rich.text import Text
 from model_training.evaluation.evaluate import Evaluation
 from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
 from operators.errors import UserError
+from operators.page import render as render_page
+
+_TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Cell(NamedTuple):
@@ -151,16 +151,16 @@ def from_json(data: bytes) -> Evaluation:
 
 
 def to_html(evaluations: Sequence[Evaluation]) -> bytes:
-    """One page without scripts or network; the same evaluations give the same bytes."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_PAGE).render(
-        title=" · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations)),
+    """Return one page without scripts or network; the same evaluations give the same bytes."""
+    models = " · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations))
+    return render_page(
+        _TEMPLATE,
+        title=f"Evaluation of {models}",
+        style=_TEMPLATE.with_suffix(".css").read_text("utf-8"),
+        models=models,
         tables=make_tables(evaluations),
         unusable=_unusable(evaluations),
-        style=Markup(_STYLE),
-        style_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()),
     )
-    return page.encode("utf-8")
 
 
 def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
@@ -284,58 +284,3 @@ def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
             if clips
         )
     )
-
-
-_STYLE = """
-:root { --page: #faf9f6; --ink: #1c2129; --quiet: #626b78; --line: #dfdcd4; --track: #eceae4;
-  color-scheme: light dark; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #12151a; --ink: #e6e8ec; --quiet: #97a1af; --line: #2d333d; --track: #242932; }
-}
-body { margin: 0 auto; max-width: 68rem; padding: 1.25rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
-h1 { font-size: 1.45rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; }
-p { color: var(--quiet); font-size: .85rem; margin: .2rem 0 .6rem; max-width: 46rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-thead th { color: var(--quiet); font-weight: 500; }
-th:first-child { text-align: left; max-width: 18rem; overflow-wrap: anywhere; }
-.total { font-weight: 700; background: var(--track); }
-small { display: block; color: var(--quiet); font-weight: 400; white-space: nowrap; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '{{ style_hash }}'; base-uri 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of {{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<h1>Evaluation of <bdi>{{ title }}</bdi></h1>
-{% for table in tables %}
-<section>
-<h2>{{ table.title }}</h2>
-<p>{{ table.note }}</p>
-<div class="scroll"><table>
-<thead><tr><th scope="col">{{ table.header }}</th>
-{%- for column in table.columns %}<th scope="col"><bdi>{{ column }}</bdi></th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr{% if row.is_total %} class="total"{% endif %}><th scope="row"><bdi>{{ row.name }}</bdi></th>
-{%- for cell in row.cells %}<td>{{ cell.text }}{% if cell.detail %}<small>{{ cell.detail }}</small>{% endif %}</td>
-{%- endfor %}</tr>
-{% endfor %}
-</tbody>
-</table></div>
-</section>
-{% endfor %}
-{% for line in unusable %}
-<p>{{ line }}</p>
-{% endfor %}
-</body>
-</html>
-"""

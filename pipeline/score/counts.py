@@ -1,4 +1,4 @@
-"""What engines and labels got wrong by a truth file, counted; pipeline/score/figures.py makes rates of it.
+"""What engines and labels got wrong by a truth file, counted; pipeline/score/estimates.py makes rates of it.
 
     ledger ──rows of recordings with truth──align──> clips with text ──measure──> Counts per recording, domain, language
                                                  └─> why the others cannot be scored: coverage
@@ -32,7 +32,7 @@ from operators.text.phones import primary_language
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import AGREEMENT_REASONS
-from pipeline.score.truth import Slack, TrueRecording, Truth, align
+from pipeline.score.truth import Tolerance, TrueRecording, Truth, align
 
 SCORE_COLUMNS = (
     "domain", "recording_id", "uri", "start", "end", "outcome", "reason", "clip_id", "language", "hypotheses",
@@ -54,12 +54,12 @@ _WORST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked of a run."""
+class ScoreSettings:
+    """How a run is scored: what counts as right, and which texts are compared."""
 
     limits: tuple[float, ...] = (0.0, 5.0, 10.0)
     """percent: a transcript is right when its error rate is within the limit."""
-    slack: Slack = field(default_factory=Slack)
+    tolerance: Tolerance = field(default_factory=Tolerance)
     spoken: bool = False
     """compare spoken forms, in which 23 is 二十三 and can't is cannot."""
 
@@ -105,11 +105,11 @@ class WrongLabel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tallied:
-    """All that was counted."""
+class ScoreCounts:
+    """All that was counted of a run."""
 
     ledgers: int
-    counts: dict[tuple[str, str, str], Counts]
+    by_recording: dict[tuple[str, str, str], Counts]
     """by (recording, domain, language), sorted."""
     coverage: dict[tuple[str, str], tuple[int, int]]
     """(domain, "scored" or one of UNSCORED) -> clips, samples."""
@@ -124,22 +124,22 @@ class Tallied:
 
 
 def count(
-    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser
-) -> Tallied:
-    """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
+    tables: Iterable[pa.Table], truth: Truth, settings: ScoreSettings, rules: Rules, normaliser: Normaliser
+) -> ScoreCounts:
+    """Return what a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS) holds, each table one whole ledger.
 
     `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
     """
-    tally = _Tally(truth, question, rules, normaliser)
+    tally = _Tally(truth, settings, rules, normaliser)
     for table in tables:
         tally.add(table.select(SCORE_COLUMNS))
     return tally.finish()
 
 
 class _Tally:
-    def __init__(self, truth: Truth, question: Question, rules: Rules, normaliser: Normaliser) -> None:
+    def __init__(self, truth: Truth, settings: ScoreSettings, rules: Rules, normaliser: Normaliser) -> None:
         self._truth = truth
-        self._question = question
+        self._settings = settings
         # What label would a clip have under limits that everything meets? What `redecide` would write.
         self._lenient = AgreementJudge(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
         self._normaliser = normaliser
@@ -147,7 +147,7 @@ class _Tally:
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
         self._engines: dict[int, Counter[str]] = defaultdict(Counter)
         self._edges = np.union1d(SCORE_EDGES, rules.max_wer), np.union1d(SCORE_EDGES, rules.max_per)
-        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(question.limits)], np.int64)
+        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(settings.limits)], np.int64)
         self._wrong: list[WrongLabel] = []
         self._ledgers = 0
         self._clips = 0
@@ -180,13 +180,15 @@ class _Tally:
 
     def _add_clip(self, row: dict[str, Any], quiet: Span, recording: TrueRecording) -> None:
         span = Span(row["start"], row["end"])
-        placement, text = align(recording, span, quiet, self._question.slack) if row["hypotheses"] else ("unheard", "")
+        placement, text = (
+            align(recording, span, quiet, self._settings.tolerance) if row["hypotheses"] else ("unheard", "")
+        )
         self._coverage[row["domain"], placement] += (1, span.samples)
         if placement == "scored":
             self._score(row, text, recording.language or row["language"] or "", span.samples)
 
     def _score(self, row: dict[str, Any], text: str, language: str, samples: int) -> None:
-        limits = self._question.limits
+        limits = self._settings.limits
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
         truth = self._form(text, language)
         forms = [self._form(hypothesis.text, language) for hypothesis in heard]
@@ -213,7 +215,7 @@ class _Tally:
             self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))
 
     def _label(self, row: dict[str, Any], heard: tuple[Hypothesis, ...]) -> str | None:
-        """The clip's label or, where the agreement rule alone took it away, the one it would have had; else None."""
+        """Return the clip's label or, where the agreement rule alone took it away, the one it would have had."""
         if row["outcome"] == "kept":
             return str(row["label"])
         if row["reason"] not in AGREEMENT_REASONS:
@@ -223,13 +225,13 @@ class _Tally:
         return self._lenient.judge(agreement, heard, row["language"]).label
 
     def _form(self, text: str, language: str) -> str:
-        return evaluation_form(self._normaliser.spoken(text, language) if self._question.spoken else text)
+        return evaluation_form(self._normaliser.spoken(text, language) if self._settings.spoken else text)
 
     def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
         key = (recording, domain, language)
         counts = self._counts.get(key)
         if counts is None or len(counts.joint) < copilots:
-            wider = Counts.zeros(copilots, len(self._question.limits))
+            wider = Counts.zeros(copilots, len(self._settings.limits))
             if counts is not None:  # a copilot more than the clips before had
                 wider.errors[: len(counts.errors)] += counts.errors
                 wider.joint[: len(counts.joint)] += counts.joint
@@ -245,7 +247,7 @@ class _Tally:
         if len(self._wrong) > _WORST:
             heapq.heappop(self._wrong)
 
-    def finish(self) -> Tallied:
+    def finish(self) -> ScoreCounts:
         if self._clips and not any(placement != "no_truth" for _, placement in self._coverage):
             raise UserError(
                 f"none of the {self._truth.recordings:,} recordings of the truth file is in the run: "
@@ -255,17 +257,17 @@ class _Tally:
             reasons = Counter[str]()
             for (_, placement), (clips, _) in self._coverage.items():
                 reasons[placement] += int(clips)
-            told = (
+            found = (
                 ", ".join(f"{clips:,} {placement}" for placement, clips in sorted(reasons.items()))
                 or "the run has none"
             )
             raise UserError(
-                f"no clip can be scored by this truth file ({told}): see docs/how-to/check-label-quality.md"
+                f"no clip can be scored by this truth file ({found}): see docs/how-to/check-label-quality.md"
             )
         copilots = max(len(counts.joint) for counts in self._counts.values())
-        return Tallied(
+        return ScoreCounts(
             ledgers=self._ledgers,
-            counts={key: self._counts_of(*key, copilots=copilots) for key in sorted(self._counts)},
+            by_recording={key: self._counts_of(*key, copilots=copilots) for key in sorted(self._counts)},
             coverage={key: (int(clips), int(samples)) for key, (clips, samples) in sorted(self._coverage.items())},
             engines=tuple(tuple(sorted(self._engines[index])) for index in range(1 + copilots)),
             edges=self._edges,

@@ -12,9 +12,8 @@ import pytest
 from operators.agreement import Rules
 from operators.clip import SAMPLE_RATE
 from operators.text.spoken import Normaliser, tokens
-from pipeline.report.write import Thresholds
-from pipeline.score.counts import Question, count
-from pipeline.score.scoring import Score, summarise
+from pipeline.score.counts import ScoreSettings, count
+from pipeline.score.result import Score, summarise
 from pipeline.score.truth import read_truth
 from tests.support.synthetic_run import PROFILES, clip_row, make_run, table
 
@@ -53,11 +52,9 @@ def clip(domain: str, recording: str, **columns: Any) -> dict[str, Any]:
 
 def scored(rows: list[dict[str, Any]], truth: bytes, rules: Rules | None = None, **asked: Any) -> Score:
     rules = rules or Rules()
-    question = Question(**asked)
-    tallied = count([table(rows)], read_truth(truth, "truth.jsonl"), question, rules, Normaliser())
-    return summarise(
-        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
-    )
+    settings = ScoreSettings(**asked)
+    counts = count([table(rows)], read_truth(truth, "truth.jsonl"), settings, rules, Normaliser())
+    return summarise(counts, settings, rules)
 
 
 def near(percent: float) -> Any:
@@ -89,11 +86,9 @@ def crawl_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pa.Table],
 
 def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any) -> Score:
     ledgers, truth = crawl_run
-    question = Question(**asked)
-    tallied = count(ledgers, read_truth(truth, "t"), question, rules, Normaliser())
-    return summarise(
-        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
-    )
+    settings = ScoreSettings(**asked)
+    counts = count(ledgers, read_truth(truth, "t"), settings, rules, Normaliser())
+    return summarise(counts, settings, rules)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """Rates of what was counted: error rates, joint errors, precision and recall, each with an interval.
 
-    Counts per recording ──sum──> Counts of a domain, a language, all ──divide──> figures
-                         └─draw recordings again, 1,000 times──> the same figures ──percentiles──> 95 % intervals
+    Counts per recording ──sum──> Counts of a domain, a language, all ──divide──> estimates
+                         └─draw recordings again, 1,000 times──> the same again ──percentiles──> 95 % intervals
 
 Rates are micro-averages: edits over reference length of many clips, not means of rates. Intervals are the percentile
 bootstrap (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004),
@@ -17,6 +17,7 @@ from hashlib import sha256
 
 import numpy as np
 
+from operators.agreement import Rules
 from pipeline.score.counts import (
     ALIKE_COLUMNS,
     ASR,
@@ -31,7 +32,7 @@ from pipeline.score.counts import (
     WORD_EDITS,
     WORDS,
     Counts,
-    Tallied,
+    ScoreCounts,
 )
 
 DRAWS = 1000
@@ -39,7 +40,7 @@ _DRAWS_AT_ONCE = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class Estimate:
     """A number and its 95 % interval; None where there is nothing to divide by, no end, or too few recordings."""
 
     value: float | None
@@ -54,13 +55,13 @@ class ErrorRates:
     clips: int
     characters: int
     tokens: int
-    cer: Figure
+    cer: Estimate
     """over characters without spaces, all languages."""
-    wer: Figure
+    wer: Estimate
     """over words, languages written with spaces only."""
-    mer: Figure
+    mer: Estimate
     """over mixed tokens: one per Han character, one per word elsewhere."""
-    wrong: tuple[Figure, ...]
+    wrong: tuple[Estimate, ...]
     """share of clips whose mixed-token error rate exceeds each limit."""
 
 
@@ -81,28 +82,28 @@ class JointErrors:
     copilot: str
     limit: float
     clips: int
-    asr_wrong: Figure
-    copilot_wrong: Figure
-    both_wrong: Figure
-    if_independent: Figure
+    asr_wrong: Estimate
+    copilot_wrong: Estimate
+    both_wrong: Estimate
+    if_independent: Estimate
     """the product of the two: how often both would be wrong if one knew nothing of the other."""
-    both_wrong_alike: Figure
+    both_wrong_alike: Estimate
     """with the same text: what no comparison of the two can find."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class AgreementFilter:
     """The agreement rule as a search for right labels. Percent."""
 
     limit: float
     clips: int
     """that the rule decided."""
     kept: int
-    right_before: Figure
+    right_before: Estimate
     """share of right labels without the rule."""
-    precision: Figure
+    precision: Estimate
     """share of right labels among the kept."""
-    recall: Figure
+    recall: Estimate
     """share of right labels that are kept."""
 
 
@@ -115,14 +116,14 @@ class Scope:
     systems: tuple[System, ...]
     """label, ASR, copilots."""
     joint: tuple[JointErrors, ...]
-    filter: tuple[Filter, ...]
+    filter: tuple[AgreementFilter, ...]
     undecided: int
     """clips that the ASR heard and that were rejected before the rule could decide."""
-    undecided_right: tuple[Figure, ...]
+    undecided_right: tuple[Estimate, ...]
     """share of them that the ASR had right, per limit."""
     better: str
     """which engine alone has the lower CER over all clips it heard."""
-    lower_by: Figure
+    lower_by: Estimate
     """its CER over that of the kept labels; None where the labels have no error, or nothing was kept."""
 
 
@@ -139,22 +140,24 @@ class CurvePoint:
     recall: tuple[float | None, ...]
 
 
-def scopes(tallied: Tallied, limits: tuple[float, ...], seed: int) -> tuple[Scope, list[Scope], list[Scope]]:
-    """All, then by domain and by language, each sorted by name."""
-    counts = tallied.counts
+def scopes(counts: ScoreCounts, limits: tuple[float, ...], seed: int) -> tuple[Scope, list[Scope], list[Scope]]:
+    """Return all as one, then by domain and by language, each sorted by name."""
+    by_recording = counts.by_recording
 
     def scope(kind: str, name: str, keys: Iterable[tuple[str, str, str]]) -> Scope:
         # A generator per scope: what a domain draws does not depend on which other domains there are.
         number = int.from_bytes(sha256(f"{kind}\0{name}".encode()).digest()[:8])
-        return _scope(name, [(key[0], counts[key]) for key in keys], limits, np.random.default_rng((seed, number)))
+        return _scope(
+            name, [(key[0], by_recording[key]) for key in keys], limits, np.random.default_rng((seed, number))
+        )
 
     def by(kind: str, column: int) -> list[Scope]:
         return [
-            scope(kind, name, [k for k in counts if k[column] == name])
-            for name in sorted({key[column] for key in counts})
+            scope(kind, name, [k for k in by_recording if k[column] == name])
+            for name in sorted({key[column] for key in by_recording})
         ]
 
-    return scope("all", "", counts), by("domain", 1), by("language", 2)
+    return scope("all", "", by_recording), by("domain", 1), by("language", 2)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -164,17 +167,19 @@ class _Sample:
     sums: Counts
     drawn: Counts | None
 
-    def figure(self, rate: Callable[[Counts], np.ndarray]) -> Figure:
+    def estimate(self, rate: Callable[[Counts], np.ndarray]) -> Estimate:
         value = _finite(rate(self.sums))
         drawn = rate(self.drawn) if self.drawn is not None else np.zeros(0)
         drawn = drawn[~np.isnan(drawn)]
         if not len(drawn):
-            return Figure(value, None, None)
+            return Estimate(value, None, None)
         # A draw itself, never a mean of two: a ratio to no errors at all is infinite.
         low, high = np.percentile(drawn, (2.5, 97.5), method="inverted_cdf")
-        return Figure(value, _finite(low), _finite(high))
+        return Estimate(value, _finite(low), _finite(high))
 
-    def percent(self, columns: Callable[[Counts], np.ndarray], part: int, whole: int, *, rest: bool = False) -> Figure:
+    def percent(
+        self, columns: Callable[[Counts], np.ndarray], part: int, whole: int, *, rest: bool = False
+    ) -> Estimate:
         """One column of some in percent of another; `rest`: what the part leaves of the whole."""
 
         def rate(counts: Counts) -> np.ndarray:
@@ -182,7 +187,7 @@ class _Sample:
             share = 100 * _ratio(of[..., part], of[..., whole])
             return 100 - share if rest else share
 
-        return self.figure(rate)
+        return self.estimate(rate)
 
 
 def _finite(value: np.ndarray | float) -> float | None:
@@ -245,7 +250,7 @@ def _scope(
         undecided=int(sample.sums.undecided[0]),
         undecided_right=tuple(sample.percent(lambda c: c.undecided, 1 + at, 0) for at in range(len(limits))),
         better=names[better],
-        lower_by=sample.figure(lower_by),
+        lower_by=sample.estimate(lower_by),
     )
 
 
@@ -281,15 +286,15 @@ def _joint(sample: _Sample, copilot: int, at: int, limit: float) -> JointErrors:
         copilot=copilot_name(copilot),
         limit=limit,
         clips=int(sample.sums.joint[copilot, 0]),
-        asr_wrong=sample.figure(asr),
-        copilot_wrong=sample.figure(other),
-        both_wrong=sample.figure(both),
-        if_independent=sample.figure(lambda counts: asr(counts) * other(counts) / 100),
-        both_wrong_alike=sample.figure(alike),
+        asr_wrong=sample.estimate(asr),
+        copilot_wrong=sample.estimate(other),
+        both_wrong=sample.estimate(both),
+        if_independent=sample.estimate(lambda counts: asr(counts) * other(counts) / 100),
+        both_wrong_alike=sample.estimate(alike),
     )
 
 
-def _filter(sample: _Sample, at: int, limit: float) -> Filter:
+def _filter(sample: _Sample, at: int, limit: float) -> AgreementFilter:
     def kept(counts: Counts) -> np.ndarray:
         return counts.errors[..., LABEL, KEPT, :]
 
@@ -297,27 +302,27 @@ def _filter(sample: _Sample, at: int, limit: float) -> Filter:
         return np.asarray(counts.errors[..., LABEL, :, :].sum(axis=-2))
 
     right = RIGHT + at
-    return Filter(
+    return AgreementFilter(
         limit=limit,
         clips=int(decided(sample.sums)[CLIPS]),
         kept=int(kept(sample.sums)[CLIPS]),
         right_before=sample.percent(decided, right, CLIPS),
         precision=sample.percent(kept, right, CLIPS),
-        recall=sample.figure(lambda counts: 100 * _ratio(kept(counts)[..., right], decided(counts)[..., right])),
+        recall=sample.estimate(lambda counts: 100 * _ratio(kept(counts)[..., right], decided(counts)[..., right])),
     )
 
 
-def curve(tallied: Tallied, over: str, max_wer: float, max_per: float, drop_when: str) -> tuple[CurvePoint, ...]:
-    """What the rule would keep while the limit of `over` ("wer" or "per") changes and the other one stays. Exact."""
-    grid = tallied.grid if over == "wer" else tallied.grid.swapaxes(0, 1)
-    edges, other_edges = tallied.edges if over == "wer" else tallied.edges[::-1]
-    other = int(np.searchsorted(other_edges, max_per if over == "wer" else max_wer, side="right"))
+def curve(counts: ScoreCounts, over: str, rule: Rules) -> tuple[CurvePoint, ...]:
+    """Return what the rule would keep while the limit of `over` ("wer" or "per") changes and the other stays. Exact."""
+    grid = counts.grid if over == "wer" else counts.grid.swapaxes(0, 1)
+    edges, other_edges = counts.edges if over == "wer" else counts.edges[::-1]
+    other = int(np.searchsorted(other_edges, rule.max_per if over == "wer" else rule.max_wer, side="right"))
     total = grid.sum(axis=(0, 1))
     points = []
     for bins, limit in enumerate([*edges.tolist(), None], 1):
         kept = (
             grid[:bins, :other].sum(axis=(0, 1))
-            if drop_when == "either"
+            if rule.drop_when == "either"
             else total - grid[bins:, other:].sum(axis=(0, 1))
         )
         clips, samples, edits, characters, *right = (float(each) for each in kept)

@@ -13,11 +13,11 @@ from operators.agreement import Rules
 from operators.edits import error_rate
 from operators.errors import UserError
 from operators.text.spoken import evaluation_form, tokens
-from pipeline.score.counts import SCORE_COLUMNS, Question
-from pipeline.score.figures import CurvePoint, Figure, Scope
+from pipeline.score.counts import SCORE_COLUMNS, ScoreSettings
+from pipeline.score.estimates import CurvePoint, Estimate, Scope
 from pipeline.score.page import render_page
-from pipeline.score.scoring import Score, headline
-from pipeline.score.truth import Slack
+from pipeline.score.result import Score, headline
+from pipeline.score.truth import Tolerance
 from tests.support.synthetic_run import clip_row, rejected, stretch_row
 from tests.support.truths import (
     SECOND,
@@ -196,12 +196,12 @@ def test_intervals_are_drawn_by_recording() -> None:
             lines.append(truth_line(f"r{at}", "en", *((s, s + 4, "a" * 10) for s in (0, 10, 20))))
         return scored(rows, truth_bytes(*lines))
 
-    assert run(1, 1, 1, 1).total.systems[1].all.cer == Figure(10.0, 10.0, 10.0), (
+    assert run(1, 1, 1, 1).total.systems[1].all.cer == Estimate(10.0, 10.0, 10.0), (
         "recordings that are alike leave no doubt"
     )
     # Of two recordings the same one is drawn twice in a quarter of the draws: the interval is as wide as the two.
-    assert run(0, 2).total.systems[1].all.cer == Figure(10.0, 0.0, 20.0)
-    assert run(2).total.systems[1].all.cer == Figure(20.0, None, None), "one recording says nothing about others"
+    assert run(0, 2).total.systems[1].all.cer == Estimate(10.0, 0.0, 20.0)
+    assert run(2).total.systems[1].all.cer == Estimate(20.0, None, None), "one recording says nothing about others"
     spread = run(*range(10)).total.systems[1].all.cer
     # The mean of ten uniform draws of 0, 10, ... 90 % has a standard deviation of 28.7 / sqrt(10) = 9.1.
     assert spread.value == near(45)
@@ -252,9 +252,9 @@ def test_truth_that_fits_nothing_is_one_clear_line() -> None:
     with pytest.raises(UserError, match=r"no clip can be scored by this truth file \(6 no_text\)"):
         scored(ROWS, truth_bytes(truth_line("zh-1", "zh", (0, 99, None)), truth_line("en-1", "en", (0, 99, None))))
     with pytest.raises(UserError, match="percentages from 0 to below 100"):
-        Question(limits=(100.0,))
+        ScoreSettings(limits=(100.0,))
     with pytest.raises(UserError, match="--silence is no less than --tolerance"):
-        Slack(tolerance=10, silence=5)
+        Tolerance(edge=10, silence=5)
 
 
 # ---- a whole made-up run
