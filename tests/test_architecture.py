@@ -63,6 +63,7 @@ def test_imports_point_one_way(path: Path) -> None:
                     "operators.errors",
                     "operators.filterbank",
                     "operators.page",
+                    "operators.settings",
                     "operators.shard",
                     "operators.text.spoken",
                 )

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from operators.edits import align
 from operators.text.spoken import tokens
 from pipeline.display.pages import MOST_DOMAINS, render
@@ -44,7 +44,7 @@ def render_html(
     shortlists: Sequence[Sequence[Example]],
     audio: Audio | None,
     *,
-    rule: Rules,
+    rule: AgreementRule,
     title: str,
 ) -> bytes:
     """Return the page of a run judged by `rule`. `shortlists` has the examples of each of `shown_domains`, in order."""
@@ -115,7 +115,7 @@ def _reasons(total: Tally) -> list[dict[str, Any]]:
 
 
 def _payload(
-    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], rule: Rules
+    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], rule: AgreementRule
 ) -> dict[str, Any]:
     """What the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
     scopes = [("All domains", total), *domains]

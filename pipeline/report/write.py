@@ -35,7 +35,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from pipeline.report.examples import Audio, RunStore, shortlist
 from pipeline.report.page import render_html, shown_domains
 from pipeline.report.retention import Retention
@@ -50,7 +50,7 @@ def write_report(
     speeds: Iterable[Mapping[str, Any]] = (),
     examples_audio: Audio | None = None,
     *,
-    rule: Rules | None = None,
+    rule: AgreementRule | None = None,
     title: str = "Retention report",
 ) -> None:
     """Write report.json and report.html into a run directory; the same run gives the same bytes.
@@ -59,7 +59,7 @@ def write_report(
     the run's. Raises ConservationError before anything is written when the account does not add up.
     """
     retention.assert_conserved()
-    rule = rule or Rules()
+    rule = rule or AgreementRule()
     measured = fold_speeds(speeds)
     shortlists = [
         shortlist(retention.examples, name, {cause: amount.samples for cause, amount in tally.rejected.items()})

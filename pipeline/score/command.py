@@ -17,7 +17,7 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import locate
 from operators.text.spoken import Normaliser
-from pipeline import ledger, recipe
+from pipeline import ledger
 from pipeline.config import Settings
 from pipeline.plan import PLAN_KEY, load_plan
 from pipeline.score.counts import SCORE_COLUMNS, ScoreSettings, count
@@ -47,10 +47,9 @@ def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings
     if not truth_store.exists(key):
         raise UserError(f"no truth file {truth_uri}: give a JSONL file with a line per recording, local or s3://")
     truth = read_truth(truth_store.read(key), truth_uri)
-    rules = recipe.rules(settings.rover)
     normaliser = Normaliser(fillers=settings.text.fillers, erhua=settings.text.erhua)
-    counts = count(ledger.ledgers(store, SCORE_COLUMNS), truth, asked, rules, normaliser)
-    found = summarise(counts, asked, rules, seed)
+    counts = count(ledger.ledgers(store, SCORE_COLUMNS), truth, asked, settings.rover, normaliser)
+    found = summarise(counts, asked, settings.rover, seed)
     if not store.exists(PLAN_KEY):
         return found
     units = load_plan(store)

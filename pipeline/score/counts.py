@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.agreement import AgreementJudge, Rules
+from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Agreement, Hypothesis, Span
 from operators.edits import edit_counts
 from operators.errors import UserError
@@ -124,29 +124,29 @@ class ScoreCounts:
 
 
 def count(
-    tables: Iterable[pa.Table], truth: Truth, settings: ScoreSettings, rules: Rules, normaliser: Normaliser
+    tables: Iterable[pa.Table], truth: Truth, settings: ScoreSettings, rule: AgreementRule, normaliser: Normaliser
 ) -> ScoreCounts:
     """Return what a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS) holds, each table one whole ledger.
 
-    `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
+    `rule` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
     """
-    tally = _Tally(truth, settings, rules, normaliser)
+    tally = _Tally(truth, settings, rule, normaliser)
     for table in tables:
         tally.add(table.select(SCORE_COLUMNS))
     return tally.finish()
 
 
 class _Tally:
-    def __init__(self, truth: Truth, settings: ScoreSettings, rules: Rules, normaliser: Normaliser) -> None:
+    def __init__(self, truth: Truth, settings: ScoreSettings, rule: AgreementRule, normaliser: Normaliser) -> None:
         self._truth = truth
         self._settings = settings
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = AgreementJudge(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        self._lenient = AgreementJudge(replace(rule, max_wer=float("inf"), max_per=float("inf")), normaliser)
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
         self._engines: dict[int, Counter[str]] = defaultdict(Counter)
-        self._edges = np.union1d(SCORE_EDGES, rules.max_wer), np.union1d(SCORE_EDGES, rules.max_per)
+        self._edges = np.union1d(SCORE_EDGES, rule.max_wer), np.union1d(SCORE_EDGES, rule.max_per)
         self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(settings.limits)], np.int64)
         self._wrong: list[WrongLabel] = []
         self._ledgers = 0

@@ -17,7 +17,7 @@ from hashlib import sha256
 
 import numpy as np
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from pipeline.score.counts import (
     ALIKE_COLUMNS,
     ASR,
@@ -312,7 +312,7 @@ def _filter(sample: _Sample, at: int, limit: float) -> AgreementFilter:
     )
 
 
-def curve(counts: ScoreCounts, over: str, rule: Rules) -> tuple[CurvePoint, ...]:
+def curve(counts: ScoreCounts, over: str, rule: AgreementRule) -> tuple[CurvePoint, ...]:
     """Return what the rule would keep while the limit of `over` ("wer" or "per") changes and the other stays. Exact."""
     grid = counts.grid if over == "wer" else counts.grid.swapaxes(0, 1)
     edges, other_edges = counts.edges if over == "wer" else counts.edges[::-1]

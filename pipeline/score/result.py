@@ -26,7 +26,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
 from pipeline.display.words import human_factor
 from pipeline.score.counts import UNSCORED, ScoreCounts, ScoreSettings
@@ -50,7 +50,7 @@ class Score:
     ledgers: int
     settings: ScoreSettings
     seed: int
-    rule: Rules
+    rule: AgreementRule
     engines: tuple[tuple[str, ...], ...]
     coverage: dict[tuple[str, str], tuple[int, int]]
     total: Scope
@@ -114,7 +114,7 @@ class Score:
         }
 
 
-def summarise(counts: ScoreCounts, settings: ScoreSettings, rule: Rules, seed: int = 0) -> Score:
+def summarise(counts: ScoreCounts, settings: ScoreSettings, rule: AgreementRule, seed: int = 0) -> Score:
     """Return everything that can be said of what was counted; `rule` is the run's."""
     total, domains, languages = scopes(counts, settings.limits, seed)
     return Score(

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from operators.shard import ledger_bytes, read_ledger
 from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
@@ -258,7 +258,7 @@ def test_memory_does_not_grow_with_the_number_of_ledgers() -> None:
 
 
 def test_report_json_adds_up_and_is_the_same_twice(run: FolderStore, retention: Retention, tmp_path: Path) -> None:
-    rule = Rules(max_wer=12, max_per=6, drop_when="both")
+    rule = AgreementRule(max_wer=12, max_per=6, drop_when="both")
     write_report(run, retention, run.speeds(), rule=rule)
     first = run.read("report.json"), run.read("report.html")
     write_report(run, fold(reversed(list(run.ledgers()))), run.speeds(), rule=rule)
