@@ -28,11 +28,11 @@ from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
-from pipeline.display.words import printable
+from pipeline.display.words import human_seconds, printable
 from pipeline.executor import ray_data as running
 from pipeline.plan import load_plan, make_plan, plan_fingerprint, save_plan
 from pipeline.preflight import Preflight
-from pipeline.progress import Display, Progress, hours, write_speed
+from pipeline.progress import Display, Progress, write_speed
 from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
 from pipeline.report.terminal import render_terminal
@@ -113,9 +113,9 @@ class Curation:
         self.store.put("config.yaml", self.config_bytes())
         save_plan(units, self.store, fingerprint(self.settings))
         total, expected = declared_seconds(units), expected_seconds(units)
-        more = f", about {hours(expected - total)} undeclared" if expected > total else ""
+        more = f", about {human_seconds(expected - total)} undeclared" if expected > total else ""
         self.console.print(
-            f"planned {len(files):,} recordings, {hours(total)} declared{more}, into {len(units):,} units "
+            f"planned {len(files):,} recordings, {human_seconds(total)} declared{more}, into {len(units):,} units "
             f"in {time.monotonic() - started:.0f} s",
             highlight=False,
         )
@@ -197,7 +197,7 @@ class Curation:
             own = [unit for unit in units if unit.domain == domain]
             recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
             refused = sum(piece.problem is not None for piece in recordings.values())
-            name, declared = Text(printable(domain)), hours(declared_seconds(own))
+            name, declared = Text(printable(domain)), human_seconds(declared_seconds(own))
             table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
         self.console.print(table)
         where = printable(self.store.url("plan.parquet"))
