@@ -59,14 +59,14 @@ class _Variant(NamedTuple):
     name: str
 
     def scores(self, set_name: str | None) -> Scores:
-        """Of one set, or of all (None)."""
+        """Return the scores of one set, or of all (None)."""
         if set_name is None:
             return self.evaluation.pooled(self.group, self.method)
         return self.evaluation.scores(set_name, self.group, self.method) or Scores()
 
 
 def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """The tables that the evaluations have anything to say in."""
+    """Return the tables that the evaluations have anything to say in."""
     variants = _variants(evaluations)
     sets = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.sets))
     tables = [
@@ -86,8 +86,9 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow
-    below.
+    """Print the tables; names and numbers are cut on no terminal.
+
+    Columns that do not fit beside the others follow below.
     """
     console = console or Console()
     for table in make_tables(evaluations):
@@ -137,12 +138,12 @@ def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
 
 
 def to_json(evaluation: Evaluation) -> bytes:
-    """Every count, and the rates that follow; the same evaluation gives the same bytes."""
+    """Return every count, and the rates that follow; the same evaluation gives the same bytes."""
     return (json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
 
 def from_json(data: bytes) -> Evaluation:
-    """Raises UserError when the bytes are no evaluation."""
+    """Return the evaluation that `to_json` wrote. Raises UserError when the bytes are none."""
     try:
         plain = json.loads(data)
     except ValueError as error:
@@ -177,7 +178,7 @@ def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
 
 
 def _table(title: str, note: str, header: str, variants: Sequence[_Variant], rows: Sequence[Row]) -> Table:
-    """Without the rows that no column has a number for."""
+    """Return a table without the rows that no column has a number for."""
     said = tuple(row for row in rows if any(cell != Cell() for cell in row.cells))
     return Table(title, note, header, tuple(variant.name for variant in variants), said)
 
@@ -208,7 +209,7 @@ def _error_rates(
 
 
 def _languages(variants: Sequence[_Variant]) -> Table:
-    """Rows and columns as in Table 8: models down, languages across."""
+    """Return rows and columns as in Table 8: models down, languages across."""
     counts = [variant.scores(None).attributes.get("language") for variant in variants]
     languages = sorted({label for one in counts if one is not None for label in one.labels})
     rows = []
@@ -226,7 +227,7 @@ def _languages(variants: Sequence[_Variant]) -> Table:
 
 
 def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
-    """Rows as in Table 9: a task on a test set."""
+    """Return rows as in Table 9: a task on a test set."""
     rows = []
     names: list[str | None] = [*sets, None] if len(sets) > 1 else list(sets)
     for task in ("gender", "age", "emotion", "event", "event false alarms"):
@@ -274,7 +275,7 @@ def _millions(count: int) -> str:
 
 
 def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Clips that are in no number are said, once per set."""
+    """Return one line per set with clips that are in no number."""
     return list(
         dict.fromkeys(
             f"{name}: {len(clips):,} clip{'' if len(clips) == 1 else 's'} could not be used and "

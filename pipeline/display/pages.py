@@ -55,7 +55,7 @@ def render(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bar:
-    """One bar of a chart: its length, the text beside it, and the text that the pointer shows."""
+    """A Bar of a chart has a length, a text beside it, and a text that the pointer shows."""
 
     colour: str
     """a class of page.css."""

@@ -117,7 +117,7 @@ def _reasons(total: Tally) -> list[dict[str, Any]]:
 def _payload(
     domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], rule: AgreementRule
 ) -> dict[str, Any]:
-    """What the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
+    """Return what the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
     scopes = [("All domains", total), *domains]
     stages = ("plan", "decode", "segment", "transcribe", "copilot", "rover")
     rank = {stage: at for at, stage in enumerate(stages)}
@@ -150,8 +150,8 @@ def _payload(
 
 
 def _histograms(found: Distributions, *, joint: bool) -> dict[str, Any]:
-    """Histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as [cell, samples,
-    ...].
+    """Return histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as
+    [cell, samples, ...].
     """
     packed: dict[str, Any] = {
         name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist()
@@ -192,7 +192,7 @@ def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was compared, differences marked; before anything was compared, what was heard."""
+    """Return what was compared, differences marked; before anything was compared, what each engine wrote."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
         return [
             {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
@@ -212,8 +212,9 @@ def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str
 
 
 def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbours of one kind joined, words spaced and Han characters not. The space goes before a word, outside its
-    mark.
+    """Join neighbours of one kind, words spaced and Han characters not.
+
+    The space goes before a word, outside its mark.
     """
     spaced: list[tuple[str, str]] = []
     before = ""
@@ -232,7 +233,7 @@ def _data_uri(audio: bytes) -> str:
 
 
 def _provenance(text: str | None) -> list[tuple[str, str, str | None]]:
-    """(name, value, link) of what the manifest said; a link only where the value is a web address."""
+    """Return (name, value, link) of what the manifest said; a link only where the value is a web address."""
     fields = json.loads(text) if text else {}
     return [
         (_cut(str(name), 60), _cut(str(value), 200), _link(value))

@@ -8,7 +8,7 @@ What is held grows with the recordings that have a truth, never with the clips. 
 that test sets are scored in (operators.text.spoken.evaluation_form), after the spoken form where `spoken` asks for it.
 
 A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
-The label of a clip that the agreement rule rejected is the one it would have had: the filter can be told from chance.
+The label of a clip that the agreement rule rejected is the one it would have had, to compare the rule with chance.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _WORST = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreSettings:
-    """How a run is scored: what counts as right, and which texts are compared."""
+    """ScoreSettings say how a run is scored: what counts as right, and which texts are compared."""
 
     limits: tuple[float, ...] = (0.0, 5.0, 10.0)
     """percent: a transcript is right when its error rate is within the limit."""
@@ -70,7 +70,7 @@ class ScoreSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counts:
-    """Sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
+    """Counts are sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
 
     errors [..., systems, 2, RIGHT + limits] by KEPT and REJECTED, of the clips that the system heard; of the label,
     REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the
@@ -93,7 +93,7 @@ class Counts:
 
 @dataclass(frozen=True, slots=True, order=True)
 class WrongLabel:
-    """A kept clip whose label is wrong; the worst are shown. Ordered by error rate, then by name."""
+    """A WrongLabel is a kept clip whose label is wrong. Ordered by error rate, then by name; the worst are shown."""
 
     error_rate: float
     recording_id: str
@@ -106,7 +106,7 @@ class WrongLabel:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScoreCounts:
-    """All that was counted of a run."""
+    """ScoreCounts hold all that was counted of a run."""
 
     ledgers: int
     by_recording: dict[tuple[str, str, str], Counts]
@@ -279,7 +279,7 @@ class _Tally:
 
 
 def _with_quiet(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Span]]:
-    """The clips among a recording's rows (by start), each with itself and the non-speech right before and after it."""
+    """Yield the clips among a recording's rows (by start), each with its span and the non-speech right around it."""
     rows = [row for row in rows if row["start"] < row["end"]]
     for at, row in enumerate(rows):
         if row["outcome"] not in ("kept", "rejected"):
@@ -302,7 +302,7 @@ def _tokens(text: str) -> tuple[str, ...]:
 
 
 def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) -> np.ndarray:
-    """int64 [RIGHT + limits] of one transcript: edits and lengths of the truth, and at which limits it is right."""
+    """Return int64 [RIGHT + limits] of one transcript: edits, lengths of the truth, and where it is right."""
     chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
     words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
     true_tokens, heard_tokens = _tokens(truth), _tokens(text)
@@ -314,12 +314,12 @@ def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) ->
 
 
 def _unspaced(language: str) -> bool:
-    """Also where the language is not known: what words would be is then not known either."""
+    """Say whether words are not counted; also where the language is unknown, for then words are unknown too."""
     return (primary_language(language) or "none") in UNSPACED | {"none", "und"}
 
 
 def _joint(asr: np.ndarray, copilot: np.ndarray, *, alike: bool) -> np.ndarray:
-    """int64 [1 + 4 limits] of a clip that both heard."""
+    """Return int64 [1 + 4 limits] of a clip that both heard."""
     first, second = 1 - asr[RIGHT:], 1 - copilot[RIGHT:]
     both = first * second
     return np.concatenate(([1], np.stack([first, second, both, both * alike], axis=-1).ravel()))

@@ -41,7 +41,7 @@ _DRAWS_AT_ONCE = 50
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number and its 95 % interval; None where there is nothing to divide by, no end, or too few recordings."""
+    """An Estimate is a number and its 95 % interval; None: nothing to divide by, no end, or too few recordings."""
 
     value: float | None
     low: float | None
@@ -50,7 +50,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRates:
-    """What one system wrote for some clips. Rates and shares in percent."""
+    """ErrorRates say how wrong one system was in some clips. Rates and shares in percent."""
 
     clips: int
     characters: int
@@ -67,7 +67,7 @@ class ErrorRates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """The label, the ASR or a copilot. Of the label, `rejected` is what it would have been, where the rule decided."""
+    """A System is the label, the ASR or a copilot. `rejected` of the label is what it would have been, if kept."""
 
     name: str
     all: ErrorRates
@@ -77,7 +77,7 @@ class System:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JointErrors:
-    """How often two engines are wrong together, of the clips that both heard. Shares in percent."""
+    """JointErrors say how often two engines are wrong together, of the clips that both heard. Shares in percent."""
 
     copilot: str
     limit: float
@@ -93,7 +93,7 @@ class JointErrors:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementFilter:
-    """The agreement rule as a search for right labels. Percent."""
+    """An AgreementFilter judges the agreement rule as a search for right labels. Percent."""
 
     limit: float
     clips: int
@@ -109,7 +109,7 @@ class AgreementFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """One domain, one language, or all."""
+    """A Scope is one domain, one language, or all."""
 
     name: str
     recordings: int
@@ -129,7 +129,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurvePoint:
-    """What the rule would keep at one pair of limits. Percent, without intervals."""
+    """A CurvePoint is what the rule would keep at one pair of limits. Percent, without intervals."""
 
     limit: float | None
     """of the rate that changes; None: no limit."""
@@ -162,7 +162,7 @@ def scopes(counts: ScoreCounts, limits: tuple[float, ...], seed: int) -> tuple[S
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Sample:
-    """The sums as they are, and as they might have been had other recordings been drawn."""
+    """A _Sample holds the sums as they are, and as they might have been had other recordings been drawn."""
 
     sums: Counts
     drawn: Counts | None
@@ -180,7 +180,7 @@ class _Sample:
     def percent(
         self, columns: Callable[[Counts], np.ndarray], part: int, whole: int, *, rest: bool = False
     ) -> Estimate:
-        """One column of some in percent of another; `rest`: what the part leaves of the whole."""
+        """Return one column in percent of another; `rest`: what the part leaves of the whole."""
 
         def rate(counts: Counts) -> np.ndarray:
             of = columns(counts)

@@ -88,7 +88,7 @@ def _bar(group: str, colour: str, name: str, estimate: Estimate, *, text: str) -
 
 
 def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
-    """Precision, recall and time kept while one limit changes; the run's own is marked."""
+    """Return a chart of precision, recall and time kept while one limit changes; the run's own is marked."""
     height, left, bottom, top, right = 230, 44, 36, 8, 12
     centred = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
     drawn = [point for point in points if point.limit is not None and point.limit <= _FAR]
@@ -128,7 +128,7 @@ def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
 
 
 def _difference(wrong: dict[str, Any]) -> dict[str, Any]:
-    """A wrong label beside the truth, as runs of tokens that are the same or not."""
+    """Return a wrong label beside the truth, as tokens that are the same or not."""
     truth, label = tokens(wrong["truth"])[:_LONGEST_TEXT], tokens(wrong["label"])[:_LONGEST_TEXT]
     steps = align(truth, label)
     return wrong | {

@@ -3,7 +3,7 @@
     ScoreCounts ──scopes, curve──> Score ──to_json──> score.json
 
 score.json, schema 1. Rates and shares are percent. A *estimate* is {"value", "low", "high"}: low and high are its 95 %
-interval, drawn by recording; each is null where it cannot be told.
+interval, drawn by recording; each is null where it is not known.
 
     schema_version, ledgers, headline
     units, units_done       of the run's plan, and how many of them have a ledger; both null where the run has no plan
@@ -45,7 +45,7 @@ PLACEMENTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """All that `score` found out about a run."""
+    """A Score is all that `score` found out about a run."""
 
     ledgers: int
     settings: ScoreSettings
@@ -65,7 +65,7 @@ class Score:
 
     @property
     def placed(self) -> dict[str, tuple[int, int]]:
-        """Clips and samples by placement, over all domains."""
+        """Return clips and samples by placement, over all domains."""
         sums: dict[str, tuple[int, int]] = dict.fromkeys(("scored", *UNSCORED), (0, 0))
         for (_, placement), (clips, samples) in self.coverage.items():
             sums[placement] = (sums[placement][0] + clips, sums[placement][1] + samples)
@@ -73,7 +73,7 @@ class Score:
 
     @property
     def unalignable(self) -> float:
-        """Percent of the clips with a written truth that its segments do not fit."""
+        """Return the percentage of the clips with a written truth that its segments do not fit."""
         clips = Counter({placement: clips for placement, (clips, _) in self.placed.items()})
         lost = clips["cut"] + clips["overlapping"]
         return 100 * lost / (lost + clips["scored"])

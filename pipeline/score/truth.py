@@ -38,7 +38,7 @@ class TrueSegment:
 
 @dataclass(frozen=True, slots=True)
 class TrueRecording:
-    """One recording's segments, by start. `reached`, the furthest end up to each, says where a search may begin."""
+    """A TrueRecording holds one recording's segments, by start. `reached` is the furthest end up to each."""
 
     name: str
     language: str | None
@@ -54,7 +54,7 @@ class TrueRecording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
-    """How far a segment may stick out of the clip that it belongs to, in samples."""
+    """A Tolerance says how far a segment may stick out of the clip that it belongs to, in samples."""
 
     edge: int = round(0.3 * SAMPLE_RATE)
     """anywhere; a segment that reaches no further into a clip than this is not part of it."""
@@ -95,12 +95,12 @@ def align(recording: TrueRecording, clip: Span, quiet: Span, tolerance: Toleranc
 
 
 def _middle_in(segment: Span, clip: Span) -> bool:
-    """Decides for segments so short that they are within the tolerance on both sides of a clip's edge."""
+    """Decide for segments so short that they are within the tolerance on both sides of a clip's edge."""
     return clip.start <= (segment.start + segment.end) // 2 < clip.end
 
 
 class Truth:
-    """The recordings of a truth file, found by recording_id, by path, or by a path that ends in theirs."""
+    """A Truth finds the recordings of a truth file: by recording_id, by path, or by a path that ends in theirs."""
 
     def __init__(self, recordings: Sequence[tuple[Sequence[str], TrueRecording]]) -> None:
         self._by_name = {name: recording for names, recording in recordings for name in names}
@@ -126,7 +126,7 @@ class Truth:
 
 
 def _endings(uri: str) -> Iterator[str]:
-    """The path without its first part, its first two, ...: a crawl may lie anywhere when it is curated."""
+    """Yield the path without its first part, its first two, ...: a crawl may lie anywhere when it is curated."""
     for cut in re.finditer(r"/+|(?<=\.tar)#", uri):
         yield uri[cut.end() :]
 

@@ -59,7 +59,7 @@ def _differences(before: dict[str, Any], after: dict[str, Any]) -> tuple[Differe
 
 @dataclass(frozen=True, slots=True)
 class _Clips:
-    """Every clip of a run, kept or not, in some forty bytes each."""
+    """These columns hold every clip of a run, kept or not, in some forty bytes each."""
 
     keys: np.ndarray
     """uint64 [N, 2]: of the clip id"""

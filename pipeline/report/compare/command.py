@@ -43,7 +43,7 @@ def compare(roots: Sequence[str], overrides: list[str], out: str | None, console
 
 
 def _names(roots: Sequence[str]) -> list[str]:
-    """The last part of each path where these differ, else the paths."""
+    """Return the last part of each path where these differ, else the paths."""
     short = [os.path.basename(root.rstrip("/")) or root for root in roots]
     return short if len(set(short)) == len(short) else list(roots)
 

@@ -43,7 +43,7 @@ def render_page(runs: Sequence[ComparedRun], changes: Sequence[Change]) -> bytes
 
 
 def _bars(rows: Sequence[tuple[str, Sequence[Tally]]], names: Sequence[str], colours: Sequence[str]) -> Markup:
-    """For each domain the share kept, one bar per run."""
+    """Return a chart of the share kept: for each domain one bar per run."""
 
     def bar(domain: str, name: str, colour: str, tally: Tally) -> Bar:
         share = human_percent(tally.retention)

@@ -27,7 +27,7 @@ _SHOWN_REASONS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparedRun:
-    """One of the runs that are compared."""
+    """A ComparedRun is one of the runs that are compared, with all that a comparison shows of it."""
 
     name: str
     root: str
@@ -56,7 +56,7 @@ class ComparedRun:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A setting or a version that two runs do not share."""
+    """A Difference is a setting or a version that two runs do not share."""
 
     key: str
     before: Any
@@ -65,7 +65,7 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """Clips that both runs have, with another outcome: "kept", or "stage: reason"."""
+    """A Move counts clips that both runs have, with another outcome: "kept", or "stage: reason"."""
 
     before: str
     after: str
@@ -75,7 +75,10 @@ class Move:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What is different in the second of two runs. Clips are the same when their ids are: recording, start and end."""
+    """A Change holds what is different in the second of two runs.
+
+    Clips are the same when their ids are: recording, start and end.
+    """
 
     before: str
     after: str

@@ -131,8 +131,8 @@ def test_an_error_rate_is_over_the_truth_and_its_limit_is_included() -> None:
 
 def test_the_language_is_that_of_the_truth_where_it_tells() -> None:
     row = clip("d", "r", **heard(0, 4, "en", "你好", "你好"), label="你好")
-    for told, name in (("zh", "zh"), (None, "en")):
-        found = scored([row], truth_bytes(truth_line("r", told, (0, 4, "你好吗"))))
+    for given, name in (("zh", "zh"), (None, "en")):
+        found = scored([row], truth_bytes(truth_line("r", given, (0, 4, "你好吗"))))
         assert [scope.name for scope in found.languages] == [name]
         assert (found.total.systems[0].kept.wer.value is None) == (name == "zh")
         assert found.total.systems[0].kept.mer.value == near(100 / 3)
