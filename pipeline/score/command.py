@@ -27,7 +27,7 @@ from pipeline.score.terminal import render_terminal
 from pipeline.score.truth import Tolerance, read_truth
 
 
-def score_settings(right: str, tolerance: float, silence: float, *, spoken: bool) -> ScoreSettings:
+def score_settings(right: str, tolerance: float, silence: float, *, written: bool) -> ScoreSettings:
     """Return what the command line asks for: `right` as in "0,5,10", tolerances in seconds. Raises UserError."""
     try:
         limits = tuple(sorted({float(each) for each in right.split(",")}))
@@ -36,7 +36,7 @@ def score_settings(right: str, tolerance: float, silence: float, *, spoken: bool
     if not (math.isfinite(tolerance) and math.isfinite(silence)):
         raise UserError("--tolerance and --silence are seconds")
     allowed = Tolerance(edge=round(tolerance * SAMPLE_RATE), silence=round(silence * SAMPLE_RATE))
-    return ScoreSettings(limits=limits, tolerance=allowed, spoken=spoken)
+    return ScoreSettings(limits=limits, tolerance=allowed, spoken=not written)
 
 
 def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings, seed: int = 0) -> Score:

@@ -4,8 +4,9 @@
                                                  └─> why the others cannot be scored: coverage
 
 Everything counted is an integer sum over clips, kept per recording so that recordings can be drawn again for intervals.
-What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared in the form
-that test sets are scored in (operators.text.spoken.evaluation_form), after the spoken form where `spoken` asks for it.
+What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared as they are
+said aloud (Normaliser.spoken), in the form that test sets are scored in (evaluation_form): 23 and twenty three are the
+same words. `ScoreSettings.spoken` False compares them as they are written.
 
 A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
 The label of a clip that the agreement rule rejected is the one it would have had, to compare the rule with chance.
@@ -42,7 +43,8 @@ SCORE_COLUMNS = (
 
 UNSPACED = frozenset(["zh", "cmn", "yue", "ja", "wuu", "nan", "hak", "sichuan", "minnan", "th", "lo", "my", "km"])
 """Languages written without spaces: scored by CER, the others by WER as well."""
-KEPT, REJECTED = 0, 1
+KEPT, DISAGREED, EARLIER = 0, 1, 2
+"""Clips that were kept, that the agreement rule rejected, that were rejected before it could decide."""
 LABEL, ASR = 0, 1
 """Systems; 2 is the copilot and, where a run votes, 3 and so on are further copilots."""
 CLIPS, CHAR_EDITS, CHARS, WORD_EDITS, WORDS, TOKEN_EDITS, TOKENS, RIGHT = range(8)
@@ -60,8 +62,8 @@ class ScoreSettings:
     limits: tuple[float, ...] = (0.0, 5.0, 10.0)
     """percent: a transcript is right when its error rate is within the limit."""
     tolerance: Tolerance = field(default_factory=Tolerance)
-    spoken: bool = False
-    """compare spoken forms, in which 23 is 二十三 and can't is cannot."""
+    spoken: bool = True
+    """compare spoken forms, in which 23 is 二十三 and can't is cannot; False: texts as they are written."""
 
     def __post_init__(self) -> None:
         if not self.limits or not all(0 <= limit < 100 for limit in self.limits):
@@ -72,22 +74,19 @@ class ScoreSettings:
 class Counts:
     """Counts are sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
 
-    errors [..., systems, 2, RIGHT + limits] by KEPT and REJECTED, of the clips that the system heard; of the label,
-    REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the
-    copilot heard, then `ALIKE_COLUMNS` per limit. undecided [..., 1 + limits]: clips the ASR heard that were rejected
-    before the rule could decide, and of those the ones whose ASR text was right.
+    errors [..., systems, 3, RIGHT + limits] by KEPT, DISAGREED and EARLIER, of the clips that the system heard; a clip
+    that was rejected earlier has no label. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the copilot
+    heard, then `ALIKE_COLUMNS` per limit.
     """
 
     errors: np.ndarray
     joint: np.ndarray
-    undecided: np.ndarray
 
     @classmethod
     def zeros(cls, copilots: int, limits: int) -> Counts:
         return cls(
-            errors=np.zeros((2 + copilots, 2, RIGHT + limits), np.int64),
+            errors=np.zeros((2 + copilots, 3, RIGHT + limits), np.int64),
             joint=np.zeros((copilots, 1 + ALIKE_COLUMNS * limits), np.int64),
-            undecided=np.zeros(1 + limits, np.int64),
         )
 
 
@@ -194,15 +193,14 @@ class _Tally:
         forms = [self._form(hypothesis.text, language) for hypothesis in heard]
         measured = [_measure(truth, form, language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
-        group = KEPT if row["outcome"] == "kept" else REJECTED
+        label = self._label(row, heard)
+        group = KEPT if row["outcome"] == "kept" else EARLIER if label is None else DISAGREED
         for index, (hypothesis, numbers) in enumerate(zip(heard, measured, strict=True)):
             self._engines[index][hypothesis.engine] += 1
             counts.errors[ASR + index, group] += numbers
             if index:
                 counts.joint[index - 1] += _joint(measured[0], numbers, alike=forms[0] == forms[index])
-        label = self._label(row, heard)
         if label is None:
-            counts.undecided[:] += np.concatenate(([1], measured[0][RIGHT:]))
             return
         form = self._form(label, language)
         numbers = _measure(truth, form, language, limits)
@@ -235,7 +233,6 @@ class _Tally:
             if counts is not None:  # a copilot more than the clips before had
                 wider.errors[: len(counts.errors)] += counts.errors
                 wider.joint[: len(counts.joint)] += counts.joint
-                wider.undecided[:] += counts.undecided
             self._counts[key] = counts = wider
         return counts
 

@@ -1,11 +1,10 @@
 """Rates of what was counted: error rates, joint errors, precision and recall, each with an interval.
 
-    Counts per recording ──sum──> Counts of a domain, a language, all ──divide──> estimates
-                         └─draw recordings again, 1,000 times──> the same again ──percentiles──> 95 % intervals
+    Counts per recording ──draw──> Sample ──rates of a domain, a language, all──> Scope
+    grid of WER x PER ──────────────────────────────────────────────────────────> CurvePoint
 
-Rates are micro-averages: edits over reference length of many clips, not means of rates. Intervals are the percentile
-bootstrap (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance evaluation", ICASSP 2004),
-over recordings, since clips of one recording share voice and room. Seeded; of fewer than two recordings there is none.
+Rates are micro-averages: edits over reference length of many clips, not means of rates. Intervals and the comparison of
+engines with labels are those of pipeline/score/resampling.py.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from pipeline.score.counts import (
     CHAR_EDITS,
     CHARS,
     CLIPS,
+    EARLIER,
     KEPT,
     LABEL,
     RIGHT,
@@ -34,18 +34,7 @@ from pipeline.score.counts import (
     Counts,
     ScoreCounts,
 )
-
-DRAWS = 1000
-_DRAWS_AT_ONCE = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """An Estimate is a number and its 95 % interval; None: nothing to divide by, no end, or too few recordings."""
-
-    value: float | None
-    low: float | None
-    high: float | None
+from pipeline.score.resampling import Estimate, Sample, Sums, draw, ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +111,12 @@ class Scope:
     undecided_right: tuple[Estimate, ...]
     """share of them that the ASR had right, per limit."""
     better: str
-    """which engine alone has the lower CER over all clips it heard."""
+    """which engine has the lowest `alone`; where nothing was kept, the lowest CER over all clips it heard."""
+    alone: Estimate
+    """CER that it would have in the kept clips with its own rate of each domain and language, in percent. Its rates are
+    those of all clips that the rule decided. None where nothing was kept."""
     lower_by: Estimate
-    """its CER over that of the kept labels; None where the labels have no error, or nothing was kept."""
+    """that over the CER of the kept labels; None where the labels have no error, or nothing was kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +139,7 @@ def scopes(counts: ScoreCounts, limits: tuple[float, ...], seed: int) -> tuple[S
     def scope(kind: str, name: str, keys: Iterable[tuple[str, str, str]]) -> Scope:
         # A generator per scope: what a domain draws does not depend on which other domains there are.
         number = int.from_bytes(sha256(f"{kind}\0{name}".encode()).digest()[:8])
-        return _scope(
-            name, [(key[0], by_recording[key]) for key in keys], limits, np.random.default_rng((seed, number))
-        )
+        return _scope(name, {key: by_recording[key] for key in keys}, limits, np.random.default_rng((seed, number)))
 
     def by(kind: str, column: int) -> list[Scope]:
         return [
@@ -160,107 +150,59 @@ def scopes(counts: ScoreCounts, limits: tuple[float, ...], seed: int) -> tuple[S
     return scope("all", "", by_recording), by("domain", 1), by("language", 2)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Sample:
-    """A _Sample holds the sums as they are, and as they might have been had other recordings been drawn."""
-
-    sums: Counts
-    drawn: Counts | None
-
-    def estimate(self, rate: Callable[[Counts], np.ndarray]) -> Estimate:
-        value = _finite(rate(self.sums))
-        drawn = rate(self.drawn) if self.drawn is not None else np.zeros(0)
-        drawn = drawn[~np.isnan(drawn)]
-        if not len(drawn):
-            return Estimate(value, None, None)
-        # A draw itself, never a mean of two: a ratio to no errors at all is infinite.
-        low, high = np.percentile(drawn, (2.5, 97.5), method="inverted_cdf")
-        return Estimate(value, _finite(low), _finite(high))
-
-    def percent(
-        self, columns: Callable[[Counts], np.ndarray], part: int, whole: int, *, rest: bool = False
-    ) -> Estimate:
-        """Return one column in percent of another; `rest`: what the part leaves of the whole."""
-
-        def rate(counts: Counts) -> np.ndarray:
-            of = columns(counts)
-            share = 100 * _ratio(of[..., part], of[..., whole])
-            return 100 - share if rest else share
-
-        return self.estimate(rate)
-
-
-def _finite(value: np.ndarray | float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(part / whole)
-
-
-def _draw(parts: list[tuple[str, Counts]], generator: np.random.Generator) -> _Sample:
-    names = sorted({name for name, _ in parts})
-    place = {name: at for at, name in enumerate(names)}
-
-    def stacked(field: str) -> np.ndarray:
-        arrays = [getattr(counts, field) for _, counts in parts]
-        sums = np.zeros((len(names), *arrays[0].shape))
-        for (name, _), array in zip(parts, arrays, strict=True):
-            sums[place[name]] += array
-        return sums
-
-    # Sums of whole numbers far below 2**53: exact as doubles, so no order of summing can change a digit.
-    fields = {field: stacked(field) for field in ("errors", "joint", "undecided")}
-    sums = Counts(**{field: array.sum(axis=0) for field, array in fields.items()})
-    if len(names) < 2:
-        return _Sample(sums, None)
-    drawn: dict[str, list[np.ndarray]] = {field: [] for field in fields}
-    chances = np.full(len(names), 1 / len(names))
-    for _ in range(DRAWS // _DRAWS_AT_ONCE):
-        weights = generator.multinomial(len(names), chances, size=_DRAWS_AT_ONCE).astype(float)
-        for field, array in fields.items():
-            drawn[field].append(np.tensordot(weights, array, axes=1))
-    return _Sample(sums, Counts(**{field: np.concatenate(arrays) for field, arrays in drawn.items()}))
-
-
 def _scope(
-    name: str, parts: list[tuple[str, Counts]], limits: tuple[float, ...], generator: np.random.Generator
+    name: str,
+    parts: dict[tuple[str, str, str], Counts],
+    limits: tuple[float, ...],
+    generator: np.random.Generator,
 ) -> Scope:
-    sample = _draw(parts, generator)
+    sample = draw(parts, generator)
     copilots = len(sample.sums.joint)
     names = ["label", "asr", *(copilot_name(index) for index in range(copilots))]
     systems = tuple(_system(sample, index, each, limits) for index, each in enumerate(names))
-    heard = [index for index in range(ASR, len(systems)) if systems[index].all.cer.value is not None]
-    better = min(heard, key=lambda index: (systems[index].all.cer.value, index)) if heard else ASR
+    better = _better(sample.sums, systems)
 
-    def lower_by(counts: Counts) -> np.ndarray:
-        alone = counts.errors[..., better, :, :].sum(axis=-2)
-        label = counts.errors[..., LABEL, KEPT, :]
-        return _ratio(
-            _ratio(alone[..., CHAR_EDITS], alone[..., CHARS]), _ratio(label[..., CHAR_EDITS], label[..., CHARS])
-        )
+    def alone(counts: Sums) -> np.ndarray:
+        return 100 * ratio(counts.expected[..., better - ASR], counts.errors[..., LABEL, KEPT, CHARS])
+
+    def lower_by(counts: Sums) -> np.ndarray:
+        return ratio(counts.expected[..., better - ASR], counts.errors[..., LABEL, KEPT, CHAR_EDITS])
+
+    def undecided(counts: Sums) -> np.ndarray:
+        return counts.errors[..., ASR, EARLIER, :]
 
     return Scope(
         name=name,
-        recordings=len({recording for recording, _ in parts}),
+        recordings=len({recording for recording, _, _ in parts}),
         systems=systems,
         joint=tuple(_joint(sample, index, at, limit) for index in range(copilots) for at, limit in enumerate(limits)),
         filter=tuple(_filter(sample, at, limit) for at, limit in enumerate(limits)),
-        undecided=int(sample.sums.undecided[0]),
-        undecided_right=tuple(sample.percent(lambda c: c.undecided, 1 + at, 0) for at in range(len(limits))),
+        undecided=int(undecided(sample.sums)[CLIPS]),
+        undecided_right=tuple(sample.percent(undecided, RIGHT + at, CLIPS) for at in range(len(limits))),
         better=names[better],
+        alone=sample.estimate(alone),
         lower_by=sample.estimate(lower_by),
     )
+
+
+def _better(sums: Sums, systems: tuple[System, ...]) -> int:
+    """Return which engine alone would do best in the kept clips, of those that heard every clip that was decided."""
+    engines = range(ASR, len(systems))
+    if sums.errors[LABEL, KEPT, CHARS]:
+        clips = sums.errors[:, :EARLIER, CLIPS].sum(axis=-1)
+        rates = {at: float(sums.expected[at - ASR]) for at in engines if clips[at] == clips[ASR]}
+    else:
+        rates = {at: rate for at in engines if (rate := systems[at].all.cer.value) is not None}
+    return min(rates, key=lambda at: (rates[at], at), default=ASR)
 
 
 def copilot_name(index: int) -> str:
     return f"copilot {index + 1}" if index else "copilot"
 
 
-def _system(sample: _Sample, index: int, name: str, limits: tuple[float, ...]) -> System:
+def _system(sample: Sample, index: int, name: str, limits: tuple[float, ...]) -> System:
     def rates(groups: slice) -> ErrorRates:
-        def of(counts: Counts) -> np.ndarray:
+        def of(counts: Sums) -> np.ndarray:
             return counts.errors[..., index, groups, :].sum(axis=-2)
 
         sums = of(sample.sums)
@@ -274,12 +216,12 @@ def _system(sample: _Sample, index: int, name: str, limits: tuple[float, ...]) -
             wrong=tuple(sample.percent(of, RIGHT + at, CLIPS, rest=True) for at in range(len(limits))),
         )
 
-    return System(name=name, all=rates(slice(None)), kept=rates(slice(0, 1)), rejected=rates(slice(1, 2)))
+    return System(name=name, all=rates(slice(None)), kept=rates(slice(0, 1)), rejected=rates(slice(1, None)))
 
 
-def _joint(sample: _Sample, copilot: int, at: int, limit: float) -> JointErrors:
-    def share(column: int) -> Callable[[Counts], np.ndarray]:
-        return lambda c: 100 * _ratio(c.joint[..., copilot, 1 + ALIKE_COLUMNS * at + column], c.joint[..., copilot, 0])
+def _joint(sample: Sample, copilot: int, at: int, limit: float) -> JointErrors:
+    def share(column: int) -> Callable[[Sums], np.ndarray]:
+        return lambda c: 100 * ratio(c.joint[..., copilot, 1 + ALIKE_COLUMNS * at + column], c.joint[..., copilot, 0])
 
     asr, other, both, alike = (share(column) for column in range(ALIKE_COLUMNS))
     return JointErrors(
@@ -294,11 +236,11 @@ def _joint(sample: _Sample, copilot: int, at: int, limit: float) -> JointErrors:
     )
 
 
-def _filter(sample: _Sample, at: int, limit: float) -> AgreementFilter:
-    def kept(counts: Counts) -> np.ndarray:
+def _filter(sample: Sample, at: int, limit: float) -> AgreementFilter:
+    def kept(counts: Sums) -> np.ndarray:
         return counts.errors[..., LABEL, KEPT, :]
 
-    def decided(counts: Counts) -> np.ndarray:
+    def decided(counts: Sums) -> np.ndarray:
         return np.asarray(counts.errors[..., LABEL, :, :].sum(axis=-2))
 
     right = RIGHT + at
@@ -308,7 +250,7 @@ def _filter(sample: _Sample, at: int, limit: float) -> AgreementFilter:
         kept=int(kept(sample.sums)[CLIPS]),
         right_before=sample.percent(decided, right, CLIPS),
         precision=sample.percent(kept, right, CLIPS),
-        recall=sample.estimate(lambda counts: 100 * _ratio(kept(counts)[..., right], decided(counts)[..., right])),
+        recall=sample.estimate(lambda counts: 100 * ratio(kept(counts)[..., right], decided(counts)[..., right])),
     )
 
 

@@ -15,7 +15,8 @@ from operators.edits import align
 from operators.text.spoken import tokens
 from pipeline.display.pages import CHART_WIDTH, MOST_DOMAINS, Bar, bar_chart, render, svg
 from pipeline.display.words import human_factor, human_percent
-from pipeline.score.estimates import CurvePoint, Estimate, Scope
+from pipeline.score.estimates import CurvePoint, Scope
+from pipeline.score.resampling import Estimate
 from pipeline.score.result import PLACEMENTS, Score, error_rate, headline, interval
 
 _LONGEST_TEXT = 300

@@ -2,13 +2,13 @@
 
     ScoreCounts ──scopes, curve──> Score ──to_json──> score.json
 
-score.json, schema 1. Rates and shares are percent. A *estimate* is {"value", "low", "high"}: low and high are its 95 %
+score.json, schema 2. Rates and shares are percent. A *estimate* is {"value", "low", "high"}: low and high are its 95 %
 interval, drawn by recording; each is null where it is not known.
 
     schema_version, ledgers, headline
     units, units_done       of the run's plan, and how many of them have a ledger; both null where the run has no plan
-    question        what was asked: "limits" (a transcript is right when its mixed-token error rate is within), "form"
-                    ("evaluation" or "spoken"), "tolerance_seconds", "silence_seconds", "seed"
+    settings        "limits" (a transcript is right when its mixed-token error rate is within), "form" that was compared
+                    ("spoken" or "written"), "tolerance_seconds", "silence_seconds", "seed"
     thresholds      the agreement rule of the run: "max_wer", "max_per", "drop_when"
     engines[]       {"system", "names"[]}: which engines were the asr, the copilot, ...
     coverage[]      {"domain", "placement", "clips", "samples"}; placements: "scored", and why the others are not:
@@ -30,9 +30,10 @@ from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
 from pipeline.display.words import human_factor
 from pipeline.score.counts import UNSCORED, ScoreCounts, ScoreSettings
-from pipeline.score.estimates import CurvePoint, Estimate, Scope, curve, scopes
+from pipeline.score.estimates import CurvePoint, Scope, curve, scopes
+from pipeline.score.resampling import Estimate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PLACEMENTS = {
     "unheard": "rejected before any engine heard them",
     "no_truth": "of recordings without truth",
@@ -86,9 +87,9 @@ class Score:
             "units": self.units,
             "units_done": self.units_done,
             "headline": headline(self.total),
-            "question": {
+            "settings": {
                 "limits": list(self.settings.limits),
-                "form": "spoken" if self.settings.spoken else "evaluation",
+                "form": "spoken" if self.settings.spoken else "written",
                 "tolerance_seconds": tolerance.edge / SAMPLE_RATE,
                 "silence_seconds": tolerance.silence / SAMPLE_RATE,
                 "seed": self.seed,
@@ -134,13 +135,21 @@ def summarise(counts: ScoreCounts, settings: ScoreSettings, rule: AgreementRule,
 
 
 def headline(total: Scope) -> str:
-    """Return the central claim in one line: do two engines that agree err less than the better one alone?"""
-    kept, alone = total.systems[0].kept, next(system for system in total.systems if system.name == total.better).all
+    """Return the central claim in one line: do two engines that agree err less than the better one alone?
+
+    Alone means: in the kept clips, with the engine's own rate of each domain. So no domain is compared with another,
+    and a run does not look better because a hard domain was rejected whole.
+    """
+    kept = total.systems[0].kept
+    on_kept = next(system for system in total.systems if system.name == total.better).kept
     if not kept.clips:
         return "no kept label can be scored"
-    if kept.cer.value is None or alone.cer.value is None:
-        return "no speech was said in the clips that can be scored: there is no error rate"
-    against = f"the better engine alone over all clips ({total.better}: {error_rate(alone.cer)})"
+    if kept.cer.value is None or total.alone.value is None:
+        return "no speech was said in the kept clips that can be scored: there is no error rate"
+    against = (
+        f"the better engine alone in the same domains ({total.better}: {error_rate(total.alone)}; "
+        f"{error_rate(on_kept.cer)} in the kept clips)"
+    )
     if kept.cer.value == 0:
         return f"kept labels have no error in {kept.characters:,} characters, against {against}"
     factor = total.lower_by.value or 0.0

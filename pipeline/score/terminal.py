@@ -51,7 +51,8 @@ def _coverage(found: Score) -> Text:
 
 def _errors(found: Score) -> WideTable:
     wrong = [f"wrong > {limit:g} %" for limit in found.settings.limits]
-    table = WideTable("Errors against the truth")
+    form = "as said" if found.settings.spoken else "as written"
+    table = WideTable(f"Errors against the truth, {form}")
     for header in ("clips", "CER", "95 %", "WER", "mixed tokens", *wrong):
         table.add_column(header)
 
