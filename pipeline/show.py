@@ -33,8 +33,8 @@ def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
             if row["clip_id"] == clip_id:
                 return row
     raise UserError(
-        f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of "
-        "the report"
+        f"no clip {clip_id} in {store.root}: "
+        "clip ids stand in the ledgers, in the tars and under each player of the report"
     )
 
 

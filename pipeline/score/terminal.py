@@ -17,9 +17,8 @@ def render_terminal(found: Score) -> RenderableType:
     total = found.total
     parts: list[RenderableType] = [Text(headline(total), style="bold")]
     if found.units is not None and found.units_done is not None and found.units_done < found.units:
-        parts.append(
-            Text(f"{found.units_done:,} of {found.units:,} units are done; this score is of those", style="yellow")
-        )
+        line = f"{found.units_done:,} of {found.units:,} units are done; this score is of those"
+        parts.append(Text(line, style="yellow"))
     parts += [_coverage(found), Text(), _errors(found)]
     for title, rows in (("domain", found.domains), ("language", found.languages)):
         parts += [Text(), _scopes(title, rows, total)]
@@ -28,13 +27,9 @@ def render_terminal(found: Score) -> RenderableType:
     if any(each.clips for each in total.filter):
         parts += [Text(), _filter(total)]
     if total.undecided:
-        parts.append(
-            Text(
-                f"{total.undecided:,} {'more ' if total.joint else ''}clips were rejected before the rule could "
-                "decide; "
-                f"the asr had {human_percent(total.undecided_right[0].value)} of them right"
-            )
-        )
+        clips = f"{total.undecided:,} {'more ' if total.joint else ''}clips"
+        right = human_percent(total.undecided_right[0].value)
+        parts.append(Text(f"{clips} were rejected before the rule could decide; the asr had {right} of them right"))
     return Group(*parts)
 
 
