@@ -76,7 +76,7 @@ Writes score.json and score.html into the run; docs/how-to/check-label-quality.m
 
 examples:
   python -m pipeline score runs/first --truth truth.jsonl
-  python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5 --spoken""",
+  python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5""",
     "handoff": handoff_command.EXAMPLES,
     "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
 }
@@ -123,7 +123,9 @@ def parser() -> argparse.ArgumentParser:
         text += " (default: %(default)s)"
         command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
     command.add_argument(
-        "--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot"
+        "--written",
+        action="store_true",
+        help="compare texts as they are written: 23 is then not twenty three, nor can't cannot",
     )
     command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")
@@ -162,7 +164,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         if len(runs) == 1:
             report(*existing_run(runs[0], overrides), console)
         else:
-            from pipeline.report.compare import compare
+            from pipeline.report.compare.command import compare
 
             compare(runs, overrides, arguments.out, console)
         return 0
@@ -172,9 +174,9 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
 
         show(store, arguments.clip_id, console)
         return 0
-    from pipeline.score.scoring import question, score, write_score
+    from pipeline.score.command import score, score_settings, write_score
 
-    asked = question(arguments.right, arguments.tolerance, arguments.silence, spoken=arguments.spoken)
+    asked = score_settings(arguments.right, arguments.tolerance, arguments.silence, written=arguments.written)
     write_score(store, score(settings, store, arguments.truth, asked, arguments.seed), console)
     return 0
 

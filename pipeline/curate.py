@@ -28,14 +28,15 @@ from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
-from pipeline.display.words import printable
+from pipeline.display.words import human_seconds, printable
 from pipeline.executor import ray_data as running
 from pipeline.plan import load_plan, make_plan, plan_fingerprint, save_plan
 from pipeline.preflight import Preflight
-from pipeline.progress import Display, Progress, hours, write_speed
+from pipeline.progress import Display, Progress, write_speed
 from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
-from pipeline.report.write import Thresholds, render_terminal, write_report
+from pipeline.report.terminal import render_terminal
+from pipeline.report.write import write_report
 from pipeline.sources.files import Length, SourceFile, probe_files, read_sources
 from stages.base import Stage
 from stages.segment import LastFetched, read_span
@@ -112,9 +113,9 @@ class Curation:
         self.store.put("config.yaml", self.config_bytes())
         save_plan(units, self.store, fingerprint(self.settings))
         total, expected = declared_seconds(units), expected_seconds(units)
-        more = f", about {hours(expected - total)} undeclared" if expected > total else ""
+        more = f", about {human_seconds(expected - total)} undeclared" if expected > total else ""
         self.console.print(
-            f"planned {len(files):,} recordings, {hours(total)} declared{more}, into {len(units):,} units "
+            f"planned {len(files):,} recordings, {human_seconds(total)} declared{more}, into {len(units):,} units "
             f"in {time.monotonic() - started:.0f} s",
             highlight=False,
         )
@@ -196,7 +197,7 @@ class Curation:
             own = [unit for unit in units if unit.domain == domain]
             recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
             refused = sum(piece.problem is not None for piece in recordings.values())
-            name, declared = Text(printable(domain)), hours(declared_seconds(own))
+            name, declared = Text(printable(domain)), human_seconds(declared_seconds(own))
             table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
         self.console.print(table)
         where = printable(self.store.url("plan.parquet"))
@@ -329,10 +330,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
                 return None  # the source has moved on; the page says so
             return encode_flac(pcm)
 
-        rover = settings.rover
-        rule = Thresholds(max_wer=rover.max_wer, max_per=rover.max_per, drop_when=rover.drop_when)
         try:
-            write_report(store, retention, speeds, audio, thresholds=rule)
+            write_report(store, retention, speeds, audio, rule=settings.rover)
         except FileNotFoundError as error:
             raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
     if left := len(ledger.to_do(units, store)):

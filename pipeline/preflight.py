@@ -15,8 +15,7 @@ from rich.text import Text
 from operators.errors import UserError
 from operators.storage.base import Store
 from pipeline.config import Settings
-from pipeline.display.words import printable
-from pipeline.progress import hours
+from pipeline.display.words import human_seconds, printable
 from pipeline.sources.files import check_source
 
 FLAC_BYTES_PER_SECOND = 18_000
@@ -80,8 +79,7 @@ class Preflight:
         free = shutil.disk_usage(self.store.root).free
         if need > free:
             raise UserError(
-                f"the disk of {self.store.root} has {free / 1e9:.1f} GB free and {hours(input_seconds)} of audio "
-                "may need "
-                f"{need / 1e9:.1f} GB: free some space, choose another output, or set audio.codec=opus"
+                f"the disk of {self.store.root} has {free / 1e9:.1f} GB free and {human_seconds(input_seconds)} of "
+                f"audio may need {need / 1e9:.1f} GB: free some space, choose another output, or set audio.codec=opus"
             )
         self.passed("disk", f"{free / 1e9:.0f} GB free, at most {need / 1e9:.2f} GB needed")

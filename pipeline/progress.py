@@ -21,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
-from pipeline.display.words import printable
+from pipeline.display.words import clock_time, human_seconds, human_share, printable
 from pipeline.executor.ray_data import Outcome
 from stages.base import Stage
 
@@ -147,6 +147,9 @@ class Progress:
             },
         }
 
+    def _kept(self) -> str:
+        return f"{human_seconds(self.kept_seconds)} ({human_share(self.kept_seconds, self.input_seconds)})"
+
     def line(self) -> str:
         """Everything in one plain line, for logs."""
         eta = self.eta_seconds()
@@ -156,8 +159,8 @@ class Progress:
         return (
             f"units {self.done_before + self.done}/{self.done_before + self.units}"
             + (f" ({self.failed} failed)" if self.failed else "")
-            + f"  recordings {self.recordings}  in {hours(self.input_seconds)}  kept {hours(self.kept_seconds)}"
-            + f" ({share(self.kept_seconds, self.input_seconds)})  {factors}  pace: {pace}"
+            + f"  recordings {self.recordings}  in {human_seconds(self.input_seconds)}  kept {self._kept()}"
+            + f"  {factors}  pace: {pace}"
             + f"  elapsed {clock_time(self.elapsed)}  ETA {clock_time(eta) if eta is not None else 'unknown yet'}"
         )
 
@@ -167,8 +170,8 @@ class Progress:
         head.append(f"units {self.done_before + self.done}/{self.done_before + self.units}", style="bold")
         if self.failed:
             head.append(f"  {self.failed} failed", style="bold red")
-        head.append(f"   recordings {self.recordings}   in {hours(self.input_seconds)}   ")
-        head.append(f"kept {hours(self.kept_seconds)} ({share(self.kept_seconds, self.input_seconds)})", style="green")
+        head.append(f"   recordings {self.recordings}   in {human_seconds(self.input_seconds)}   ")
+        head.append(f"kept {self._kept()}", style="green")
         head.append(f"   elapsed {clock_time(self.elapsed)}   ETA {clock_time(eta) if eta is not None else '…'}")
         stages = Table(box=None, pad_edge=False, header_style="dim")
         for column, justify in (("stage", "left"), ("× real time", "right"), ("busy", "right"), ("", "left")):
@@ -219,26 +222,6 @@ class Display:
     def _print_line(self) -> None:
         self._last_line, self._changed = time.monotonic(), False
         self._console.print(self._progress.line(), soft_wrap=True, markup=False, highlight=False)
-
-
-def hours(seconds: float) -> str:
-    """A duration a person reads: 42 s, 12.3 min, 4.56 h, 1,234 h."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds / 3600:,.2f} h" if seconds < 360_000 else f"{seconds / 3600:,.0f} h"
-
-
-def share(part: float, whole: float) -> str:
-    return f"{part / whole:.1%}" if whole else "–"
-
-
-def clock_time(seconds: float) -> str:
-    whole = int(seconds)
-    days, rest = divmod(whole, 86_400)
-    text = f"{rest // 3600}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
-    return f"{days} d {text}" if days else text
 
 
 def write_speed(store: Any, progress: Progress) -> None:

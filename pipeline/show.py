@@ -9,21 +9,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from operators.agreement import align
 from operators.clip import SAMPLE_RATE, Unit, clip_hash
+from operators.edits import align
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
-from pipeline.display.words import printable
+from pipeline.display.words import clock, human_share, printable
 from pipeline.plan import load_plan
-from pipeline.progress import clock_time
 from stages.write_shard import shard_keys
 
 
 def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
-    """A clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all. Raises
-    UserError.
+    """Return a clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all.
+
+    Raises UserError.
     """
     units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
     for unit in units:
@@ -33,8 +33,8 @@ def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
             if row["clip_id"] == clip_id:
                 return row
     raise UserError(
-        f"no clip {clip_id} in {store.root}: clip ids stand in the ledgers, in the tars and under each player of "
-        "the report"
+        f"no clip {clip_id} in {store.root}: "
+        "clip ids stand in the ledgers, in the tars and under each player of the report"
     )
 
 
@@ -49,19 +49,19 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     story.add_column(style="dim", no_wrap=True)
     story.add_column(overflow="fold")  # a path is there to be copied whole
 
-    def tell(name: str, value: object) -> None:
+    def add(name: str, value: object) -> None:
         story.add_row(name, value if isinstance(value, Text) else Text(printable(str(value))))
 
     seconds = (row["end"] - row["start"]) / SAMPLE_RATE
-    tell("clip", row["clip_id"])
-    tell("recording", row["recording_id"])
-    tell("uri", row["uri"])
+    add("clip", row["clip_id"])
+    add("recording", row["recording_id"])
+    add("uri", row["uri"])
     for name, value in json.loads(row["provenance"] or "{}").items():
-        tell(f"  {name}", value)
-    tell("domain, unit", f"{row['domain']}, {row['unit_id']}")
-    begin, end = (clock_time(row[edge] / SAMPLE_RATE) for edge in ("start", "end"))
-    tell("1 Segment", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
-                      f"{row['speech_samples'] / max(row['end'] - row['start'], 1):.0%} speech")  # fmt: skip
+        add(f"  {name}", value)
+    add("domain, unit", f"{row['domain']}, {row['unit_id']}")
+    span = f"samples {row['start']:,} to {row['end']:,} ({clock(row['start'])} to {clock(row['end'])}), {seconds:.2f} s"
+    voiced = human_share(row["speech_samples"], row["end"] - row["start"])
+    add("1 Segment", f"{span}, {voiced} speech")
     for index, heard in enumerate(row["hypotheses"] or []):
         stage = "2 Transcribe" if index == 0 else "3 Copilot"
         facts = [heard["engine"]]
@@ -70,30 +70,28 @@ def show(store: Store, clip_id: str, console: Console) -> None:
             facts.append(heard["language"] + sure)
         if heard["avg_logprob"] is not None:
             facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
-        tell(stage, ", ".join(facts))
-        tell("", f"“{heard['text']}”")
+        add(stage, ", ".join(facts))
+        add("", f"“{heard['text']}”")
     if row["wer"] is not None:
-        tell("4 Rover", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
+        add("4 Rover", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
         asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
-        tell("  asr", asr)
-        tell("  copilot", copilot)
+        add("  asr", asr)
+        add("  copilot", copilot)
     if row["outcome"] == "kept":
-        tell("verdict", Text("kept", style="bold green"))
-        tell("  label", f"“{row['label']}”")
-        tell(
-            "  lies in",
-            f"{store.url(shard_keys(row['unit_id'])[0])}, {row['tar_size']:,} bytes at {row['tar_offset']:,}",
-        )
+        add("verdict", Text("kept", style="bold green"))
+        add("  label", f"“{row['label']}”")
+        tar = store.url(shard_keys(row["unit_id"])[0])
+        add("  lies in", f"{tar}, {row['tar_size']:,} bytes at {row['tar_offset']:,}")
     else:
-        tell("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
+        add("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
         if row["detail"]:
-            tell("", row["detail"])
-    tell("content", row["content_hash"])
+            add("", row["detail"])
+    add("content", row["content_hash"])
     console.print(story)
 
 
 def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
-    """Both spoken forms with what differs marked."""
+    """Return both spoken forms with what differs marked."""
     first, second = Text(), Text()
     for edit in align(tokens(asr), tokens(copilot)):
         same = edit.kind == "equal"

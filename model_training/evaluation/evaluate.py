@@ -36,7 +36,7 @@ _SECONDS_PER_FRAME = 0.01
 
 
 class LabelledClip(Labels, Protocol):
-    """A row of the index: what is known of a clip, and its length in 10 ms frames."""
+    """A LabelledClip is a row of the index: what is known of a clip, and its length in 10 ms frames."""
 
     @property
     def clip_id(self) -> str: ...
@@ -52,7 +52,7 @@ class Unusable(Protocol):
 
 
 class EvaluationBatch(Protocol):
-    """What evaluation needs of model_training.data.reading.Batch."""
+    """An EvaluationBatch has what evaluation needs of model_training.data.reading.Batch."""
 
     @property
     def features_BT80(self) -> Tensor: ...
@@ -66,7 +66,7 @@ class EvaluationBatch(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """One test set at one size with one method."""
+    """A Result is the scores of one test set at one size with one method."""
 
     set: str
     group: int
@@ -76,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """All results of one model. `group` is the number of routed experts N; 0 is a dense model."""
+    """An Evaluation holds all results of one model. `group` is the number of routed experts N; 0 is a dense model."""
 
     model: str
     results: tuple[Result, ...]
@@ -102,7 +102,7 @@ class Evaluation:
         return next((r.scores for r in self.results if (r.set, r.group, r.method) == wanted), None)
 
     def pooled(self, group: int, method: str) -> Scores:
-        """All sets as one: rates weighted by tokens and clips."""
+        """Return the scores of all sets as one: rates weighted by tokens and clips."""
         total = Scores()
         for result in self.results:
             if (result.group, result.method) == (group, method):
@@ -110,7 +110,7 @@ class Evaluation:
         return total
 
     def weighted_by_seconds(self, group: int, method: str) -> float | None:
-        """Token error rate in percent, averaged over the sets that have one in proportion to their duration."""
+        """Return the token error rate in percent, the mean of the sets that have one, weighted by their duration."""
         rated = [
             (result.scores.seconds, result.scores.tokens.percent)
             for result in self.results
@@ -139,7 +139,7 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
-        """Raises UserError when this is no evaluation, or one of a newer form."""
+        """Return the evaluation that `to_dict` wrote. Raises UserError when this is none, or one of a newer form."""
         try:
             if plain["schema_version"] > SCHEMA_VERSION:
                 raise UserError(
@@ -179,8 +179,9 @@ def evaluate(
     learnt: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
-    """Scores of every set at every group (None: all of the model's) and method. Leaves the model in the mode it was in.
+    """Return the scores of every set at every group (None: all of the model's) and method.
 
+    The model is left in the mode it was in.
     A set whose clips are all unusable has no result, but is in `unusable`. Raises UserError for a group that is not in
     the model, an unknown method, and sets without a single clip.
     """
@@ -229,8 +230,9 @@ def evaluate_scorers(
     learnt: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
-    """`evaluate` for whatever can score: `make_scorer(batch, group)` encodes one batch, for example with an exported
-    model.
+    """Return what `evaluate` does, for whatever can score.
+
+    `make_scorer(batch, group)` encodes one batch, for example with an exported model.
     """
     grammar = Grammar(tokenizer, task=task, order=order, learnt=learnt)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
@@ -272,7 +274,7 @@ def score_clip(
     asked: Sequence[str] = ATTRIBUTES,
     task: str = TRANSCRIBE,
 ) -> Scores:
-    """One clip's scores: only what was asked for, and only where the truth is known and in the scheme.
+    """Return one clip's scores: only what was asked for, and only where the truth is known and in the scheme.
 
     Text counts where the clip has a transcript with a word in it, events where the clip's list of them is known.
     """

@@ -18,8 +18,7 @@ from dataclasses import dataclass, field
 from math import sqrt
 from typing import Any, NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
+from operators.edits import edit_counts
 from operators.text.spoken import evaluation_form, tokens
 
 Z = 1.959963984540054
@@ -32,17 +31,16 @@ Interval = tuple[float, float]
 
 
 def reference_tokens(text: str) -> list[str]:
-    """Tokens as the paper scores them: Han simplified, Latin upper case, one per Han character or word; events left
-    out.
+    """Return tokens as the paper scores them: Han simplified, Latin upper case, one per Han character or word.
 
-    TouchASP, "Multilingual Speech Recognition". The rate over them is the character error rate of Chinese and the word
-    error rate of English.
+    Events are left out. TouchASP, "Multilingual Speech Recognition". The rate over them is the character error rate of
+    Chinese and the word error rate of English.
     """
     return tokens(evaluation_form(_EVENT.sub(" ", text)))
 
 
 class ErrorRate(NamedTuple):
-    """Edits of a number of clips, with the sums that an interval needs: of e², e·n and n² for e edits in n tokens."""
+    """An ErrorRate counts edits of some clips, with sums of e², e·n, n² (e edits in n tokens) for the interval."""
 
     substitutions: int = 0
     deletions: int = 0
@@ -55,11 +53,10 @@ class ErrorRate(NamedTuple):
 
     @classmethod
     def of(cls, reference: list[str], hypothesis: list[str]) -> ErrorRate:
-        """One clip."""
-        kinds = [edit.tag for edit in Levenshtein.editops(reference, hypothesis)]
-        e, n = len(kinds), len(reference)
-        split = (kinds.count("replace"), kinds.count("delete"), kinds.count("insert"))
-        return cls(*split, n, 1, e * e, e * n, n * n)
+        """Return the counts of one clip, as jiwer counts them."""
+        edits = edit_counts(reference, hypothesis)
+        e, n = edits.total, edits.reference_length
+        return cls(edits.substitutions, edits.deletions, edits.insertions, n, 1, e * e, e * n, n * n)
 
     def plus(self, other: ErrorRate) -> ErrorRate:
         return ErrorRate(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -74,11 +71,10 @@ class ErrorRate(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Of the rate as a ratio of two sums over clips that are independent of one another (Cochran 1977, section
-        6.3).
+        """Return the interval of a ratio of two sums over clips that are independent of one another.
 
-        Clips of one speaker are not, so a set of few speakers deserves a wider one. None below two clips. Without any
-        error nothing varies between clips: the upper bound is then Wilson's over tokens.
+        Cochran 1977, section 6.3. Clips of one speaker are not, so a set of few speakers deserves a wider one. None
+        below two clips. Without any error nothing varies between clips: the upper bound is then Wilson's over tokens.
         """
         if self.clips < 2 or not self.reference:
             return None
@@ -100,7 +96,7 @@ class Proportion(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Wilson 1927: sound for few clips and for rates near 0 and 100."""
+        """Return Wilson's interval of 1927: sound for few clips and for rates near 0 and 100."""
         if not self.total:
             return None
         share, n = self.right / self.total, self.total
@@ -112,14 +108,14 @@ class Proportion(NamedTuple):
 
 
 def f1(true_positives: int, false_positives: int, false_negatives: int) -> float | None:
-    """Percent; None where the label neither occurs nor is given."""
+    """Return F1 in percent; None where the label neither occurs nor is given."""
     weight = 2 * true_positives + false_positives + false_negatives
     return 200 * true_positives / weight if weight else None
 
 
 @dataclass(frozen=True, slots=True)
 class LabelCounts:
-    """How often each true label got each answer; NO_ANSWER where the model gave none, which is wrong."""
+    """LabelCounts say how often each true label got each answer; where the model gave none, NO_ANSWER: wrong."""
 
     counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
@@ -133,7 +129,7 @@ class LabelCounts:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The labels that occur in the truth."""
+        """Return the labels that occur in the truth."""
         return tuple(sorted({truth for truth, _ in self.counts}))
 
     def f1(self, label: str) -> float | None:
@@ -145,7 +141,7 @@ class LabelCounts:
 
 @dataclass(frozen=True, slots=True)
 class EventCounts:
-    """Of clips whose events are known. `found`, `false` and `missed` count by event."""
+    """EventCounts are of clips whose events are known; `found`, `false` and `missed` count by event."""
 
     exact: int = 0
     """clips with events, all of them found and no other."""
@@ -159,7 +155,7 @@ class EventCounts:
 
     @classmethod
     def of(cls, truth: Iterable[str], answer: Iterable[str]) -> EventCounts:
-        """One clip."""
+        """Return the counts of one clip."""
         truth, answer = set(truth), set(answer)
         return cls(
             exact=int(bool(truth) and truth == answer),
@@ -184,12 +180,12 @@ class EventCounts:
 
     @property
     def accuracy(self) -> Proportion:
-        """Over the clips that have an event; with one event per clip this is the accuracy of ESC-50."""
+        """Return the accuracy over the clips that have an event; with one event per clip, that of ESC-50."""
         return Proportion(self.exact, self.with_events)
 
     @property
     def false_alarms(self) -> Proportion:
-        """Over the clips that have none."""
+        """Return how many of the clips without an event were given one."""
         return Proportion(self.without_events - self.quiet, self.without_events)
 
     @property
@@ -202,7 +198,7 @@ class EventCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """All that is counted of some clips."""
+    """Scores hold all that is counted of some clips."""
 
     clips: int = 0
     seconds: float = 0.0
@@ -228,7 +224,7 @@ class Scores:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Counts, and the rates and intervals that follow from them."""
+        """Return counts, and the rates and intervals that follow from them."""
         return {
             "clips": self.clips,
             "seconds": round(self.seconds, 3),
@@ -258,7 +254,7 @@ class Scores:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Scores:
-        """From the counts alone. Raises KeyError or TypeError when they are not all there."""
+        """Return the scores from the counts alone. Raises KeyError or TypeError when they are not all there."""
         events = plain["events"]
         return cls(
             clips=plain["clips"],

@@ -41,12 +41,12 @@ class LoadedModel:
 
     @property
     def tasks(self) -> list[str]:
-        """Those that it was trained for."""
+        """Return the tasks that it was trained for."""
         return sorted(task for task, weight in self.settings.data.tasks.items() if weight)
 
 
 def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
-    """A checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
+    """Return a checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
 
     Raises:
         UserError: no such checkpoint, or a damaged one; both `average` and `ema`.
@@ -82,8 +82,9 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """The batches of a test set. The first is empty and names the clips that are in no other: none goes missing
-    unsaid.
+    """A LabelledSet yields the batches of a test set.
+
+    The first is empty and names the clips that are in no other: none goes missing unsaid.
     """
 
     planner: Planner
@@ -97,7 +98,7 @@ class LabelledSet:
 def labelled_sets(
     handoff: Handoff, split: str, loaded: LoadedModel, *, max_frames: int = 24_000
 ) -> dict[str, LabelledSet]:
-    """The split's clips by domain. Raises UserError for an empty split."""
+    """Return the split's clips by domain. Raises UserError for an empty split."""
     index = handoff.index(split)
     if not len(index):
         raise UserError(f"{handoff.uri}: the split {split} is empty; choose another with --split")

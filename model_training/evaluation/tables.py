@@ -5,20 +5,17 @@
 
 A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
 trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
-them as markup.
+them as markup (operators/page.py).
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table as RichTable
@@ -27,6 +24,9 @@ from rich.text import Text
 from model_training.evaluation.evaluate import Evaluation
 from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
 from operators.errors import UserError
+from operators.page import render as render_page
+
+_TEMPLATE = Path(__file__).with_name("page.html")
 
 
 class Cell(NamedTuple):
@@ -59,14 +59,14 @@ class _Variant(NamedTuple):
     name: str
 
     def scores(self, set_name: str | None) -> Scores:
-        """Of one set, or of all (None)."""
+        """Return the scores of one set, or of all (None)."""
         if set_name is None:
             return self.evaluation.pooled(self.group, self.method)
         return self.evaluation.scores(set_name, self.group, self.method) or Scores()
 
 
 def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
-    """The tables that the evaluations have anything to say in."""
+    """Return the tables that the evaluations have anything to say in."""
     variants = _variants(evaluations)
     sets = list(dict.fromkeys(name for evaluation in evaluations for name in evaluation.sets))
     tables = [
@@ -86,8 +86,9 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Prints the tables; names and numbers are cut on no terminal. Columns that do not fit beside the others follow
-    below.
+    """Print the tables; names and numbers are cut on no terminal.
+
+    Columns that do not fit beside the others follow below.
     """
     console = console or Console()
     for table in make_tables(evaluations):
@@ -137,12 +138,12 @@ def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
 
 
 def to_json(evaluation: Evaluation) -> bytes:
-    """Every count, and the rates that follow; the same evaluation gives the same bytes."""
+    """Return every count, and the rates that follow; the same evaluation gives the same bytes."""
     return (json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
 
 
 def from_json(data: bytes) -> Evaluation:
-    """Raises UserError when the bytes are no evaluation."""
+    """Return the evaluation that `to_json` wrote. Raises UserError when the bytes are none."""
     try:
         plain = json.loads(data)
     except ValueError as error:
@@ -151,16 +152,16 @@ def from_json(data: bytes) -> Evaluation:
 
 
 def to_html(evaluations: Sequence[Evaluation]) -> bytes:
-    """One page without scripts or network; the same evaluations give the same bytes."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(_PAGE).render(
-        title=" · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations)),
+    """Return one page without scripts or network; the same evaluations give the same bytes."""
+    models = " · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations))
+    return render_page(
+        _TEMPLATE,
+        title=f"Evaluation of {models}",
+        style=_TEMPLATE.with_suffix(".css").read_text("utf-8"),
+        models=models,
         tables=make_tables(evaluations),
         unusable=_unusable(evaluations),
-        style=Markup(_STYLE),
-        style_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()),
     )
-    return page.encode("utf-8")
 
 
 def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
@@ -177,7 +178,7 @@ def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
 
 
 def _table(title: str, note: str, header: str, variants: Sequence[_Variant], rows: Sequence[Row]) -> Table:
-    """Without the rows that no column has a number for."""
+    """Return a table without the rows that no column has a number for."""
     said = tuple(row for row in rows if any(cell != Cell() for cell in row.cells))
     return Table(title, note, header, tuple(variant.name for variant in variants), said)
 
@@ -208,7 +209,7 @@ def _error_rates(
 
 
 def _languages(variants: Sequence[_Variant]) -> Table:
-    """Rows and columns as in Table 8: models down, languages across."""
+    """Return rows and columns as in Table 8: models down, languages across."""
     counts = [variant.scores(None).attributes.get("language") for variant in variants]
     languages = sorted({label for one in counts if one is not None for label in one.labels})
     rows = []
@@ -226,7 +227,7 @@ def _languages(variants: Sequence[_Variant]) -> Table:
 
 
 def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
-    """Rows as in Table 9: a task on a test set."""
+    """Return rows as in Table 9: a task on a test set."""
     rows = []
     names: list[str | None] = [*sets, None] if len(sets) > 1 else list(sets)
     for task in ("gender", "age", "emotion", "event", "event false alarms"):
@@ -274,7 +275,7 @@ def _millions(count: int) -> str:
 
 
 def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Clips that are in no number are said, once per set."""
+    """Return one line per set with clips that are in no number."""
     return list(
         dict.fromkeys(
             f"{name}: {len(clips):,} clip{'' if len(clips) == 1 else 's'} could not be used and "
@@ -284,58 +285,3 @@ def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
             if clips
         )
     )
-
-
-_STYLE = """
-:root { --page: #faf9f6; --ink: #1c2129; --quiet: #626b78; --line: #dfdcd4; --track: #eceae4;
-  color-scheme: light dark; }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #12151a; --ink: #e6e8ec; --quiet: #97a1af; --line: #2d333d; --track: #242932; }
-}
-body { margin: 0 auto; max-width: 68rem; padding: 1.25rem; background: var(--page); color: var(--ink);
-  font: 16px/1.5 system-ui, "Noto Sans", "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", sans-serif; }
-h1 { font-size: 1.45rem; overflow-wrap: anywhere; } h2 { font-size: 1.05rem; margin: 2rem 0 .2rem; }
-p { color: var(--quiet); font-size: .85rem; margin: .2rem 0 .6rem; max-width: 46rem; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .8rem; border-bottom: 1px solid var(--line); text-align: right; vertical-align: top; }
-thead th { color: var(--quiet); font-weight: 500; }
-th:first-child { text-align: left; max-width: 18rem; overflow-wrap: anywhere; }
-.total { font-weight: 700; background: var(--track); }
-small { display: block; color: var(--quiet); font-weight: 400; white-space: nowrap; }
-"""
-
-_PAGE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src '{{ style_hash }}'; base-uri 'none'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Evaluation of {{ title }}</title>
-<style>{{ style }}</style>
-</head>
-<body>
-<h1>Evaluation of <bdi>{{ title }}</bdi></h1>
-{% for table in tables %}
-<section>
-<h2>{{ table.title }}</h2>
-<p>{{ table.note }}</p>
-<div class="scroll"><table>
-<thead><tr><th scope="col">{{ table.header }}</th>
-{%- for column in table.columns %}<th scope="col"><bdi>{{ column }}</bdi></th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in table.rows %}
-<tr{% if row.is_total %} class="total"{% endif %}><th scope="row"><bdi>{{ row.name }}</bdi></th>
-{%- for cell in row.cells %}<td>{{ cell.text }}{% if cell.detail %}<small>{{ cell.detail }}</small>{% endif %}</td>
-{%- endfor %}</tr>
-{% endfor %}
-</tbody>
-</table></div>
-</section>
-{% endfor %}
-{% for line in unusable %}
-<p>{{ line }}</p>
-{% endfor %}
-</body>
-</html>
-"""

@@ -26,8 +26,7 @@ class _Column:
 
 @dataclass(slots=True)
 class WideTable:
-    """Rows with a name and numbers. Rich would squeeze names and cut numbers where a terminal is narrow; this cuts
-    neither.
+    """A WideTable shows rows with a name and numbers on a terminal of any width, and cuts neither names nor numbers.
 
     Names and cells are shown as they are, never read as markup.
     """
@@ -40,7 +39,7 @@ class WideTable:
     _styles: list[str] = field(default_factory=list)
 
     def add_column(self, header: str, *, footer: str | None = None, spare: bool = False) -> None:
-        """A column of numbers; all of them before the first row. A spare one is left out where it does not fit."""
+        """Add a column of numbers, before the first row. A spare one is left out where it does not fit."""
         self._columns.append(_Column(header, footer, spare))
 
     def add_row(self, name: str, *cells: str | Text, style: str = "") -> None:

@@ -41,7 +41,7 @@ EXPLANATIONS = {
     "too_slow": "Too few words for the length of the clip.",
     "low_logprob": "The recogniser was unsure of its own words.",
     "other_language": "A language that the run does not collect.",
-    "uncertain_language": "The language could not be told with enough certainty.",
+    "uncertain_language": "No language was certain enough.",
     # copilot
     "no_copilot": "No second recogniser is set up for this language, so nobody can confirm the transcript.",
     "empty_copilot": "The second recogniser wrote nothing.",
@@ -54,15 +54,17 @@ EXPLANATIONS = {
 
 
 def explain(reason: str) -> str:
+    """Return what a reason means in plain words, "" for an unknown one."""
     return EXPLANATIONS.get(reason, "")
 
 
 def human_time(samples: int) -> str:
-    """A length that a person reads: 42.0 s, 12.3 min, 4.56 h, 1,234 h, 1.26 M h."""
+    """Return a number of samples as `human_seconds` does."""
     return human_seconds(samples / SAMPLE_RATE)
 
 
 def human_seconds(seconds: float) -> str:
+    """Return a length in the unit that suits it: 42.0 s, 12.3 min, 4.56 h, 1,234 h, 1.26 M h."""
     if seconds == 0:
         return "0 s"
     if seconds < 59.95:
@@ -76,27 +78,41 @@ def human_seconds(seconds: float) -> str:
 
 
 def human_percent(percent: float | None) -> str:
+    """Return a percentage with one decimal, "–" for None; what is not all never reads as all, nor some as nothing."""
     if percent is None:
         return "–"
-    # What is not all must not read as all, nor what is not nothing as nothing.
     if 99.95 <= percent < 100:
         return "99.9 %"
     return "<0.1 %" if 0 < percent < 0.05 else f"{percent:.1f} %"
 
 
+def human_share(part: float, whole: float) -> str:
+    """Return a part of a whole in percent, "–" where there is no whole."""
+    return human_percent(100 * part / whole if whole else None)
+
+
 def human_factor(factor: float | None) -> str:
+    """Return how many times as much: 3.2×, 41×; "–" for None."""
     return "–" if factor is None else f"{factor:.1f}×" if factor < 9.95 else f"{factor:,.0f}×"
 
 
 def clock(samples: int) -> str:
-    """A place in a recording: 0:12:34.5."""
+    """Return a place in a recording: 0:12:34.5."""
     tenths = samples * 10 // SAMPLE_RATE
     hours, rest = divmod(tenths, 36_000)
     return f"{hours}:{rest // 600:02d}:{rest % 600 / 10:04.1f}"
 
 
+def clock_time(seconds: float) -> str:
+    """Return time that passed or is left: 0:12:34, 2 d 3:04:05."""
+    whole = int(seconds)
+    days, rest = divmod(whole, 86_400)
+    text = f"{rest // 3600}:{rest % 3600 // 60:02d}:{rest % 60:02d}"
+    return f"{days} d {text}" if days else text
+
+
 def shares_in_one_unit(samples: list[int]) -> list[str]:
-    """Lengths in the unit that suits the first, the sum of the others, rounded so that they still add up as printed.
+    """Return lengths in the unit that suits the first, which is the sum of the others, rounded to add up as printed.
 
     Every term is rounded down, then the largest remainders up, until the printed terms sum to the printed total.
     """
@@ -114,5 +130,5 @@ def shares_in_one_unit(samples: list[int]) -> list[str]:
 
 
 def printable(text: str) -> str:
-    """Text from a crawl that a terminal may print: control and direction characters become escapes."""
+    """Return text from a crawl as a terminal may print it: control and direction characters become escapes."""
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -36,7 +36,7 @@ Audio = Callable[[Mapping[str, Any]], "bytes | None"]
 
 
 class RunStore(Protocol):
-    """What the report needs of a run directory."""
+    """A RunStore does what the report needs of a run directory."""
 
     def read(self, key: str) -> bytes: ...
 
@@ -47,7 +47,7 @@ class RunStore(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """Where an example clip is found again: its ledger and its span in samples. Ordered by rank, a hash."""
+    """An Example says where a clip is found again: its ledger and its span in samples. Its rank is a hash."""
 
     rank: int
     unit_id: str
@@ -70,8 +70,9 @@ class Example:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExampleClip:
-    """An example with its ledger row and, unless it was too large or is gone, its audio (an Ogg Opus, FLAC or WAV
-    file).
+    """An ExampleClip is an example with its ledger row and its audio, an Ogg Opus, FLAC or WAV file.
+
+    The audio is None where it was too large or is gone.
     """
 
     example: Example
@@ -80,7 +81,7 @@ class ExampleClip:
 
 
 def candidates(clips: pa.Table) -> list[Example]:
-    """Of each domain and cause in some clip rows (texts not null), the clips of lowest rank."""
+    """Return the clips of lowest rank of each domain and cause in some clip rows (texts not null)."""
     if not clips.num_rows:
         return []
     rank = _ranks(clips)
@@ -97,7 +98,7 @@ def candidates(clips: pa.Table) -> list[Example]:
 
 
 def choose(examples: Iterable[Example]) -> tuple[Example, ...]:
-    """The EXAMPLES_PER_REASON of lowest rank of each kind, in order of rank."""
+    """Return the EXAMPLES_PER_REASON of lowest rank of each kind, in order of rank."""
     taken: dict[tuple[str, ...], int] = defaultdict(int)
     chosen = []
     for example in sorted(examples, key=lambda example: example.order):
@@ -108,7 +109,7 @@ def choose(examples: Iterable[Example]) -> tuple[Example, ...]:
 
 
 def shortlist(examples: Iterable[Example], domain: str, lost: Mapping[tuple[str, str], int]) -> list[Example]:
-    """What a page shows of one domain: some kept clips, then rejected ones, one of each cause before a second of any.
+    """Return what a page shows of one domain: kept clips, then rejected ones, one of each cause before a second of any.
 
     `lost` gives the samples lost to each (stage, reason): the costliest cause comes first.
     """
@@ -126,8 +127,9 @@ def shortlist(examples: Iterable[Example], domain: str, lost: Mapping[tuple[str,
 
 
 def collect(store: RunStore, shortlists: list[list[Example]], audio: Audio | None) -> list[list[ExampleClip]]:
-    """The examples of each domain with rows and audio. When the budget runs out, every domain has had its first
-    ones.
+    """Return the examples of each domain with rows and audio.
+
+    When the budget of bytes runs out, every domain has had its first ones.
     """
     rows = _find_rows(store, [example for shown in shortlists for example in shown])
     sounds: dict[Example, bytes | None] = {}
@@ -175,7 +177,7 @@ def _audio(store: RunStore, row: Mapping[str, Any], cut_again: Audio | None) -> 
 
 
 def _small(data: bytes) -> bytes:
-    """The same sound as Ogg Opus, which is a sixth of FLAC; Opus stays as it is."""
+    """Return the same sound as Ogg Opus, which is a sixth of FLAC; Opus stays as it is."""
     if data.startswith(b"OggS"):
         return data
     import soundfile  # loads a shared library; only a report with audio needs it
@@ -187,7 +189,7 @@ def _small(data: bytes) -> bytes:
 
 
 def _ranks(clips: pa.Table) -> np.ndarray:
-    """uint64 [clips]: a hash of recording and start, with the top bit set for long clips so that they come last."""
+    """Return uint64 [clips]: a hash of recording and start, its top bit set for long clips so that they come last."""
     recording, names = codes(clips["recording_id"])
     mixed = np.array([name_hash(name) for name in names], np.uint64)[recording]
     mixed = mixed ^ (clips["start"].to_numpy().astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
@@ -200,13 +202,13 @@ def _ranks(clips: pa.Table) -> np.ndarray:
 
 
 def codes(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[str]]:
-    """int64 [rows] and the names that they stand for."""
+    """Return int64 [rows], and the names that the numbers stand for."""
     column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
     encoded = column.dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def name_hash(*parts: str) -> int:
-    """64 bits of a name, the same on every machine."""
+    """Return 64 bits of a name, the same on every machine."""
     joined = "\0".join(parts).encode("utf-8", "surrogatepass")
     return int.from_bytes(hashlib.blake2b(joined, digest_size=8).digest(), "little")

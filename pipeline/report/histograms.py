@@ -32,8 +32,8 @@ SCORE_BINS, RATE_BINS, DURATION_BINS = len(SCORE_EDGES) + 1, len(RATE_EDGES) + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Distributions:
-    """int64 [bins, 2, 2] each: axis 1 is kept or rejected, axis 2 is clips or samples. `wer_per`: int64 [WER, PER]
-    samples.
+    """Distributions are histograms that add up: int64 [bins, 2, 2] each, where axis 1 is kept or rejected and axis 2 is
+    clips or samples; `wer_per` is int64 [WER, PER] of samples.
     """
 
     wer: np.ndarray = field(default_factory=partial(np.zeros, (SCORE_BINS, 2, 2), np.int64))
@@ -48,7 +48,7 @@ class Distributions:
         )
 
     def kept_at(self, max_wer: float, max_per: float, *, drop_only_when_both: bool = False) -> int:
-        """Samples kept with these thresholds; the other reading drops only what exceeds both.
+        """Return the samples kept with these thresholds; the other reading drops only what exceeds both.
 
         Exact at edges. Between two a threshold counts as the lower, above 100 % as none.
         """
@@ -78,9 +78,7 @@ def _bins_within(limit: float) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipColumns:
-    """Columns of many clips. `group` int [clips] is the index of the domain or language; NaN where a rate was not
-    measured.
-    """
+    """ClipColumns hold numbers of many clips, one array each; a rate that was not measured is NaN."""
 
     samples: np.ndarray
     rejected: np.ndarray  # bool
@@ -91,7 +89,10 @@ class ClipColumns:
 
 
 def distributions_by(group: np.ndarray, groups: int, clips: ClipColumns) -> Iterator[Distributions]:
-    """The distributions of each group 0 .. groups-1, in order."""
+    """Yield the distributions of each group 0 .. groups-1, in order.
+
+    `group` int [clips] is the index of each clip's domain or language.
+    """
     wer, per = (np.searchsorted(SCORE_EDGES, score, side="left") for score in (clips.wer, clips.per))
     rate = np.searchsorted(RATE_EDGES, clips.rate, side="right")
     seconds = np.minimum(clips.samples // SAMPLE_RATE, DURATION_BINS - 1)

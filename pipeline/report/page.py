@@ -1,61 +1,38 @@
 """report.html: one self-contained page, no network, that a person enjoys reading.
 
-    Retention, Speeds, examples ──> values for the template and JSON for the charts ──template.html, css, js──> bytes
+    Retention, Speeds, examples ──> values for the template and JSON for the charts ──report.html, css, js──> bytes
 
-Whatever comes from manifests and transcripts is hostile. Jinja2 escapes every value, the JSON has no <, > or & left in
-it, the scripts set text and never markup, and the page's policy runs only the script and the style whose hashes it
-names.
+Whatever comes from manifests and transcripts is hostile: beside what every page does (operators/page.py), the JSON has
+no <, > or & left in it, and the scripts set text and never markup.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from itertools import groupby
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
-from operators.agreement import align
+from operators.agreement import AgreementRule
+from operators.edits import align
 from operators.text.spoken import tokens
-from pipeline.display.words import (
-    clock,
-    explain,
-    human_factor,
-    human_percent,
-    human_seconds,
-    human_time,
-    shares_in_one_unit,
-)
+from pipeline.display.pages import MOST_DOMAINS, render
+from pipeline.display.words import clock, explain, human_time, shares_in_one_unit
 from pipeline.report.examples import Audio, Example, ExampleClip, RunStore, collect
 from pipeline.report.histograms import DURATION_EDGES, RATE_EDGES, SCORE_EDGES, Distributions
 from pipeline.report.retention import AGREEMENT_REASONS, Retention, Tally
 from pipeline.report.speeds import Speeds
 
-ASSETS = Path(__file__).parent / "assets"
-MOST_DOMAINS = 60
-"""Of the largest domains that a page shows one by one; the rest is one bar. report.json has all."""
 _LONGEST_TEXT = 2000
 
 
-class Rule(Protocol):
-    @property
-    def max_wer(self) -> float: ...
-    @property
-    def max_per(self) -> float: ...
-    @property
-    def drop_when(self) -> str: ...
-
-
 def shown_domains(retention: Retention) -> list[tuple[str, Tally]]:
-    """The domains that the page shows one by one, best retention first."""
+    """Return the domains that the page shows one by one, best retention first."""
     largest = sorted(retention.domains.items(), key=lambda item: (-item[1].input, item[0]))[:MOST_DOMAINS]
     return sorted(largest, key=lambda item: (-(item[1].retention or 0), item[0]))
 
@@ -67,37 +44,18 @@ def render_html(
     shortlists: Sequence[Sequence[Example]],
     audio: Audio | None,
     *,
-    thresholds: Rule,
+    rule: AgreementRule,
     title: str,
 ) -> bytes:
-    """The page. `shortlists` holds the examples of each of `shown_domains`, in that order."""
+    """Return the page of a run judged by `rule`. `shortlists` has the examples of each of `shown_domains`, in order."""
     named = shown_domains(retention)
     domains = [*named, *_others(retention, named)]
     total = retention.total
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "time": human_time,
-        "seconds": human_seconds,
-        "percent": human_percent,
-        "factor": human_factor,
-        "count": lambda number: f"{number:,}",
-        "plain": lambda percent: f"{percent:g} %",
-    }
-    style = Markup((ASSETS / "report.css").read_text("utf-8"))
-    script = Markup("".join((ASSETS / name).read_text("utf-8") for name in ("charts.js", "report.js")))
     shown = zip(named, collect(store, [list(each) for each in shortlists], audio), strict=True)
-    page = environment.get_template("template.html").render(
+    return render(
+        "report.html",
         title=title,
-        style=style,
-        script=script,
-        style_hash=Markup(_csp_hash(style)),
-        script_hash=Markup(_csp_hash(script)),
+        scripts=("charts.js", "report.js"),
         total=total,
         domains=domains,
         ledgers=retention.ledgers,
@@ -105,22 +63,17 @@ def render_html(
         identity=_identity(total),
         causes=sorted(total.rejected, key=lambda cause: (-total.rejected[cause].samples, cause)),
         reasons=_reasons(total),
-        thresholds=thresholds,
+        rule=rule,
         speeds=speeds,
         examples=[{"name": name, "clips": [_card(clip) for clip in clips]} for (name, _), clips in shown if clips],
-        payload=_payload(domains, total, retention.languages, thresholds),
+        payload=_payload(domains, total, retention.languages, rule),
     )
-    return page.encode("utf-8")
 
 
 def _others(retention: Retention, named: list[tuple[str, Tally]]) -> list[tuple[str, Tally]]:
     names = {name for name, _ in named}
     rest = [tally for name, tally in retention.domains.items() if name not in names]
     return [(f"({len(rest):,} smaller domains)", reduce(Tally.plus, rest))] if rest else []
-
-
-def _csp_hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode()
 
 
 def _identity(total: Tally) -> list[dict[str, Any]]:
@@ -162,9 +115,9 @@ def _reasons(total: Tally) -> list[dict[str, Any]]:
 
 
 def _payload(
-    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], thresholds: Rule
+    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], rule: AgreementRule
 ) -> dict[str, Any]:
-    """What the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
+    """Return what the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
     scopes = [("All domains", total), *domains]
     stages = ("plan", "decode", "segment", "transcribe", "copilot", "rover")
     rank = {stage: at for at, stage in enumerate(stages)}
@@ -187,7 +140,7 @@ def _payload(
         )
     heard = sorted(languages.items(), key=lambda item: (-int(item[1].duration[:, :, 1].sum()), item[0]))
     return {
-        "rule": {"maxWer": thresholds.max_wer, "maxPer": thresholds.max_per, "dropWhen": thresholds.drop_when},
+        "rule": {"maxWer": rule.max_wer, "maxPer": rule.max_per, "dropWhen": rule.drop_when},
         "edges": {"score": SCORE_EDGES.tolist(), "rate": RATE_EDGES.tolist(), "duration": DURATION_EDGES.tolist()},
         "agreement": list(AGREEMENT_REASONS),
         "explanations": {reason: explain(reason) for _, reason in sorted(total.rejected)},
@@ -197,8 +150,8 @@ def _payload(
 
 
 def _histograms(found: Distributions, *, joint: bool) -> dict[str, Any]:
-    """Histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as [cell, samples,
-    ...].
+    """Return histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as
+    [cell, samples, ...].
     """
     packed: dict[str, Any] = {
         name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist()
@@ -239,7 +192,7 @@ def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was compared, differences marked; before anything was compared, what was heard."""
+    """Return what was compared, differences marked; before anything was compared, what each engine wrote."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
         return [
             {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
@@ -259,8 +212,9 @@ def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str
 
 
 def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Neighbours of one kind joined, words spaced and Han characters not. The space goes before a word, outside its
-    mark.
+    """Join neighbours of one kind, words spaced and Han characters not.
+
+    The space goes before a word, outside its mark.
     """
     spaced: list[tuple[str, str]] = []
     before = ""
@@ -279,7 +233,7 @@ def _data_uri(audio: bytes) -> str:
 
 
 def _provenance(text: str | None) -> list[tuple[str, str, str | None]]:
-    """(name, value, link) of what the manifest said; a link only where the value is a web address."""
+    """Return (name, value, link) of what the manifest said; a link only where the value is a web address."""
     fields = json.loads(text) if text else {}
     return [
         (_cut(str(name), 60), _cut(str(value), 200), _link(value))

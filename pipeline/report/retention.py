@@ -45,7 +45,7 @@ class ConservationError(AssertionError):
 
 
 class Amount(NamedTuple):
-    """How much: samples at 16 kHz, clips (or stretches), and the samples that the VAD called speech."""
+    """An Amount is samples at 16 kHz, clips (or stretches), and the samples that the VAD called speech."""
 
     samples: int = 0
     clips: int = 0
@@ -61,7 +61,7 @@ Cause = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """The account of one domain, or of all. Amounts of time are integer samples at 16 kHz.
+    """A Tally is the account of one domain, or of all. Amounts of time are integer samples at 16 kHz.
 
     `input` is measured apart from the outcomes: the stretch that each recording spans in each ledger, first start to
     last end. A gap or an overlap between rows therefore shows as a `difference`.
@@ -90,27 +90,27 @@ class Tally:
 
     @property
     def speech(self) -> int:
-        """Samples of all clips, those too short included."""
+        """Return the samples of all clips, those too short included."""
         return self.kept.samples + self.rejected_total.samples
 
     @property
     def clipped(self) -> int:
-        """Samples of clips of 2-30 s: what the recognisers could hear."""
+        """Return the samples of clips of 2-30 s: what the recognisers could hear."""
         return self.speech - sum(amount.samples for (_, reason), amount in self.rejected.items() if reason == TOO_SHORT)
 
     @property
     def difference(self) -> int:
-        """input - accounted: positive when samples were lost, negative when some were counted twice."""
+        """Return input - accounted: positive when samples were lost, negative when some were counted twice."""
         return self.input - self.kept.samples - self.rejected_total.samples - self.non_speech - self.unreadable_total
 
     @property
     def retention(self) -> float | None:
-        """Kept time in percent of the input; None without input."""
+        """Return the time kept in percent of the input; None without input."""
         return 100 * self.kept.samples / self.input if self.input else None
 
     @property
     def unreadable_files(self) -> dict[Cause, int]:
-        """Files by cause; a file that fails for two causes is in both."""
+        """Return the number of files by cause; a file that fails for two causes is in both."""
         causes = sorted({*self.unread_in_plan, *self.unread_hashes})
         return {cause: self.unread_in_plan.get(cause, 0) + len(self.unread_hashes.get(cause, ())) for cause in causes}
 
@@ -165,7 +165,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retention:
-    """The account of a run: per domain, in all, and the distributions per language."""
+    """Retention is the account of a run: per domain, in all, and the distributions per language."""
 
     ledgers: int = 0
     domains: Mapping[str, Tally] = field(default_factory=dict)
@@ -190,7 +190,7 @@ class Retention:
                 )
 
     def to_json(self) -> dict[str, Any]:
-        """The numbers as plain JSON values; the schema is in pipeline/report/write.py."""
+        """Return the numbers as plain JSON values; the schema is in pipeline/report/write.py."""
         return {
             "sample_rate": SAMPLE_RATE,
             "ledgers": self.ledgers,
@@ -204,7 +204,7 @@ class Retention:
 
 
 def merge(a: Retention, b: Retention) -> Retention:
-    """The account of two disjoint sets of ledgers; associative and commutative."""
+    """Return the account of two disjoint sets of ledgers; associative and commutative."""
     return Retention(
         ledgers=a.ledgers + b.ledgers,
         domains=_add(a.domains, b.domains, Tally.plus),
@@ -214,7 +214,7 @@ def merge(a: Retention, b: Retention) -> Retention:
 
 
 def fold(tables: Iterable[pa.Table]) -> Retention:
-    """The account of a stream of ledgers (LEDGER_SCHEMA, or only its FOLD_COLUMNS), each table one whole ledger.
+    """Return the account of a stream of ledgers (LEDGER_SCHEMA, or only its FOLD_COLUMNS), each table one whole ledger.
 
     Raises ValueError for a row that no honest writer makes: an outcome outside the list, a negative length, no reason.
     """
@@ -259,8 +259,9 @@ def _fold_batch(ledgers: list[pa.Table]) -> Retention:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """The table in one chunk, texts as plain strings with null as "", with a column `samples`; ValueError when it
-    lies.
+    """Return the table in one chunk, texts as plain strings with null as "", with a column `samples`.
+
+    Raises ValueError when it lies.
     """
     texts = ("unit_id", "domain", "recording_id", "uri", "outcome", "stage", "reason", "language")
     for name in texts:
@@ -283,7 +284,7 @@ def _rows(table: pa.Table, keys: list[str], sums: list[tuple[str, str]]) -> list
 
 
 def _inputs(table: pa.Table) -> Iterator[tuple[str, Tally]]:
-    """Input per domain as the extent of each recording in each ledger, measured apart from the outcomes."""
+    """Yield input per domain as the extent of each recording in each ledger, measured apart from the outcomes."""
     extents = table.group_by(["unit_id", "domain", "recording_id", "uri"], use_threads=False).aggregate(
         [("start", "min"), ("end", "max")]
     )
@@ -295,7 +296,7 @@ def _inputs(table: pa.Table) -> Iterator[tuple[str, Tally]]:
 
 
 def _refusals(table: pa.Table) -> Iterator[tuple[str, Tally]]:
-    """Files that the plan refused: a row is a file, whose name may be one that is already taken (a duplicate)."""
+    """Yield files that the plan refused: a row is a file, whose name may be one that is already taken (a duplicate)."""
     table = table.append_column("first", pc.cast(pc.equal(table["start"], 0), pa.int64()))
     for row in _rows(table, ["domain", "stage", "reason"], [("samples", "sum"), ("first", "sum")]):
         files = row["first_sum"]

@@ -15,8 +15,9 @@ from operators.storage.base import Store
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageSpeed:
-    """One stage over all sessions. `actors` is the most that any session had; `offered_seconds` is wall time x
-    actors.
+    """A StageSpeed is one stage over all sessions.
+
+    `actors` is the most that any session had; `offered_seconds` is wall time x actors.
     """
 
     name: str
@@ -28,18 +29,18 @@ class StageSpeed:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of audio that one worker handles in a second of work."""
+        """Return the seconds of audio that one worker handles in a second of work."""
         return self.audio_seconds / self.busy_seconds if self.busy_seconds else None
 
     @property
     def utilisation(self) -> float | None:
-        """Share of its workers' time that the stage worked, 0-1."""
+        """Return the share of its workers' time that the stage worked, 0-1."""
         return min(1.0, self.busy_seconds / self.offered_seconds) if self.offered_seconds else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Speeds:
-    """All sessions of a run."""
+    """Speeds add up all sessions of a run."""
 
     sessions: int
     units: int
@@ -60,7 +61,7 @@ class Speeds:
 
 
 def read_speeds(store: Store) -> tuple[list[dict[str, Any]], list[str]]:
-    """The speed records of a run, and the keys of those that are damaged: a report is worth more than its speeds."""
+    """Return the speed records of a run, and the keys of the damaged ones: a report is worth more than its speeds."""
     records, damaged = [], []
     for key, _ in store.list("speed/"):
         try:

@@ -1,14 +1,15 @@
-"""What engines and labels got wrong by a truth file, counted; pipeline/score/figures.py makes rates of it.
+"""What engines and labels got wrong by a truth file, counted; pipeline/score/estimates.py makes rates of it.
 
     ledger ──rows of recordings with truth──align──> clips with text ──measure──> Counts per recording, domain, language
                                                  └─> why the others cannot be scored: coverage
 
 Everything counted is an integer sum over clips, kept per recording so that recordings can be drawn again for intervals.
-What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared in the form
-that test sets are scored in (operators.text.spoken.evaluation_form), after the spoken form where `spoken` asks for it.
+What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared as they are
+said aloud (Normaliser.spoken), in the form that test sets are scored in (evaluation_form): 23 and twenty three are the
+same words. `ScoreSettings.spoken` False compares them as they are written.
 
 A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
-The label of a clip that the agreement rule rejected is the one it would have had: the filter can be told from chance.
+The label of a clip that the agreement rule rejected is the one it would have had, to compare the rule with chance.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rapidfuzz.distance import Levenshtein
 
-from operators.agreement import AgreementJudge, Rules
+from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Agreement, Hypothesis, Span
+from operators.edits import edit_counts
 from operators.errors import UserError
 from operators.text.phones import primary_language
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import AGREEMENT_REASONS
-from pipeline.score.truth import Slack, TrueRecording, Truth, align
+from pipeline.score.truth import Tolerance, TrueRecording, Truth, align
 
 SCORE_COLUMNS = (
     "domain", "recording_id", "uri", "start", "end", "outcome", "reason", "clip_id", "language", "hypotheses",
@@ -42,7 +43,8 @@ SCORE_COLUMNS = (
 
 UNSPACED = frozenset(["zh", "cmn", "yue", "ja", "wuu", "nan", "hak", "sichuan", "minnan", "th", "lo", "my", "km"])
 """Languages written without spaces: scored by CER, the others by WER as well."""
-KEPT, REJECTED = 0, 1
+KEPT, DISAGREED, EARLIER = 0, 1, 2
+"""Clips that were kept, that the agreement rule rejected, that were rejected before it could decide."""
 LABEL, ASR = 0, 1
 """Systems; 2 is the copilot and, where a run votes, 3 and so on are further copilots."""
 CLIPS, CHAR_EDITS, CHARS, WORD_EDITS, WORDS, TOKEN_EDITS, TOKENS, RIGHT = range(8)
@@ -54,14 +56,14 @@ _WORST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Question:
-    """What is asked of a run."""
+class ScoreSettings:
+    """ScoreSettings say how a run is scored: what counts as right, and which texts are compared."""
 
     limits: tuple[float, ...] = (0.0, 5.0, 10.0)
     """percent: a transcript is right when its error rate is within the limit."""
-    slack: Slack = field(default_factory=Slack)
-    spoken: bool = False
-    """compare spoken forms, in which 23 is 二十三 and can't is cannot."""
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    spoken: bool = True
+    """compare spoken forms, in which 23 is 二十三 and can't is cannot; False: texts as they are written."""
 
     def __post_init__(self) -> None:
         if not self.limits or not all(0 <= limit < 100 for limit in self.limits):
@@ -70,30 +72,27 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Counts:
-    """Sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
+    """Counts are sums over clips, int64; leading axes (recordings, bootstrap draws) are welcome everywhere.
 
-    errors [..., systems, 2, RIGHT + limits] by KEPT and REJECTED, of the clips that the system heard; of the label,
-    REJECTED holds only what the agreement rule decided. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the
-    copilot heard, then `ALIKE_COLUMNS` per limit. undecided [..., 1 + limits]: clips the ASR heard that were rejected
-    before the rule could decide, and of those the ones whose ASR text was right.
+    errors [..., systems, 3, RIGHT + limits] by KEPT, DISAGREED and EARLIER, of the clips that the system heard; a clip
+    that was rejected earlier has no label. joint [..., copilots, 1 + 4 limits]: clips that the ASR and the copilot
+    heard, then `ALIKE_COLUMNS` per limit.
     """
 
     errors: np.ndarray
     joint: np.ndarray
-    undecided: np.ndarray
 
     @classmethod
     def zeros(cls, copilots: int, limits: int) -> Counts:
         return cls(
-            errors=np.zeros((2 + copilots, 2, RIGHT + limits), np.int64),
+            errors=np.zeros((2 + copilots, 3, RIGHT + limits), np.int64),
             joint=np.zeros((copilots, 1 + ALIKE_COLUMNS * limits), np.int64),
-            undecided=np.zeros(1 + limits, np.int64),
         )
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class WrongLabel:
-    """A kept clip whose label is wrong; the worst are shown. Ordered by error rate, then by name."""
+    """A WrongLabel is a kept clip whose label is wrong. Ordered by error rate, then by name; the worst are shown."""
 
     error_rate: float
     recording_id: str
@@ -105,11 +104,11 @@ class WrongLabel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Tallied:
-    """All that was counted."""
+class ScoreCounts:
+    """ScoreCounts hold all that was counted of a run."""
 
     ledgers: int
-    counts: dict[tuple[str, str, str], Counts]
+    by_recording: dict[tuple[str, str, str], Counts]
     """by (recording, domain, language), sorted."""
     coverage: dict[tuple[str, str], tuple[int, int]]
     """(domain, "scored" or one of UNSCORED) -> clips, samples."""
@@ -124,30 +123,30 @@ class Tallied:
 
 
 def count(
-    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser
-) -> Tallied:
-    """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
+    tables: Iterable[pa.Table], truth: Truth, settings: ScoreSettings, rule: AgreementRule, normaliser: Normaliser
+) -> ScoreCounts:
+    """Return what a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS) holds, each table one whole ledger.
 
-    `rules` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
+    `rule` and `normaliser` are the run's own. Raises UserError where the truth fits no recording or no clip of it.
     """
-    tally = _Tally(truth, question, rules, normaliser)
+    tally = _Tally(truth, settings, rule, normaliser)
     for table in tables:
         tally.add(table.select(SCORE_COLUMNS))
     return tally.finish()
 
 
 class _Tally:
-    def __init__(self, truth: Truth, question: Question, rules: Rules, normaliser: Normaliser) -> None:
+    def __init__(self, truth: Truth, settings: ScoreSettings, rule: AgreementRule, normaliser: Normaliser) -> None:
         self._truth = truth
-        self._question = question
+        self._settings = settings
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = AgreementJudge(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        self._lenient = AgreementJudge(replace(rule, max_wer=float("inf"), max_per=float("inf")), normaliser)
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
         self._engines: dict[int, Counter[str]] = defaultdict(Counter)
-        self._edges = np.union1d(SCORE_EDGES, rules.max_wer), np.union1d(SCORE_EDGES, rules.max_per)
-        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(question.limits)], np.int64)
+        self._edges = np.union1d(SCORE_EDGES, rule.max_wer), np.union1d(SCORE_EDGES, rule.max_per)
+        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(settings.limits)], np.int64)
         self._wrong: list[WrongLabel] = []
         self._ledgers = 0
         self._clips = 0
@@ -180,27 +179,28 @@ class _Tally:
 
     def _add_clip(self, row: dict[str, Any], quiet: Span, recording: TrueRecording) -> None:
         span = Span(row["start"], row["end"])
-        placement, text = align(recording, span, quiet, self._question.slack) if row["hypotheses"] else ("unheard", "")
+        placement, text = (
+            align(recording, span, quiet, self._settings.tolerance) if row["hypotheses"] else ("unheard", "")
+        )
         self._coverage[row["domain"], placement] += (1, span.samples)
         if placement == "scored":
             self._score(row, text, recording.language or row["language"] or "", span.samples)
 
     def _score(self, row: dict[str, Any], text: str, language: str, samples: int) -> None:
-        limits = self._question.limits
+        limits = self._settings.limits
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
         truth = self._form(text, language)
         forms = [self._form(hypothesis.text, language) for hypothesis in heard]
         measured = [_measure(truth, form, language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
-        group = KEPT if row["outcome"] == "kept" else REJECTED
+        label = self._label(row, heard)
+        group = KEPT if row["outcome"] == "kept" else EARLIER if label is None else DISAGREED
         for index, (hypothesis, numbers) in enumerate(zip(heard, measured, strict=True)):
             self._engines[index][hypothesis.engine] += 1
             counts.errors[ASR + index, group] += numbers
             if index:
                 counts.joint[index - 1] += _joint(measured[0], numbers, alike=forms[0] == forms[index])
-        label = self._label(row, heard)
         if label is None:
-            counts.undecided[:] += np.concatenate(([1], measured[0][RIGHT:]))
             return
         form = self._form(label, language)
         numbers = _measure(truth, form, language, limits)
@@ -213,7 +213,7 @@ class _Tally:
             self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))
 
     def _label(self, row: dict[str, Any], heard: tuple[Hypothesis, ...]) -> str | None:
-        """The clip's label or, where the agreement rule alone took it away, the one it would have had; else None."""
+        """Return the clip's label or, where the agreement rule alone took it away, the one it would have had."""
         if row["outcome"] == "kept":
             return str(row["label"])
         if row["reason"] not in AGREEMENT_REASONS:
@@ -223,17 +223,16 @@ class _Tally:
         return self._lenient.judge(agreement, heard, row["language"]).label
 
     def _form(self, text: str, language: str) -> str:
-        return evaluation_form(self._normaliser.spoken(text, language) if self._question.spoken else text)
+        return evaluation_form(self._normaliser.spoken(text, language) if self._settings.spoken else text)
 
     def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
         key = (recording, domain, language)
         counts = self._counts.get(key)
         if counts is None or len(counts.joint) < copilots:
-            wider = Counts.zeros(copilots, len(self._question.limits))
+            wider = Counts.zeros(copilots, len(self._settings.limits))
             if counts is not None:  # a copilot more than the clips before had
                 wider.errors[: len(counts.errors)] += counts.errors
                 wider.joint[: len(counts.joint)] += counts.joint
-                wider.undecided[:] += counts.undecided
             self._counts[key] = counts = wider
         return counts
 
@@ -245,7 +244,7 @@ class _Tally:
         if len(self._wrong) > _WORST:
             heapq.heappop(self._wrong)
 
-    def finish(self) -> Tallied:
+    def finish(self) -> ScoreCounts:
         if self._clips and not any(placement != "no_truth" for _, placement in self._coverage):
             raise UserError(
                 f"none of the {self._truth.recordings:,} recordings of the truth file is in the run: "
@@ -255,17 +254,17 @@ class _Tally:
             reasons = Counter[str]()
             for (_, placement), (clips, _) in self._coverage.items():
                 reasons[placement] += int(clips)
-            told = (
+            found = (
                 ", ".join(f"{clips:,} {placement}" for placement, clips in sorted(reasons.items()))
                 or "the run has none"
             )
             raise UserError(
-                f"no clip can be scored by this truth file ({told}): see docs/how-to/check-label-quality.md"
+                f"no clip can be scored by this truth file ({found}): see docs/how-to/check-label-quality.md"
             )
         copilots = max(len(counts.joint) for counts in self._counts.values())
-        return Tallied(
+        return ScoreCounts(
             ledgers=self._ledgers,
-            counts={key: self._counts_of(*key, copilots=copilots) for key in sorted(self._counts)},
+            by_recording={key: self._counts_of(*key, copilots=copilots) for key in sorted(self._counts)},
             coverage={key: (int(clips), int(samples)) for key, (clips, samples) in sorted(self._coverage.items())},
             engines=tuple(tuple(sorted(self._engines[index])) for index in range(1 + copilots)),
             edges=self._edges,
@@ -277,7 +276,7 @@ class _Tally:
 
 
 def _with_quiet(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Span]]:
-    """The clips among a recording's rows (by start), each with itself and the non-speech right before and after it."""
+    """Yield the clips among a recording's rows (by start), each with its span and the non-speech right around it."""
     rows = [row for row in rows if row["start"] < row["end"]]
     for at, row in enumerate(rows):
         if row["outcome"] not in ("kept", "rejected"):
@@ -300,24 +299,24 @@ def _tokens(text: str) -> tuple[str, ...]:
 
 
 def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) -> np.ndarray:
-    """int64 [RIGHT + limits] of one transcript: edits and lengths of the truth, and at which limits it is right."""
+    """Return int64 [RIGHT + limits] of one transcript: edits, lengths of the truth, and where it is right."""
     chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
     words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
     true_tokens, heard_tokens = _tokens(truth), _tokens(text)
-    edits = Levenshtein.distance(true_tokens, heard_tokens)
+    edits = edit_counts(true_tokens, heard_tokens).total
     # Of an empty truth any word is wrong; whole numbers, so that 1 in 20 is within 5 %.
     right = [100 * edits <= limit * len(true_tokens) for limit in limits]
-    char_edits, word_edits = Levenshtein.distance(chars, heard_chars), Levenshtein.distance(words, heard_words)
+    char_edits, word_edits = edit_counts(chars, heard_chars).total, edit_counts(words, heard_words).total
     return np.array([1, char_edits, len(chars), word_edits, len(words), edits, len(true_tokens), *right], np.int64)
 
 
 def _unspaced(language: str) -> bool:
-    """Also where the language is not known: what words would be is then not known either."""
+    """Say whether words are not counted; also where the language is unknown, for then words are unknown too."""
     return (primary_language(language) or "none") in UNSPACED | {"none", "und"}
 
 
 def _joint(asr: np.ndarray, copilot: np.ndarray, *, alike: bool) -> np.ndarray:
-    """int64 [1 + 4 limits] of a clip that both heard."""
+    """Return int64 [1 + 4 limits] of a clip that both heard."""
     first, second = 1 - asr[RIGHT:], 1 - copilot[RIGHT:]
     both = first * second
     return np.concatenate(([1], np.stack([first, second, both, both * alike], axis=-1).ravel()))

@@ -1,62 +1,45 @@
 """score.html: the score of a run as one self-contained page: tables, and charts drawn here as inline SVG. No script.
 
-    Score ──bars, lines──> SVG ──┐
-          ──rows───────────tables┴──score.html, report.css, score.css──> bytes
-
-Names and texts come from a crawl and are hostile: Jinja2 and Markup.format escape them, the page's policy runs nothing.
+Score ──bars, lines──> SVG ──┐
+      ──rows─────────> tables┴──assets/score.html──> bytes
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from operators.agreement import align
+from operators.edits import align
 from operators.text.spoken import tokens
-from pipeline.display.words import human_factor, human_percent, human_time
-from pipeline.report.page import ASSETS
-from pipeline.score.figures import CurvePoint, Figure, Scope
-from pipeline.score.scoring import PLACEMENTS, Score, error_rate, headline, interval
+from pipeline.display.pages import CHART_WIDTH, MOST_DOMAINS, Bar, bar_chart, render, svg
+from pipeline.display.words import human_factor, human_percent
+from pipeline.score.estimates import CurvePoint, Scope
+from pipeline.score.resampling import Estimate
+from pipeline.score.result import PLACEMENTS, Score, error_rate, headline, interval
 
-WIDTH = 640
-_MOST_SCOPES = 60
 _LONGEST_TEXT = 300
 _FAR = 30.0
 """Percent: where the curves end; what lies beyond is the last point."""
 
 
 def render_page(score: Score) -> bytes:
-    """The page; the same score gives the same bytes."""
-    environment = Environment(
-        loader=FileSystemLoader(ASSETS),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "rate": error_rate,
-        "interval": interval,
-        "share": lambda figure: human_percent(figure.value),
-        "percent": human_percent,
-        "factor": lambda figure: human_factor(figure.value),
-        "time": human_time,
-        "count": lambda number: f"{number:,}",
-    }
-    style = Markup("".join((ASSETS / name).read_text("utf-8") for name in ("report.css", "score.css")))
-    domains = sorted(score.domains, key=lambda scope: (-scope.systems[1].all.clips, scope.name))[:_MOST_SCOPES]
-    languages = sorted(score.languages, key=lambda scope: (-scope.systems[1].all.clips, scope.name))[:_MOST_SCOPES]
+    """Return the page; the same score gives the same bytes."""
+    domains = sorted(score.domains, key=lambda scope: (-scope.systems[1].all.clips, scope.name))[:MOST_DOMAINS]
+    languages = sorted(score.languages, key=lambda scope: (-scope.systems[1].all.clips, scope.name))[:MOST_DOMAINS]
     named = [(scope.name or "unknown", scope) for scope in domains]
     engines = list(zip(score.total.systems[1:], score.engines, strict=True))
-    page = environment.get_template("score.html").render(
-        style=style,
-        style_hash=Markup("sha256-" + base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()),
+    return render(
+        "score.html",
+        title="Label quality",
+        styles=("page.css", "score.css"),
+        filters={
+            "rate": error_rate,
+            "interval": interval,
+            "share": lambda estimate: human_percent(estimate.value),
+            "times": lambda estimate: human_factor(estimate.value),
+        },
         headline=headline(score.total),
         score=score,
         total=score.total,
@@ -66,108 +49,60 @@ def render_page(score: Score) -> bytes:
         left_out=len(score.domains) - len(domains),
         bars_by_domain=_cer_bars([*named, ("All", score.total)]),
         bars_joint=_joint_bars(score.total),
-        curve_wer=_curves(score.over_wer, score.thresholds.max_wer, "max WER"),
-        curve_per=_curves(score.over_per, score.thresholds.max_per, "max PER"),
+        curve_wer=_curves(score.over_wer, score.rule.max_wer, "max WER"),
+        curve_per=_curves(score.over_per, score.rule.max_per, "max PER"),
         wrong_labels=[_difference(wrong) for wrong in score.wrong_labels],
     )
-    return page.encode("utf-8")
-
-
-@dataclass(frozen=True, slots=True)
-class _Bar:
-    kind: str
-    """class of the style sheet."""
-    name: str
-    figure: Figure
 
 
 def _cer_bars(scopes: Sequence[tuple[str, Scope]]) -> Markup:
-    kinds = ["kept", "silent", "unreadable", "rejected"]
     rows = []
     for name, scope in scopes:
         label, *engines = scope.systems
-        bars = [
-            _Bar(kinds[1 + min(at, 2)], f"{engine.name}, all clips", engine.all.cer)
+        estimates = [
+            (("silent", "unreadable", "rejected")[min(at, 2)], f"{engine.name}, all clips", engine.all.cer)
             for at, engine in enumerate(engines)
         ]
-        rows.append((name, [*bars, _Bar(kinds[0], "kept labels", label.kept.cer)]))
-    return _bars(rows, "Character error rate per domain", error_rate)
+        estimates.append(("kept", "kept labels", label.kept.cer))
+        rows.append((name, [_bar(name, *each, text=error_rate(each[2])) for each in estimates]))
+    return bar_chart(rows, "Character error rate per domain")
 
 
 def _joint_bars(total: Scope) -> Markup:
-    rows = [
-        (
-            f"{joint.copilot}, > {joint.limit:g} %",
-            [
-                _Bar("silent", "asr wrong", joint.asr_wrong),
-                _Bar("unreadable", "copilot wrong", joint.copilot_wrong),
-                _Bar("disagree", "both wrong", joint.both_wrong),
-                _Bar("in", "both wrong if independent", joint.if_independent),
-                _Bar("rejected", "both wrong, same text", joint.both_wrong_alike),
-            ],
+    rows = []
+    for joint in total.joint:
+        name = f"{joint.copilot}, > {joint.limit:g} %"
+        estimates = (
+            ("silent", "asr wrong", joint.asr_wrong),
+            ("unreadable", "copilot wrong", joint.copilot_wrong),
+            ("disagree", "both wrong", joint.both_wrong),
+            ("in", "both wrong if independent", joint.if_independent),
+            ("rejected", "both wrong, same text", joint.both_wrong_alike),
         )
-        for joint in total.joint
-    ]
-    return _bars(rows, "How often each engine, and both, are wrong", lambda figure: human_percent(figure.value))
+        rows.append((name, [_bar(name, *each, text=human_percent(each[2].value)) for each in estimates]))
+    return bar_chart(rows, "How often each engine, and both, are wrong")
 
 
-def _bars(rows: Sequence[tuple[str, Sequence[_Bar]]], label: str, text: Any) -> Markup:
-    """Groups of bars with whiskers for their intervals, all on one scale from 0."""
-    step, gap, left, right = 13, 12, 150, 70
-    bars = [bar for _, group in rows for bar in group]
-    # A wide interval of a small domain must not flatten the rest: the scale is that of the values.
-    most = max([bar.figure.value or 0.0 for bar in bars], default=0.0) * 1.15 or 1.0
-    room = WIDTH - left - right
-    parts: list[Markup] = []
-    y = 4
-    for name, group in rows:
-        shown = name if len(name) <= 20 else name[:19] + "…"
-        middle = y + step * len(group) / 2 + 4
-        parts.append(
-            Markup('<text x="{}" y="{}" text-anchor="end">{}<title>{}</title></text>').format(
-                left - 8, middle, shown, name
-            )
-        )
-        for bar in group:
-            if bar.figure.value is not None:
-                size = room * bar.figure.value / most
-                told = f"{name} · {bar.name}: {text(bar.figure)} {interval(bar.figure)}".rstrip()
-                parts.append(
-                    Markup('<rect class="{}" x="{}" y="{}" width="{:.1f}" height="{}"><title>{}</title></rect>').format(
-                        bar.kind, left, y, max(size, 0.8), step - 3, told
-                    )
-                )
-                edge = size
-                if bar.figure.low is not None and bar.figure.high is not None:
-                    edge = min(room * bar.figure.high / most, room)
-                    begin = min(room * bar.figure.low / most, room)
-                    whisker = Markup('<path class="whisker" d="M{:.1f} {}H{:.1f}"/>')
-                    parts.append(whisker.format(left + begin, y + (step - 3) / 2, left + edge))
-                parts.append(
-                    Markup('<text class="tick" x="{:.1f}" y="{}">{}</text>').format(
-                        left + max(edge, size) + 6, y + step - 4, text(bar.figure)
-                    )
-                )
-            y += step
-        y += gap
-    return _svg(y, label, parts)
+def _bar(group: str, colour: str, name: str, estimate: Estimate, *, text: str) -> Bar:
+    hint = f"{group} · {name}: {text} {interval(estimate)}".rstrip()
+    return Bar(colour=colour, value=estimate.value, text=text, hint=hint, low=estimate.low, high=estimate.high)
 
 
 def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
-    """Precision, recall and time kept while one limit changes; the run's own is marked."""
+    """Return a chart of precision, recall and time kept while one limit changes; the run's own is marked."""
     height, left, bottom, top, right = 230, 44, 36, 8, 12
     centred = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
     drawn = [point for point in points if point.limit is not None and point.limit <= _FAR]
 
     def x(value: float) -> float:
-        return left + (WIDTH - left - right) * value / _FAR
+        return left + (CHART_WIDTH - left - right) * value / _FAR
 
     def y(percent: float) -> float:
         return height - bottom - (height - bottom - top) * percent / 100
 
     parts: list[Markup] = []
     for level in range(0, 101, 20):
-        parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, y(level), WIDTH - right))
+        parts.append(Markup('<path class="grid" d="M{} {:.1f}H{}"/>').format(left, y(level), CHART_WIDTH - right))
         parts.append(
             Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{} %</text>').format(
                 left - 6, y(level) + 4, level
@@ -190,16 +125,11 @@ def _curves(points: Sequence[CurvePoint], limit: float, axis: str) -> Markup:
             f"{'L' if index else 'M'}{x(value):.1f} {y(percent):.1f}" for index, (value, percent) in enumerate(known)
         )
         parts.append(Markup('<path class="{}" d="{}"><title>{}</title></path>').format(kind, path or "M0 0", name))
-    return _svg(height, f"Precision and recall while {axis} changes", parts)
-
-
-def _svg(height: float, label: str, parts: Sequence[Markup]) -> Markup:
-    body = Markup("").join(parts)
-    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(WIDTH, height, label, body)
+    return svg(height, f"Precision and recall while {axis} changes", parts)
 
 
 def _difference(wrong: dict[str, Any]) -> dict[str, Any]:
-    """A wrong label beside the truth, as runs of tokens that are the same or not."""
+    """Return a wrong label beside the truth, as tokens that are the same or not."""
     truth, label = tokens(wrong["truth"])[:_LONGEST_TEXT], tokens(wrong["label"])[:_LONGEST_TEXT]
     steps = align(truth, label)
     return wrong | {

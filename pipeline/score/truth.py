@@ -7,7 +7,8 @@ other keys are not read. A segment without "text" was written down by nobody: cl
 "text": "" says that there are no words. A recording without segments has no speech at all.
 
 Truth usually comes as whole sentences with silence at their edges, which a voice activity detector cuts away. So a
-segment may stick out of its clip by a little (`tolerance`) anywhere, by more (`silence`) where no clip took the rest.
+segment may stick out of its clip by a little (`Tolerance.edge`) anywhere, by more (`Tolerance.silence`) where no clip
+took the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class TrueSegment:
 
 @dataclass(frozen=True, slots=True)
 class TrueRecording:
-    """One recording's segments, by start. `reached`, the furthest end up to each, says where a search may begin."""
+    """A TrueRecording holds one recording's segments, by start. `reached` is the furthest end up to each."""
 
     name: str
     language: str | None
@@ -45,41 +46,41 @@ class TrueRecording:
     reached: tuple[int, ...]
 
     def near(self, span: Span) -> Iterator[TrueSegment]:
-        """The segments that share a sample with `span`, in order."""
+        """Return the segments that share a sample with `span`, in order."""
         first = bisect_right(self.reached, span.start)
         last = bisect_left(self.segments, span.end, key=lambda segment: segment.span.start)
         return (segment for segment in self.segments[first:last] if segment.span & span)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slack:
-    """How far a segment may stick out of the clip that it belongs to, in samples."""
+class Tolerance:
+    """A Tolerance says how far a segment may stick out of the clip that it belongs to, in samples."""
 
-    tolerance: int = round(0.3 * SAMPLE_RATE)
+    edge: int = round(0.3 * SAMPLE_RATE)
     """anywhere; a segment that reaches no further into a clip than this is not part of it."""
     silence: int = round(0.8 * SAMPLE_RATE)
-    """where the voice activity detector heard nothing; no less than `tolerance`."""
+    """where the voice activity detector heard nothing; no less than `edge`."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.tolerance <= self.silence:
+        if not 0 <= self.edge <= self.silence:
             raise UserError("the tolerances are seconds from 0, and --silence is no less than --tolerance")
 
 
-def align(recording: TrueRecording, clip: Span, quiet: Span, slack: Slack) -> tuple[Placement, str]:
-    """The text of the segments that lie in a clip, and whether the clip can be scored by it.
+def align(recording: TrueRecording, clip: Span, quiet: Span, tolerance: Tolerance) -> tuple[Placement, str]:
+    """Return whether a clip can be scored, and the text of the segments that lie in it.
 
     `quiet` is the clip with the non-speech right before and after it. "cut": a segment lies partly in the clip;
     "overlapping": two voices at once, whose words have no order; "no_text": a segment that nobody wrote down.
     """
-    begin = max(clip.start - slack.silence, quiet.start - slack.tolerance)
-    end = min(clip.end + slack.silence, quiet.end + slack.tolerance)
+    begin = max(clip.start - tolerance.silence, quiet.start - tolerance.edge)
+    end = min(clip.end + tolerance.silence, quiet.end + tolerance.edge)
     own: list[TrueSegment] = []
     is_cut = False
     for segment in recording.near(clip):
         start, stop = segment.span.start, segment.span.end
         shared = segment.span & clip
         inside = begin <= start and stop <= end
-        if shared is None or (shared.samples <= slack.tolerance and not (inside and _middle_in(segment.span, clip))):
+        if shared is None or (shared.samples <= tolerance.edge and not (inside and _middle_in(segment.span, clip))):
             continue
         own.append(segment)
         is_cut |= not inside
@@ -88,18 +89,18 @@ def align(recording: TrueRecording, clip: Span, quiet: Span, slack: Slack) -> tu
     if is_cut:
         return "cut", ""
     ends = list(itertools.accumulate((segment.span.end for segment in own), max))
-    if any(end - after.span.start > slack.tolerance for end, after in zip(ends, own[1:], strict=False)):
+    if any(end - after.span.start > tolerance.edge for end, after in zip(ends, own[1:], strict=False)):
         return "overlapping", ""
     return "scored", " ".join(segment.text or "" for segment in own)
 
 
 def _middle_in(segment: Span, clip: Span) -> bool:
-    """Decides for segments so short that they are within the tolerance on both sides of a clip's edge."""
+    """Decide for segments so short that they are within the tolerance on both sides of a clip's edge."""
     return clip.start <= (segment.start + segment.end) // 2 < clip.end
 
 
 class Truth:
-    """The recordings of a truth file, found by recording_id, by path, or by a path that ends in theirs."""
+    """A Truth finds the recordings of a truth file: by recording_id, by path, or by a path that ends in theirs."""
 
     def __init__(self, recordings: Sequence[tuple[Sequence[str], TrueRecording]]) -> None:
         self._by_name = {name: recording for names, recording in recordings for name in names}
@@ -107,7 +108,10 @@ class Truth:
         self.recordings = len(recordings)
 
     def find(self, recording_id: str, uri: str) -> TrueRecording | None:
-        """The truth of one of the run's recordings. Raises UserError when it is that of another one as well."""
+        """Return the truth of one of the run's recordings, None without one.
+
+        Raises UserError when it is that of another recording as well.
+        """
         for name in (recording_id, uri, *_endings(uri)):
             found = self._by_name.get(name)
             if found is not None:
@@ -122,13 +126,13 @@ class Truth:
 
 
 def _endings(uri: str) -> Iterator[str]:
-    """The path without its first part, its first two, ...: a crawl may lie anywhere when it is curated."""
+    """Yield the path without its first part, its first two, ...: a crawl may lie anywhere when it is curated."""
     for cut in re.finditer(r"/+|(?<=\.tar)#", uri):
         yield uri[cut.end() :]
 
 
 def read_truth(data: bytes, name: str) -> Truth:
-    """A truth file's content. Raises UserError naming the line that is wrong."""
+    """Return what a truth file holds. Raises UserError naming the line that is wrong."""
     recordings: list[tuple[Sequence[str], TrueRecording]] = []
     taken: set[str] = set()
     for number, line in enumerate(data.split(b"\n"), 1):

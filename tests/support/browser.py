@@ -80,7 +80,7 @@ class Browser:
         return self._count
 
     def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Show a file and wait until it is loaded; `events` begins anew."""
+        """Show a file and wait until it is loaded; `events` begins again."""
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])

@@ -9,12 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
 from operators.text.spoken import Normaliser, tokens
-from pipeline.report.write import Thresholds
-from pipeline.score.counts import Question, count
-from pipeline.score.scoring import Score, summarise
+from pipeline.score.counts import ScoreSettings, count
+from pipeline.score.result import Score, summarise
 from pipeline.score.truth import read_truth
 from tests.support.synthetic_run import PROFILES, clip_row, make_run, table
 
@@ -51,13 +50,11 @@ def clip(domain: str, recording: str, **columns: Any) -> dict[str, Any]:
     return clip_row(domain, recording, columns.pop("start"), columns.pop("end"), **columns)
 
 
-def scored(rows: list[dict[str, Any]], truth: bytes, rules: Rules | None = None, **asked: Any) -> Score:
-    rules = rules or Rules()
-    question = Question(**asked)
-    tallied = count([table(rows)], read_truth(truth, "truth.jsonl"), question, rules, Normaliser())
-    return summarise(
-        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
-    )
+def scored(rows: list[dict[str, Any]], truth: bytes, rule: AgreementRule | None = None, **asked: Any) -> Score:
+    rule = rule or AgreementRule()
+    settings = ScoreSettings(**asked)
+    counts = count([table(rows)], read_truth(truth, "truth.jsonl"), settings, rule, Normaliser())
+    return summarise(counts, settings, rule)
 
 
 def near(percent: float) -> Any:
@@ -87,15 +84,13 @@ def crawl_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pa.Table],
     return ledgers, truth_bytes(*lines)
 
 
-def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any) -> Score:
+def score_of(crawl_run: tuple[list[pa.Table], bytes], rule: AgreementRule, **asked: Any) -> Score:
     ledgers, truth = crawl_run
-    question = Question(**asked)
-    tallied = count(ledgers, read_truth(truth, "t"), question, rules, Normaliser())
-    return summarise(
-        tallied, question, Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
-    )
+    settings = ScoreSettings(**asked)
+    counts = count(ledgers, read_truth(truth, "t"), settings, rule, Normaliser())
+    return summarise(counts, settings, rule)
 
 
 @pytest.fixture(scope="session")
 def whole(crawl_run: tuple[list[pa.Table], bytes]) -> Score:
-    return score_of(crawl_run, Rules())
+    return score_of(crawl_run, AgreementRule())

@@ -1,4 +1,4 @@
-"""Whole evaluations, from a model that says what it is told, and a real one, to the printed page."""
+"""Whole evaluations, from a scripted model and from a real one, to the printed page."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Batch:
 
 
 class Oracle:
-    """Says what it was told to say, by CTC and by decoder: `answers` are the clips as it hears them."""
+    """Says what it is given, by CTC and by decoder: `answers` are its answers, clip by clip."""
 
     def __init__(self, answers: Sequence[Clip]) -> None:
         self.targets = [build_targets(answer, TOKENIZER) for answer in answers]

@@ -74,9 +74,9 @@ def test_clips_that_changed_outcome(
     settings = {each["key"]: (each["before"], each["after"]) for each in document["changes"][0]["settings"]}
     assert settings["rover.drop_when"] == ("either", "both")
     assert settings.keys() == {"rover.drop_when", "rover.max_wer", "rover.label_form"}
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ("rover.drop_when: either → both", "first", "lenient", "Clips with another outcome"):
-        assert words in told
+        assert words in printed
     assert "rover.drop_when" in page
     assert f"{clips['shared']:,}" in page
 
@@ -84,13 +84,13 @@ def test_clips_that_changed_outcome(
 def test_domains_side_by_side(runs: tuple[Path, Path, Path], tmp_path: Path) -> None:
     document, page = compared(tmp_path, *runs)
     assert [run["name"] for run in document["runs"]] == ["first", "lenient", "other-run"]
-    for run, told in zip(runs, document["runs"], strict=True):
+    for run, compared_run in zip(runs, document["runs"], strict=True):
         own = json.loads((run / "report.json").read_text())
-        assert {each["domain"]: each["kept"] for each in told["domains"]} == {
+        assert {each["domain"]: each["kept"] for each in compared_run["domains"]} == {
             each["domain"]: each["kept"]["samples"] for each in own["domains"]
         }
-        assert told["total"]["input"] == own["total"]["input"]["samples"]
-        assert told["total"]["retention_percent"] == own["total"]["retention_percent"]
+        assert compared_run["total"]["input"] == own["total"]["input"]["samples"]
+        assert compared_run["total"]["retention_percent"] == own["total"]["retention_percent"]
     assert document["changes"][1]["clips"]["shared"] == 0
     assert document["changes"][1]["clips"]["only_after"] == len(rows(runs[2]))
     assert "<b>meeting" not in page

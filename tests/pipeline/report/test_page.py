@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 import soundfile
 
+from operators.agreement import AgreementRule
 from pipeline.report.page import shown_domains
 from pipeline.report.retention import fold
-from pipeline.report.write import Thresholds, write_report
+from pipeline.report.write import write_report
 from tests.support.browser import Browser
 from tests.support.synthetic_run import (
     PROFILES,
@@ -340,7 +341,7 @@ def test_odd_runs_make_a_sound_page(browser: Browser, tmp_path: Path, name: str)
     rows = CASES[name]
     if rows:
         write_unit(store, "unit-000000", rows)
-    write_report(store, fold([table(rows)]), thresholds=Thresholds(max_wer=7.25, max_per=400))
+    write_report(store, fold([table(rows)]), rule=AgreementRule(max_wer=7.25, max_per=400))
     for width in (390, 1280):
         browser.open(tmp_path / "report.html", width=width, dark=width == 390)
         assert browser.errors == []

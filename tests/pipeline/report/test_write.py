@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from operators.agreement import AgreementRule
 from operators.shard import ledger_bytes, read_ledger
 from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
@@ -23,7 +24,8 @@ from pipeline.display.words import human_percent, human_seconds, shares_in_one_u
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import FOLD_COLUMNS, ConservationError, Retention, fold, merge
 from pipeline.report.speeds import fold_speeds, read_speeds
-from pipeline.report.write import Thresholds, render_terminal, write_report
+from pipeline.report.terminal import render_terminal
+from pipeline.report.write import write_report
 from tests.support.synthetic_run import (
     PROFILES,
     FolderStore,
@@ -256,10 +258,10 @@ def test_memory_does_not_grow_with_the_number_of_ledgers() -> None:
 
 
 def test_report_json_adds_up_and_is_the_same_twice(run: FolderStore, retention: Retention, tmp_path: Path) -> None:
-    thresholds = Thresholds(max_wer=12, max_per=6, drop_when="both")
-    write_report(run, retention, run.speeds(), thresholds=thresholds)
+    rule = AgreementRule(max_wer=12, max_per=6, drop_when="both")
+    write_report(run, retention, run.speeds(), rule=rule)
     first = run.read("report.json"), run.read("report.html")
-    write_report(run, fold(reversed(list(run.ledgers()))), run.speeds(), thresholds=thresholds)
+    write_report(run, fold(reversed(list(run.ledgers()))), run.speeds(), rule=rule)
     assert (run.read("report.json"), run.read("report.html")) == first
     report = json.loads(first[0])
     assert report["thresholds"] == {"max_wer": 12, "max_per": 6, "drop_when": "both"}

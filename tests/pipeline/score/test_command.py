@@ -155,7 +155,7 @@ def test_a_page_that_cannot_be_drawn_leaves_the_last_score_whole(
     def fail(_score: object) -> bytes:
         raise RuntimeError("no page")
 
-    monkeypatch.setattr("pipeline.score.page.render_page", fail)
+    monkeypatch.setattr("pipeline.score.command.render_page", fail)
     with pytest.raises(RuntimeError, match="no page"):
         main(["score", str(run), "--truth", str(truth), "--right", "1"])
     assert (run / "score.json").read_bytes() == before

@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.score.page import render_page
-from pipeline.score.scoring import Score, headline, render_terminal
+from pipeline.score.result import Score, headline
+from pipeline.score.terminal import render_terminal
 from tests.support.browser import Browser
 from tests.support.truths import clip, crawl_run, heard, scored, truth_bytes, truth_line, whole
 

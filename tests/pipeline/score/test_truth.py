@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from operators.clip import Span
 from operators.errors import UserError
-from pipeline.score.truth import Slack, align, read_truth
+from pipeline.score.truth import Tolerance, align, read_truth
 from tests.support.truths import SECOND, truth_bytes, truth_line
 
 Seconds = tuple[float, float]
@@ -20,7 +20,7 @@ def placed(*segments: tuple[float, float, str | None], clip: Seconds, quiet: Sec
     recording = read_truth(truth_bytes(truth_line("r", "en", *segments)), "t").find("r", "r")
     assert recording is not None
     spans = [Span(int(a * SECOND), int(b * SECOND)) for a, b in (clip, quiet or clip)]
-    return align(recording, *spans, Slack())
+    return align(recording, *spans, Tolerance())
 
 
 def test_a_clip_holds_the_segments_wholly_inside_it() -> None:
