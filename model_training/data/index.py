@@ -8,20 +8,21 @@ is decoded for that row alone.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_training.storage import Storage
 from operators.errors import UserError
+from operators.storage.atomic import replace
+from operators.storage.base import S3Settings
+from operators.storage.fetch import local_copy
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 
@@ -94,14 +95,16 @@ class Index:
         self._batches = self._table.to_batches()
 
     @staticmethod
-    def open(uri: str, storage: Storage | None = None) -> Index:
+    def open(uri: str, s3: S3Settings | None = None) -> Index:
         """Open a local or s3:// index; the latter is downloaded to scratch once. Raises UserError."""
         try:
-            path = (storage or Storage()).fetch(uri)
+            path = local_copy(uri, s3)
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
         except FileNotFoundError:
-            raise UserError(f"there is no index {uri}: run the hand-off, or mend the path") from None
+            raise UserError(f"there is no index {uri}: run the hand-off, or fix the path") from None
+        except UserError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{uri} is no Arrow file that can be read ({reason}): run the hand-off again") from None
@@ -214,8 +217,10 @@ def write_index(path: Path, rows: Iterable[Row]) -> int:
     flush()
     # One cast over all batches gives all of them the same dictionaries, as the file format asks.
     table = pa.Table.from_batches(batches, plain).cast(INDEX_SCHEMA).unify_dictionaries()
-    partial = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
-        writer.write_table(table)
-    os.replace(partial, path)
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
+            writer.write_table(table)
+
+    replace(path, write)
     return table.num_rows

@@ -15,7 +15,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -23,13 +23,17 @@ from typing import Any
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
 from model_training.data.index import Row, write_index
-from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.storage.atomic import replace
+from operators.storage.base import S3Settings
+from operators.storage.fetch import RangedFile, locate
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
 SPLITS = ("train", "dev", "test")
+_BUFFER_BYTES = 8 << 20
+"""What one read of a tar asks for: few requests to a store, and little memory."""
 _ATTRIBUTES = ("language", "age", "gender", "emotion")
 
 
@@ -59,7 +63,7 @@ def index_from_tars(
     out: Path,
     settings: IndexSettings | None = None,
     *,
-    storage: Storage | None = None,
+    s3: S3Settings | None = None,
     build_tokenizer: Callable[[Iterable[str], Path], object] | None = None,
 ) -> dict[str, Any]:
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
@@ -71,14 +75,14 @@ def index_from_tars(
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.
     """
-    settings, storage = settings or IndexSettings(), storage or Storage()
+    settings, s3 = settings or IndexSettings(), s3 or S3Settings()
     if not uris:
         raise UserError("no tar to index: name at least one")
     rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
     sums, seen, bad = MelSums(), set[str](), list[BadSample]()
     names = _names(uris)
     for uri in uris:
-        for made in _scan(uri, names[_place(uri)], storage):
+        for made in _scan(uri, names[_place(uri)], s3):
             if isinstance(made, BadSample):
                 bad.append(made)
                 continue
@@ -95,21 +99,21 @@ def index_from_tars(
         raise UserError(
             f"none of the {len(bad) + len(seen)} samples can be trained on: see the samples' form in the docs"
         )
-    out.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
     _write(out / "cmvn.json", json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
     lines = ({"clip_id": one.clip_id, "reason": one.reason, "detail": one.detail} for one in bad)
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    record = _handoff(rows, settings, list(uris), storage)
+    record = _handoff(rows, settings, list(uris), s3)
     if build_tokenizer:
         build_tokenizer((row.label for row in rows["train"]), out / "tokenizer")
-    _write(out / "handoff.json", json.dumps(record, ensure_ascii=False, indent=1))  # last: its presence means complete
+    # Last: its presence means complete.
+    _write(out / "handoff.json", json.dumps(record, ensure_ascii=False, indent=1))
     return record
 
 
 def _place(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(uri)
+    return uri if "://" in uri or uri.startswith("bytes:/") else os.path.abspath(uri)
 
 
 def _names(uris: Sequence[str]) -> dict[str, str]:
@@ -123,12 +127,12 @@ def _names(uris: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _scan(uri: str, name: str, storage: Storage) -> Iterator[tuple[Row, Any] | BadSample]:
-    """The samples of one tar, in its order, their ids headed by `name`."""
-    path = None
+def _scan(uri: str, name: str, s3: S3Settings) -> Iterator[tuple[Row, Any] | BadSample]:
+    """Yield the samples of one tar, in its order, their ids headed by `name`."""
     try:
-        path = storage.fetch(uri)
-        with tarfile.open(path, "r:") as tar:
+        store, place = locate(uri, s3)
+        version = store.version(place)
+        with tarfile.open(fileobj=RangedFile(store, place, 0, store.size(place), _BUFFER_BYTES), mode="r:") as tar:
             members: dict[str, tarfile.TarInfo] = {}
             current = ""
             for member in _files(tar):
@@ -142,14 +146,15 @@ def _scan(uri: str, name: str, storage: Storage) -> Iterator[tuple[Row, Any] | B
                 members[suffix.lower()] = member
             if members:
                 yield _sample(uri, name, current, members, tar)
+        if store.version(place) != version:
+            raise UserError(f"{uri} was replaced while it was read: start again")
     except FileNotFoundError:
-        raise UserError(f"there is no tar {uri}: mend the path") from None
+        raise UserError(f"there is no tar {uri}: fix the path") from None
+    except UserError:
+        raise
     except (tarfile.TarError, OSError) as error:
-        mend = "unpack it if it is compressed, else make it again"
-        raise UserError(f"{uri} is no plain tar that can be read ({error}): {mend}") from None
-    finally:
-        if path and uri.startswith("s3://"):
-            path.unlink(missing_ok=True)  # one tar of scratch at a time
+        fix = "unpack it if it is compressed, else make it again"
+        raise UserError(f"{uri} is no plain tar that can be read ({error}): {fix}") from None
 
 
 def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
@@ -217,7 +222,7 @@ def _sample(
     return row, features
 
 
-def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], storage: Storage) -> dict[str, Any]:
+def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], s3: S3Settings) -> dict[str, Any]:
     def size(some: Sequence[Row]) -> dict[str, Any]:
         return {"clips": len(some), "hours": round(sum(row.frames for row in some) / 360_000, 6)}
 
@@ -239,11 +244,9 @@ def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str
         "tokenizer": "tokenizer",
         "attributes": labels | {"events": events},
         "tars": uris,
-        "storage": asdict(storage),
+        "storage": {name: getattr(s3, name) for name in ("endpoint_url", "region", "addressing_style")},
     }
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    replace(path, text.encode("utf-8"))

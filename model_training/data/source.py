@@ -31,14 +31,14 @@ class Source:
     def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
         data = settings.data
         self.handoff, self.tokenizer = handoff, tokenizer
-        self.reader = Reader(handoff.storage)
+        self.reader = Reader(handoff.s3)
         self.cmvn = handoff.cmvn()
-        noises = load_noises(data.augment.noises, handoff.storage)
+        noises = load_noises(data.augment.noises, handoff.s3)
         self.augment = Augment(data.augment.settings(), noises)
         self.index = handoff.index("train")
         if not len(self.index):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
-        check_shards(self.index, handoff.storage)
+        check_shards(self.index, handoff.s3)
         plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
         limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
         self.planner = Planner(

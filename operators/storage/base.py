@@ -35,16 +35,20 @@ class StoreUnavailable(UserError):
 
 
 class AccessRefused(UserError, PermissionError):
-    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined
+    """Permission is missing: for a run's output it is the user's to fix, for one source it is a quarantined
     recording.
     """
+
+
+class StoreRefused(UserError):
+    """The store answers with a refusal of its own, perhaps because it wants to be addressed in another style."""
 
 
 class Store(ABC):
     """Objects under one root. Picklable: connections are made per process, on first use.
 
-    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend
-    it.
+    Every method may raise UserError (AccessRefused, StoreUnavailable, StoreRefused among them) with one line that says
+    how to fix it.
     """
 
     root: str
@@ -54,15 +58,22 @@ class Store(ABC):
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """Bytes of the object. Raises FileNotFoundError."""
+        """Return the bytes of the object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def version(self, key: str) -> str:
+        """Return a text that is another one when another object has taken the key. Raises FileNotFoundError."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The whole object. Raises FileNotFoundError."""
+        """Return the whole object. Raises FileNotFoundError."""
 
     @abstractmethod
     def read_range(self, key: str, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size), fewer where the object ends first. Raises FileNotFoundError."""
+        """Return bytes [offset, offset + size), fewer where the object ends first. Raises FileNotFoundError.
+
+        Threads may read one object at once: no call has a place in the file that another could move.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes | Path) -> None:

@@ -28,6 +28,12 @@ class LocalStore(Store):
         with explained(path, "read"):
             return path.stat().st_size
 
+    def version(self, key: str) -> str:
+        path = self._path(key)
+        with explained(path, "read"):
+            found = path.stat()
+        return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_size}"
+
     def read(self, key: str) -> bytes:
         path = self._path(key)
         with explained(path, "read"):

@@ -31,7 +31,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from operators.errors import UserError
-from operators.storage.base import AccessRefused, S3Settings, Store, StoreUnavailable, check_key
+from operators.storage.base import AccessRefused, S3Settings, Store, StoreRefused, StoreUnavailable, check_key
 
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
@@ -74,9 +74,15 @@ class S3Store(Store):
         return True
 
     def size(self, key: str) -> int:
+        return int(self._head(key)["ContentLength"])
+
+    def version(self, key: str) -> str:
+        return str(self._head(key)["ETag"])
+
+    def _head(self, key: str) -> Any:
         with self._explained(key):
             try:
-                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+                return self._client.head_object(Bucket=self.bucket, Key=self._key(key))
             except aws.ClientError as error:
                 # A HEAD has no body, so an expired token looks like one forbidden object: a GET says which of the two
                 # it is.
@@ -229,7 +235,8 @@ def _make_client(s3: S3Settings) -> Any:
         retries={"mode": "standard", "total_max_attempts": s3.max_attempts},
         connect_timeout=s3.connect_timeout,
         read_timeout=s3.read_timeout,
-        s3={"addressing_style": s3.addressing_style},
+        # boto3's own is auto too, unless a profile says otherwise.
+        s3={"addressing_style": s3.addressing_style} if s3.addressing_style != "auto" else None,
         # boto3's newer default checksums are refused by many S3-compatible stores.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -309,7 +316,7 @@ def _explain_answer(error: aws.ClientError, where: str, bucket: str) -> Exceptio
         return StoreUnavailable(
             f"the store keeps answering {code or status} for {where}: try again later, or with fewer workers"
         )
-    return UserError(
+    return StoreRefused(
         f"the store refused {where} with {code or status}: check the path, the s3 settings and your rights"
     )
 

@@ -39,6 +39,13 @@ def split_member(uri: str) -> tuple[str, str | None]:
     return (uri[: found.end() - 1], uri[found.end() :]) if found else (uri, None)
 
 
+def resolve(folder: str, path: str) -> str:
+    """Return `path` as it stands in a file of `folder`: relative to it, unless it is absolute or has a scheme."""
+    if "://" in path or path.startswith(("/", "bytes:/")):
+        return path
+    return f"{folder.rstrip('/')}/{path}"
+
+
 def path_to_uri(path: str) -> str:
     """A local path as text that any file can hold.
 
