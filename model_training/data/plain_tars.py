@@ -1,6 +1,6 @@
 """Plain WebDataset tars made elsewhere become a folder that can be trained on, with no run of ours behind it.
 
-    x.tar: key.flac|wav|ogg|opus|mp3 + key.txt [+ key.json] ──scan──> Row, features
+    x.tar ──members_of──> places ──webdataset's grouping──> key: flac|wav|ogg|opus|mp3, txt [, json] ──> Row, features
     Rows ──hash of the recording──> train | dev | test.arrow        features of train ──MelSums──> cmvn.json
     handoff.json ties them together; what cannot be used is named in bad_samples.jsonl
 
@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
@@ -28,10 +29,12 @@ from operators.filterbank import MelSums, filterbank
 from operators.storage.atomic import replace
 from operators.storage.base import S3Settings
 from operators.storage.fetch import RangedFile, locate
+from operators.storage.tar_members import Member, TarError, members_of
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
 SPLITS = ("train", "dev", "test")
+_SUFFIXES = {*AUDIO, "json", "txt"}
 _BUFFER_BYTES = 8 << 20
 """What one read of a tar asks for: few requests to a store, and little memory."""
 _ATTRIBUTES = ("language", "age", "gender", "emotion")
@@ -127,66 +130,71 @@ def _names(uris: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _scan(uri: str, name: str, s3: S3Settings) -> Iterator[tuple[Row, Any] | BadSample]:
-    """Yield the samples of one tar, in its order, their ids headed by `name`."""
+def _scan(uri: str, name: str, s3: S3Settings) -> Iterator[tuple[Row, np.ndarray] | BadSample]:
+    """Yield the samples of one tar, in its order, their ids headed by `name`.
+
+    webdataset says which members are a sample; where they lie, which its reader does not know, and whether the tar is
+    whole, which it does not ask, is read from the headers. Contents are read when their sample is made, never a pickle.
+    """
+    from webdataset.tariterators import base_plus_ext, group_by_keys
+
+    spoilt: list[BadSample] = []
+    handed = ""
+
+    def members(file: RangedFile) -> Iterator[dict[str, Any]]:
+        nonlocal handed
+        for member in members_of(file):
+            handed = member.name
+            if base_plus_ext(handed)[0] is None:
+                spoilt.append(BadSample(_clip_id(name, handed), "unreadable", "its name is no key with an extension"))
+            yield {"fname": handed, "data": member, "__url__": uri}
+
+    def refuse(error: Exception) -> bool:
+        if not isinstance(error, ValueError):
+            raise error
+        again = BadSample(_clip_id(name, base_plus_ext(handed)[0]), "duplicate", "its members stand there twice")
+        if not spoilt or spoilt[-1].clip_id != again.clip_id:
+            spoilt.append(again)
+        return True
+
     try:
         store, place = locate(uri, s3)
         version = store.version(place)
-        with tarfile.open(fileobj=RangedFile(store, place, 0, store.size(place), _BUFFER_BYTES), mode="r:") as tar:
-            members: dict[str, tarfile.TarInfo] = {}
-            current = ""
-            for member in _files(tar):
-                folder, _, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                if members and key != current:
-                    yield _sample(uri, name, current, members, tar)
-                    members = {}
-                current = key
-                members[suffix.lower()] = member
-            if members:
-                yield _sample(uri, name, current, members, tar)
+        file = RangedFile(store, place, 0, store.size(place), _BUFFER_BYTES)
+        for sample in group_by_keys(members(file), suffixes=_SUFFIXES, handler=refuse):
+            yield _sample(uri, name, sample["__key__"], {key: sample[key] for key in _SUFFIXES & sample.keys()}, file)
+            yield from spoilt
+            spoilt.clear()
+        yield from spoilt
         if store.version(place) != version:
             raise UserError(f"{uri} was replaced while it was read: start again")
     except FileNotFoundError:
         raise UserError(f"there is no tar {uri}: fix the path") from None
     except UserError:
         raise
-    except (tarfile.TarError, OSError) as error:
+    except (TarError, OSError) as error:
         fix = "unpack it if it is compressed, else make it again"
         raise UserError(f"{uri} is no plain tar that can be read ({error}): {fix}") from None
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The plain files of a tar. Raises tarfile.ReadError where it is damaged or cut off, at the start or later."""
-    at = -1
-    try:
-        for member in tar:
-            if member.size < 0 or tar.offset <= at:
-                raise tarfile.ReadError(f"a broken header at byte {at}")
-            at = tar.offset
-            if member.isfile():
-                yield member
-        # tarfile takes any later header that it cannot read for the end of the archive, and a cut for one too.
-        assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"a broken header at byte {tar.offset}, or cut off there")
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise tarfile.ReadError(f"a broken header after byte {max(at, 0)}: {error}") from None
+def _clip_id(name: str, key: str) -> str:
+    return (f"{name}#{key}" if name else key).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sample(
-    uri: str, name: str, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile
-) -> tuple[Row, Any] | BadSample:
+    uri: str, name: str, key: str, members: dict[str, Member], file: RangedFile
+) -> tuple[Row, np.ndarray] | BadSample:
     def content(suffix: str) -> bytes:
-        file = tar.extractfile(members[suffix])
-        return file.read() if file else b""
+        file.seek(members[suffix].offset)
+        return file.read(members[suffix].size)
 
-    clip_id = (f"{name}#{key}" if name else key).encode("utf-8", "backslashreplace").decode("utf-8")
+    clip_id = _clip_id(name, key)
     audio = next((suffix for suffix in AUDIO if suffix in members), None)
     if audio is None:
-        return BadSample(clip_id, "unreadable", f"no audio among {', '.join(sorted(members))}")
+        return BadSample(clip_id, "unreadable", f"none of its members is audio: {', '.join(AUDIO)}")
+    for suffix, member in members.items():
+        if member.problem:
+            return BadSample(clip_id, "unreadable", f"its .{suffix} is {member.problem}")
     try:
         about = json.loads(content("json")) if "json" in members else {}
         if not isinstance(about, dict):
@@ -208,7 +216,7 @@ def _sample(
     row = Row(
         clip_id=clip_id,
         shard=_place(uri),
-        offset=members[audio].offset_data,
+        offset=members[audio].offset,
         size=members[audio].size,
         frames=len(features),
         label_tokens=len(tokens(label)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from operators.filterbank import MelSums, filterbank
 from operators.storage.base import S3Settings
 from operators.storage.uri import resolve
 from tests.support.corpus import encoded, targets, voice, write_tar
-from tests.support.s3_server import bucket, s3_server
+from tests.support.s3_server import FaultyProxy, bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]
 
@@ -256,6 +257,65 @@ def test_a_hostile_sample_costs_itself_alone(
     named = json.loads(line)
     assert named["clip_id"] == bad[0]
     assert named["reason"] in bad[1].split("|")
+
+
+def test_members_that_are_no_part_of_a_sample_are_named(tmp_path: Path) -> None:
+    """Samples are what webdataset says they are: neighbours with one key. The rest is no silent loss."""
+    sound, other = encoded(voice(8_000)), encoded(voice(9_000))
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, data: bytes = b"", link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.size, info.linkname = len(data), link
+            if link:
+                info.type = tarfile.SYMTYPE
+            tar.addfile(info, io.BytesIO(data))
+
+        add("README", b"how this was made")
+        for key in ("a", "b", "b", "c", "d"):  # the second b follows the first, so it is part of the same sample
+            add(f"{key}.flac", sound if key != "d" else b"", "/etc/passwd" if key == "d" else "")
+            add(f"{key}.txt", b"hello")
+        add("c.1/e.FLAC", other)
+        add("c.1/e.seg.txt", b"not the text")
+        add("c.1/e.TXT", b"upper case")
+        add("f.flac", sound)
+        add("f.__bad__", b"1")
+        add("f.__key__", b"1")
+        add("f.pyd", b"cos\nsystem\n(S'false'\ntR.")
+        add("f.txt", b"hello")
+    index_from_tars([str(path)], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    index = Index.open(str(tmp_path / "out" / "train.arrow"))
+    rows = [index.row(number) for number in range(len(index))]
+    assert [(row.clip_id, row.label) for row in rows] == [
+        ("a", "hello"),
+        ("b", "hello"),
+        ("c", "hello"),
+        ("c.1/e", "upper case"),
+        ("f", "hello"),
+    ]
+    content = path.read_bytes()
+    assert [content[row.offset : row.offset + row.size] for row in rows] == [sound, sound, sound, other, sound]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "bad_samples.jsonl").open(encoding="utf-8")]
+    assert [(line["clip_id"], line["reason"]) for line in lines] == [
+        ("README", "unreadable"),
+        ("b", "duplicate"),
+        ("d", "unreadable"),
+        ("f", "duplicate"),
+    ]
+    assert "a link" in lines[2]["detail"]
+
+
+def test_a_tar_on_s3_is_read_once_and_in_large_pieces(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    import boto3
+
+    tar = tmp_path / "x.tar"
+    numbered_tar(tar, 200)
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").upload_file(str(tar), bucket, "once/x.tar")
+    with FaultyProxy(s3_server, []) as proxy:
+        index_from_tars([f"s3://{bucket}/once/x.tar"], tmp_path / "out", s3=S3Settings(proxy.url))
+        assert sum(request.sent_bytes for request in proxy.requests) < 1.5 * tar.stat().st_size
+        assert len(proxy.requests) < 20
 
 
 def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: str) -> None:
