@@ -1,7 +1,7 @@
 """Plain WebDataset tars made elsewhere become a folder that can be trained on, with no run of ours behind it.
 
     x.tar ──members_of──> places ──webdataset's grouping──> key: flac|wav|ogg|opus|mp3, txt [, json] ──> Row, features
-    Rows ──hash of the recording──> train | dev | test.arrow        features of train ──MelSums──> cmvn.json
+    Rows ──recordings tied by speaker──hash──> train | dev | test.arrow    features of train ──MelSums──> cmvn.json
     handoff.json ties them together; what cannot be used is named in bad_samples.jsonl
 
 The tars stay where they are; the index points into them.
@@ -9,7 +9,6 @@ The tars stay where they are; the index points into them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections import Counter
@@ -26,14 +25,14 @@ from model_training.data.features import Cmvn
 from model_training.data.index import Row, write_index
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.split import SPLITS, NodeTable, Shares, split_table
 from operators.storage.atomic import replace
 from operators.storage.base import S3Settings
-from operators.storage.fetch import RangedFile, locate
+from operators.storage.fetch import RangedFile, locate, open_store
 from operators.storage.tar_members import Member, TarError, members_of
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
-SPLITS = ("train", "dev", "test")
 _SUFFIXES = {*AUDIO, "json", "txt"}
 _BUFFER_BYTES = 8 << 20
 """What one read of a tar asks for: few requests to a store, and little memory."""
@@ -42,7 +41,7 @@ _ATTRIBUTES = ("language", "age", "gender", "emotion")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
-    """How plain tars are shared out."""
+    """The settings say how plain tars are shared out."""
 
     dev_share: float = 0.02
     test_share: float = 0.02
@@ -53,12 +52,6 @@ class IndexSettings:
             raise UserError(
                 f"dev {self.dev_share} and test {self.test_share} leave nothing to train on: want small shares"
             )
-
-    def split(self, recording_id: str) -> str:
-        """The split of a recording. It depends on the name and the seed alone, so more tars move no recording."""
-        digest = hashlib.sha256(f"{self.seed} {recording_id}".encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        return "dev" if place < self.dev_share else "test" if place < self.dev_share + self.test_share else "train"
 
 
 def index_from_tars(
@@ -73,7 +66,8 @@ def index_from_tars(
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
     emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
-    id is its key, and with several tars `x.tar#key`: keys often begin anew in each.
+    id is its key, and with several tars `x.tar#key`: keys often start again in each. All of a speaker goes to one split;
+    more tars move nobody to another, except to train, where they show that two speakers or recordings are one.
 
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.
@@ -81,10 +75,10 @@ def index_from_tars(
     settings, s3 = settings or IndexSettings(), s3 or S3Settings()
     if not uris:
         raise UserError("no tar to index: name at least one")
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    sums, seen, bad = MelSums(), set[str](), list[BadSample]()
+    good, seen, bad = list[tuple[int, Row]](), set[str](), list[BadSample]()
+    table, sums = NodeTable(), dict[int, MelSums]()  # sums by recording: its split is known when all tars are
     names = _names(uris)
-    for uri in uris:
+    for source, uri in enumerate(uris):
         for made in _scan(uri, names[_place(uri)], s3):
             if isinstance(made, BadSample):
                 bad.append(made)
@@ -94,17 +88,24 @@ def index_from_tars(
                 bad.append(BadSample(row.clip_id, "duplicate", f"it stands earlier than in {uri}"))
                 continue
             seen.add(row.clip_id)
-            split = settings.split(row.recording_id)
-            rows[split].append(row)
-            if split == "train":
-                sums = sums.add(features)
+            node = table.recording(row.recording_id, None, row.speaker, source)
+            good.append((node, row))
+            sums[node] = sums.get(node, MelSums()).add(features)
+    if not good:
+        raise UserError(f"none of the {len(bad)} samples can be trained on: see the samples' form in the docs")
+    shares = Shares(dev=settings.dev_share, test=settings.test_share, seed=settings.seed)
+    splits, groups = split_table(table, shares, runs=len(uris))
+    rows = {split: [row for node, row in good if splits[node] == place] for place, split in enumerate(SPLITS)}
     if not rows["train"]:
         raise UserError(
-            f"none of the {len(bad) + len(seen)} samples can be trained on: see the samples' form in the docs"
+            f"the {len(good)} samples are of {len(set(groups.tolist()))} speakers or recordings, none of which fell to "
+            "train: give smaller shares or another seed"
         )
+    train_sums = sum((sums[node] for node in sums if splits[node] == 0), MelSums())
+    open_store(str(out)).sweep()  # what a killed run left
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
-    _write(out / "cmvn.json", json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
+    _write(out / "cmvn.json", json.dumps(Cmvn.of(train_sums).to_dict(train_sums.frames)))
     lines = ({"clip_id": one.clip_id, "reason": one.reason, "detail": one.detail} for one in bad)
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     record = _handoff(rows, settings, list(uris), s3)
@@ -212,6 +213,9 @@ def _sample(
         features = filterbank(decode(clip_id, BytesIO(content(audio))))
     except BadSample as bad:
         return bad
+    speaker = str(about["speaker"]) if about.get("speaker") else None
+    # Keys start again in other tars, which must not tie one speaker to another.
+    own_recording = f"{speaker}/{key}" if speaker else key
     known: dict[str, Any] = {kind: str(about[kind]) for kind in _ATTRIBUTES if about.get(kind)}
     row = Row(
         clip_id=clip_id,
@@ -223,8 +227,8 @@ def _sample(
         label=label,
         domain=str(about.get("domain") or PurePosixPath(uri).parent.name or "plain"),
         events=None if events is None else tuple(events),
-        recording_id=str(about.get("recording_id") or key),
-        speaker=str(about["speaker"]) if about.get("speaker") else None,
+        recording_id=str(about.get("recording_id") or own_recording),
+        speaker=speaker,
         **known,
     )
     return row, features

@@ -21,6 +21,7 @@ from model_training.data.plain_tars import IndexSettings, index_from_tars
 from model_training.data.reading import Batches, Reader, check_shards
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.split import SPLITS, Shares
 from operators.storage.base import S3Settings
 from operators.storage.uri import resolve
 from tests.support.corpus import encoded, targets, voice, write_tar
@@ -394,6 +395,84 @@ def test_keys_that_begin_anew_in_every_tar_are_clips_of_their_own(tmp_path: Path
     before = ids(uris[:1], shared)
     assert 0 < len(before) < 5
     assert [name for name in ids(uris, shared) if name.startswith("x-0")] == [f"x-0.tar#{key}" for key in before]
+
+
+def spoken_tar(path: Path, samples: list[tuple[str, dict[str, str]]]) -> None:
+    sound = encoded(voice(8_000))
+    members = [
+        each
+        for key, about in samples
+        for each in ((f"{key}.flac", sound), (f"{key}.json", json.dumps(about | {"text": "hello"}).encode()))
+    ]
+    write_tar(path, members)
+
+
+def splits_of(out: Path, uris: list[Path], settings: IndexSettings) -> dict[str, str]:
+    """Clip id to split."""
+    index_from_tars([str(uri) for uri in uris], out, settings)
+    found = {}
+    for split in ("train", "dev", "test"):
+        index = Index.open(str(out / f"{split}.arrow"))
+        found |= {index.row(number).clip_id: split for number in range(len(index))}
+    return found
+
+
+def test_no_speaker_and_no_recording_is_in_two_splits(tmp_path: Path) -> None:
+    """Sixty recordings of twenty speakers, every fourth of whom shares one with the next."""
+    samples = []
+    for speaker in range(20):
+        for take in range(3):
+            recording = f"rec{speaker + (speaker % 4 == 0)}" if take == 0 else f"rec{speaker}-{take}"
+            samples.append((f"s{speaker}-{take}", {"speaker": f"S{speaker}", "recording_id": recording}))
+    spoken_tar(tmp_path / "x.tar", samples)
+    found = splits_of(tmp_path / "out", [tmp_path / "x.tar"], IndexSettings(dev_share=0.3, test_share=0.3))
+    assert set(found.values()) == {"train", "dev", "test"}
+    for column in ("speaker", "recording_id"):
+        named: dict[str, set[str]] = {}
+        for key, about in samples:
+            named.setdefault(about[column], set()).add(found[key])
+        assert all(len(splits) == 1 for splits in named.values()), column
+    for speaker in range(0, 20, 4):
+        assert found[f"s{speaker}-1"] == found[f"s{speaker + 1}-1"], "tied by a recording with both"
+
+
+def test_the_split_of_tars_is_that_of_a_handoff(tmp_path: Path) -> None:
+    """The place of a speaker follows from seed and name, so the same speaker is in the same split of both."""
+    samples = [(f"{n:03d}", {"speaker": f"S{n}"}) for n in range(40)]
+    spoken_tar(tmp_path / "x.tar", samples)
+    found = splits_of(tmp_path / "out", [tmp_path / "x.tar"], IndexSettings(dev_share=0.2, test_share=0.2, seed=5))
+    shares = Shares(dev=0.2, test=0.2, seed=5)
+    assert found == {key: SPLITS[shares.draw(f"speaker\0{about['speaker']}")] for key, about in samples}
+
+
+def test_keys_that_start_again_tie_no_speakers(tmp_path: Path) -> None:
+    for tar in (0, 1):
+        spoken_tar(tmp_path / f"x-{tar}.tar", [(f"{n:03d}", {"speaker": f"S{(n + tar) % 20}"}) for n in range(20)])
+    tars = [tmp_path / "x-0.tar", tmp_path / "x-1.tar"]
+    found = splits_of(tmp_path / "out", tars, IndexSettings(dev_share=0.3, test_share=0.3))
+    assert set(found.values()) == {"train", "dev", "test"}
+    for n in range(20):
+        assert found[f"x-0.tar#{(n + 1) % 20:03d}"] == found[f"x-1.tar#{n:03d}"], "the same speaker"
+
+
+def test_a_tar_that_ties_a_speaker_of_test_to_one_of_train_gives_both_to_train(tmp_path: Path) -> None:
+    spoken_tar(tmp_path / "a.tar", [(f"a{n}", {"speaker": f"S{n}"}) for n in range(20)])
+    settings = IndexSettings(dev_share=0.2, test_share=0.3)
+    before = splits_of(tmp_path / "out", [tmp_path / "a.tar"], settings)
+    tested, trained = (next(key for key in before if before[key] == split)[1:] for split in ("test", "train"))
+    spoken_tar(
+        tmp_path / "b.tar",
+        [(f"b{n}", {"speaker": f"S{speaker}", "recording_id": "both"}) for n, speaker in enumerate((tested, trained))],
+    )
+    after = splits_of(tmp_path / "out", [tmp_path / "a.tar", tmp_path / "b.tar"], settings)
+    assert after.pop("b.tar#b0") == after.pop("b.tar#b1") == "train"
+    assert {key.removeprefix("a.tar#"): split for key, split in after.items()} == before | {f"a{tested}": "train"}
+
+
+def test_speakers_of_whom_none_is_left_to_train_on_are_one_line(tmp_path: Path) -> None:
+    spoken_tar(tmp_path / "x.tar", [(f"{n}", {"speaker": "unknown"}) for n in range(4)])
+    with pytest.raises(UserError, match=r"^the 4 samples are of 1 speakers or recordings, none of which fell to train"):
+        index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0.49, test_share=0.5))
 
 
 def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
