@@ -30,6 +30,7 @@ from operators.storage.atomic import replace
 from operators.storage.base import S3Settings
 from operators.storage.fetch import RangedFile, locate, open_store
 from operators.storage.tar_members import Member, TarError, members_of
+from operators.storage.uri import path_to_uri
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
@@ -66,8 +67,8 @@ def index_from_tars(
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
     emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
-    id is its key, and with several tars `x.tar#key`: keys often start again in each. All of a speaker goes to one split;
-    more tars move nobody to another, except to train, where they show that two speakers or recordings are one.
+    id is its key, and with several tars `x.tar#key`: keys often start again in each. A speaker is in one split only.
+    More tars move nobody to another split but train, where they show that two speakers or recordings are one.
 
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.
@@ -102,13 +103,14 @@ def index_from_tars(
             "train: give smaller shares or another seed"
         )
     train_sums = sum((sums[node] for node in sums if splits[node] == 0), MelSums())
+    (out / "handoff.json").unlink(missing_ok=True)  # a reader must never meet the old record beside new indexes
     open_store(str(out)).sweep()  # what a killed run left
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
     _write(out / "cmvn.json", json.dumps(Cmvn.of(train_sums).to_dict(train_sums.frames)))
     lines = ({"clip_id": one.clip_id, "reason": one.reason, "detail": one.detail} for one in bad)
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    record = _handoff(rows, settings, list(uris), s3)
+    record = _handoff(rows, settings, list(map(_place, uris)), s3)
     if build_tokenizer:
         build_tokenizer((row.label for row in rows["train"]), out / "tokenizer")
     # Last: its presence means complete.
@@ -117,7 +119,7 @@ def index_from_tars(
 
 
 def _place(uri: str) -> str:
-    return uri if "://" in uri or uri.startswith("bytes:/") else os.path.abspath(uri)
+    return uri if "://" in uri or uri.startswith("bytes:/") else path_to_uri(os.path.abspath(uri))
 
 
 def _names(uris: Sequence[str]) -> dict[str, str]:
@@ -225,7 +227,7 @@ def _sample(
         frames=len(features),
         label_tokens=len(tokens(label)),
         label=label,
-        domain=str(about.get("domain") or PurePosixPath(uri).parent.name or "plain"),
+        domain=str(about.get("domain") or PurePosixPath(_place(uri)).parent.name or "plain"),
         events=None if events is None else tuple(events),
         recording_id=str(about.get("recording_id") or own_recording),
         speaker=speaker,

@@ -475,6 +475,21 @@ def test_speakers_of_whom_none_is_left_to_train_on_are_one_line(tmp_path: Path) 
         index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0.49, test_share=0.5))
 
 
+def test_a_tar_whose_name_is_no_utf8_can_be_trained_on(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for name in ("x.tar", "y.tar"):
+        numbered_tar(folder / name, 3)
+    uris = [str(folder / "x.tar"), str(folder / "y.tar")]
+    record = index_from_tars(uris, tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    assert list(record["domains"]) == ["caf%E9"]
+    index = Index.open(str(tmp_path / "out" / "train.arrow"))
+    row = index.row(0)
+    assert row.shard.startswith("bytes:/")
+    assert row.clip_id == "x.tar#000000"
+    check_shards(index)
+    np.testing.assert_array_equal(Reader().read(row), voice(8_000))
+
+
 def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"\x1f\x8b gzip or so" * 100)
     with pytest.raises(UserError, match=r"x\.tar is no plain tar"):
