@@ -123,7 +123,7 @@ def _place(uri: str) -> str:
 
 
 def _names(uris: Sequence[str]) -> dict[str, str]:
-    """What ids call each place: as many of the last parts of its path as tell the tars apart, none for a single one."""
+    """Return what ids call each place: as many last parts of its path as tell the tars apart, none for a single one."""
     parts = {place: PurePosixPath(place).parts for place in map(_place, uris)}
     names: dict[str, str] = {}
     for count in range(max(map(len, parts.values())) + 1):

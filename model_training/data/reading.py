@@ -48,7 +48,7 @@ _LENGTH_TOLERANCE = 0.02  # a manifest's duration may round; more would break th
 
 
 class TargetSequences(Protocol):
-    """What the model is to say of a clip, in ids."""
+    """The sequences are what the model is to say of a clip, in ids."""
 
     @property
     def ctc(self) -> Sequence[int]: ...
@@ -144,7 +144,7 @@ def load_noises(uris: Sequence[str], s3: S3Settings | None = None) -> list[np.nd
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One batch. B is 0 when none of its clips could be used."""
+    """A Batch holds tensors and what they are of. B is 0 when none of its clips could be used."""
 
     features_BT80: Tensor
     """float32: normalised, masked, 0 after a clip's end."""
@@ -166,7 +166,7 @@ class Batch:
     """the clips that are missing from it."""
 
     def only(self, wanted_B: list[bool]) -> Batch:
-        """Some of its clips, with the padding as it was."""
+        """Return some of its clips, with the padding as it was."""
         kept = [place for place, wanted in enumerate(wanted_B) if wanted]
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, Tensor)}
@@ -175,15 +175,15 @@ class Batch:
 
     @staticmethod
     def of_none(bad: tuple[BadSample, ...]) -> Batch:
-        """A batch that only says which clips are missing."""
+        """Return a batch that only says which clips are missing."""
         return Batch(**{name: _tensor(value) for name, value in _collate([]).items()}, global_batch=-1, bad=bad)
 
 
 class Batches:
-    """The batches of one rank, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
+    """The batches are one rank's, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` hears of
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` is told of
     every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends
     on none of this but `targets`.
     """
@@ -205,7 +205,7 @@ class Batches:
         workers: int = 0,
         on_bad: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        """Raises UserError when `world` does not divide `micro_batches`."""
+        """Take what batches are made of. Raises UserError when `world` does not divide `micro_batches`."""
         weighted = [(1.0, targets)] if callable(targets) else list(targets)
         self._maker = _Maker(index, planner, reader, weighted, cmvn, augment)
         self._numbers = lambda: rank_batches(
@@ -264,7 +264,7 @@ class _Sample:
 
 
 class _Maker(Dataset[Any]):
-    """Makes any batch from its number, in whichever process."""
+    """A maker makes any batch from its number, in whichever process."""
 
     def __init__(
         self,

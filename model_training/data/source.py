@@ -26,7 +26,7 @@ from operators.errors import UserError
 
 
 class Source:
-    """The training and development data of a handoff, as these settings cut it into batches."""
+    """A Source is the training and development data of a hand-off, as these settings cut it into batches."""
 
     def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
         data = settings.data
@@ -73,7 +73,7 @@ class Source:
         """
 
     def unusable(self) -> Iterator[Unusable]:
-        """Clips of train and dev that are in no batch: too long or too short for the settings, or for their labels."""
+        """Yield the clips of train and dev that are in no batch: too long or short for settings, or labels."""
         for planner in (self.planner, self.dev_planner):
             if planner is not None:
                 yield from planner.unusable()
@@ -95,7 +95,7 @@ class Source:
         )
 
     def dev_batches(self, settings: Settings, monitor: Monitor) -> Iterator[Batch]:
-        """About `eval_clips` clips of dev, the same each time, as they are."""
+        """Yield about `eval_clips` clips of dev, the same each time, as they are."""
         if self.dev is None or self.dev_planner is None:
             return
         last = self.dev_planner.batches_per_epoch(0)

@@ -109,22 +109,22 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def explained(path: Path | str, verb: str) -> Iterator[None]:
-    """Turn the operating system's errors that are the user's to mend into one line."""
+    """Turn the operating system's errors that are the user's to fix into one line."""
     try:
         yield
     except OSError as error:
         if isinstance(error, UserError):
             raise
         if error.errno in (errno.EACCES, errno.EPERM):
-            message = f"no permission to {verb} {path}: mend its mode or owner, or run as another user"
+            message = f"no permission to {verb} {path}: fix its mode or owner, or run as another user"
             raise AccessRefused(message) from error
-        mend = _MEND.get(error.errno or 0)
-        if mend is None:
+        fix = _FIX.get(error.errno or 0)
+        if fix is None:
             raise
-        raise UserError(f"cannot {verb} {path}: {mend}") from error
+        raise UserError(f"cannot {verb} {path}: {fix}") from error
 
 
-_MEND = {
+_FIX = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EFBIG: (

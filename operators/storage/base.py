@@ -45,7 +45,7 @@ class StoreRefused(UserError):
 
 
 class Store(ABC):
-    """Objects under one root. Picklable: connections are made per process, on first use.
+    """A Store holds objects under one root. Picklable: connections are made per process, on first use.
 
     Every method may raise UserError (AccessRefused, StoreUnavailable, StoreRefused among them) with one line that says
     how to fix it.
@@ -81,7 +81,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """(key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
+        """Yield (key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
         keys.
         """
 
@@ -91,7 +91,7 @@ class Store(ABC):
 
     @abstractmethod
     def sweep(self, prefix: str = "") -> int:
-        """Remove what killed writers left under `prefix`, never a write in progress; answers how many."""
+        """Remove what killed writers left under `prefix`, never a write in progress; return how many."""
 
     def url(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}"
@@ -102,6 +102,6 @@ class Store(ABC):
 
 
 def check_key(key: str) -> None:
-    """Raises ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
+    """Raise ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
     if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"not a storage key: {key!r}")

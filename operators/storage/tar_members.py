@@ -22,7 +22,7 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 class TarError(Exception):
-    """The file is not a tar that can be read by ranges; the text says why."""
+    """A TarError says why a file is not a tar that can be read by ranges."""
 
 
 @dataclass(frozen=True, slots=True)

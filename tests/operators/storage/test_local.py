@@ -250,9 +250,7 @@ def test_missing_permission_is_one_line(unprivileged: None) -> None:
             lambda: store.read("locked/x"),
             lambda: store.delete("locked/x"),
         ):
-            with pytest.raises(
-                AccessRefused, match=r"^no permission to (write|read|delete) .*: mend its mode or owner"
-            ):
+            with pytest.raises(AccessRefused, match=r"^no permission to (write|read|delete) .*: fix its mode or owner"):
                 verb()
         os.chmod(f"{folder}/locked", 0o700)
 

@@ -177,7 +177,7 @@ ERRORS = [
     ("SignatureDoesNotMatch", 403, UserError, "the secret key does not fit"),
     ("ExpiredToken", 400, UserError, "have expired: log in again"),
     ("RequestTimeTooSkewed", 403, UserError, "set the clock"),
-    ("NoSuchBucket", 404, UserError, "create it, or mend the path"),
+    ("NoSuchBucket", 404, UserError, "create it, or fix the path"),
     ("QuotaExceeded", 403, UserError, "quota"),
     ("AuthorizationHeaderMalformed", 400, UserError, "set s3.region"),
     ("SlowDown", 503, StoreUnavailable, "try again later, or with fewer workers"),
@@ -185,7 +185,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("code", "status", "kind", "line"), ERRORS, ids=[row[0] for row in ERRORS])
-def test_what_a_store_refuses_is_one_line_with_the_mend(
+def test_what_a_store_refuses_is_one_line_with_the_fix(
     s3_server: str, bucket: str, code: str, status: int, kind: type[UserError], line: str
 ) -> None:
     with FaultyProxy(s3_server, [Rule(action="error", status=status, code=code, times=99)]) as proxy:
@@ -254,7 +254,7 @@ def test_an_endpoint_that_is_no_url_is_one_line(
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     store = open_store("s3://bucket/run", S3Settings(endpoint_url=endpoint if by == "setting" else None))
     with pytest.raises(
-        UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL"
+        UserError, match=r"^the endpoint of S3 is no URL: fix s3\.endpoint_url or AWS_ENDPOINT_URL"
     ) as caught:
         store.read("x")
     assert "hunter2" not in str(caught.value)
