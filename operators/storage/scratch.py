@@ -61,7 +61,7 @@ def shared_copy(name: str, write: Callable[[BinaryIO], object], folder: str | No
     home = Path(root) / f"{_PREFIX}{os.getuid()}-{name}"
     copy = home / "copy"
     with _usable(root):
-        if home not in _shared or not copy.exists():
+        if home not in _shared or not home.exists():
             os.makedirs(root, exist_ok=True)
             _remove_abandoned(Path(root))
             _shared[home] = _share(home)
@@ -116,15 +116,15 @@ def _share(home: Path) -> int:
         home.mkdir(mode=0o700, exist_ok=True)
         if home.lstat().st_uid != os.getuid():  # the temporary folder is everybody's: nobody may slip us a file
             raise PermissionError(errno.EPERM, f"{home} belongs to another user")
-        try:
+        # Another process may sweep the folder in the instant before it is locked, and a third make it again.
+        with suppress(FileNotFoundError):
             lock = os.open(home / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_SH)
-            if os.path.samestat(os.fstat(lock), os.stat(home / _LOCK)):
-                return lock
-        except FileNotFoundError:
-            pass  # another process swept it in the instant before it was locked
-        else:
-            os.close(lock)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                if os.path.samestat(os.fstat(lock), os.stat(home / _LOCK)):
+                    return os.dup(lock)
+            finally:
+                os.close(lock)
 
 
 def _leave(owner: int, home: Path) -> None:
