@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 
 from operators.errors import UserError
+from operators.storage.atomic import replace
 
 # OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the
 # machine: with two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
@@ -154,13 +155,13 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         "--given", action="append", default=[], metavar="kind=label", help="what is known, for example language=yue"
     )
 
-    for name, text in (
-        ("export", "a self-contained model folder of one size, or of all"),
-        ("recognize", "transcribe recordings with an exported model, without torch"),
+    for name, place, text in (
+        ("export", "export.export", "a self-contained model folder of one size, or of all"),
+        ("recognize", "decoding.recognize", "transcribe recordings with an exported model, without torch"),
     ):
         command = add(name, text, _inspect)
         if name == wanted:  # export needs torch, and recognize does without
-            module = import_module(f"model_training.{name}")
+            module = import_module(f"model_training.{place}")
             module.add_arguments(command)
             command.set_defaults(run=module.main)
 
@@ -267,12 +268,11 @@ def _eval(options: argparse.Namespace) -> int:
                 learnt=loaded.learnt,
             )
         )
-        out.mkdir(parents=True, exist_ok=True)
         file = "eval.json" if len(evaluations) == 1 else f"eval-{name}.json"
-        (out / file).write_bytes(to_json(evaluations[-1]))  # a mistake with the next model costs nothing of this one
+        replace(out / file, to_json(evaluations[-1]))  # a mistake with the next model costs nothing of this one
     render(evaluations)
     assert out is not None
-    (out / "eval.html").write_bytes(to_html(evaluations))
+    replace(out / "eval.html", to_html(evaluations))
     print(f"report: {out / 'eval.html'}")
     return 0
 
@@ -351,9 +351,8 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _index(options: argparse.Namespace) -> int:
-    from model_training.config import endpoint_url
+    from model_training.config import s3_settings
     from model_training.data.plain_tars import IndexSettings, index_from_tars
-    from model_training.storage import Storage
     from model_training.text.tokenizer import Tokenizer
     from model_training.text.tokens import Scheme
 
@@ -361,8 +360,8 @@ def _index(options: argparse.Namespace) -> int:
         Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
 
     settings = IndexSettings(dev_share=options.dev, test_share=options.test, seed=options.seed)
-    storage, out = Storage(endpoint_url({})), _writable(options.out)
-    record = index_from_tars(options.tars, out, settings, storage=storage, build_tokenizer=build_tokenizer)
+    out = _writable(options.out)
+    record = index_from_tars(options.tars, out, settings, s3=s3_settings(), build_tokenizer=build_tokenizer)
     for name, split in record["splits"].items():
         print(f"{name:<6} {split['clips']:>9} clips {split['hours']:>10.2f} h")
         if not split["clips"] and getattr(options, name):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from model_training.data.augment import AugmentSettings
 from operators.errors import UserError
+from operators.storage.base import S3Settings
 
 PRESETS = Path(__file__).parent / "configs"
 
@@ -370,6 +372,11 @@ def _keys(value: Any, prefix: str = "") -> list[str]:
     return [key for item in fields(value) for key in _keys(getattr(value, item.name), start + item.name)]
 
 
-def endpoint_url(storage: dict[str, Any]) -> str | None:
-    """Where an S3-compatible store answers: the environment first, then what the handoff wrote down."""
-    return os.environ.get("AWS_ENDPOINT_URL") or storage.get("endpoint_url")
+def s3_settings(recorded: Mapping[str, Any] | None = None) -> S3Settings:
+    """Return how to reach a store: AWS_ENDPOINT_URL, then what a hand-off's `storage` says, then boto3's own."""
+    recorded = recorded or {}
+    return S3Settings(
+        endpoint_url=os.environ.get("AWS_ENDPOINT_URL") or recorded.get("endpoint_url"),
+        region=recorded.get("region"),
+        addressing_style=recorded.get("addressing_style") or "auto",
+    )

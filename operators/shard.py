@@ -203,34 +203,33 @@ def write_tar(
     extension: str,
     count_tokens: Callable[[str, str | None], int],
 ) -> tuple[bytes, list[Row]]:
-    """The shard of a unit's rows, and the rows with the place of every kept clip filled in.
+    """Return the shard of a unit's rows, and the rows with the place of every kept clip filled in.
 
     `audio(row)` gives a kept clip encoded in the format that `extension` names. `count_tokens(label, language)` gives
     the label's length in tokens, which lets a trainer plan batches without opening a tar.
     """
-    placed: list[Row] = []
+    from webdataset import TarWriter  # it draws in torch, for which no --help should wait
+
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    # The same unit gives the same bytes: no clock, no owner. An mtime of type float would get a header of its own.
+    with TarWriter(buffer, user="", group="", mode=0o644, mtime=0, compress=False, encoder=False) as tar:
         for row in rows:
-            if row["outcome"] != "kept":
-                placed.append(row | dict.fromkeys(("label", "tar_offset", "tar_size", "frames", "label_tokens")))
-                continue
-            data = audio(row)
-            placed.append(
-                row
-                | {
-                    "tar_offset": buffer.tell() + tarfile.BLOCKSIZE,
-                    "tar_size": len(data),
-                    "frames": feature_frames(row["end"] - row["start"]),
-                    "label_tokens": count_tokens(row["label"], row["language"]),
-                }
-            )
-            record = json.dumps(sample_record(row), ensure_ascii=False, sort_keys=True)
-            for suffix, member in ((extension, data), ("json", _utf8(record)), ("txt", _utf8(row["label"]))):
-                info = tarfile.TarInfo(f"{row['clip_id']}.{suffix}")
-                info.size, info.mode = len(member), 0o644  # mtime, owner and group stay at their zero defaults
-                tar.addfile(info, io.BytesIO(member))
-    return buffer.getvalue(), placed
+            if row["outcome"] == "kept":
+                record = json.dumps(sample_record(row), ensure_ascii=False, sort_keys=True)
+                members = {extension: audio(row), "json": _utf8(record), "txt": _utf8(row["label"])}
+                tar.write({"__key__": row["clip_id"], **members})
+    data = buffer.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as written:
+        places = {member.name: (member.offset_data, member.size) for member in written}
+    placed: list[Row] = []
+    for row in rows:
+        if row["outcome"] != "kept":
+            placed.append(row | dict.fromkeys(("label", "tar_offset", "tar_size", "frames", "label_tokens")))
+            continue
+        offset, size = places[f"{row['clip_id']}.{extension}"]
+        frames, label_tokens = feature_frames(row["end"] - row["start"]), count_tokens(row["label"], row["language"])
+        placed.append(row | {"tar_offset": offset, "tar_size": size, "frames": frames, "label_tokens": label_tokens})
+    return data, placed
 
 
 def _utf8(text: str) -> bytes:

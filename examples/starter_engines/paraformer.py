@@ -13,6 +13,7 @@ import random
 import re
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from examples.starter_engines.features import BINS, Corpus, Example, batches
 from examples.starter_engines.phone_ctc import ctc_loss, inventory
 from examples.starter_engines.whisper import Phase, learning_rate
+from operators.storage.atomic import replace
 
 if TYPE_CHECKING:
     import torch
@@ -228,8 +230,7 @@ def train(
                     "optimisers": [optimiser.state_dict() for optimiser in both],
                     "step": step,
                 }
-                torch.save(state, checkpoint.with_suffix(".part"))
-                checkpoint.with_suffix(".part").replace(checkpoint)
+                replace(checkpoint, partial(torch.save, state))
                 print(f"step {step} dev {_dev(model, dev, ids, (shift, scale))}", flush=True)
                 heard.clear()
     return checkpoint

@@ -20,6 +20,7 @@ import re
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import numpy as np
 
 from examples.starter_engines.features import Corpus, Example, batches
 from examples.starter_engines.phone_ctc import ctc_loss, inventory
+from operators.storage.atomic import replace
 
 if TYPE_CHECKING:
     import torch
@@ -322,8 +324,7 @@ def train(
                     "optimisers": [optimiser.state_dict() for optimiser in both],
                     "step": step,
                 }
-                torch.save(state, checkpoint.with_suffix(".part"))
-                checkpoint.with_suffix(".part").replace(checkpoint)
+                replace(checkpoint, partial(torch.save, state))
                 print(f"step {step} dev {_dev(model, head, phone_ids, dev, tokenizer)}", flush=True)
     return checkpoint
 

@@ -36,7 +36,7 @@ _MAX_RATE, _MAX_CHANNELS = 768_000, 64
 
 
 class BadSample(Exception):
-    """A clip that cannot be used: which one, a reason of `REASONS`, and more for a reader."""
+    """A BadSample says which clip cannot be used, why (one of `REASONS`), and more for a reader."""
 
     def __init__(self, clip_id: str, reason: str, detail: str) -> None:
         super().__init__(clip_id, reason, detail)
@@ -44,7 +44,7 @@ class BadSample(Exception):
 
 
 def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | None = None) -> np.ndarray:
-    """The samples [start, end) at 16 kHz of an audio file, int16; all of them where None.
+    """Return the samples [start, end) at 16 kHz of an audio file, int16; all of them where None.
 
     Samples at 16 kHz and 16 bits come back as they are; others are resampled and rounded, and clipped where they exceed
     full scale.
@@ -68,7 +68,7 @@ def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | No
 
 
 def _stretch(clip_id: str, audio: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
-    """float32 [end - start] at 16 kHz."""
+    """Return float32 [end - start] at 16 kHz."""
     shared = int(np.gcd(SAMPLE_RATE, audio.samplerate))
     up, down = SAMPLE_RATE // shared, audio.samplerate // shared
     # From a place where an input and an output sample coincide: so the filter falls on the samples as in the whole.

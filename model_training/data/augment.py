@@ -27,7 +27,7 @@ _KAISER_BETA = 9.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentSettings:
-    """Which augmentation, how often, and how strong. The defaults are 3M's."""
+    """The settings say which augmentation, how often, and how strong. The defaults are 3M's."""
 
     speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
     """one of them for each clip, alike likely; () or (1.0,): none."""
@@ -58,24 +58,24 @@ class AugmentSettings:
 
     @property
     def stretch(self) -> float:
-        """The most that a clip is lengthened by: a planner must leave this much room."""
+        """Return the most that a clip is lengthened by: a planner must leave this much room."""
         return 1 / min(self.speed_factors, default=1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Applies settings. `noises` are int16 [T] recordings at 16 kHz; without any, noise of a random colour is made."""
+    """An Augment applies the settings. `noises` are int16 [T] at 16 kHz; without any, coloured noise is made."""
 
     settings: AugmentSettings
     noises: Sequence[np.ndarray] = field(default=())
 
     def speed(self, generator: np.random.Generator) -> float:
-        """Draw the speed of one clip."""
+        """Return a speed, drawn for one clip."""
         factors = self.settings.speed_factors
         return float(factors[generator.integers(len(factors))]) if factors else 1.0
 
     def samples(self, pcm: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The clip in a room and with noise, each with its probability: int16 [T] to int16 [T]."""
+        """Return the clip in a room and with noise, each with its probability: int16 [T] to int16 [T]."""
         settings = self.settings
         # All draws of a fixed number come first: switching one augmentation off leaves the others as they were.
         in_room, noisy = generator.random(2) < (settings.reverb_probability, settings.noise_probability)
@@ -91,7 +91,7 @@ class Augment:
         return to_int16(signal)
 
     def masks(self, features_F80: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """SpecAugment on a copy of normalised features [F, 80]: masked stretches become 0, the mean after CMVN."""
+        """Return a copy of normalised features [F, 80] with SpecAugment's masks: 0, the mean after CMVN."""
         settings = self.settings
         masked = features_F80.copy()
         frames, bins = masked.shape
@@ -115,7 +115,7 @@ class Augment:
 
 
 def change_speed(pcm: np.ndarray, factor: float) -> np.ndarray:
-    """Play int16 [T] `factor` times as fast, pitch and all: int16 [ceil(T / factor)]."""
+    """Return int16 [T] played `factor` times as fast, pitch and all: int16 [ceil(T / factor)]."""
     if factor == 1.0:
         return pcm
     ratio = 1 / Fraction(factor).limit_denominator(100)
@@ -127,7 +127,7 @@ def resampled_length(samples: int, up: int, down: int) -> int:
 
 
 def resample(signal_T: np.ndarray, up: int, down: int) -> np.ndarray:
-    """Resample float32 [T] to up/down times its rate, [ceil(T * up / down)], by a Kaiser-windowed sinc."""
+    """Return float32 [T] at up/down times its rate, [ceil(T * up / down)], resampled by a Kaiser-windowed sinc."""
     shared = np.gcd(up, down)
     up, down = int(up // shared), int(down // shared)
     if up == down or not len(signal_T):
@@ -158,7 +158,7 @@ def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
 
 
 def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
-    """A synthetic room, float32 [rt60 seconds]: the direct sound, then noise that decays by 60 dB in `rt60` seconds.
+    """Return a made-up room, float32 [rt60 seconds]: the direct sound, then noise that decays by 60 dB in that time.
 
     The reverberant part has a drawn energy 0 to 12 dB below the direct sound. Below one sample's time there is no room.
     """
@@ -173,7 +173,7 @@ def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
 
 
 def reverberate(signal_T: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """float32 [T] heard through a room's response, cut to T, as loud as before. The direct sound keeps its time."""
+    """Return float32 [T] through a room's response, cut to T, as loud as before. The direct sound keeps its time."""
     if len(response) == 1 or not len(signal_T):
         return signal_T
     size = 1 << (len(signal_T) + len(response) - 2).bit_length()
@@ -184,7 +184,7 @@ def reverberate(signal_T: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls as 1 / f^a with a drawn from 0 (white) to 2 (brown), float32 [samples]."""
+    """Return noise whose power falls as 1 / f^a with a drawn from 0 (white) to 2 (brown), float32 [samples]."""
     size = 1 << max(1, (samples - 1).bit_length())
     slope = generator.uniform(0.0, 2.0)
     spectrum = np.fft.rfft(generator.standard_normal(size))
@@ -194,7 +194,7 @@ def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(signal_T: np.ndarray, noise_T: np.ndarray, snr_db: float) -> np.ndarray:
-    """signal + noise, with the noise scaled to `snr_db` below the signal. Silence on either side stays as it is."""
+    """Return signal + noise, the noise scaled to `snr_db` below the signal. Next to silence nothing is added."""
     loud, noisy = power(signal_T), power(noise_T)
     if loud == 0 or noisy == 0:
         return signal_T
@@ -202,12 +202,12 @@ def add_noise(signal_T: np.ndarray, noise_T: np.ndarray, snr_db: float) -> np.nd
 
 
 def power(signal_T: np.ndarray) -> float:
-    """Mean square."""
+    """Return the mean square."""
     return float(np.mean(np.square(signal_T, dtype=np.float64))) if len(signal_T) else 0.0
 
 
 def to_int16(signal_T: np.ndarray) -> np.ndarray:
-    """Round float samples at int16 scale; what would clip is turned down as a whole, so that nothing is distorted."""
+    """Return float samples of int16 scale, rounded; what would clip is turned down as a whole, not distorted."""
     peak = float(np.max(np.abs(signal_T), initial=0.0))
     if peak > _FULL_SCALE:
         signal_T = signal_T * (_FULL_SCALE / peak)

@@ -31,7 +31,7 @@ _BUCKET, _BATCH, _CLIP = 1, 2, 3  # what a shuffle is for, so that no two share 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchPlan:
-    """How large batches are, and the seed of their order."""
+    """The plan says how large batches are, and the seed of their order."""
 
     max_frames: int
     """10 ms feature frames in one batch, padding counted."""
@@ -51,7 +51,7 @@ class BatchPlan:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A clip that the plan leaves out, and why."""
+    """An Unusable is a clip that the plan leaves out, and why."""
 
     clip_id: str
     reason: str
@@ -60,7 +60,7 @@ class Unusable:
 
 
 class Planner:
-    """Batches of an index. Building one sorts the clips by bucket; the rest is arithmetic."""
+    """A Planner knows the batches of an index. Building one sorts the clips by bucket; the rest is arithmetic."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Planner:
         stretch: float = 1.0,
         may_be_empty: bool = False,
     ) -> None:
-        """`domain_weights`: how often an epoch shows a clip of the domain, 1 where not given.
+        """Sort the clips. `domain_weights`: how often an epoch shows a clip of the domain, 1 where not given.
 
         `stretch`: the most that augmentation lengthens a clip (1 / the slowest speed); batches leave room for it.
         `max_clip_frames`: longer clips are left out; at most what `plan` has room for.
@@ -97,11 +97,11 @@ class Planner:
             raise UserError(f"the weights of the domains leave no clip of {index.name} to train on: raise one above 0")
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """How many batches this epoch has. Where weights are no whole numbers it differs a little between epochs."""
+        """Return how many batches this epoch has. Where weights are no whole numbers, epochs differ a little."""
         return int(self._batch_counts(np.array([epoch]))[0].sum())
 
     def locate(self, global_batch: int) -> tuple[int, int]:
-        """(epoch, number) of a batch counted from the beginning of training."""
+        """Return (epoch, number) of a batch counted from the beginning of training."""
         if global_batch < 0:
             raise ValueError(f"no batch {global_batch}")
         if self._whole:
@@ -114,7 +114,7 @@ class Planner:
         return epoch, global_batch - int(self._firsts[epoch])
 
     def batch(self, epoch: int, number: int) -> np.ndarray:
-        """Rows of the index in batch `number` of `epoch`, int64 [B]."""
+        """Return the rows of the index in batch `number` of `epoch`, int64 [B]."""
         seed = self.plan.seed
         counts_U = self._batch_counts(np.array([epoch]))[0]
         total = int(counts_U.sum())
@@ -139,7 +139,7 @@ class Planner:
         return rows
 
     def unusable(self) -> Iterator[Unusable]:
-        """The clips that are in no batch, in the order of the index."""
+        """Yield the clips that are in no batch, in the order of the index."""
         frames, tokens = self._index.frames, self._index.label_tokens
         for reason, rows in self._reasons().items():
             for start in range(0, len(rows), 4096):
@@ -229,7 +229,7 @@ class Planner:
 
 
 def rank_batches(first: int, last: int | None, *, rank: int, world: int, micro_batches: int) -> Iterator[int]:
-    """The numbers in [first, last) of this rank's batches; None: without end. `micro_batches` of all ranks make a step.
+    """Yield the numbers in [first, last) of this rank's batches; None: without end. `micro_batches` of all make a step.
 
     Raises:
         UserError: the ranks cannot share a step evenly, so that steps would differ between numbers of ranks.

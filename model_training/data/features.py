@@ -1,4 +1,4 @@
-"""What the model hears of an array of samples: filterbank, global normalisation, and how many frames come out of it.
+"""What the model is given of an array of samples: filterbank, global normalisation, and how many frames come out of it.
 
     int16 pcm ──operators.filterbank──> features [F, 80] ──Cmvn.apply──> normalised ──the model──> S encoder frames
 
@@ -22,18 +22,18 @@ MIN_FRAMES = 7
 
 
 def subsampled(frames: Any) -> Any:
-    """Encoder frames that two unpadded convolutions of width 3, stride 2 leave of `frames` (an int or an array)."""
+    """Return the encoder frames that two unpadded convolutions (width 3, stride 2) leave of `frames` (int or array)."""
     return (frames - 3) >> 2  # ((frames - 1) // 2 - 1) // 2, in a quarter of the time on ten million of them
 
 
 def ctc_frames(ids: Sequence[int]) -> int:
-    """Encoder frames that CTC needs at least for these labels: one each, and a blank between equal neighbours."""
+    """Return the fewest encoder frames that CTC needs for labels: one each, and a blank between equal neighbours."""
     return len(ids) + sum(first == second for first, second in pairwise(ids))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Cmvn:
-    """Global mean and variance normalisation (CMVN) with the statistics of the training set."""
+    """A Cmvn normalises by the mean and variance of the training set."""
 
     mean: np.ndarray
     """float32 [80]."""
@@ -41,11 +41,11 @@ class Cmvn:
     """float32 [80]: 1 / standard deviation."""
 
     def apply(self, features_F80: np.ndarray) -> np.ndarray:
-        """(features - mean) * istd, float32 [F, 80]."""
+        """Return (features - mean) * istd, float32 [F, 80]."""
         return (features_F80 - self.mean) * self.istd
 
     def to_dict(self, frames: int) -> dict[str, Any]:
-        """As `cmvn.json` holds it."""
+        """Return what `cmvn.json` holds."""
         return {"frames": frames, "mean": self.mean.tolist(), "istd": self.istd.tolist()}
 
     @staticmethod
@@ -54,7 +54,7 @@ class Cmvn:
 
     @staticmethod
     def from_dict(record: Mapping[str, Any]) -> Cmvn:
-        """Raises UserError when `record` is not what `cmvn.json` should hold."""
+        """Return the normalisation in `cmvn.json`. Raises UserError when `record` is not what that should hold."""
         try:
             mean, istd = (np.array(record[name], np.float32) for name in ("mean", "istd"))
         except (KeyError, TypeError, ValueError):

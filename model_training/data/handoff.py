@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from model_training.config import endpoint_url
+from model_training.config import s3_settings
 from model_training.data.features import Cmvn
 from model_training.data.index import Index
-from model_training.storage import Storage, StoreRefused, resolve
 from model_training.text.tokenizer import FILE, Tokenizer
 from operators.errors import UserError
+from operators.storage.base import S3Settings, StoreRefused
+from operators.storage.fetch import local_copy, locate
+from operators.storage.uri import resolve
 
 SCHEMA_VERSION = 1
 
@@ -25,15 +27,17 @@ SCHEMA_VERSION = 1
 class Handoff:
     uri: str
     record: dict[str, Any]  # handoff.json
-    storage: Storage
+    s3: S3Settings
+    """how the store of indexes and shards is reached"""
 
     @classmethod
     def open(cls, uri: str) -> Handoff:
-        """Raises UserError when there is none, or it is of another version."""
+        """Return the hand-off in a directory. Raises UserError when there is none, or it is of another version."""
         uri = uri.rstrip("/").removesuffix("/handoff.json")
         name = f"{uri}/handoff.json"
         try:
-            record = json.loads(_read_first(name))
+            data, s3 = _read_first(name)
+            record = json.loads(data)
         except FileNotFoundError:
             raise UserError(
                 f"no {name}: give the directory that 'python -m pipeline handoff' or 'python -m model_training "
@@ -46,17 +50,16 @@ class Handoff:
         if not isinstance(record.get("splits"), dict) or "train" not in record["splits"]:
             raise UserError(f"{name} names no split 'train': run the hand-off again")
         _check(name, record)
-        where = record.get("storage") or {}
-        return cls(uri, record, Storage(endpoint_url(where), where.get("region"), where.get("addressing_style")))
+        return cls(uri, record, s3_settings({"addressing_style": s3.addressing_style} | _said(record)))
 
     def has(self, split: str) -> bool:
         return split in self.record["splits"]
 
     def index(self, split: str) -> Index:
-        """Raises UserError when there is no such split."""
+        """Return the index of a split. Raises UserError when there is no such split."""
         if not self.has(split):
             raise UserError(f"{self.uri} has no split '{split}': it has {', '.join(self.record['splits'])}")
-        return Index.open(resolve(self.uri, self.record["splits"][split]["index"]), self.storage)
+        return Index.open(resolve(self.uri, self.record["splits"][split]["index"]), self.s3)
 
     def tokenizer(self) -> Tokenizer:
         name = resolve(self.uri, self.record.get("tokenizer", "tokenizer"))
@@ -67,18 +70,18 @@ class Handoff:
 
     @property
     def cmvn_text(self) -> str:
-        """The content of cmvn.json, as a checkpoint keeps it."""
+        """Return the content of cmvn.json, as a checkpoint keeps it."""
         return json.dumps(self._cmvn_record)
 
     def domain_weights(self) -> dict[str, float]:
-        """How often a clip of the domain is seen in an epoch."""
+        """Return, by domain, how often each of its clips is seen in an epoch."""
         return {name: float(domain.get("weight", 1.0)) for name, domain in self.record.get("domains", {}).items()}
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what batches depend on: indexes by their content, weights, normalisation."""
+        """Return a digest of what batches depend on: the index's content, weights, normalisation."""
         digest = hashlib.sha256(json.dumps([self.domain_weights(), self._cmvn_record], sort_keys=True).encode())
-        path = self.storage.fetch(resolve(self.uri, self.record["splits"]["train"]["index"]))
+        path = local_copy(resolve(self.uri, self.record["splits"]["train"]["index"]), self.s3)
         with open(path, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
         return digest.hexdigest()
@@ -96,25 +99,39 @@ class Handoff:
 
     def _read(self, uri: str) -> bytes:
         try:
-            return self.storage.read(uri)
+            return _read(uri, self.s3)
         except FileNotFoundError:
             raise UserError(f"{uri} is missing from the hand-off: run it again") from None
 
 
-def _read_first(name: str) -> bytes:
-    """handoff.json, which says how its store wants to be addressed, and must be read before that is known."""
+def _read(uri: str, s3: S3Settings) -> bytes:
+    store, key = locate(uri, s3)
+    return store.read(key)
+
+
+def _read_first(name: str) -> tuple[bytes, S3Settings]:
+    """Return handoff.json, which says how its store wants to be addressed, and how it was reached before that was
+    known.
+    """
+    s3 = s3_settings()
     try:
-        return Storage(endpoint_url({})).read(name)
+        return _read(name, s3), s3
     except StoreRefused as refused:
         # boto3 puts the bucket into the path of any endpoint but Amazon's; some stores take it in the host's name only.
+        s3 = replace(s3, addressing_style="virtual")
         try:
-            return Storage(endpoint_url({}), addressing_style="virtual").read(name)
+            return _read(name, s3), s3
         except UserError:
             raise refused from None
 
 
+def _said(record: dict[str, Any]) -> dict[str, Any]:
+    """Return what a hand-off says of its store."""
+    return {name: value for name, value in (record.get("storage") or {}).items() if value is not None}
+
+
 def _check(name: str, record: dict[str, Any]) -> None:
-    """Raises UserError where something in handoff.json is of the wrong kind, perhaps by hand."""
+    """Check the kinds of what handoff.json says, perhaps by hand. Raises UserError naming what is of the wrong one."""
     domains, storage = record.get("domains", {}), record.get("storage") or {}
     kinds = [
         *((f"splits.{key}", value, dict) for key, value in record["splits"].items()),

@@ -8,20 +8,21 @@ is decoded for that row alone.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from model_training.storage import Storage
 from operators.errors import UserError
+from operators.storage.atomic import replace
+from operators.storage.base import S3Settings
+from operators.storage.fetch import local_copy
 
 _NAMES = pa.dictionary(pa.int32(), pa.string())
 
@@ -81,7 +82,7 @@ _TEXT = ("clip_id", "label", "recording_id")
 
 
 class Index:
-    """A memory-mapped index. The arrays of length N are copies of no column that is one chunk."""
+    """An Index is memory-mapped. The arrays of length N are copies of no column that is one chunk."""
 
     def __init__(self, table: pa.Table, name: str) -> None:
         missing = [column for column in _COLUMNS if column not in table.column_names]
@@ -94,14 +95,16 @@ class Index:
         self._batches = self._table.to_batches()
 
     @staticmethod
-    def open(uri: str, storage: Storage | None = None) -> Index:
+    def open(uri: str, s3: S3Settings | None = None) -> Index:
         """Open a local or s3:// index; the latter is downloaded to scratch once. Raises UserError."""
         try:
-            path = (storage or Storage()).fetch(uri)
+            path = local_copy(uri, s3)
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
         except FileNotFoundError:
-            raise UserError(f"there is no index {uri}: run the hand-off, or mend the path") from None
+            raise UserError(f"there is no index {uri}: run the hand-off, or fix the path") from None
+        except UserError:
+            raise
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{uri} is no Arrow file that can be read ({reason}): run the hand-off again") from None
@@ -112,22 +115,22 @@ class Index:
 
     @cached_property
     def frames(self) -> np.ndarray:
-        """int32 [N]: 10 ms feature frames."""
+        """Return int32 [N], the 10 ms feature frames."""
         return self._numbers("frames")
 
     @cached_property
     def label_tokens(self) -> np.ndarray:
-        """int32 [N]."""
+        """Return int32 [N], the tokens of the labels."""
         return self._numbers("label_tokens")
 
     @cached_property
     def domain_names(self) -> tuple[str, ...]:
-        """Sorted by name, so that plans do not depend on how the index was written."""
+        """Return the domains sorted by name, so that plans do not depend on how the index was written."""
         return tuple(sorted(self._names("domain")))
 
     @cached_property
     def domain_codes(self) -> np.ndarray:
-        """int32 [N]: place of the clip's domain in `domain_names`."""
+        """Return int32 [N], the place of each clip's domain in `domain_names`."""
         names, codes = self._names("domain"), self._codes("domain")
         if tuple(names) == self.domain_names:
             return codes
@@ -135,17 +138,17 @@ class Index:
         return np.array([place[name] for name in names], np.int32)[codes]
 
     def of_domain(self, domain: str) -> Index:
-        """The clips of one domain, in the same order."""
+        """Return the clips of one domain, in the same order."""
         chosen = pa.array(self.domain_codes == self.domain_names.index(domain))
         return Index(self._table.filter(chosen), f"{self.name} ({domain})")
 
     def has_events(self, rows: np.ndarray) -> np.ndarray:
-        """bool [len(rows)]: the clip is known to hold at least one sound event."""
+        """Return bool [len(rows)]: is the clip known to hold a sound event?"""
         return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0
 
     def labels(self, kind: str) -> set[str]:
-        """The labels that any clip has of a kind: language, age, gender, emotion, or event (written into its text or
-        apart).
+        """Return the labels that any clip has of a kind: language, age, gender, emotion, or event, which may stand in
+        its text or apart.
         """
         if kind != "event":
             return set(pc.unique(self._table.column(kind)).drop_null().to_pylist())
@@ -156,20 +159,20 @@ class Index:
         return events
 
     def clip_ids(self, rows: np.ndarray) -> list[str]:
-        """Names of some clips."""
+        """Return the names of some clips."""
         batches = np.searchsorted(self._starts, rows, side="right") - 1
         places = zip(batches.tolist(), (rows - self._starts[batches]).tolist(), strict=True)
         return [self._batches[batch].column("clip_id")[place].as_py() for batch, place in places]
 
     def shard_ends(self) -> dict[str, int]:
-        """For every shard used, the bytes it must have: the largest offset + size of its clips."""
+        """Return, for every shard used, the bytes it must have: the largest offset + size of its clips."""
         names = self._names("shard")
         ends = np.full(len(names), -1, np.int64)
         np.maximum.at(ends, self._codes("shard"), self._numbers("offset") + self._numbers("size"))
         return {name: int(end) for name, end in zip(names, ends, strict=True) if end >= 0}
 
     def row(self, number: int) -> Row:
-        """One clip. Raises IndexError."""
+        """Return one clip. Raises IndexError."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         batch = int(np.searchsorted(self._starts, number, side="right")) - 1
@@ -214,8 +217,10 @@ def write_index(path: Path, rows: Iterable[Row]) -> int:
     flush()
     # One cast over all batches gives all of them the same dictionaries, as the file format asks.
     table = pa.Table.from_batches(batches, plain).cast(INDEX_SCHEMA).unify_dictionaries()
-    partial = path.with_name(path.name + ".partial")
-    with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
-        writer.write_table(table)
-    os.replace(partial, path)
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
+            writer.write_table(table)
+
+    replace(path, write)
     return table.num_rows

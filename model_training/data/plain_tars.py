@@ -1,7 +1,7 @@
 """Plain WebDataset tars made elsewhere become a folder that can be trained on, with no run of ours behind it.
 
-    x.tar: key.flac|wav|ogg|opus|mp3 + key.txt [+ key.json] ──scan──> Row, features
-    Rows ──hash of the recording──> train | dev | test.arrow        features of train ──MelSums──> cmvn.json
+    x.tar ──members_of──> places ──webdataset's grouping──> key: flac|wav|ogg|opus|mp3, txt [, json] ──> Row, features
+    Rows ──recordings tied by speaker──hash──> train | dev | test.arrow    features of train ──MelSums──> cmvn.json
     handoff.json ties them together; what cannot be used is named in bad_samples.jsonl
 
 The tars stay where they are; the index points into them.
@@ -9,33 +9,40 @@ The tars stay where they are; the index points into them.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
 from model_training.data.index import Row, write_index
-from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.split import SPLITS, NodeTable, Shares, split_table
+from operators.storage.atomic import replace
+from operators.storage.base import S3Settings
+from operators.storage.fetch import RangedFile, locate, open_store
+from operators.storage.tar_members import Member, TarError, members_of
+from operators.storage.uri import path_to_uri
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
-SPLITS = ("train", "dev", "test")
+_SUFFIXES = {*AUDIO, "json", "txt"}
+_BUFFER_BYTES = 8 << 20
+"""What one read of a tar asks for: few requests to a store, and little memory."""
 _ATTRIBUTES = ("language", "age", "gender", "emotion")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
-    """How plain tars are shared out."""
+    """The settings say how plain tars are shared out."""
 
     dev_share: float = 0.02
     test_share: float = 0.02
@@ -47,38 +54,33 @@ class IndexSettings:
                 f"dev {self.dev_share} and test {self.test_share} leave nothing to train on: want small shares"
             )
 
-    def split(self, recording_id: str) -> str:
-        """The split of a recording. It depends on the name and the seed alone, so more tars move no recording."""
-        digest = hashlib.sha256(f"{self.seed} {recording_id}".encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        return "dev" if place < self.dev_share else "test" if place < self.dev_share + self.test_share else "train"
-
 
 def index_from_tars(
     uris: Sequence[str],
     out: Path,
     settings: IndexSettings | None = None,
     *,
-    storage: Storage | None = None,
+    s3: S3Settings | None = None,
     build_tokenizer: Callable[[Iterable[str], Path], object] | None = None,
 ) -> dict[str, Any]:
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
     emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
-    id is its key, and with several tars `x.tar#key`: keys often begin anew in each.
+    id is its key, and with several tars `x.tar#key`: keys often start again in each. A speaker is in one split only.
+    More tars move nobody to another split but train, where they show that two speakers or recordings are one.
 
     Raises:
         UserError: a tar is missing, compressed or damaged; no sample could be used.
     """
-    settings, storage = settings or IndexSettings(), storage or Storage()
+    settings, s3 = settings or IndexSettings(), s3 or S3Settings()
     if not uris:
         raise UserError("no tar to index: name at least one")
-    rows: dict[str, list[Row]] = {split: [] for split in SPLITS}
-    sums, seen, bad = MelSums(), set[str](), list[BadSample]()
+    good, seen, bad = list[tuple[int, Row]](), set[str](), list[BadSample]()
+    table, sums = NodeTable(), dict[int, MelSums]()  # sums by recording: its split is known when all tars are
     names = _names(uris)
-    for uri in uris:
-        for made in _scan(uri, names[_place(uri)], storage):
+    for source, uri in enumerate(uris):
+        for made in _scan(uri, names[_place(uri)], s3):
             if isinstance(made, BadSample):
                 bad.append(made)
                 continue
@@ -87,33 +89,41 @@ def index_from_tars(
                 bad.append(BadSample(row.clip_id, "duplicate", f"it stands earlier than in {uri}"))
                 continue
             seen.add(row.clip_id)
-            split = settings.split(row.recording_id)
-            rows[split].append(row)
-            if split == "train":
-                sums = sums.add(features)
+            node = table.recording(row.recording_id, None, row.speaker, source)
+            good.append((node, row))
+            sums[node] = sums.get(node, MelSums()).add(features)
+    if not good:
+        raise UserError(f"none of the {len(bad)} samples can be trained on: see the samples' form in the docs")
+    shares = Shares(dev=settings.dev_share, test=settings.test_share, seed=settings.seed)
+    splits, groups = split_table(table, shares, runs=len(uris))
+    rows = {split: [row for node, row in good if splits[node] == place] for place, split in enumerate(SPLITS)}
     if not rows["train"]:
         raise UserError(
-            f"none of the {len(bad) + len(seen)} samples can be trained on: see the samples' form in the docs"
+            f"the {len(good)} samples are of {len(set(groups.tolist()))} speakers or recordings, none of which fell to "
+            "train: give smaller shares or another seed"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    train_sums = sum((sums[node] for node in sums if splits[node] == 0), MelSums())
+    (out / "handoff.json").unlink(missing_ok=True)  # a reader must never meet the old record beside new indexes
+    open_store(str(out)).sweep()  # what a killed run left
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
-    _write(out / "cmvn.json", json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
+    _write(out / "cmvn.json", json.dumps(Cmvn.of(train_sums).to_dict(train_sums.frames)))
     lines = ({"clip_id": one.clip_id, "reason": one.reason, "detail": one.detail} for one in bad)
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    record = _handoff(rows, settings, list(uris), storage)
+    record = _handoff(rows, settings, list(map(_place, uris)), s3)
     if build_tokenizer:
         build_tokenizer((row.label for row in rows["train"]), out / "tokenizer")
-    _write(out / "handoff.json", json.dumps(record, ensure_ascii=False, indent=1))  # last: its presence means complete
+    # Last: its presence means complete.
+    _write(out / "handoff.json", json.dumps(record, ensure_ascii=False, indent=1))
     return record
 
 
 def _place(uri: str) -> str:
-    return uri if "://" in uri else os.path.abspath(uri)
+    return uri if "://" in uri or uri.startswith("bytes:/") else path_to_uri(os.path.abspath(uri))
 
 
 def _names(uris: Sequence[str]) -> dict[str, str]:
-    """What ids call each place: as many of the last parts of its path as tell the tars apart, none for a single one."""
+    """Return what ids call each place: as many last parts of its path as tell the tars apart, none for a single one."""
     parts = {place: PurePosixPath(place).parts for place in map(_place, uris)}
     names: dict[str, str] = {}
     for count in range(max(map(len, parts.values())) + 1):
@@ -123,65 +133,71 @@ def _names(uris: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def _scan(uri: str, name: str, storage: Storage) -> Iterator[tuple[Row, Any] | BadSample]:
-    """The samples of one tar, in its order, their ids headed by `name`."""
-    path = None
+def _scan(uri: str, name: str, s3: S3Settings) -> Iterator[tuple[Row, np.ndarray] | BadSample]:
+    """Yield the samples of one tar, in its order, their ids headed by `name`.
+
+    webdataset says which members are a sample; where they lie, which its reader does not know, and whether the tar is
+    whole, which it does not ask, is read from the headers. Contents are read when their sample is made, never a pickle.
+    """
+    from webdataset.tariterators import base_plus_ext, group_by_keys
+
+    spoilt: list[BadSample] = []
+    handed = ""
+
+    def members(file: RangedFile) -> Iterator[dict[str, Any]]:
+        nonlocal handed
+        for member in members_of(file):
+            handed = member.name
+            if base_plus_ext(handed)[0] is None:
+                spoilt.append(BadSample(_clip_id(name, handed), "unreadable", "its name is no key with an extension"))
+            yield {"fname": handed, "data": member, "__url__": uri}
+
+    def refuse(error: Exception) -> bool:
+        if not isinstance(error, ValueError):
+            raise error
+        again = BadSample(_clip_id(name, base_plus_ext(handed)[0]), "duplicate", "its members stand there twice")
+        if not spoilt or spoilt[-1].clip_id != again.clip_id:
+            spoilt.append(again)
+        return True
+
     try:
-        path = storage.fetch(uri)
-        with tarfile.open(path, "r:") as tar:
-            members: dict[str, tarfile.TarInfo] = {}
-            current = ""
-            for member in _files(tar):
-                folder, _, file = member.name.rpartition("/")
-                stem, _, suffix = file.partition(".")
-                key = f"{folder}/{stem}" if folder else stem
-                if members and key != current:
-                    yield _sample(uri, name, current, members, tar)
-                    members = {}
-                current = key
-                members[suffix.lower()] = member
-            if members:
-                yield _sample(uri, name, current, members, tar)
+        store, place = locate(uri, s3)
+        version = store.version(place)
+        file = RangedFile(store, place, 0, store.size(place), _BUFFER_BYTES)
+        for sample in group_by_keys(members(file), suffixes=_SUFFIXES, handler=refuse):
+            yield _sample(uri, name, sample["__key__"], {key: sample[key] for key in _SUFFIXES & sample.keys()}, file)
+            yield from spoilt
+            spoilt.clear()
+        yield from spoilt
+        if store.version(place) != version:
+            raise UserError(f"{uri} was replaced while it was read: start again")
     except FileNotFoundError:
-        raise UserError(f"there is no tar {uri}: mend the path") from None
-    except (tarfile.TarError, OSError) as error:
-        mend = "unpack it if it is compressed, else make it again"
-        raise UserError(f"{uri} is no plain tar that can be read ({error}): {mend}") from None
-    finally:
-        if path and uri.startswith("s3://"):
-            path.unlink(missing_ok=True)  # one tar of scratch at a time
+        raise UserError(f"there is no tar {uri}: fix the path") from None
+    except UserError:
+        raise
+    except (TarError, OSError) as error:
+        fix = "unpack it if it is compressed, else make it again"
+        raise UserError(f"{uri} is no plain tar that can be read ({error}): {fix}") from None
 
 
-def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The plain files of a tar. Raises tarfile.ReadError where it is damaged or cut off, at the start or later."""
-    at = -1
-    try:
-        for member in tar:
-            if member.size < 0 or tar.offset <= at:
-                raise tarfile.ReadError(f"a broken header at byte {at}")
-            at = tar.offset
-            if member.isfile():
-                yield member
-        # tarfile takes any later header that it cannot read for the end of the archive, and a cut for one too.
-        assert tar.fileobj is not None
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError(f"a broken header at byte {tar.offset}, or cut off there")
-    except (ValueError, OverflowError, RecursionError) as error:
-        raise tarfile.ReadError(f"a broken header after byte {max(at, 0)}: {error}") from None
+def _clip_id(name: str, key: str) -> str:
+    return (f"{name}#{key}" if name else key).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _sample(
-    uri: str, name: str, key: str, members: dict[str, tarfile.TarInfo], tar: tarfile.TarFile
-) -> tuple[Row, Any] | BadSample:
+    uri: str, name: str, key: str, members: dict[str, Member], file: RangedFile
+) -> tuple[Row, np.ndarray] | BadSample:
     def content(suffix: str) -> bytes:
-        file = tar.extractfile(members[suffix])
-        return file.read() if file else b""
+        file.seek(members[suffix].offset)
+        return file.read(members[suffix].size)
 
-    clip_id = (f"{name}#{key}" if name else key).encode("utf-8", "backslashreplace").decode("utf-8")
+    clip_id = _clip_id(name, key)
     audio = next((suffix for suffix in AUDIO if suffix in members), None)
     if audio is None:
-        return BadSample(clip_id, "unreadable", f"no audio among {', '.join(sorted(members))}")
+        return BadSample(clip_id, "unreadable", f"none of its members is audio: {', '.join(AUDIO)}")
+    for suffix, member in members.items():
+        if member.problem:
+            return BadSample(clip_id, "unreadable", f"its .{suffix} is {member.problem}")
     try:
         about = json.loads(content("json")) if "json" in members else {}
         if not isinstance(about, dict):
@@ -199,25 +215,28 @@ def _sample(
         features = filterbank(decode(clip_id, BytesIO(content(audio))))
     except BadSample as bad:
         return bad
+    speaker = str(about["speaker"]) if about.get("speaker") else None
+    # Keys start again in other tars, which must not tie one speaker to another.
+    own_recording = f"{speaker}/{key}" if speaker else key
     known: dict[str, Any] = {kind: str(about[kind]) for kind in _ATTRIBUTES if about.get(kind)}
     row = Row(
         clip_id=clip_id,
         shard=_place(uri),
-        offset=members[audio].offset_data,
+        offset=members[audio].offset,
         size=members[audio].size,
         frames=len(features),
         label_tokens=len(tokens(label)),
         label=label,
-        domain=str(about.get("domain") or PurePosixPath(uri).parent.name or "plain"),
+        domain=str(about.get("domain") or PurePosixPath(_place(uri)).parent.name or "plain"),
         events=None if events is None else tuple(events),
-        recording_id=str(about.get("recording_id") or key),
-        speaker=str(about["speaker"]) if about.get("speaker") else None,
+        recording_id=str(about.get("recording_id") or own_recording),
+        speaker=speaker,
         **known,
     )
     return row, features
 
 
-def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], storage: Storage) -> dict[str, Any]:
+def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], s3: S3Settings) -> dict[str, Any]:
     def size(some: Sequence[Row]) -> dict[str, Any]:
         return {"clips": len(some), "hours": round(sum(row.frames for row in some) / 360_000, 6)}
 
@@ -239,11 +258,9 @@ def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str
         "tokenizer": "tokenizer",
         "attributes": labels | {"events": events},
         "tars": uris,
-        "storage": asdict(storage),
+        "storage": {name: getattr(s3, name) for name in ("endpoint_url", "region", "addressing_style")},
     }
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
+    replace(path, text.encode("utf-8"))

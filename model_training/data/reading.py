@@ -29,10 +29,12 @@ from model_training.data.batching import Planner, rank_batches
 from model_training.data.features import MIN_FRAMES, Cmvn, ctc_frames, subsampled
 from model_training.data.index import Index, Row
 from model_training.data.permutation import derive
-from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import BINS, filterbank
 from operators.shard import feature_frames
+from operators.storage.base import S3Settings
+from operators.storage.fetch import RangedFileForC, locate
+from operators.storage.uri import is_s3
 
 __all__ = ["BadSample", "Batch", "Batches", "Reader", "TargetSequences", "check_shards", "load_noises"]
 
@@ -46,7 +48,7 @@ _LENGTH_TOLERANCE = 0.02  # a manifest's duration may round; more would break th
 
 
 class TargetSequences(Protocol):
-    """What the model is to say of a clip, in ids."""
+    """The sequences are what the model is to say of a clip, in ids."""
 
     @property
     def ctc(self) -> Sequence[int]: ...
@@ -63,29 +65,25 @@ Targets = Callable[[Row], TargetSequences]
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads the audio of rows by byte range."""
+    """A Reader reads the audio of rows by byte range. Picklable: connections belong to the process that made them."""
 
-    storage: Storage = field(default_factory=Storage)
+    s3: S3Settings = field(default_factory=S3Settings)
 
     def read(self, row: Row) -> np.ndarray:
-        """The clip's samples, int16 [T] at 16 kHz.
+        """Return the clip's samples, int16 [T] at 16 kHz.
 
         Raises:
             BadSample: corrupt, cut off, empty, not finite, or not as long as the index says.
-            UserError: the shard is gone, or its store cannot be reached.
+            UserError: the shard is gone or cannot be read, or its store cannot be reached.
         """
         try:
-            if row.start_sample is None and row.end_sample is None:
-                data = self.storage.read(row.shard, row.offset, row.size)
-                if len(data) < row.size:
-                    raise BadSample(row.clip_id, "truncated", f"{row.shard} ends within the clip")
-                file = cast(BinaryIO, io.BytesIO(data))
-            else:
-                file = cast(BinaryIO, self.storage.open(row.shard, row.offset, row.size))
-            with file:
-                pcm = decode(row.clip_id, file, row.start_sample, row.end_sample)
+            pcm = self._decode(row)
         except FileNotFoundError:
             raise UserError(f"the shard {row.shard} is gone: bring it back, or run the hand-off again") from None
+        except UserError:
+            raise
+        except OSError as error:
+            raise UserError(f"cannot read {row.shard}: {error.strerror or error}") from None
         frames = feature_frames(len(pcm))
         if frames < MIN_FRAMES:
             raise BadSample(row.clip_id, "too_short", f"{len(pcm)} samples")
@@ -93,15 +91,30 @@ class Reader:
             raise BadSample(row.clip_id, "length_differs", f"{frames} frames instead of {row.frames}")
         return pcm
 
+    def _decode(self, row: Row) -> np.ndarray:
+        store, key = locate(row.shard, self.s3)
+        if row.start_sample is None and row.end_sample is None:
+            data = store.read_range(key, row.offset, row.size)
+            if len(data) < row.size:
+                raise BadSample(row.clip_id, "truncated", f"{row.shard} ends within the clip")
+            return decode(row.clip_id, io.BytesIO(data))
+        file = RangedFileForC(store, key, row.offset, row.size)
+        try:
+            return decode(row.clip_id, cast(BinaryIO, file), row.start_sample, row.end_sample)
+        except BadSample:
+            if file.failure is not None:  # the store's fault, not the clip's
+                raise file.failure from None
+            raise
 
-def check_shards(index: Index, storage: Storage | None = None) -> None:
-    """See that every shard of an index is there and as long as its clips need. Raises UserError naming one."""
-    storage = storage or Storage()
+
+def check_shards(index: Index, s3: S3Settings | None = None) -> None:
+    """Check that every shard of an index is there and as long as its clips need. Raises UserError naming one."""
 
     def fault(item: tuple[str, int]) -> str | None:
         uri, end = item
         try:
-            size = storage.size(uri)
+            store, key = locate(uri, s3)
+            size = store.size(key)
         except FileNotFoundError:
             return f"the shard {uri} is gone"
         return f"the shard {uri} has {size} bytes, but its clips need {end}" if size < end else None
@@ -113,14 +126,17 @@ def check_shards(index: Index, storage: Storage | None = None) -> None:
         raise UserError(f"{faults[0]}{more}: bring it back, or run the hand-off again")
 
 
-def load_noises(uris: Sequence[str], storage: Storage | None = None) -> list[np.ndarray]:
-    """Recordings of noise for `Augment`, int16 [T] at 16 kHz. Raises UserError naming one that cannot be read."""
-    storage, noises = storage or Storage(), []
+def load_noises(uris: Sequence[str], s3: S3Settings | None = None) -> list[np.ndarray]:
+    """Return recordings of noise for `Augment`, int16 [T] at 16 kHz. Raises UserError naming one that cannot be
+    read.
+    """
+    noises = []
     for uri in uris:
         try:
-            noises.append(decode(uri, cast(BinaryIO, io.BytesIO(storage.read(uri)))))
+            store, key = locate(uri, s3)
+            noises.append(decode(uri, io.BytesIO(store.read(key))))
         except FileNotFoundError:
-            raise UserError(f"the noise recording {uri} is not there: mend the path") from None
+            raise UserError(f"the noise recording {uri} is not there: fix the path") from None
         except BadSample as bad:
             raise UserError(f"the noise recording {uri} cannot be used ({bad.detail}): leave it out") from None
     return noises
@@ -128,7 +144,7 @@ def load_noises(uris: Sequence[str], storage: Storage | None = None) -> list[np.
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """One batch. B is 0 when none of its clips could be used."""
+    """A Batch holds tensors and what they are of. B is 0 when none of its clips could be used."""
 
     features_BT80: Tensor
     """float32: normalised, masked, 0 after a clip's end."""
@@ -150,7 +166,7 @@ class Batch:
     """the clips that are missing from it."""
 
     def only(self, wanted_B: list[bool]) -> Batch:
-        """Some of its clips, with the padding as it was."""
+        """Return some of its clips, with the padding as it was."""
         kept = [place for place, wanted in enumerate(wanted_B) if wanted]
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, Tensor)}
@@ -159,15 +175,15 @@ class Batch:
 
     @staticmethod
     def of_none(bad: tuple[BadSample, ...]) -> Batch:
-        """A batch that only says which clips are missing."""
+        """Return a batch that only says which clips are missing."""
         return Batch(**{name: _tensor(value) for name, value in _collate([]).items()}, global_batch=-1, bad=bad)
 
 
 class Batches:
-    """The batches of one rank, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
+    """The batches are one rank's, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` hears of
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` is told of
     every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends
     on none of this but `targets`.
     """
@@ -189,7 +205,7 @@ class Batches:
         workers: int = 0,
         on_bad: Callable[[str, str, str], None] | None = None,
     ) -> None:
-        """Raises UserError when `world` does not divide `micro_batches`."""
+        """Take what batches are made of. Raises UserError when `world` does not divide `micro_batches`."""
         weighted = [(1.0, targets)] if callable(targets) else list(targets)
         self._maker = _Maker(index, planner, reader, weighted, cmvn, augment)
         self._numbers = lambda: rank_batches(
@@ -248,7 +264,7 @@ class _Sample:
 
 
 class _Maker(Dataset[Any]):
-    """Makes any batch from its number, in whichever process."""
+    """A maker makes any batch from its number, in whichever process."""
 
     def __init__(
         self,
@@ -272,7 +288,7 @@ class _Maker(Dataset[Any]):
         try:
             # One thread for sums: more would change their order, and workers would fight over the cores.
             with _one_thread():
-                if any(row.shard.startswith("s3://") for row, _ in jobs):
+                if any(is_s3(row.shard) for row, _ in jobs):
                     with ThreadPoolExecutor(_REQUESTS) as pool:
                         made = list(pool.map(self._make, jobs))
                 else:

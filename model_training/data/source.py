@@ -26,19 +26,19 @@ from operators.errors import UserError
 
 
 class Source:
-    """The training and development data of a handoff, as these settings cut it into batches."""
+    """A Source is the training and development data of a hand-off, as these settings cut it into batches."""
 
     def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
         data = settings.data
         self.handoff, self.tokenizer = handoff, tokenizer
-        self.reader = Reader(handoff.storage)
+        self.reader = Reader(handoff.s3)
         self.cmvn = handoff.cmvn()
-        noises = load_noises(data.augment.noises, handoff.storage)
+        noises = load_noises(data.augment.noises, handoff.s3)
         self.augment = Augment(data.augment.settings(), noises)
         self.index = handoff.index("train")
         if not len(self.index):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
-        check_shards(self.index, handoff.storage)
+        check_shards(self.index, handoff.s3)
         plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
         limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
         self.planner = Planner(
@@ -73,7 +73,7 @@ class Source:
         """
 
     def unusable(self) -> Iterator[Unusable]:
-        """Clips of train and dev that are in no batch: too long or too short for the settings, or for their labels."""
+        """Yield the clips of train and dev that are in no batch: too long or short for settings, or labels."""
         for planner in (self.planner, self.dev_planner):
             if planner is not None:
                 yield from planner.unusable()
@@ -95,7 +95,7 @@ class Source:
         )
 
     def dev_batches(self, settings: Settings, monitor: Monitor) -> Iterator[Batch]:
-        """About `eval_clips` clips of dev, the same each time, as they are."""
+        """Yield about `eval_clips` clips of dev, the same each time, as they are."""
         if self.dev is None or self.dev_planner is None:
             return
         last = self.dev_planner.batches_per_epoch(0)

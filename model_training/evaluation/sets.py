@@ -110,7 +110,7 @@ def labelled_sets(
             planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32), may_be_empty=True)
             last = planner.batches_per_epoch(0)
             targets = _Targets(loaded.tokenizer)
-            batches = Batches(part, planner, Reader(handoff.storage), targets, loaded.cmvn, last_global_batch=last)
+            batches = Batches(part, planner, Reader(handoff.s3), targets, loaded.cmvn, last_global_batch=last)
             sets[domain] = LabelledSet(planner, batches)
     return sets
 

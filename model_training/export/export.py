@@ -215,6 +215,7 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _replace(scratch: Path, folder: Path) -> None:
+    # The folder is renamed as a whole: its files belong together, and none of them may stand beside an older one.
     if folder.exists():
         shutil.rmtree(folder)
     os.rename(scratch, folder)

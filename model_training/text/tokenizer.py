@@ -24,6 +24,7 @@ from typing import Any
 from model_training.text.bpe import BOUNDARY, Merge, learn_merges, split_word
 from model_training.text.tokens import KINDS, UNK, UNKNOWN, Scheme, spell
 from operators.errors import UserError
+from operators.storage.atomic import replace
 from operators.text.spoken import tokens
 
 FILE = "tokenizer.json"
@@ -249,8 +250,8 @@ class Tokenizer:
         return cls.from_dict(plain)
 
     def save(self, folder: str | Path) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        (Path(folder) / FILE).write_bytes(self.to_bytes())
+        """Write tokenizer.json into a folder, in one step."""
+        replace(Path(folder) / FILE, self.to_bytes())
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:

@@ -6,7 +6,8 @@
       trainer.json             step, settings, vocabulary, fingerprints, sha256 of the other files: written last
       tokenizer.json  cmvn.json
 
-Everything is written to a temporary folder, synced, then renamed. No pickle: loading a checkpoint runs nobody's code.
+Everything is written to a temporary folder, synced, then renamed: the folder is the unit that is whole or not there, so
+it is not replaced file by file. No pickle: loading a checkpoint runs nobody's code.
 The place in the data is a function of the step, and random numbers of (seed, step), so neither needs a file.
 """
 
@@ -28,6 +29,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from operators.errors import UserError
+from operators.storage.atomic import sync_folder
 
 VERSION = 1
 _NAME = re.compile(r"step-(\d{8})")
@@ -37,7 +39,7 @@ _RECORD = {"step": int, "settings": dict, "vocabulary": int, "tokenizer": str, "
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint that was found whole."""
+    """A Checkpoint is the folder of one that was found whole, and its record."""
 
     path: Path
     record: dict[str, Any]  # trainer.json
@@ -74,7 +76,7 @@ def save(
 ) -> Path:
     """Write a checkpoint. `texts` are small files to keep beside it (tokenizer.json, cmvn.json).
 
-    Returns: its folder, which holds everything or does not exist.
+    Return its folder, which holds everything or does not exist.
     """
     final = folder / f"step-{step:08d}"
     if final.exists():
@@ -97,15 +99,15 @@ def save(
     )
     for name in [*names, "trainer.json"]:
         _sync(temporary / name)
-    _sync(temporary)
+    sync_folder(temporary)
     os.rename(temporary, final)
-    _sync(folder)
+    sync_folder(folder)
     return final
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """A checkpoint by its folder, or the newest whole one of a training run. Newer ones that are damaged are named on
-    stderr.
+    """Return a checkpoint by its folder, or the newest whole one of a training run. Newer ones that are damaged are
+    named on stderr.
 
     Raises:
         UserError: there is none, or a file is missing or differs from its checksum.
@@ -125,7 +127,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def latest(folder: str | Path) -> Checkpoint | None:
-    """The newest whole checkpoint of a run, None when there is none. A damaged one is passed over.
+    """Return the newest whole checkpoint of a run, None when there is none. A damaged one is passed over.
 
     Raises:
         UserError: the newest is of another version of this program.
@@ -139,11 +141,10 @@ def latest(folder: str | Path) -> Checkpoint | None:
 
 
 def set_aside(folder: Path, after: int) -> list[Path]:
-    """Rename the checkpoints of later steps than `after`, which a run that goes on from there found damaged, to
-    damaged-step-...
+    """Rename to damaged-step-... the checkpoints after step `after`, which a run that goes on from there found damaged.
 
     Else they would count as the newest: `prune` would keep them for whole ones, and `save` would not replace them.
-    Returns: their new places.
+    Return their new places.
     """
     moved = []
     for path in steps(folder):
@@ -155,13 +156,13 @@ def set_aside(folder: Path, after: int) -> list[Path]:
 
 
 def steps(folder: str | Path) -> list[Path]:
-    """The run's checkpoint folders, oldest first."""
+    """Return the run's checkpoint folders, oldest first."""
     folder = Path(folder)
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Leave the newest `keep`, and no unfinished ones."""
+    """Remove all checkpoints but the newest `keep`, and all unfinished ones."""
     for path in steps(folder)[:-keep]:
         shutil.rmtree(path)
     for path in folder.glob(".step-*"):
@@ -169,7 +170,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def average(checkpoints: list[Checkpoint]) -> dict[str, Tensor]:
-    """The mean of several checkpoints' weights, in float64."""
+    """Return the mean of several checkpoints' weights, summed in float64, as float32."""
     total = {name: tensor.double() for name, tensor in checkpoints[0].weights().items()}
     for checkpoint in checkpoints[1:]:
         for name, tensor in checkpoint.weights().items():
@@ -178,7 +179,7 @@ def average(checkpoints: list[Checkpoint]) -> dict[str, Tensor]:
 
 
 def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state as named tensors: `<parameter>/<state>`. Parameters that were never updated have none."""
+    """Return the optimiser's state as tensors `<parameter>/<state>`. Parameters that were never updated have none."""
     return {
         f"{name}/{key}": value
         for name, parameter in model.named_parameters()
@@ -187,6 +188,7 @@ def moments_by_name(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 
 
 def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor]) -> None:
+    """Give the optimiser the state that `moments_by_name` returned. Raises UserError when it is of another model."""
     parameters = dict(model.named_parameters())
     for key, tensor in moments.items():
         name, state = key.rsplit("/", 1)
@@ -201,6 +203,7 @@ def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments:
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
+    """Load a checkpoint's weights into a model. Raises UserError when they are of another model."""
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         wrong = (missing or unexpected)[0]

@@ -11,9 +11,10 @@ import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from operators.errors import UserError
 from operators.storage.base import AccessRefused
@@ -26,9 +27,10 @@ class _Swept(Exception):
     """Another process took our temporary file for an orphan."""
 
 
-def replace(path: Path, data: bytes | Path) -> None:
-    """Write bytes, or a copy of a file, to `path` in one atomic step that lasts; missing folders are made.
+def replace(path: Path, data: bytes | Path | Callable[[BinaryIO], object]) -> None:
+    """Write bytes, a copy of a file, or what `data(file)` writes, to `path` in one atomic step that lasts.
 
+    Missing folders are made. `data` may be called again, on a new file, when another process has swept the first.
     Raises UserError (AccessRefused among them) for what the user can fix: a full disk, a missing right.
     """
     with explained(path, "write"):
@@ -40,7 +42,7 @@ def replace(path: Path, data: bytes | Path) -> None:
                 return
 
 
-def _replace(path: Path, data: bytes | Path) -> None:
+def _replace(path: Path, data: bytes | Path | Callable[[BinaryIO], object]) -> None:
     temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(8)}"
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -50,6 +52,8 @@ def _replace(path: Path, data: bytes | Path) -> None:
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, file, 1 << 20)
+            elif callable(data):
+                data(file)
             else:
                 file.write(data)
             file.flush()
@@ -105,22 +109,22 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def explained(path: Path | str, verb: str) -> Iterator[None]:
-    """Turn the operating system's errors that are the user's to mend into one line."""
+    """Turn the operating system's errors that are the user's to fix into one line."""
     try:
         yield
     except OSError as error:
         if isinstance(error, UserError):
             raise
         if error.errno in (errno.EACCES, errno.EPERM):
-            message = f"no permission to {verb} {path}: mend its mode or owner, or run as another user"
+            message = f"no permission to {verb} {path}: fix its mode or owner, or run as another user"
             raise AccessRefused(message) from error
-        mend = _MEND.get(error.errno or 0)
-        if mend is None:
+        fix = _FIX.get(error.errno or 0)
+        if fix is None:
             raise
-        raise UserError(f"cannot {verb} {path}: {mend}") from error
+        raise UserError(f"cannot {verb} {path}: {fix}") from error
 
 
-_MEND = {
+_FIX = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EFBIG: (

@@ -35,16 +35,20 @@ class StoreUnavailable(UserError):
 
 
 class AccessRefused(UserError, PermissionError):
-    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined
+    """Permission is missing: for a run's output it is the user's to fix, for one source it is a quarantined
     recording.
     """
 
 
-class Store(ABC):
-    """Objects under one root. Picklable: connections are made per process, on first use.
+class StoreRefused(UserError):
+    """The store answers with a refusal of its own, perhaps because it wants to be addressed in another style."""
 
-    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend
-    it.
+
+class Store(ABC):
+    """A Store holds objects under one root. Picklable: connections are made per process, on first use.
+
+    Every method may raise UserError (AccessRefused, StoreUnavailable, StoreRefused among them) with one line that says
+    how to fix it.
     """
 
     root: str
@@ -54,15 +58,22 @@ class Store(ABC):
 
     @abstractmethod
     def size(self, key: str) -> int:
-        """Bytes of the object. Raises FileNotFoundError."""
+        """Return the bytes of the object. Raises FileNotFoundError."""
+
+    @abstractmethod
+    def version(self, key: str) -> str:
+        """Return a text that is another one when another object has taken the key. Raises FileNotFoundError."""
 
     @abstractmethod
     def read(self, key: str) -> bytes:
-        """The whole object. Raises FileNotFoundError."""
+        """Return the whole object. Raises FileNotFoundError."""
 
     @abstractmethod
     def read_range(self, key: str, offset: int, size: int) -> bytes:
-        """Bytes [offset, offset + size), fewer where the object ends first. Raises FileNotFoundError."""
+        """Return bytes [offset, offset + size), fewer where the object ends first. Raises FileNotFoundError.
+
+        Threads may read one object at once: no call has a place in the file that another could move.
+        """
 
     @abstractmethod
     def put(self, key: str, data: bytes | Path) -> None:
@@ -70,7 +81,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[tuple[str, int]]:
-        """(key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
+        """Yield (key, bytes) of every object whose key starts with `prefix` (a string, not a folder), by UTF-8 order of
         keys.
         """
 
@@ -80,7 +91,7 @@ class Store(ABC):
 
     @abstractmethod
     def sweep(self, prefix: str = "") -> int:
-        """Remove what killed writers left under `prefix`, never a write in progress; answers how many."""
+        """Remove what killed writers left under `prefix`, never a write in progress; return how many."""
 
     def url(self, key: str) -> str:
         return f"{self.root.rstrip('/')}/{key}"
@@ -91,6 +102,6 @@ class Store(ABC):
 
 
 def check_key(key: str) -> None:
-    """Raises ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
+    """Raise ValueError for a key that could leave its root: keys are made by us, so that is a bug."""
     if not key or "\0" in key or any(part in ("", ".", "..") for part in key.split("/")):
         raise ValueError(f"not a storage key: {key!r}")

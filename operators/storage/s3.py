@@ -31,7 +31,7 @@ from botocore.config import Config
 from urllib3.exceptions import HTTPError
 
 from operators.errors import UserError
-from operators.storage.base import AccessRefused, S3Settings, Store, StoreUnavailable, check_key
+from operators.storage.base import AccessRefused, S3Settings, Store, StoreRefused, StoreUnavailable, check_key
 
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
@@ -74,9 +74,15 @@ class S3Store(Store):
         return True
 
     def size(self, key: str) -> int:
+        return int(self._head(key)["ContentLength"])
+
+    def version(self, key: str) -> str:
+        return str(self._head(key)["ETag"])
+
+    def _head(self, key: str) -> Any:
         with self._explained(key):
             try:
-                return int(self._client.head_object(Bucket=self.bucket, Key=self._key(key))["ContentLength"])
+                return self._client.head_object(Bucket=self.bucket, Key=self._key(key))
             except aws.ClientError as error:
                 # A HEAD has no body, so an expired token looks like one forbidden object: a GET says which of the two
                 # it is.
@@ -129,7 +135,7 @@ class S3Store(Store):
                     failures = self._pause(1 if done > before else failures + 1, error)
 
     def _get(self, key: str, start: int, size: int | None, etag: str | None) -> Any:
-        """The response to a GET of a range; None where the object ends before it."""
+        """Return the response to a GET of a range; None where the object ends before it."""
         condition = {"IfMatch": etag} if etag else {}
         if start or size is not None:
             condition["Range"] = f"bytes={start}-{'' if size is None else start + size - 1}"
@@ -229,7 +235,8 @@ def _make_client(s3: S3Settings) -> Any:
         retries={"mode": "standard", "total_max_attempts": s3.max_attempts},
         connect_timeout=s3.connect_timeout,
         read_timeout=s3.read_timeout,
-        s3={"addressing_style": s3.addressing_style},
+        # boto3's own is auto too, unless a profile says otherwise.
+        s3={"addressing_style": s3.addressing_style} if s3.addressing_style != "auto" else None,
         # boto3's newer default checksums are refused by many S3-compatible stores.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
@@ -243,8 +250,8 @@ def _make_client(s3: S3Settings) -> Any:
         if isinstance(error, aws.BotoCoreError):
             raise
         # botocore's way to say it, wherever the endpoint comes from. Its text may quote a password.
-        mend = "mend s3.endpoint_url or AWS_ENDPOINT_URL, as in http://store:9000"
-        raise UserError(f"the endpoint of S3 is no URL: {mend}") from None
+        fix = "fix s3.endpoint_url or AWS_ENDPOINT_URL, as in http://store:9000"
+        raise UserError(f"the endpoint of S3 is no URL: {fix}") from None
 
 
 def _md5(body: bytes) -> str:
@@ -252,7 +259,7 @@ def _md5(body: bytes) -> str:
 
 
 def _code(error: aws.ClientError) -> str:
-    """The store's error code. A HEAD has no body to name one, so its status stands in."""
+    """Return the store's error code. A HEAD has no body to name one, so its status stands in."""
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "")
     code = str(error.response.get("Error", {}).get("Code") or status)
     return {"404": "NoSuchKey", "403": "AccessDenied", "412": "PreconditionFailed", "416": "InvalidRange"}.get(
@@ -261,11 +268,11 @@ def _code(error: aws.ClientError) -> str:
 
 
 def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Exception:
-    """The one line for an error of the store, or of the way to it."""
+    """Return the one line for an error of the store, or of the way to it."""
     if isinstance(error, aws.ClientError):
         return _explain_answer(error, where, bucket)
     if isinstance(error, aws.ProfileNotFound):
-        return UserError(f"no profile {s3.profile} in the AWS configuration: mend s3.profile or write the profile")
+        return UserError(f"no profile {s3.profile} in the AWS configuration: fix s3.profile or write the profile")
     if isinstance(error, _NO_CREDENTIALS):
         return UserError(
             f"no usable credentials for {where}: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or s3.profile, "
@@ -278,7 +285,7 @@ def _explain(error: Exception, where: str, bucket: str, s3: S3Settings) -> Excep
         )
     if isinstance(error, (aws.ParamValidationError, aws.InvalidS3AddressingStyleError)):
         return UserError(
-            f"{where} is not a valid S3 location, or s3.addressing_style is wrong: mend the path or the setting"
+            f"{where} is not a valid S3 location, or s3.addressing_style is wrong: fix the path or the setting"
         )
     # What is left is of the settings: a malformed endpoint, an unknown region, a broken configuration file.
     return UserError(
@@ -300,16 +307,16 @@ def _explain_answer(error: aws.ClientError, where: str, bucket: str) -> Exceptio
     code, status = _code(error), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code == "NoSuchKey":
         return FileNotFoundError(where)
-    if code in _MEND:
+    if code in _FIX:
         kind = AccessRefused if code in ("AccessDenied", "InvalidObjectState") else UserError
-        return kind(_MEND[code].format(where=where, bucket=bucket))
+        return kind(_FIX[code].format(where=where, bucket=bucket))
     if code in _OF_ONE_OBJECT or code.startswith("KMS."):
         return AccessRefused(f"the store refused {where} with {code}: it is encrypted with a key that is not at hand")
     if status >= 500 or code in ("SlowDown", "Throttling", "RequestLimitExceeded", "TooManyRequests"):
         return StoreUnavailable(
             f"the store keeps answering {code or status} for {where}: try again later, or with fewer workers"
         )
-    return UserError(
+    return StoreRefused(
         f"the store refused {where} with {code or status}: check the path, the s3 settings and your rights"
     )
 
@@ -317,8 +324,8 @@ def _explain_answer(error: aws.ClientError, where: str, bucket: str) -> Exceptio
 _OF_ONE_OBJECT = ("InvalidRequest", "ServerSideEncryptionConfigurationNotFoundError")
 """What stores answer for an object under a customer's key, which costs that recording, not the run."""
 
-_MEND = {
-    "NoSuchBucket": "no bucket {bucket}: create it, or mend the path {where}",
+_FIX = {
+    "NoSuchBucket": "no bucket {bucket}: create it, or fix the path {where}",
     "AccessDenied": (
         "access denied to {where}: these credentials lack a right on it (listing, reading and writing are needed)"
     ),
@@ -346,7 +353,7 @@ _MEND = {
 
 
 def _endpoint(s3: S3Settings) -> str:
-    """The endpoint as it may be shown: a user may have put a password into the URL."""
+    """Return the endpoint as it may be shown: a user may have put a password into the URL."""
     if not s3.endpoint_url:
         return "Amazon S3"
     parts = urlsplit(s3.endpoint_url)

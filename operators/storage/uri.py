@@ -16,7 +16,7 @@ _TAR_MEMBER = re.compile(r"\.tar#", re.IGNORECASE)
 
 
 def scheme(uri: str) -> str | None:
-    """The `http` of `http://...`; None for a plain path."""
+    """Return the `http` of `http://...`; None for a plain path."""
     found = _SCHEME.match(uri)
     return found.group(1).lower() if found else None
 
@@ -26,7 +26,7 @@ def is_s3(uri: str) -> bool:
 
 
 def split_s3(uri: str) -> tuple[str, str]:
-    """(bucket, key) of an s3:// URI. Keys are taken as they stand: "#", "?" and "%" are ordinary characters."""
+    """Return (bucket, key) of an s3:// URI. Keys are taken as they stand: "#", "?" and "%" are ordinary characters."""
     bucket, _, key = uri.partition("://")[2].partition("/")
     if not bucket:
         raise UserError(f"{uri} names no bucket: write s3://bucket/prefix")
@@ -34,13 +34,20 @@ def split_s3(uri: str) -> tuple[str, str]:
 
 
 def split_member(uri: str) -> tuple[str, str | None]:
-    """(tar, member) of `x.tar#member`; (uri, None) for anything else."""
+    """Return (tar, member) of `x.tar#member`; (uri, None) for anything else."""
     found = _TAR_MEMBER.search(uri)
     return (uri[: found.end() - 1], uri[found.end() :]) if found else (uri, None)
 
 
+def resolve(folder: str, path: str) -> str:
+    """Return `path` as it stands in a file of `folder`: relative to it, unless it is absolute or has a scheme."""
+    if "://" in path or path.startswith(("/", "bytes:/")):
+        return path
+    return f"{folder.rstrip('/')}/{path}"
+
+
 def path_to_uri(path: str) -> str:
-    """A local path as text that any file can hold.
+    """Return a local path as text that any file can hold.
 
     It is the path itself, except for the rare name that is not UTF-8, which no ledger could store: `bytes:/caf%E9.mp3`.
     """
@@ -52,5 +59,5 @@ def path_to_uri(path: str) -> str:
 
 
 def uri_to_path(uri: str) -> str:
-    """The local path of an URI made by `path_to_uri`; every other URI is a path already."""
+    """Return the local path of an URI made by `path_to_uri`; every other URI is a path already."""
     return os.fsdecode(unquote_to_bytes(uri[len("bytes:") :])) if uri.startswith("bytes:/") else uri

@@ -25,10 +25,10 @@ from operators.clip import Recording, Rejection
 from operators.errors import UserError
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, open_store
+from operators.storage.tar_members import Member, TarError, read_members
 from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, split_s3
 from pipeline.config import SourceSettings
 from pipeline.sources.manifest import is_manifest, read_rows, text
-from pipeline.sources.tar_index import Member, TarError, read_members
 from pipeline.sources.walk import NOT_LOOKED_INTO, Found, passed_by, walk
 
 if TYPE_CHECKING:

@@ -139,6 +139,28 @@ def test_same_unit_same_bytes_and_round_trip() -> None:
     assert table.to_pylist()[1]["hypotheses"][0]["text"] == "Hello, world"
 
 
+@pytest.mark.parametrize(("extension", "order"), [("flac", ["flac", "json", "txt"]), ("opus", ["json", "opus", "txt"])])
+def test_members_have_a_fixed_order_and_neither_time_nor_owner(extension: str, order: list[str]) -> None:
+    tar, rows = write_tar(unit_rows(unit()), lambda _: b"audio", extension, lambda text, _: 1)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        members = opened.getmembers()
+    assert [member.name.rpartition(".")[2] for member in members] == order
+    for member in members:
+        assert (member.mtime, member.uid, member.gid, member.uname, member.gname) == (0, 0, 0, "", "")
+        assert member.mode == 0o644
+        assert member.offset_data - member.offset == tarfile.BLOCKSIZE, "one header each, that any reader of tars knows"
+    (kept,) = [row for row in rows if row["outcome"] == "kept"]
+    assert tar[kept["tar_offset"] : kept["tar_offset"] + kept["tar_size"]] == b"audio"
+
+
+def test_a_unit_without_kept_clips_has_an_empty_shard() -> None:
+    made = replace(unit(), clips=(), stretches=(Stretch(recording_id=ODD, span=Span(0, 98_000), outcome="non_speech"),))
+    tar, rows = write_tar(unit_rows(made), lambda _: b"audio", "flac", lambda text, _: 1)
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        assert opened.getnames() == []
+    assert [row["tar_offset"] for row in rows] == [None]
+
+
 def test_a_clip_without_verdict_is_a_bug() -> None:
     made = unit()
     undecided = Clip(clip_id="x", recording_id=ODD, span=Span(0, 98_000))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -18,11 +19,13 @@ from model_training.data.features import Cmvn
 from model_training.data.index import INDEX_SCHEMA, Index, Row, write_index
 from model_training.data.plain_tars import IndexSettings, index_from_tars
 from model_training.data.reading import Batches, Reader, check_shards
-from model_training.storage import Storage, resolve
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.split import SPLITS, Shares
+from operators.storage.base import S3Settings
+from operators.storage.uri import resolve
 from tests.support.corpus import encoded, targets, voice, write_tar
-from tests.support.s3_server import bucket, s3_server
+from tests.support.s3_server import FaultyProxy, bucket, s3_server
 
 __all__ = ["bucket", "s3_server"]
 
@@ -122,7 +125,7 @@ def test_what_is_no_index_is_refused_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match="there is no index"):
         Index.open(str(tmp_path / "none.arrow"))
-    with pytest.raises(UserError, match=r"only local paths and s3://"):
+    with pytest.raises(UserError, match=r"https:// is no storage we know: give a local path or s3://"):
         Index.open("https://example.org/x.arrow")
     other = pa.table({"clip_id": ["a"]})
     with pa.OSFile(str(tmp_path / "other.arrow"), "wb") as sink, pa.ipc.new_file(sink, other.schema) as writer:
@@ -257,6 +260,65 @@ def test_a_hostile_sample_costs_itself_alone(
     assert named["reason"] in bad[1].split("|")
 
 
+def test_members_that_are_no_part_of_a_sample_are_named(tmp_path: Path) -> None:
+    """Samples are what webdataset says they are: neighbours with one key. The rest is no silent loss."""
+    sound, other = encoded(voice(8_000)), encoded(voice(9_000))
+    path = tmp_path / "x.tar"
+    with tarfile.open(path, "w") as tar:
+
+        def add(name: str, data: bytes = b"", link: str = "") -> None:
+            info = tarfile.TarInfo(name)
+            info.size, info.linkname = len(data), link
+            if link:
+                info.type = tarfile.SYMTYPE
+            tar.addfile(info, io.BytesIO(data))
+
+        add("README", b"how this was made")
+        for key in ("a", "b", "b", "c", "d"):  # the second b follows the first, so it is part of the same sample
+            add(f"{key}.flac", sound if key != "d" else b"", "/etc/passwd" if key == "d" else "")
+            add(f"{key}.txt", b"hello")
+        add("c.1/e.FLAC", other)
+        add("c.1/e.seg.txt", b"not the text")
+        add("c.1/e.TXT", b"upper case")
+        add("f.flac", sound)
+        add("f.__bad__", b"1")
+        add("f.__key__", b"1")
+        add("f.pyd", b"cos\nsystem\n(S'false'\ntR.")
+        add("f.txt", b"hello")
+    index_from_tars([str(path)], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    index = Index.open(str(tmp_path / "out" / "train.arrow"))
+    rows = [index.row(number) for number in range(len(index))]
+    assert [(row.clip_id, row.label) for row in rows] == [
+        ("a", "hello"),
+        ("b", "hello"),
+        ("c", "hello"),
+        ("c.1/e", "upper case"),
+        ("f", "hello"),
+    ]
+    content = path.read_bytes()
+    assert [content[row.offset : row.offset + row.size] for row in rows] == [sound, sound, sound, other, sound]
+    lines = [json.loads(line) for line in (tmp_path / "out" / "bad_samples.jsonl").open(encoding="utf-8")]
+    assert [(line["clip_id"], line["reason"]) for line in lines] == [
+        ("README", "unreadable"),
+        ("b", "duplicate"),
+        ("d", "unreadable"),
+        ("f", "duplicate"),
+    ]
+    assert "a link" in lines[2]["detail"]
+
+
+def test_a_tar_on_s3_is_read_once_and_in_large_pieces(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    import boto3
+
+    tar = tmp_path / "x.tar"
+    numbered_tar(tar, 200)
+    boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").upload_file(str(tar), bucket, "once/x.tar")
+    with FaultyProxy(s3_server, []) as proxy:
+        index_from_tars([f"s3://{bucket}/once/x.tar"], tmp_path / "out", s3=S3Settings(proxy.url))
+        assert sum(request.sent_bytes for request in proxy.requests) < 1.5 * tar.stat().st_size
+        assert len(proxy.requests) < 20
+
+
 def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: str) -> None:
     import boto3
 
@@ -265,7 +327,7 @@ def test_tars_on_s3_give_the_same_index(tmp_path: Path, s3_server: str, bucket: 
     boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1").upload_file(str(tar), bucket, "songs/x.tar")
     settings = IndexSettings(dev_share=0.2, test_share=0.2)
     index_from_tars([str(tar)], tmp_path / "local", settings)
-    index_from_tars([f"s3://{bucket}/songs/x.tar"], tmp_path / "s3", settings, storage=Storage(s3_server))
+    index_from_tars([f"s3://{bucket}/songs/x.tar"], tmp_path / "s3", settings, s3=S3Settings(s3_server))
     local, remote = (Index.open(str(tmp_path / where / "train.arrow")) for where in ("local", "s3"))
     assert {remote.row(n).shard for n in range(len(remote))} == {f"s3://{bucket}/songs/x.tar"}
     assert [local.row(n).offset for n in range(len(local))] == [remote.row(n).offset for n in range(len(remote))]
@@ -335,13 +397,106 @@ def test_keys_that_begin_anew_in_every_tar_are_clips_of_their_own(tmp_path: Path
     assert [name for name in ids(uris, shared) if name.startswith("x-0")] == [f"x-0.tar#{key}" for key in before]
 
 
+def spoken_tar(path: Path, samples: list[tuple[str, dict[str, str]]]) -> None:
+    sound = encoded(voice(8_000))
+    members = [
+        each
+        for key, about in samples
+        for each in ((f"{key}.flac", sound), (f"{key}.json", json.dumps(about | {"text": "hello"}).encode()))
+    ]
+    write_tar(path, members)
+
+
+def splits_of(out: Path, uris: list[Path], settings: IndexSettings) -> dict[str, str]:
+    """Clip id to split."""
+    index_from_tars([str(uri) for uri in uris], out, settings)
+    found = {}
+    for split in ("train", "dev", "test"):
+        index = Index.open(str(out / f"{split}.arrow"))
+        found |= {index.row(number).clip_id: split for number in range(len(index))}
+    return found
+
+
+def test_no_speaker_and_no_recording_is_in_two_splits(tmp_path: Path) -> None:
+    """Sixty recordings of twenty speakers, every fourth of whom shares one with the next."""
+    samples = []
+    for speaker in range(20):
+        for take in range(3):
+            recording = f"rec{speaker + (speaker % 4 == 0)}" if take == 0 else f"rec{speaker}-{take}"
+            samples.append((f"s{speaker}-{take}", {"speaker": f"S{speaker}", "recording_id": recording}))
+    spoken_tar(tmp_path / "x.tar", samples)
+    found = splits_of(tmp_path / "out", [tmp_path / "x.tar"], IndexSettings(dev_share=0.3, test_share=0.3))
+    assert set(found.values()) == {"train", "dev", "test"}
+    for column in ("speaker", "recording_id"):
+        named: dict[str, set[str]] = {}
+        for key, about in samples:
+            named.setdefault(about[column], set()).add(found[key])
+        assert all(len(splits) == 1 for splits in named.values()), column
+    for speaker in range(0, 20, 4):
+        assert found[f"s{speaker}-1"] == found[f"s{speaker + 1}-1"], "tied by a recording with both"
+
+
+def test_the_split_of_tars_is_that_of_a_handoff(tmp_path: Path) -> None:
+    """The place of a speaker follows from seed and name, so the same speaker is in the same split of both."""
+    samples = [(f"{n:03d}", {"speaker": f"S{n}"}) for n in range(40)]
+    spoken_tar(tmp_path / "x.tar", samples)
+    found = splits_of(tmp_path / "out", [tmp_path / "x.tar"], IndexSettings(dev_share=0.2, test_share=0.2, seed=5))
+    shares = Shares(dev=0.2, test=0.2, seed=5)
+    assert found == {key: SPLITS[shares.draw(f"speaker\0{about['speaker']}")] for key, about in samples}
+
+
+def test_keys_that_start_again_tie_no_speakers(tmp_path: Path) -> None:
+    for tar in (0, 1):
+        spoken_tar(tmp_path / f"x-{tar}.tar", [(f"{n:03d}", {"speaker": f"S{(n + tar) % 20}"}) for n in range(20)])
+    tars = [tmp_path / "x-0.tar", tmp_path / "x-1.tar"]
+    found = splits_of(tmp_path / "out", tars, IndexSettings(dev_share=0.3, test_share=0.3))
+    assert set(found.values()) == {"train", "dev", "test"}
+    for n in range(20):
+        assert found[f"x-0.tar#{(n + 1) % 20:03d}"] == found[f"x-1.tar#{n:03d}"], "the same speaker"
+
+
+def test_a_tar_that_ties_a_speaker_of_test_to_one_of_train_gives_both_to_train(tmp_path: Path) -> None:
+    spoken_tar(tmp_path / "a.tar", [(f"a{n}", {"speaker": f"S{n}"}) for n in range(20)])
+    settings = IndexSettings(dev_share=0.2, test_share=0.3)
+    before = splits_of(tmp_path / "out", [tmp_path / "a.tar"], settings)
+    tested, trained = (next(key for key in before if before[key] == split)[1:] for split in ("test", "train"))
+    spoken_tar(
+        tmp_path / "b.tar",
+        [(f"b{n}", {"speaker": f"S{speaker}", "recording_id": "both"}) for n, speaker in enumerate((tested, trained))],
+    )
+    after = splits_of(tmp_path / "out", [tmp_path / "a.tar", tmp_path / "b.tar"], settings)
+    assert after.pop("b.tar#b0") == after.pop("b.tar#b1") == "train"
+    assert {key.removeprefix("a.tar#"): split for key, split in after.items()} == before | {f"a{tested}": "train"}
+
+
+def test_speakers_of_whom_none_is_left_to_train_on_are_one_line(tmp_path: Path) -> None:
+    spoken_tar(tmp_path / "x.tar", [(f"{n}", {"speaker": "unknown"}) for n in range(4)])
+    with pytest.raises(UserError, match=r"^the 4 samples are of 1 speakers or recordings, none of which fell to train"):
+        index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0.49, test_share=0.5))
+
+
+def test_a_tar_whose_name_is_no_utf8_can_be_trained_on(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    for name in ("x.tar", "y.tar"):
+        numbered_tar(folder / name, 3)
+    uris = [str(folder / "x.tar"), str(folder / "y.tar")]
+    record = index_from_tars(uris, tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    assert list(record["domains"]) == ["caf%E9"]
+    index = Index.open(str(tmp_path / "out" / "train.arrow"))
+    row = index.row(0)
+    assert row.shard.startswith("bytes:/")
+    assert row.clip_id == "x.tar#000000"
+    check_shards(index)
+    np.testing.assert_array_equal(Reader().read(row), voice(8_000))
+
+
 def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(b"\x1f\x8b gzip or so" * 100)
     with pytest.raises(UserError, match=r"x\.tar is no plain tar"):
         index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out")
     with pytest.raises(UserError, match=r"no tar .*none\.tar"):
         index_from_tars([str(tmp_path / "none.tar")], tmp_path / "out")
-    with pytest.raises(UserError, match="is no plain tar"):
+    with pytest.raises(UserError, match="it is a folder, not a file"):
         index_from_tars([str(tmp_path)], tmp_path / "out")
     with pytest.raises(UserError, match="name at least one"):
         index_from_tars([], tmp_path / "out")

@@ -16,12 +16,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit
 
 import pytest
 
 from operators.errors import UserError
-from operators.storage.atomic import TEMPORARY
+from operators.storage.atomic import TEMPORARY, replace
 from operators.storage.base import AccessRefused, S3Settings, Store
 from operators.storage.fetch import Fetch, open_store
 from tests.conftest import REPOSITORY
@@ -67,6 +68,30 @@ def test_a_file_is_put_as_its_bytes(store: Store, tmp_path: Path) -> None:
     assert store.read("empty") == b""
 
 
+def test_a_version_changes_with_the_object(store: Store) -> None:
+    store.put("x", b"1")
+    first = store.version("x")
+    assert store.version("x") == first
+    store.put("x", b"2")
+    assert store.version("x") != first
+    with pytest.raises(FileNotFoundError):
+        store.version("none")
+
+
+def test_what_a_function_writes_replaces_a_file_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x"
+    replace(path, lambda file: file.write(b"before"))
+
+    def fail(file: BinaryIO) -> None:
+        file.write(b"half")
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        replace(path, fail)
+    assert path.read_bytes() == b"before"
+    assert os.listdir(path.parent) == ["x"]
+
+
 def test_listing_is_in_order_of_whole_keys_and_by_string_prefix(store: Store) -> None:
     keys = ["a/b", "a-b", "a.b", "a/c/d", "ab/c", "访/谈", "é", "Z"]
     for key in keys:
@@ -109,7 +134,8 @@ def test_killed_at_any_moment_a_writer_leaves_the_old_or_the_new(tmp_path: Path)
     store = open_store(str(tmp_path))
     store.put("run/object", b"0" * size)
     writer = (
-        "import sys; from pipeline.storage import open_store; store = open_store(sys.argv[1]); print(flush=True)\n"
+        "import sys; from operators.storage.fetch import open_store\n"
+        "store = open_store(sys.argv[1]); print(flush=True)\n"
         f"while True:\n for byte in b'12': store.put('run/object', bytes([byte]) * {size})"
     )
     seen = set()
@@ -171,7 +197,9 @@ def test_writers_and_sweepers_at_once_never_show_a_part(tmp_path: Path) -> None:
 def test_a_file_too_large_for_the_system_fails_in_one_line_and_leaves_the_old(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.put("x", b"old")
-    script = "import sys; from pipeline.storage import open_store; open_store(sys.argv[1]).put('x', bytes(1_000_000))"
+    script = (
+        "import sys; from operators.storage.fetch import open_store; open_store(sys.argv[1]).put('x', bytes(1_000_000))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
         cwd=REPOSITORY,
@@ -222,9 +250,7 @@ def test_missing_permission_is_one_line(unprivileged: None) -> None:
             lambda: store.read("locked/x"),
             lambda: store.delete("locked/x"),
         ):
-            with pytest.raises(
-                AccessRefused, match=r"^no permission to (write|read|delete) .*: mend its mode or owner"
-            ):
+            with pytest.raises(AccessRefused, match=r"^no permission to (write|read|delete) .*: fix its mode or owner"):
                 verb()
         os.chmod(f"{folder}/locked", 0o700)
 

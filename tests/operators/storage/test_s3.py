@@ -18,7 +18,9 @@ import pytest
 
 from operators.errors import UserError
 from operators.storage.base import AccessRefused, S3Settings, Store, StoreUnavailable
-from operators.storage.fetch import Fetch, open_store
+from operators.storage.fetch import Fetch, local_copy, open_store
+from operators.storage.scratch import shared_copy
+from operators.storage.uri import path_to_uri
 from tests.conftest import REPOSITORY
 from tests.support.s3_server import FaultyProxy, Rule
 
@@ -149,7 +151,7 @@ def test_a_failed_upload_leaves_the_old_object_and_no_parts(s3_server: str, buck
 
 def test_a_killed_upload_is_no_object(s3_server: str, bucket: str) -> None:
     script = (
-        "import sys; from pipeline.storage import open_store; from pipeline.config import S3Settings\n"
+        "import sys; from operators.storage.fetch import open_store; from operators.storage.base import S3Settings\n"
         "open_store(sys.argv[1], S3Settings(endpoint_url=sys.argv[2], multipart_threshold_mb=8)).put('x', "
         "bytes(40 << 20))"
     )
@@ -175,7 +177,7 @@ ERRORS = [
     ("SignatureDoesNotMatch", 403, UserError, "the secret key does not fit"),
     ("ExpiredToken", 400, UserError, "have expired: log in again"),
     ("RequestTimeTooSkewed", 403, UserError, "set the clock"),
-    ("NoSuchBucket", 404, UserError, "create it, or mend the path"),
+    ("NoSuchBucket", 404, UserError, "create it, or fix the path"),
     ("QuotaExceeded", 403, UserError, "quota"),
     ("AuthorizationHeaderMalformed", 400, UserError, "set s3.region"),
     ("SlowDown", 503, StoreUnavailable, "try again later, or with fewer workers"),
@@ -183,7 +185,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("code", "status", "kind", "line"), ERRORS, ids=[row[0] for row in ERRORS])
-def test_what_a_store_refuses_is_one_line_with_the_mend(
+def test_what_a_store_refuses_is_one_line_with_the_fix(
     s3_server: str, bucket: str, code: str, status: int, kind: type[UserError], line: str
 ) -> None:
     with FaultyProxy(s3_server, [Rule(action="error", status=status, code=code, times=99)]) as proxy:
@@ -252,7 +254,7 @@ def test_an_endpoint_that_is_no_url_is_one_line(
         monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
     store = open_store("s3://bucket/run", S3Settings(endpoint_url=endpoint if by == "setting" else None))
     with pytest.raises(
-        UserError, match=r"^the endpoint of S3 is no URL: mend s3\.endpoint_url or AWS_ENDPOINT_URL"
+        UserError, match=r"^the endpoint of S3 is no URL: fix s3\.endpoint_url or AWS_ENDPOINT_URL"
     ) as caught:
         store.read("x")
     assert "hunter2" not in str(caught.value)
@@ -292,10 +294,99 @@ def test_a_fetched_copy_is_whole_and_gone_afterwards(s3_server: str, bucket: str
             pass
 
 
+_COPY = (
+    "import sys; from operators.storage.fetch import local_copy; from operators.storage.base import S3Settings\n"
+    "print(local_copy(sys.argv[2], S3Settings(endpoint_url=sys.argv[1])), flush=True); sys.stdin.read()"
+)
+
+
+def copying(endpoint: str, uri: str, folder: Path) -> subprocess.Popen[str]:
+    """A process that asks for a local copy, says where it is, and ends when its stdin does."""
+    environment = os.environ | {"TMPDIR": str(folder)}
+    command = [sys.executable, "-c", _COPY, endpoint, uri]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+def place(process: subprocess.Popen[str]) -> Path:
+    assert process.stdout
+    return Path(process.stdout.readline().strip())
+
+
+def test_processes_share_one_copy_of_an_object_which_goes_with_the_last(
+    s3_server: str, bucket: str, tmp_path: Path
+) -> None:
+    content = noise(3 * MEGABYTE)
+    store = store_at(s3_server, bucket)
+    store.put("index", content)
+    uri = store.url("index")
+    with FaultyProxy(s3_server, [Rule(action="delay", method="GET", seconds=1)]) as proxy:
+        processes = [copying(proxy.url, uri, tmp_path) for _ in range(3)]
+        try:
+            first, *others = map(place, processes)
+            assert {first} == set(others)
+            assert first.read_bytes() == content
+            assert len([request for request in proxy.requests if request.method == "GET"]) == 1
+            processes[0].kill()  # one goes without a word, one as it should: the third still has its copy
+            processes[0].communicate()
+            processes[1].communicate("")
+            assert first.exists()
+            store.put("index", b"another version")
+            newer = copying(proxy.url, uri, tmp_path)
+            processes.append(newer)
+            assert place(newer).read_bytes() == b"another version"
+            assert first.read_bytes() == content
+            newer.communicate("")
+            processes[2].communicate("")
+            assert not list(tmp_path.iterdir())
+        finally:
+            for process in processes:
+                process.kill()
+                process.communicate()
+
+
+def test_the_shared_copy_of_a_killed_process_is_removed_by_the_next(
+    s3_server: str, bucket: str, tmp_path: Path
+) -> None:
+    store = store_at(s3_server, bucket)
+    for key in ("old", "new"):
+        store.put(key, key.encode())
+    killed = copying(s3_server, store.url("old"), tmp_path)
+    left = place(killed)
+    killed.kill()
+    killed.communicate()
+    assert left.exists()
+    living = copying(s3_server, store.url("new"), tmp_path)
+    try:
+        assert place(living).read_bytes() == b"new"
+        assert not left.exists()
+    finally:
+        living.communicate("")
+
+
+def test_a_folder_of_another_user_is_no_place_for_a_shared_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operators.storage.scratch.os.getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(UserError, match="belongs to another user"):
+        shared_copy("x", lambda file: file.write(b"1"), str(tmp_path))
+
+
+def test_a_local_source_is_its_own_copy(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9")
+    path.write_bytes(b"1")
+    assert local_copy(path_to_uri(str(path))) == path
+    with pytest.raises(FileNotFoundError):
+        local_copy(str(tmp_path / "none"))
+    with pytest.raises(UserError, match="ftp:// is no storage we know"):
+        local_copy("ftp://host/x")
+
+
 def test_the_copies_of_a_killed_process_are_removed_by_the_next(s3_server: str, bucket: str, tmp_path: Path) -> None:
     store_at(s3_server, bucket).put("x", noise(MEGABYTE))
     script = (
-        "import sys, time; from pipeline.storage import Fetch; from pipeline.config import S3Settings\n"
+        "import sys, time; from operators.storage.fetch import Fetch; from operators.storage.base import S3Settings\n"
         "with Fetch(S3Settings(endpoint_url=sys.argv[1]), sys.argv[2]).fetch(sys.argv[3]) as path:\n"
         "    print(path, flush=True); time.sleep(60)"
     )

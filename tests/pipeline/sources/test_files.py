@@ -18,9 +18,9 @@ import pytest
 from operators.errors import UserError
 from operators.storage.base import S3Settings
 from operators.storage.fetch import Fetch, open_store
+from operators.storage.tar_members import TarError, read_members
 from pipeline.config import SourceSettings
 from pipeline.sources.files import UNSORTED, SourceFile, check_source, probe_files, read_sources
-from pipeline.sources.tar_index import TarError, read_members
 from tests.support.s3_server import FaultyProxy
 from tests.support.source_files import make, manifest, problems, read, tar_bytes
 

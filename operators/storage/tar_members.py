@@ -2,12 +2,13 @@
 
     tar ──headers only, by ranged reads──> Member(name, offset, size) ... ──> where the reading ended, if before the end
 
-On S3 a header costs one small ranged read, so indexing never downloads the tar. Tars come from outside: no header makes
-this loop for ever, read much, or leave the file.
+On S3 a header costs one small ranged read, so finding the members never downloads the tar. Tars come from outside: no
+header makes this loop for ever, read much, or leave the file.
 """
 
 from __future__ import annotations
 
+import os
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,12 +22,12 @@ _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\x
 
 
 class TarError(Exception):
-    """The file is not a tar that can be read by ranges; the text says why."""
+    """A TarError says why a file is not a tar that can be read by ranges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry of a tar: bytes [offset, offset + size) of it, or why it is no plain file."""
+    """A Member is one entry of a tar: bytes [offset, offset + size) of it, or why it is no plain file."""
 
     name: str
     offset: int
@@ -35,14 +36,22 @@ class Member:
 
 
 def read_members(uri: str, s3: S3Settings | None = None) -> Iterator[Member]:
-    """Every member in the tar's order, folders left out. Names that are not UTF-8 keep their bytes as surrogates.
-
-    Raises TarError at the start when it is no uncompressed tar, later when the rest of it cannot be read;
-    FileNotFoundError, OSError and UserError as storage does.
-    """
+    """Yield every member of a tar by its path or URI. Raises as `members_of`, and FileNotFoundError."""
     store, key = locate(uri, s3)
-    size = store.size(key)
-    headers = _Headers(store, key, 0, size, _BUFFER_BYTES)
+    yield from members_of(RangedFile(store, key, 0, store.size(key), _BUFFER_BYTES))
+
+
+def members_of(file: RangedFile) -> Iterator[Member]:
+    """Yield every member in the tar's order, folders left out. Names that are not UTF-8 keep their bytes as surrogates.
+
+    Between two members the caller may read elsewhere in the file.
+
+    Raises TarError at the start when it is no uncompressed tar, later when the rest of it cannot be read; OSError and
+    UserError as storage does.
+    """
+    size = file.seek(0, os.SEEK_END)
+    headers = _Headers(file)
+    headers.seek(0)
     start = headers.read(8)
     for magic, kind in _COMPRESSED.items():
         if start.startswith(magic):
@@ -80,10 +89,14 @@ def _members(headers: _Headers, size: int) -> Iterator[Member]:
         ) from error
 
 
-class _Headers(RangedFile):
-    """Ranged reads for tarfile, which would believe a header that claims gigabytes for a name."""
+class _Headers:
+    """A file for tarfile, which would believe a header that claims gigabytes for a name."""
+
+    def __init__(self, file: RangedFile) -> None:
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
 
     def read(self, size: int = -1) -> bytes:
         if size > _MAX_READ:
             raise ValueError("a header of unbelievable length")
-        return super().read(size)
+        return self._file.read(size)
