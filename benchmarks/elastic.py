@@ -30,12 +30,12 @@ import numpy as np
 import soundfile
 
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from model_training.evaluation.tables import from_json, render
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.audio.decode import decode
 from operators.filterbank import MelSums, filterbank
+from operators.index import Row, write_index
 from operators.shard import feature_frames
 
 DOMAINS = {"elastic": ("digits", "classroom", "newsread", "sounds")}

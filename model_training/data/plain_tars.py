@@ -22,10 +22,10 @@ from typing import Any
 
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.index import Row, write_index
 from operators.text.spoken import tokens
 
 AUDIO = ("flac", "wav", "ogg", "opus", "mp3")

@@ -27,11 +27,12 @@ from model_training.data.audio import BadSample, decode
 from model_training.data.augment import Augment, change_speed
 from model_training.data.batching import Planner, rank_batches
 from model_training.data.features import MIN_FRAMES, Cmvn, ctc_frames, subsampled
-from model_training.data.index import Index, Row
+from model_training.data.index import Index
 from model_training.data.permutation import derive
 from model_training.storage import Storage
 from operators.errors import UserError
 from operators.filterbank import BINS, filterbank
+from operators.index import Row
 from operators.shard import feature_frames
 
 __all__ = ["BadSample", "Batch", "Batches", "Reader", "TargetSequences", "check_shards", "load_noises"]

@@ -6,10 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from operators.storage.atomic import TEMPORARY, explained, remove_orphan, replace, sync_folder
 from operators.storage.base import Store, check_key
+from operators.storage.uri import path_to_uri, scheme, split_member, uri_to_path
 
 
 @dataclass(frozen=True)
@@ -78,3 +80,21 @@ class LocalStore(Store):
                 if name.startswith(TEMPORARY) and remove_orphan(os.path.join(folder, name)):
                     removed += 1
         return removed
+
+
+@lru_cache(maxsize=1 << 16)
+def real_uri(uri: str) -> str:
+    """Return one name for all spellings of a local file: without "..", symbolic links followed. It need not exist; what
+    has a scheme stays as it is.
+    """
+    if scheme(uri) is not None:
+        return uri
+    place, member = split_member(uri)
+    folder, name = os.path.split(uri_to_path(place))
+    path = os.path.join(_real_folder(folder), name)
+    real = path_to_uri(os.path.realpath(path) if os.path.islink(path) else path)
+    return real if member is None else f"{real}#{member}"
+
+
+# A look at every folder of a path takes longer than all else that is done for a row, and files share their folders.
+_real_folder = lru_cache(maxsize=1 << 12)(os.path.realpath)

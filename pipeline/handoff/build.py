@@ -1,7 +1,7 @@
 """`handoff`: from finished runs to one directory that the trainer takes as its only data argument. No audio is copied.
 
     runs ──every shard against its ledger──> kept clips ─┐
-    labelled manifests ──headers──> rows ────────────────┴─> spool ──sift──> each clip once ──split──> indexes
+    labelled manifests ──headers──> rows ────────────────┴─> spool ──deduplicate──> each clip once ──split──> indexes
     mel sums of the ledgers ──> cmvn.json   labels of train ──model_training tokenizer──> tokenizer/   hours ──> weights
 
     DIR/  handoff.json (last: its presence is "done")  train.arrow dev.arrow test.arrow  cmvn.json  tokenizer/
@@ -27,6 +27,7 @@ from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.filterbank import MelSums
 from operators.shard import clean
+from operators.split import SPLITS, Shares, split_table
 from operators.storage.base import S3Settings, Store
 from operators.storage.fetch import open_store
 from operators.storage.uri import is_s3
@@ -36,11 +37,12 @@ from pipeline.curate import existing_run, stored_config
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
 from pipeline.handoff.checks import check_labelled, check_weights, check_writable, scratch_folder
-from pipeline.handoff.clips import Gathered, Spool, unit_rows
+from pipeline.handoff.clips import unit_rows
+from pipeline.handoff.deduplicate import REASONS, Deduplicated, deduplicate, repeated_audio
 from pipeline.handoff.index import Amount, Counts, write_indexes
 from pipeline.handoff.labelled import LabelledSet, Skipped, labelled_rows, skipped_lines
 from pipeline.handoff.shards import Damage, read_shards, refuse
-from pipeline.handoff.split import REASONS, SPLITS, Shares, Sifted, repeated_audio, sift, split_gathered
+from pipeline.handoff.spool import Spool, SpoolNames
 from pipeline.handoff.tokenizer import build_tokenizer, copy_tokenizer, try_tokenizer
 from pipeline.plan import load_plan
 from stages.write_shard import shard_keys
@@ -160,7 +162,7 @@ class _Handoff:
     ) -> None:
         self.s3, self.store, self.asked, self.console, self.scratch = s3, store, asked, console, scratch
         self.sources = [_Source(run) for run in runs]
-        self.gathered = Gathered()
+        self.names = SpoolNames()
         self.damages: list[Damage] = []
         self.skipped: list[Skipped] = []
 
@@ -177,29 +179,29 @@ class _Handoff:
             self.console.print(
                 printable(f"left out: {damage.shard}: {damage.what}"), style="red", markup=False, soft_wrap=True
             )
-        sifted = sift(spool)
+        once = deduplicate(spool)
         shares = Shares(dev=self.asked.dev, test=self.asked.test, seed=self.asked.seed)
-        node_split, groups = split_gathered(
-            self.gathered, repeated_audio(spool, sifted), shares, runs=len(self.sources)
+        node_split, groups = split_table(
+            self.names.nodes, shares, runs=len(self.sources), repeated=repeated_audio(spool, once)
         )
         recording = spool.numbers("recording")
-        split = np.where(sifted.kept, node_split[recording], -1).astype(np.int8)
+        split = np.where(once.kept, node_split[recording], -1).astype(np.int8)
         if not (split == 0).any():
             raise UserError(
                 "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together"
             )
-        counts = write_indexes(spool, split, self.gathered, folder, texts)
+        counts = write_indexes(spool, split, self.names, folder, texts)
         weights = _weights(counts.domains, self.asked)
-        self._write_duplicates(spool, sifted, folder / "duplicates.parquet")
+        self._write_duplicates(spool, once, folder / "duplicates.parquet")
         (folder / "skipped.jsonl").write_text(
             "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in skipped_lines(self.skipped)),
             "utf-8",
             "replace",
         )
-        (folder / "cmvn.json").write_text(json.dumps(self._cmvn(spool, sifted)) + "\n")
+        (folder / "cmvn.json").write_text(json.dumps(self._cmvn(spool, once)) + "\n")
         if asked.tokenizer is None:
             build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
-        record = self._record(counts, weights, spool, sifted)
+        record = self._record(counts, weights, spool, once)
         self._put(folder, record)
         self._show(counts, weights, record)
         self._warn(counts, groups, recording[split >= 0])
@@ -212,7 +214,7 @@ class _Handoff:
                 if isinstance(shard, Damage):
                     self.damages.append(shard)
                     continue
-                batch = unit_rows(shard, number, self.gathered)
+                batch = unit_rows(shard, number, self.names)
                 source.units += 1
                 source.clips += len(shard.rows)
                 source.samples += int(batch.column("samples").to_numpy().sum())
@@ -221,15 +223,15 @@ class _Handoff:
         if not self.asked.skip_damaged:
             refuse(self.damages)
         for number, labelled in enumerate(self.asked.labelled, start=len(self.sources)):
-            yield from labelled_rows(labelled, number, self.gathered, self.s3, self.skipped)
+            yield from labelled_rows(labelled, number, self.names, self.s3, self.skipped)
 
-    def _cmvn(self, spool: Spool, sifted: Sifted) -> dict[str, Any]:
+    def _cmvn(self, spool: Spool, once: Deduplicated) -> dict[str, Any]:
         """Of the units that gave a clip. Sums are per unit: one that repeats some of its clips counts whole."""
         total = MelSums()
         at = 0
         for source in self.sources:
             for clips, sums in source.mel_sums:
-                if sifted.kept[at : at + clips].any():
+                if once.kept[at : at + clips].any():
                     total = total + sums
                 at += clips
         if not total.frames:
@@ -237,9 +239,9 @@ class _Handoff:
         mean, istd = total.cmvn()
         return {"frames": total.frames, "mean": mean.tolist(), "istd": istd.tolist()}
 
-    def _write_duplicates(self, spool: Spool, sifted: Sifted, path: Path) -> None:
-        dropped = np.flatnonzero(~sifted.kept)
-        first = sifted.repeats[dropped]
+    def _write_duplicates(self, spool: Spool, once: Deduplicated, path: Path) -> None:
+        dropped = np.flatnonzero(~once.kept)
+        first = once.repeats[dropped]
         distinct, place = np.unique(first, return_inverse=True)
         names = np.array(self._source_names(), object)
         source = spool.numbers("source")
@@ -248,7 +250,7 @@ class _Handoff:
             "dropped_run": names[source[dropped]].tolist(),
             "kept_clip_id": pa.array(spool.texts("clip_id", distinct), pa.string()).take(pa.array(place)),
             "kept_run": names[source[first]].tolist(),
-            "same": [REASONS[reason] for reason in sifted.reason[dropped].tolist()],
+            "same": [REASONS[reason] for reason in once.reason[dropped].tolist()],
         }
         schema = pa.schema([(name, pa.string()) for name in columns])
         pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")
@@ -256,11 +258,11 @@ class _Handoff:
     def _source_names(self) -> list[str]:
         return [source.run.store.root for source in self.sources] + [labelled.path for labelled in self.asked.labelled]
 
-    def _record(self, counts: Counts, weights: dict[str, float], spool: Spool, sifted: Sifted) -> dict[str, Any]:
+    def _record(self, counts: Counts, weights: dict[str, float], spool: Spool, once: Deduplicated) -> dict[str, Any]:
         source, samples = spool.numbers("source"), spool.numbers("samples")
 
         def used(number: int) -> dict[str, Any]:
-            mine = sifted.kept & (source == number)
+            mine = once.kept & (source == number)
             return {
                 f"used_{key}": value
                 for key, value in Amount(int(mine.sum()), int(samples[mine].sum())).to_json().items()
@@ -286,7 +288,7 @@ class _Handoff:
             }
             for number, each in enumerate(self.asked.labelled, start=len(self.sources))
         ]
-        repeated = Amount(int((~sifted.kept).sum()), int(samples[~sifted.kept].sum()))
+        repeated = Amount(int((~once.kept).sum()), int(samples[~once.kept].sum()))
         return {
             "schema_version": SCHEMA_VERSION,
             "seed": self.asked.seed,
@@ -297,7 +299,7 @@ class _Handoff:
             },
             "domains": {
                 name: {"weight": weights.get(name, 1.0), **counts.domains.get(name, Amount()).to_json()}
-                for name in sorted(self.gathered.coded["domain"])
+                for name in sorted(self.names.coded["domain"])
             },
             "cmvn": "cmvn.json",
             "tokenizer": "tokenizer",

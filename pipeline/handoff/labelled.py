@@ -24,9 +24,11 @@ from operators.errors import UserError
 from operators.shard import feature_frames
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, RangedFile, locate
+from operators.storage.local import real_uri
 from operators.storage.uri import split_member
 from pipeline.config import SourceSettings
-from pipeline.handoff.clips import Gathered, attributes, real_uri
+from pipeline.handoff.clips import attributes
+from pipeline.handoff.spool import SpoolNames
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.manifest import is_manifest, read_rows
 from stages.write_shard import label_length
@@ -82,7 +84,7 @@ class _Unusable(Exception):
 
 
 def labelled_rows(
-    labelled: LabelledSet, source: int, gathered: Gathered, s3: S3Settings, skipped: list[Skipped]
+    labelled: LabelledSet, source: int, names: SpoolNames, s3: S3Settings, skipped: list[Skipped]
 ) -> Iterator[pa.RecordBatch]:
     """The usable rows of a labelled set as batches of the spool; the others go to `skipped`.
 
@@ -101,12 +103,12 @@ def labelled_rows(
                 try:
                     if problem := _own_problem(file):
                         raise _Unusable(*problem)
-                    rows.append(_row(file, audio[file.uri, file.member], source, gathered))
+                    rows.append(_row(file, audio[file.uri, file.member], source, names))
                 except _Unusable as error:
                     skipped.append(Skipped(labelled.path, file.uri, *error.args))
             if rows:
                 used = True
-                yield gathered.batch({name: [row[name] for row in rows] for name in rows[0]}, len(rows))
+                yield names.batch({name: [row[name] for row in rows] for name in rows[0]}, len(rows))
     if not used:
         first = skipped[before]
         raise UserError(
@@ -156,7 +158,7 @@ def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
     return _Audio(place, offset, size, round(info.frames * SAMPLE_RATE / info.samplerate))
 
 
-def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, gathered: Gathered) -> dict[str, Any]:
+def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolNames) -> dict[str, Any]:
     if isinstance(audio, _Unusable):
         raise audio
     record = file.provenance
@@ -188,7 +190,7 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, gathered: Gat
         "recording_id": recording,
         "samples": span.samples,
         "source": source,
-        "recording": gathered.recording(recording, file.uri, known.get("speaker"), source),
+        "recording": names.nodes.recording(recording, file.uri, known.get("speaker"), source),
     }
 
 

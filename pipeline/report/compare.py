@@ -29,14 +29,13 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from operators.errors import UserError
+from operators.names import Names, first_places, keys
 from operators.storage.base import Store
 from operators.storage.fetch import open_store
 from pipeline import config, ledger
 from pipeline.curate import existing_run, stored_config
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
-from pipeline.handoff.clip_keys import first_places, keys
-from pipeline.handoff.clips import Names
 from pipeline.report.retention import FOLD_COLUMNS, Retention, Tally, fold
 
 SCHEMA_VERSION = 1

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.filterbank import MelSums, filterbank
+from operators.index import Row, write_index
 from operators.shard import feature_frames
 from tests.support.corpus import RATE, encoded, write_tar
 

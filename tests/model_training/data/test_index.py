@@ -15,12 +15,13 @@ import pytest
 
 from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
-from model_training.data.index import INDEX_SCHEMA, Index, Row, write_index
+from model_training.data.index import Index
 from model_training.data.plain_tars import IndexSettings, index_from_tars
 from model_training.data.reading import Batches, Reader, check_shards
 from model_training.storage import Storage, resolve
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.index import INDEX_SCHEMA, Row, write_index
 from tests.support.corpus import encoded, targets, voice, write_tar
 from tests.support.s3_server import bucket, s3_server
 

@@ -1,6 +1,5 @@
-"""Which clips stay, and which split each belongs to.
+"""Which split a clip belongs to: one rule, for curation's hand-off and for tars from elsewhere.
 
-    content, clip ids ──first wins──> kept, or the clip that it repeats
     recordings ──tied by uri, speaker, repeated audio──> groups ──hash of seed and name──> train | dev | test
 
 A group goes to one split as a whole. Its place is a hash, so it depends on no other group, and adding a run later
@@ -15,98 +14,82 @@ is train's.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from pipeline.handoff.clip_keys import first_places, keys
-from pipeline.handoff.clips import Gathered, Spool
+from operators.names import Names
+from operators.storage.local import real_uri
 
 SPLITS = ("train", "dev", "test")
 """In the order in which a group that was in several is given to one."""
 
-CONTENT, NAME = 1, 2
-REASONS = {CONTENT: "content", NAME: "clip_id"}
-"""Why a clip is dropped: the same samples are there already, or the same stretch of a recording, decoded otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sifted:
-    """What became of each of the spool's N clips."""
-
-    repeats: np.ndarray
-    """int64 [N]: the clip that it repeats; its own place when it stays."""
-    reason: np.ndarray
-    """int8 [N]: of REASONS, 0 when it stays."""
-
-    @property
-    def kept(self) -> np.ndarray:
-        """bool [N]"""
-        return self.reason == 0
-
-
-def sift(spool: Spool) -> Sifted:
-    """Drop every clip whose content, or whose name, came before: the first in the order of sources stays."""
-    ids, contents = [np.zeros((0, 2), np.uint64)], [np.zeros((0, 2), np.uint64)]
-    for batch in spool.batches():
-        own = keys(batch.column("clip_id").to_pylist())
-        hashes = batch.column("content_hash")
-        content = keys(text or "" for text in hashes.to_pylist())
-        unknown = np.asarray(hashes.is_null())
-        contents.append(np.where(unknown[:, None], own, content))
-        ids.append(own)
-    repeats = first_places(np.concatenate(contents))
-    reason = np.where(repeats == np.arange(len(repeats)), 0, CONTENT).astype(np.int8)
-    alive = np.flatnonzero(reason == 0)
-    same_name = alive[first_places(np.concatenate(ids)[alive])]
-    again = same_name != alive
-    repeats[alive[again]] = same_name[again]
-    reason[alive[again]] = NAME
-    return Sifted(repeats, reason)
-
-
-def repeated_audio(spool: Spool, sifted: Sifted) -> Iterator[tuple[int, int, int]]:
-    """(source, recording, recording) of recordings that share a clip, by their nodes."""
-    dropped = np.flatnonzero(~sifted.kept)
-    recording, source = spool.numbers("recording"), spool.numbers("source")
-    triples = np.stack([source[dropped], recording[dropped], recording[sifted.repeats[dropped]]], axis=1)
-    yield from map(tuple, np.unique(triples[triples[:, 1] != triples[:, 2]], axis=0).tolist())
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """Of groups, 0-1, that go to dev and to test."""
+    """The shares of groups, 0-1, that go to dev and to test, and the seed of the draw."""
 
     dev: float
     test: float
     seed: int
 
     def draw(self, name: str) -> int:
-        """The place in SPLITS of a group by its name. A larger share takes in what a smaller one had."""
+        """Return the place in SPLITS of a group by its name. A larger share takes in what a smaller one had."""
         digest = hashlib.blake2b(f"{self.seed}\0{name}".encode("utf-8", "surrogatepass"), digest_size=8).digest()
         at = int.from_bytes(digest, "little") / 2**64
         return 2 if at < self.test else 1 if at >= 1 - self.dev else 0
 
 
-def split_gathered(
-    gathered: Gathered, repeated: Iterable[tuple[int, int, int]], shares: Shares, *, runs: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [nodes], the place in SPLITS of each node, and int64 [nodes], its group.
+@dataclass(frozen=True, slots=True)
+class NodeTable:
+    """The table holds what a split is made of: nodes (recordings, their uris, their speakers) and the links that tie
+    them.
 
-    Sources from number `runs` on are labelled sets. `repeated` are links as `repeated_audio` gives them.
+    Sources are numbers in the order given: a run, a labelled set, a set of tars.
     """
-    names = list(gathered.nodes)
-    links = {*gathered.links, *repeated}
-    split, groups = split_nodes(names, gathered.node_sources, links, shares)
-    sources = 1 + max(gathered.node_sources, default=-1)
+
+    names: Names = field(default_factory=Names)
+    """ "kind\\0name" of each node; its code is the node's number"""
+    sources: list[int] = field(default_factory=list)
+    """the first source that has the node"""
+    links: set[tuple[int, int, int]] = field(default_factory=set)
+    """(source, node, node): what no split may part, and a source that says so"""
+
+    def recording(self, recording_id: str, uri: str | None, speaker: str | None, source: int = 0) -> int:
+        """Return the node of a recording, tied to its uri and its speaker where these are known."""
+        own = self._node("recording", recording_id, source)
+        if uri:
+            self.links.add((source, own, self._node("uri", real_uri(uri), source)))
+        if speaker:
+            self.links.add((source, own, self._node("speaker", speaker, source)))
+        return own
+
+    def _node(self, kind: str, name: str, source: int) -> int:
+        node = self.names.code(f"{kind}\0{name}")
+        if node == len(self.sources):
+            self.sources.append(source)
+        return node
+
+
+def split_table(
+    table: NodeTable, shares: Shares, *, runs: int = 1, repeated: Iterable[tuple[int, int, int]] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return int8 [nodes], the place in SPLITS of each node, and int64 [nodes], its group.
+
+    Sources from number `runs` on are labelled sets. `repeated` are more links: recordings that share audio.
+    """
+    names = list(table.names)
+    links = {*table.links, *repeated}
+    split, groups = split_nodes(names, table.sources, links, shares)
+    sources = 1 + max(table.sources, default=-1)
     if sources > runs:
         # The other way about: every run is numbered behind the labelled sets.
         def turn(source: int) -> int:
             return source if source >= runs else sources + source
 
         first = [2 * sources] * len(names)
-        for source, *pair in gathered.links:
+        for source, *pair in table.links:
             for node in pair:
                 first[node] = min(first[node], turn(source))
         turned = ((turn(source), a, b) for source, a, b in links)
@@ -117,7 +100,7 @@ def split_gathered(
 def split_nodes(
     names: Sequence[str], first_sources: Sequence[int], links: Iterable[tuple[int, int, int]], shares: Shares
 ) -> tuple[np.ndarray, np.ndarray]:
-    """int8 [nodes], the place in SPLITS of each node, and int64 [nodes], its group.
+    """Return int8 [nodes], the place in SPLITS of each node, and int64 [nodes], its group.
 
     `names` are "kind\\0name", `first_sources` the first source that has the node, `links` (source, node, node). Done
     source by source, so that the answer for the sources before is that of a hand-off without this one.
