@@ -103,9 +103,10 @@ def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Make the hand-off, print the training command, start it when asked. Answers the exit code. Raises UserError."""
-    from pipeline.handoff.build import HandoffSettings, handoff
+    """Make the hand-off, print the training command, start it when asked. Return the exit code. Raises UserError."""
+    from pipeline.handoff.build import handoff
     from pipeline.handoff.labelled import LabelledSet
+    from pipeline.handoff.settings import HandoffSettings
 
     for name in ("dev", "test"):
         if not 0 <= getattr(arguments, name) < 1:
@@ -130,8 +131,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         scratch=arguments.scratch,
     )
     runs, overrides = split_runs(arguments.runs)
-    made = handoff(runs, overrides, arguments.out, asked, console)
-    command, environment = training_command(made.uri, made.s3, arguments.config)
+    place = handoff(runs, overrides, arguments.out, asked, console)
+    command, environment = training_command(place.uri, place.s3, arguments.config)
     shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
     console.print("\nnext:", highlight=False)
     console.print(shown, markup=False, highlight=False, soft_wrap=True)

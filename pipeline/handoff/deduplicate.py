@@ -1,14 +1,18 @@
 """Each clip once: which clips of a spool stay, and which repeat another.
 
-content hashes, clip ids ──first wins──> kept, or the clip that it repeats ──> recordings that share audio
+content hashes, clip ids ──first wins──> kept, or the clip that it repeats
+                                         └──> recordings that share audio, duplicates.parquet
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from operators.names import first_places, keys
 from pipeline.handoff.spool import Spool
@@ -59,3 +63,21 @@ def repeated_audio(spool: Spool, found: Deduplicated) -> Iterator[tuple[int, int
     recording, source = spool.numbers("recording"), spool.numbers("source")
     triples = np.stack([source[dropped], recording[dropped], recording[found.repeats[dropped]]], axis=1)
     yield from map(tuple, np.unique(triples[triples[:, 1] != triples[:, 2]], axis=0).tolist())
+
+
+def write_duplicates(path: Path, spool: Spool, found: Deduplicated, source_names: Sequence[str]) -> None:
+    """Write a table of the dropped clips: each one, the clip that it repeats, where both are from, what is the same."""
+    dropped = np.flatnonzero(~found.kept)
+    first = found.repeats[dropped]
+    distinct, place = np.unique(first, return_inverse=True)
+    names = np.array(source_names, object)
+    source = spool.numbers("source")
+    columns = {
+        "clip_id": spool.texts("clip_id", dropped),
+        "dropped_run": names[source[dropped]].tolist(),
+        "kept_clip_id": pa.array(spool.texts("clip_id", distinct), pa.string()).take(pa.array(place)),
+        "kept_run": names[source[first]].tolist(),
+        "same": [REASONS[reason] for reason in found.reason[dropped].tolist()],
+    }
+    schema = pa.schema([(name, pa.string()) for name in columns])
+    pq.write_table(pa.table(columns, schema=schema), path, compression="zstd")

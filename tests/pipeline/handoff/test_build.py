@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from operators.filterbank import MelSums, filterbank
+from operators.handoff_record import HandoffRecord
 from operators.shard import content_hash, decode_member, read_ledger
 from pipeline.__main__ import main
 from pipeline.handoff import command as handoff_command
@@ -139,6 +140,13 @@ def test_a_rerun_writes_the_same_bytes(runs: tuple[str, str], tokenizer: str, tm
         assert digests(out) == digests(Path(tokenizer))
 
 
+def test_the_record_is_read_back_as_it_was_written(tokenizer: str) -> None:
+    text = (Path(tokenizer) / "handoff.json").read_text(encoding="utf-8")
+    read = HandoffRecord.from_json(text, "it")
+    assert read.to_json() + "\n" == text
+    assert [run.units_missing for run in read.runs or ()] == [0, 0]
+
+
 def test_no_recording_is_in_two_splits(runs: tuple[str, str], hand_off: Callable[..., Path]) -> None:
     splits = everything(hand_off(*runs))
     assert set(splits) == {"train", "dev", "test"}
@@ -249,6 +257,7 @@ def test_the_training_command_is_printed_and_launched(
     started = tmp_path / "started.json"
     package = tmp_path / "stand-in" / "model_training"
     package.mkdir(parents=True)
+    (package / "__init__.py").touch()
     (package / "__main__.py").write_text(
         f"import json, sys; json.dump(sys.argv[1:], open({str(started)!r}, 'w')); sys.exit(7)"
     )

@@ -25,16 +25,19 @@ from pipeline.handoff.spool import Spool, SpoolNames
 
 @dataclass(frozen=True, slots=True)
 class Amount:
+    """So many clips, together so many samples."""
+
     clips: int = 0
     samples: int = 0
 
-    def to_json(self) -> dict[str, int | float]:
-        return {"clips": self.clips, "hours": self.samples / SAMPLE_RATE / 3600}
+    @property
+    def hours(self) -> float:
+        return self.samples / SAMPLE_RATE / 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the splits hold. Domains and attributes are those of train."""
+    """The counts say what the splits hold. Domains and attributes are those of train."""
 
     splits: dict[str, Amount] = field(default_factory=dict)
     domains: dict[str, Amount] = field(default_factory=dict)
@@ -68,7 +71,7 @@ def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Pa
 
 
 def _chosen(spool: Spool, chosen: np.ndarray) -> Iterator[pa.Table]:
-    """The chosen rows, some ten thousands at a time."""
+    """Yield the chosen rows, some ten thousands at a time."""
     waiting: list[pa.RecordBatch] = []
     start = rows = 0
     for batch in spool.batches():
