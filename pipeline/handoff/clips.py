@@ -14,6 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.index import CLIP_SCHEMA
+from operators.shard import CLIP_COLUMNS
 from pipeline.handoff.shards import KeptUnit
 from pipeline.handoff.spool import SpoolNames
 
@@ -24,27 +26,17 @@ def unit_rows(unit: KeptUnit, source: int, names: SpoolNames) -> pa.RecordBatch:
     provenance = rows["provenance"].combine_chunks().dictionary_encode()
     known = [attributes(json.loads(text)) for text in provenance.dictionary.to_pylist()]
 
-    def of_provenance(name: str, kind: pa.DataType) -> pa.Array:
-        return pa.array([record.get(name) for record in known], kind).take(provenance.indices)
+    def of_provenance(name: str) -> pa.Array:
+        return pa.array([record.get(name) for record in known], CLIP_SCHEMA.field(name).type).take(provenance.indices)
 
-    speakers = of_provenance("speaker", pa.string())
-    same = ("clip_id", "domain", "language", "label", "frames", "label_tokens", "recording_id", "content_hash")
-    columns: dict[str, Any] = {name: rows[name] for name in same}
-    columns |= {name: of_provenance(name, pa.string()) for name in ("age", "gender", "emotion")}
-    columns |= {
-        "offset": rows["tar_offset"],
-        "size": rows["tar_size"],
-        "shard": unit.tar,
-        "source": source,
-        "speaker": speakers,
-    }
-    columns |= {
-        "events": of_provenance("events", pa.list_(pa.string())),
-        "samples": pc.subtract(rows["end"], rows["start"]),
-    }
-    told = list(zip(rows["recording_id"].to_pylist(), rows["uri"].to_pylist(), speakers.to_pylist(), strict=True))
-    nodes = {key: names.nodes.recording(*key, source) for key in dict.fromkeys(told)}
-    columns["recording"] = pa.array([nodes[key] for key in told], pa.int32())
+    columns: dict[str, Any] = {own: rows[name] for own, name in CLIP_COLUMNS.items()}
+    columns |= {name: of_provenance(name) for name in ("age", "gender", "emotion", "events", "speaker")}
+    columns |= {"shard": unit.tar, "source": source, "content_hash": rows["content_hash"]}
+    columns["samples"] = pc.subtract(rows["end"], rows["start"])
+    named = (rows["recording_id"].to_pylist(), rows["uri"].to_pylist(), columns["speaker"].to_pylist())
+    recordings = list(zip(*named, strict=True))
+    nodes = {key: names.nodes.recording(*key, source=source) for key in dict.fromkeys(recordings)}
+    columns["recording"] = pa.array([nodes[key] for key in recordings], pa.int32())
     return names.batch(columns, len(rows))
 
 

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
-from operators.shard import content_hash, decode_member, feature_frames
+from operators.shard import CLIP_COLUMNS, content_hash, decode_member, feature_frames
 from operators.storage.base import AccessRefused, Store, StoreUnavailable
 from pipeline import ledger
 from stages.write_shard import shard_keys
@@ -30,10 +30,7 @@ from stages.write_shard import shard_keys
 _CHUNK_BYTES = 8 << 20
 _THREADS = 4
 
-COLUMNS = (
-    "clip_id", "domain", "recording_id", "uri", "start", "end", "content_hash", "language", "label", "tar_offset",
-    "tar_size", "frames", "label_tokens", "provenance",
-)  # fmt: skip
+COLUMNS = (*CLIP_COLUMNS.values(), "uri", "start", "end", "content_hash", "provenance")
 """What of a kept row the hand-off uses."""
 
 

@@ -18,12 +18,13 @@ import pyarrow as pa
 
 from operators.index import CODED, coded_schema
 from operators.names import Names
+from operators.shard import LEDGER_SCHEMA
 from operators.split import NodeTable
 
 SPOOL_SCHEMA = pa.schema(
     [
         *coded_schema(pa.int32()),
-        ("content_hash", pa.string()),  # null: not known
+        LEDGER_SCHEMA.field("content_hash"),  # null: not known
         ("samples", pa.int64()),
         ("source", pa.int32()),  # run or labelled set, in the order given
         ("recording", pa.int32()),  # node of the recording in SpoolNames `nodes`
