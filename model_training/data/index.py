@@ -46,7 +46,7 @@ class Index:
             with pa.memory_map(str(path)) as source:
                 table = pa.ipc.open_file(source).read_all()
         except FileNotFoundError:
-            raise UserError(f"there is no index {uri}: run the hand-off, or mend the path") from None
+            raise UserError(f"there is no index {uri}: run the hand-off, or fix the path") from None
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{uri} is no Arrow file that can be read ({reason}): run the hand-off again") from None

@@ -39,14 +39,14 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """A manifest and the domain of those of its rows that name none."""
+    """A labelled set is a manifest, and the domain of those of its rows that name none."""
 
     path: str
     domain: str
 
     @staticmethod
     def parse(argument: str) -> LabelledSet:
-        """`FILE` or `FILE:domain`. Raises UserError."""
+        """Return the set that `FILE` or `FILE:domain` names. Raises UserError."""
         path, separator, domain = argument.rpartition(":")
         if separator and domain and "/" not in domain and is_manifest(path):
             return LabelledSet(path, domain)
@@ -59,7 +59,7 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that is not used."""
+    """A skipped row is one that cannot be used."""
 
     manifest: str
     row: str
@@ -86,7 +86,7 @@ class _Unusable(Exception):
 def labelled_rows(
     labelled: LabelledSet, source: int, names: SpoolNames, s3: S3Settings, skipped: list[Skipped]
 ) -> Iterator[pa.RecordBatch]:
-    """The usable rows of a labelled set as batches of the spool; the others go to `skipped`.
+    """Yield the usable rows of a labelled set as batches of the spool; the others go to `skipped`.
 
     Raises UserError when the manifest cannot be read, or none of its rows can be used.
     """
@@ -117,7 +117,7 @@ def labelled_rows(
 
 
 def named_domains(labelled: LabelledSet, s3: S3Settings) -> set[str]:
-    """The domains that rows of a manifest name, good rows or not. Raises UserError."""
+    """Return the domains that rows of a manifest name, good rows or not. Raises UserError."""
     with Fetch(s3).fetch(labelled.path) as path:
         rows = [row for _, row in read_rows(path, labelled.path) if isinstance(row, dict)]
     return {str(row["domain"]) for row in rows if row.get("domain") not in (None, "")}
@@ -146,7 +146,8 @@ def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
         store, key = locate(place, s3)
         offset, size = file.member or (0, store.size(key))
         header = _Readable(store, key, offset, size)
-        header.read(min(size, 1 << 10))  # a store that does not answer is told from a bad file here: libsndfile cannot
+        # A store that does not answer is told apart from a bad file here: libsndfile cannot.
+        header.read(min(size, 1 << 10))
         header.seek(0)
         info = soundfile.info(header)
     except FileNotFoundError:
@@ -208,6 +209,7 @@ def _span(start: Any, end: Any, samples: int) -> Span:
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    """Return the skipped rows as the objects of skipped.jsonl."""
     return [
         {"manifest": each.manifest, "row": each.row, "reason": each.reason, "detail": each.detail} for each in skipped
     ]
