@@ -27,7 +27,7 @@ from pipeline.handoff.spool import Spool, SpoolNames
 
 @dataclass(slots=True)
 class RunIntake:
-    """What a run gave, counted while its shards are read."""
+    """The intake of a run counts what it gave, while its shards are read."""
 
     run: Run
     units: int = 0
@@ -42,11 +42,12 @@ class RunIntake:
 
 
 class Intake:
-    """The clips of all sources in one spool. A source's number is its place: runs first, then labelled sets."""
+    """The intake has the clips of all sources in one spool. Sources are numbered: runs first, then labelled sets."""
 
     def __init__(self, runs: Sequence[Run], asked: HandoffSettings, s3: S3Settings, path: Path) -> None:
-        """Read everything into a spool at `path`. Raises UserError for what cannot be read, and for damaged shards
-        unless these are to be left out.
+        """Read everything into a spool at `path`.
+
+        Raises UserError for what cannot be read, and for damaged shards unless these are to be left out.
         """
         self.runs = [RunIntake(run) for run in runs]
         self.labelled: tuple[LabelledSet, ...] = asked.labelled

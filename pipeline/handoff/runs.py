@@ -57,8 +57,9 @@ def _open_run(root: str, overrides: list[str]) -> Run:
 
 
 def one_s3(runs: Sequence[Run], overrides: list[str]) -> S3Settings:
-    """Return how S3 is reached: as the command line says, else as the runs on S3 say. Raises UserError if they
-    disagree.
+    """Return how S3 is reached: as the command line says, else as the runs on S3 say.
+
+    Raises UserError when these disagree.
     """
     of_runs = [run.settings.s3 for run in runs if is_s3(run.store.root)]
     if overrides or not of_runs:

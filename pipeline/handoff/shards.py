@@ -112,8 +112,8 @@ def _check_ledger(rows: pa.Table, metadata: Mapping[str, str], fingerprint: str)
         raise _Damaged("its ledger was written under other settings than the run's")
     if int(metadata.get("kept_clips", len(rows))) != len(rows):
         raise _Damaged(f"its ledger has {len(rows)} kept clips and says {metadata['kept_clips']}")
-    for name in ("clip_id", "recording_id", "label", "tar_offset", "tar_size", "frames", "label_tokens"):
-        if rows[name].null_count:
+    for name in CLIP_COLUMNS.values():
+        if name != "language" and rows[name].null_count:
             raise _Damaged(f"its ledger has kept clips without {name}")
 
 
