@@ -30,12 +30,13 @@ import numpy as np
 import soundfile
 
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from model_training.evaluation.tables import from_json, render
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.audio.decode import decode
 from operators.filterbank import MelSums, filterbank
+from operators.handoff_record import HandoffRecord, Split
+from operators.index import Row, write_index
 from operators.shard import feature_frames
 
 DOMAINS = {"elastic": ("digits", "classroom", "newsread", "sounds")}
@@ -73,24 +74,13 @@ def prepare(crawl: Path, work: Path, domains: tuple[str, ...]) -> Path:
     # English by letters: two hours hold too few of every longer unit
     Tokenizer.train(labels, Scheme(), bpe_size=40).save(out / "tokenizer")
     (out / "cmvn.json").write_text(json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
-    splits = {}
+    splits: dict[str, Split] = {}
     for split, made in rows.items():
         write_index(out / f"{split}.arrow", made)
-        splits[split] = {
-            "index": f"{split}.arrow",
-            "clips": len(made),
-            "hours": sum(row.frames for row in made) / 360_000,
-        }
-        print(f"{split}: {len(made)} clips, {splits[split]['hours']:.2f} h", file=sys.stderr)
-    record = {
-        "schema_version": 1,
-        "seed": 0,
-        "splits": splits,
-        "domains": {},
-        "cmvn": "cmvn.json",
-        "tokenizer": "tokenizer",
-    }
-    (out / "handoff.json").write_text(json.dumps(record | {"attributes": {}, "storage": {"endpoint_url": None}}))
+        hours = sum(row.frames for row in made) / 360_000
+        splits[split] = Split(index=f"{split}.arrow", clips=len(made), hours=hours)
+        print(f"{split}: {len(made)} clips, {hours:.2f} h", file=sys.stderr)
+    (out / "handoff.json").write_text(HandoffRecord(splits=splits).to_json())
     return out
 
 

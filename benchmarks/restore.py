@@ -32,7 +32,7 @@ DOMAINS = [f"domain-{number:02d}" for number in range(20)]
 
 def write(path: Path, clips: int) -> None:
     """An index of `clips` rows: 20 domains, a shard for every 300 clips, lengths of 2 to 30 s."""
-    from model_training.data.index import INDEX_SCHEMA
+    from operators.index import INDEX_SCHEMA
 
     shards = pa.array([f"s3://bucket/run/shards/{n:06d}.tar" for n in range(-(-clips // 300))])
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:

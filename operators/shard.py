@@ -27,11 +27,24 @@ import pyarrow.parquet as pq
 import soundfile
 
 from operators.clip import SAMPLE_RATE, Clip, Recording, Rejection, Span, Unit, pcm_bytes
+from operators.index import CLIP_SCHEMA
 
 SCHEMA_VERSION = 1
 
-Row = dict[str, Any]
+LedgerRow = dict[str, Any]
 """One row of a ledger by column name."""
+
+CLIP_COLUMNS = {
+    **{name: name for name in ("clip_id", "recording_id", "domain", "language", "label", "frames", "label_tokens")},
+    "offset": "tar_offset",
+    "size": "tar_size",
+}
+"""Columns of a clip's row (operators/index.py) that a ledger has too, and what the ledger calls them."""
+
+
+def _clip_column(name: str) -> pa.Field:
+    return CLIP_SCHEMA.field(name).with_name(CLIP_COLUMNS[name])
+
 
 OUTCOMES = ("kept", "rejected", "non_speech", "unreadable")
 
@@ -48,8 +61,8 @@ _HYPOTHESIS = pa.struct(
 LEDGER_SCHEMA = pa.schema(
     [
         ("unit_id", pa.string()),
-        ("domain", pa.string()),
-        ("recording_id", pa.string()),
+        _clip_column("domain"),
+        _clip_column("recording_id"),
         ("uri", pa.string()),
         ("start", pa.int64()),  # samples at 16 kHz from the start of the recording, half-open
         ("end", pa.int64()),
@@ -58,10 +71,10 @@ LEDGER_SCHEMA = pa.schema(
         ("reason", pa.string()),  # ... why, from a closed list ...
         ("detail", pa.string()),  # ... and more for a reader
         # the rest is set on clips only (kept and rejected rows)
-        ("clip_id", pa.string()),
+        _clip_column("clip_id"),
         ("speech_samples", pa.int64()),
         ("content_hash", pa.string()),  # of the clip's PCM
-        ("language", pa.string()),
+        _clip_column("language"),
         ("hypotheses", pa.list_(_HYPOTHESIS)),  # the ASR first, then the copilots
         ("asr_norm", pa.string()),  # spoken forms that were compared
         ("copilot_norm", pa.string()),
@@ -70,11 +83,11 @@ LEDGER_SCHEMA = pa.schema(
         ("per", pa.float64()),
         ("tokens_per_second", pa.float64()),
         # kept clips only
-        ("label", pa.string()),
-        ("tar_offset", pa.int64()),  # of the audio member's data in the tar, in bytes
-        ("tar_size", pa.int64()),
-        ("frames", pa.int32()),  # 10 ms feature frames (25 ms windows that fit)
-        ("label_tokens", pa.int32()),
+        _clip_column("label"),
+        _clip_column("offset"),  # of the audio member's data in the tar, in bytes
+        _clip_column("size"),
+        _clip_column("frames"),
+        _clip_column("label_tokens"),
         ("provenance", pa.string()),  # JSON object: the manifest's other columns, as given
     ]
 )
@@ -110,7 +123,7 @@ def clip_language(clip: Clip) -> str | None:
     return clip.hypotheses[0].language if clip.hypotheses else None
 
 
-def unit_rows(unit: Unit) -> list[Row]:
+def unit_rows(unit: Unit) -> list[LedgerRow]:
     """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come
     later.
     """
@@ -122,10 +135,10 @@ def unit_rows(unit: Unit) -> list[Row]:
         for piece in reversed(unit.pieces)
         if piece.problem is not None
     }
-    keyed: list[tuple[tuple[int, int, int], Row]] = []
+    keyed: list[tuple[tuple[int, int, int], LedgerRow]] = []
 
-    def add(recording: Recording, span: Span, outcome: str, rejection: Rejection | None, more: Row) -> None:
-        row: Row = dict.fromkeys(LEDGER_SCHEMA.names)
+    def add(recording: Recording, span: Span, outcome: str, rejection: Rejection | None, more: LedgerRow) -> None:
+        row: LedgerRow = dict.fromkeys(LEDGER_SCHEMA.names)
         row |= {
             "unit_id": unit.unit_id,
             "domain": clean(unit.domain),
@@ -147,7 +160,7 @@ def unit_rows(unit: Unit) -> list[Row]:
     for clip, pcm in zip(unit.clips, unit.clip_audio(), strict=True):
         if clip.verdict is None:
             raise ValueError(f"{clip.clip_id} reached the ledger without a verdict")
-        columns: Row = {
+        columns: LedgerRow = {
             "clip_id": clip.clip_id,
             "speech_samples": clip.speech_samples,
             "content_hash": content_hash(pcm),
@@ -167,13 +180,13 @@ def unit_rows(unit: Unit) -> list[Row]:
     return [row for _, row in sorted(keyed, key=lambda item: item[0])]
 
 
-def rejection_columns(rejection: Rejection | None) -> Row:
+def rejection_columns(rejection: Rejection | None) -> LedgerRow:
     if rejection is None:
         return {"stage": None, "reason": None, "detail": None}
     return {"stage": rejection.stage, "reason": rejection.reason, "detail": clean(rejection.detail) or None}
 
 
-def sample_record(row: Row) -> dict[str, Any]:
+def sample_record(row: LedgerRow) -> dict[str, Any]:
     """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never
     guessed.
     """
@@ -198,11 +211,11 @@ def sample_record(row: Row) -> dict[str, Any]:
 
 
 def write_tar(
-    rows: list[Row],
-    audio: Callable[[Row], bytes],
+    rows: list[LedgerRow],
+    audio: Callable[[LedgerRow], bytes],
     extension: str,
     count_tokens: Callable[[str, str | None], int],
-) -> tuple[bytes, list[Row]]:
+) -> tuple[bytes, list[LedgerRow]]:
     """Return the shard of a unit's rows, and the rows with the place of every kept clip filled in.
 
     `audio(row)` gives a kept clip encoded in the format that `extension` names. `count_tokens(label, language)` gives
@@ -221,7 +234,7 @@ def write_tar(
     data = buffer.getvalue()
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as written:
         places = {member.name: (member.offset_data, member.size) for member in written}
-    placed: list[Row] = []
+    placed: list[LedgerRow] = []
     for row in rows:
         if row["outcome"] != "kept":
             placed.append(row | dict.fromkeys(("label", "tar_offset", "tar_size", "frames", "label_tokens")))
@@ -242,7 +255,7 @@ def clean(text: str) -> str:
     return _utf8(text).decode("utf-8")
 
 
-def ledger_bytes(rows: list[Row], metadata: dict[str, str]) -> bytes:
+def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:
     """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's
     own.
 

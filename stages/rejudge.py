@@ -16,7 +16,7 @@ from operators.agreement import AgreementJudge, AgreementRule
 from operators.audio.decode import AudioError, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
-from operators.shard import Row, clean, content_hash, read_ledger, rejection_columns
+from operators.shard import LedgerRow, clean, content_hash, read_ledger, rejection_columns
 from operators.text.spoken import Normaliser
 from stages.base import Fetcher, Resources, SourceChanged, Store
 from stages.segment import LastFetched, read_span
@@ -60,7 +60,7 @@ class Rejudge:
         }
         pieces = {clean(piece.recording.recording_id): piece for piece in unit.pieces if piece.problem is None}
 
-        def audio(row: Row) -> bytes:
+        def audio(row: LedgerRow) -> bytes:
             if row["clip_id"] in before:
                 encoded = self.old.read_range(tar_key, *before[row["clip_id"]])
                 if len(encoded) != row["tar_size"]:
@@ -72,7 +72,7 @@ class Rejudge:
             commit(self.new, unit.unit_id, rows, audio, self.format)
         return _summary(unit, rows)
 
-    def _judge(self, row: Row) -> Row:
+    def _judge(self, row: LedgerRow) -> LedgerRow:
         if row["clip_id"] is None or row["stage"] not in (None, "rover"):
             return row  # no clip, or rejected before there was anything to compare
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
@@ -90,7 +90,7 @@ class Rejudge:
             | rejection_columns(verdict.rejection)
         )
 
-    def _recut(self, row: Row, piece: Piece, sources: Fetcher) -> np.ndarray:
+    def _recut(self, row: LedgerRow, piece: Piece, sources: Fetcher) -> np.ndarray:
         uri = piece.recording.uri
         try:
             pcm = read_span(sources, self._decoder, piece, Span(row["start"], row["end"]))
@@ -101,7 +101,7 @@ class Rejudge:
         return pcm
 
 
-def _summary(unit: Unit, rows: list[Row]) -> Unit:
+def _summary(unit: Unit, rows: list[LedgerRow]) -> Unit:
     """The unit as the display counts it: clips with verdicts, stretches, no audio."""
     clips, stretches = [], []
     for row in rows:

@@ -21,7 +21,7 @@ import numpy as np
 from operators.audio.decode import encode_flac, encode_opus
 from operators.clip import Unit
 from operators.filterbank import MelSums, filterbank
-from operators.shard import Row, decode_member, ledger_bytes, unit_rows, write_tar
+from operators.shard import LedgerRow, decode_member, ledger_bytes, unit_rows, write_tar
 from operators.text.spoken import Normaliser, tokens
 from stages.base import Resources, Store
 
@@ -69,14 +69,14 @@ class WriteShard:
 
 
 def commit(
-    store: Store, unit_id: str, rows: list[Row], audio: Callable[[Row], bytes], shard_format: ShardFormat
+    store: Store, unit_id: str, rows: list[LedgerRow], audio: Callable[[LedgerRow], bytes], shard_format: ShardFormat
 ) -> None:
     """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept
     row.
     """
     mel_sums = MelSums()
 
-    def heard(row: Row) -> bytes:
+    def heard(row: LedgerRow) -> bytes:
         nonlocal mel_sums
         encoded = audio(row)
         # Of what the shard holds, not of what was cut: a trainer hears that, and `redecide` copies it.
@@ -108,7 +108,7 @@ def label_length(label: str, language: str | None) -> int:
     return len(tokens(_spoken.spoken(label, language)))
 
 
-def quarantine_lines(rows: list[Row]) -> bytes:
+def quarantine_lines(rows: list[LedgerRow]) -> bytes:
     """One JSON line for each recording, or stretch of one, that could not be read."""
     names = ("uri", "recording_id", "domain", "unit_id", "start", "end", "stage", "reason", "detail")
     chosen = [{name: row[name] for name in names} for row in rows if row["outcome"] == "unreadable"]

@@ -1,6 +1,6 @@
-"""The index of clips: one row for each, memory-mapped, so that ten million cost no time to open.
+"""Reading an index of clips: one row for each, memory-mapped, so that ten million cost no time to open.
 
-    Row ... ──write_index──> train.arrow (Arrow IPC file, uncompressed) ──Index.open──> columns as arrays, row(i)
+    train.arrow (operators/index.py) ──Index.open──> columns as arrays, row(i)
 
 What the planner needs of every clip (frames, label length, domain) is an array; what one clip is read and labelled by
 is decoded for that row alone.
@@ -9,73 +9,18 @@ is decoded for that row alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
 from functools import cached_property
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.errors import UserError
-from operators.storage.atomic import replace
+from operators.index import CLIP_SCHEMA, Row
 from operators.storage.base import S3Settings
 from operators.storage.fetch import local_copy
 
-_NAMES = pa.dictionary(pa.int32(), pa.string())
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("shard", _NAMES),  # URI of a tar, or of a plain audio file
-        ("offset", pa.int64()),  # bytes of the audio inside it
-        ("size", pa.int64()),
-        ("start_sample", pa.int64()),  # at 16 kHz inside that audio; null: all of it
-        ("end_sample", pa.int64()),
-        ("frames", pa.int32()),  # 10 ms feature frames
-        ("label_tokens", pa.int32()),
-        ("label", pa.string()),
-        ("domain", _NAMES),
-        ("language", _NAMES),  # null: unknown
-        ("age", _NAMES),
-        ("gender", _NAMES),
-        ("emotion", _NAMES),
-        ("events", pa.list_(pa.string())),  # null: unknown; empty: known to have none
-        ("recording_id", pa.string()),
-        ("speaker", pa.string()),
-    ]
-)
-_ROWS_PER_BATCH = 1 << 16
-"""Keeps every batch's text below Arrow's 2 GiB for one string column."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """What the index holds of one clip."""
-
-    clip_id: str
-    shard: str
-    offset: int
-    size: int
-    start_sample: int | None = None
-    end_sample: int | None = None
-    frames: int
-    label_tokens: int
-    label: str
-    domain: str
-    language: str | None = None
-    age: str | None = None
-    gender: str | None = None
-    emotion: str | None = None
-    events: tuple[str, ...] | None = None
-    """None: unknown; (): known to have none."""
-    recording_id: str = ""
-    speaker: str | None = None
-
-
-_COLUMNS = tuple(field.name for field in fields(Row))
 _EVENT = re.compile(r"<event:([^\s<>:|]+)>")
 _TEXT = ("clip_id", "label", "recording_id")
 """Columns whose null means empty."""
@@ -85,12 +30,12 @@ class Index:
     """An Index is memory-mapped. The arrays of length N are copies of no column that is one chunk."""
 
     def __init__(self, table: pa.Table, name: str) -> None:
-        missing = [column for column in _COLUMNS if column not in table.column_names]
+        missing = [column for column in CLIP_SCHEMA.names if column not in table.column_names]
         if missing:
             raise UserError(f"{name} is no index of clips: it lacks the column {missing[0]}; run the hand-off again")
         self.name = name
         # Decoded once, so that row() never touches a dictionary, and every chunk shares the same one.
-        self._table = table.select(list(_COLUMNS)).unify_dictionaries()
+        self._table = table.select(CLIP_SCHEMA.names).unify_dictionaries()
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._table.column("frames").chunks)])
         self._batches = self._table.to_batches()
 
@@ -197,30 +142,3 @@ class Index:
             raise UserError(f"{self.name} has clips without a {column}: run the hand-off again")
         codes = [chunk.indices.to_numpy() for chunk in values.chunks]
         return codes[0] if len(codes) == 1 else np.concatenate(codes) if codes else np.zeros(0, np.int32)
-
-
-def write_index(path: Path, rows: Iterable[Row]) -> int:
-    """Write an index of these rows, in their order, and return how many they were. The file appears in one step."""
-    plain = pa.schema([(f.name, pa.string() if pa.types.is_dictionary(f.type) else f.type) for f in INDEX_SCHEMA])
-    batches: list[pa.RecordBatch] = []
-    waiting: list[dict[str, Any]] = []
-
-    def flush() -> None:
-        if waiting:
-            batches.append(pa.RecordBatch.from_pylist(waiting, schema=plain))
-            waiting.clear()
-
-    for row in rows:
-        waiting.append({name: getattr(row, name) for name in _COLUMNS})
-        if len(waiting) == _ROWS_PER_BATCH:
-            flush()
-    flush()
-    # One cast over all batches gives all of them the same dictionaries, as the file format asks.
-    table = pa.Table.from_batches(batches, plain).cast(INDEX_SCHEMA).unify_dictionaries()
-
-    def write(file: BinaryIO) -> None:
-        with pa.ipc.new_file(file, INDEX_SCHEMA) as writer:
-            writer.write_table(table)
-
-    replace(path, write)
-    return table.num_rows

@@ -22,9 +22,10 @@ import numpy as np
 
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.handoff_record import Domain, HandoffRecord, S3Place, Split
+from operators.index import Row, write_index
 from operators.split import SPLITS, NodeTable, Shares, split_table
 from operators.storage.atomic import replace
 from operators.storage.base import S3Settings
@@ -62,7 +63,7 @@ def index_from_tars(
     *,
     s3: S3Settings | None = None,
     build_tokenizer: Callable[[Iterable[str], Path], object] | None = None,
-) -> dict[str, Any]:
+) -> HandoffRecord:
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
     `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
@@ -113,8 +114,7 @@ def index_from_tars(
     record = _handoff(rows, settings, list(map(_place, uris)), s3)
     if build_tokenizer:
         build_tokenizer((row.label for row in rows["train"]), out / "tokenizer")
-    # Last: its presence means complete.
-    _write(out / "handoff.json", json.dumps(record, ensure_ascii=False, indent=1))
+    _write(out / "handoff.json", record.to_json())  # last: its presence means complete
     return record
 
 
@@ -236,9 +236,9 @@ def _sample(
     return row, features
 
 
-def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], s3: S3Settings) -> dict[str, Any]:
-    def size(some: Sequence[Row]) -> dict[str, Any]:
-        return {"clips": len(some), "hours": round(sum(row.frames for row in some) / 360_000, 6)}
+def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], s3: S3Settings) -> HandoffRecord:
+    def hours(some: Sequence[Row]) -> float:
+        return round(sum(row.frames for row in some) / 360_000, 6)
 
     train = rows["train"]
     labels = {
@@ -246,20 +246,20 @@ def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str
         for name in _ATTRIBUTES
     }
     events = dict(sorted(Counter(event for row in train for event in row.events or ()).items()))
-    return {
-        "schema_version": 1,
-        "seed": settings.seed,
-        "splits": {split: {"index": f"{split}.arrow"} | size(rows[split]) for split in SPLITS},
-        "domains": {
-            domain: {"weight": 1.0} | size([row for row in train if row.domain == domain])
-            for domain in sorted({row.domain for row in train})
+    return HandoffRecord(
+        seed=settings.seed,
+        splits={
+            split: Split(index=f"{split}.arrow", clips=len(rows[split]), hours=hours(rows[split])) for split in SPLITS
         },
-        "cmvn": "cmvn.json",
-        "tokenizer": "tokenizer",
-        "attributes": labels | {"events": events},
-        "tars": uris,
-        "storage": {name: getattr(s3, name) for name in ("endpoint_url", "region", "addressing_style")},
-    }
+        domains={
+            domain: Domain(clips=len(own), hours=hours(own))
+            for domain in sorted({row.domain for row in train})
+            if (own := [row for row in train if row.domain == domain])
+        },
+        attributes=labels | {"events": events},
+        tars=tuple(uris),
+        storage=S3Place(endpoint_url=s3.endpoint_url, region=s3.region, addressing_style=s3.addressing_style),
+    )
 
 
 def _write(path: Path, text: str) -> None:

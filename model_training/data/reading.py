@@ -27,10 +27,11 @@ from model_training.data.audio import BadSample, decode
 from model_training.data.augment import Augment, change_speed
 from model_training.data.batching import Planner, rank_batches
 from model_training.data.features import MIN_FRAMES, Cmvn, ctc_frames, subsampled
-from model_training.data.index import Index, Row
+from model_training.data.index import Index
 from model_training.data.permutation import derive
 from operators.errors import UserError
 from operators.filterbank import BINS, filterbank
+from operators.index import Row
 from operators.shard import feature_frames
 from operators.storage.base import S3Settings
 from operators.storage.fetch import RangedFileForC, locate

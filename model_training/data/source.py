@@ -15,7 +15,6 @@ from model_training.data.audio import BadSample
 from model_training.data.augment import Augment
 from model_training.data.batching import BatchPlan, Planner, Unusable
 from model_training.data.handoff import Handoff
-from model_training.data.index import Row
 from model_training.data.reading import Batch, Batches, Reader, check_shards, load_noises
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
@@ -23,6 +22,7 @@ from model_training.text.tokens import ATTRIBUTES
 from model_training.training.monitor import Monitor
 from model_training.training.team import Team
 from operators.errors import UserError
+from operators.index import Row
 
 
 class Source:

@@ -17,13 +17,13 @@ from model_training.data.audio import BadSample
 from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
-from model_training.data.index import Row
 from model_training.data.reading import Batch, Batches, Reader
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.training import checkpoint as checkpoints
 from operators.errors import UserError
+from operators.index import Row
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ NO_TARGET = -1
 
 
 class Labels(Protocol):
-    """What is known about a clip; None is unknown. model_training.data.index.Row is one."""
+    """What is known about a clip; None is unknown. operators.index.Row is one."""
 
     @property
     def label(self) -> str | None: ...

@@ -1,4 +1,4 @@
-"""What a hand-off looks at before it reads the first tar: a mistake found after terabytes were hashed costs hours.
+"""What is checked before the first tar is read: a mistake found after terabytes were hashed costs hours.
 
 --out ──a probe, put and deleted──┐
 --labelled ──its first row────────┼──> nothing, or UserError
@@ -24,7 +24,7 @@ from pipeline.sources.files import check_source
 
 
 def check_writable(store: Store) -> None:
-    """Raises UserError when a store cannot be written to. Leaves nothing behind, no empty folder either."""
+    """Raise UserError when a store cannot be written to. Nothing is left behind, no empty folder either."""
     root = Path(store.root)
     missing = [] if is_s3(store.root) else [folder for folder in (root, *root.parents) if not os.path.lexists(folder)]
     try:
@@ -36,13 +36,13 @@ def check_writable(store: Store) -> None:
 
 
 def check_labelled(labelled: Sequence[LabelledSet], s3: S3Settings) -> None:
-    """Raises UserError for a labelled set whose manifest is not there or is none."""
+    """Raise UserError for a labelled set whose manifest is not there or is none."""
     for each in labelled:
         check_source(SourceSettings(path=each.path, domain=each.domain), s3)
 
 
 def check_weights(weighed: set[str], known: set[str], labelled: Sequence[LabelledSet], s3: S3Settings) -> None:
-    """Raises UserError for a domain that is neither `known`, from the plans, nor in a labelled set."""
+    """Raise UserError for a domain that is neither `known`, from the plans, nor in a labelled set."""
     known = known | {each.domain for each in labelled}
     if not weighed <= known:  # only then is a whole manifest read for the domains that its rows name
         known = known.union(*(named_domains(each, s3) for each in labelled))
@@ -52,18 +52,18 @@ def check_weights(weighed: set[str], known: set[str], labelled: Sequence[Labelle
 
 @contextmanager
 def scratch_folder(parent: str | None) -> Iterator[Path]:
-    """A folder for temporary files under `parent` (None: the system's), gone afterwards. Raises UserError."""
-    mend = "give a writable folder with more room as --scratch"
+    """Make a folder for temporary files under `parent` (None: the system's), gone afterwards. Raises UserError."""
+    advice = "give a writable folder with more room as --scratch"
     try:
-        made = tempfile.TemporaryDirectory(prefix="touchasp-handoff-", dir=parent)
+        folder = tempfile.TemporaryDirectory(prefix="touchasp-handoff-", dir=parent)
     except OSError as error:
         where = parent or "the system's folder"
-        raise UserError(f"cannot use {where} for temporary files ({error.strerror}): {mend}") from error
-    with made as folder:
+        raise UserError(f"cannot use {where} for temporary files ({error.strerror}): {advice}") from error
+    with folder as path:
         try:
-            yield Path(folder)
+            yield Path(path)
         except OSError as error:
             # Stores explain their own errors, so a full disk that is left is scratch.
             if isinstance(error, UserError) or error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise
-            raise UserError(f"no room for temporary files in {folder} ({os.strerror(error.errno)}): {mend}") from error
+            raise UserError(f"no room for temporary files in {path} ({os.strerror(error.errno)}): {advice}") from error

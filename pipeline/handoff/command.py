@@ -33,60 +33,27 @@ _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=")
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `handoff`."""
     add = command.add_argument
     add("runs", metavar="RUN", nargs="+", help="run directories, local or s3://; then s3.* settings (key=value)")
     add("--out", metavar="DIR", required=True, help="directory of the hand-off, local or s3://")
-    add("--seed", type=int, default=0, help="of the split (default: %(default)s)")
-    add(
-        "--dev",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="of the recordings held out for development (default: 0.01)",
-    )
-    add(
-        "--test",
-        type=float,
-        default=0.01,
-        metavar="SHARE",
-        help="of the recordings held out for testing (default: 0.01)",
-    )
-    add(
-        "--alpha",
-        type=float,
-        default=0.7,
-        help="domains are seen by hours^ALPHA: 1 as they come, 0 all alike (default: 0.7)",
-    )
-    add(
-        "--max-weight",
-        type=float,
-        default=4.0,
-        metavar="W",
-        help="limit of what balancing may give (default: %(default)s)",
-    )
-    add(
-        "--weight",
-        action="append",
-        default=[],
-        metavar="DOMAIN=W",
-        help="how often a clip is seen in an epoch; may be repeated",
-    )
-    add(
-        "--labelled",
-        action="append",
-        default=[],
-        metavar="FILE[:DOMAIN]",
-        help="manifest of a labelled set; may be repeated",
-    )
+    add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
+    share = "share of the recordings held out for %s (default: 0.01)"
+    add("--dev", type=float, default=0.01, metavar="SHARE", help=share % "development")
+    add("--test", type=float, default=0.01, metavar="SHARE", help=share % "testing")
+    balance = "domains are seen by hours^ALPHA: 1 as they come, 0 all alike (default: 0.7)"
+    add("--alpha", type=float, default=0.7, help=balance)
+    limit = "highest weight that balancing may give (default: %(default)s)"
+    add("--max-weight", type=float, default=4.0, metavar="W", help=limit)
+    weight = "how often a clip of the domain is seen in an epoch; may be repeated"
+    add("--weight", action="append", default=[], metavar="DOMAIN=W", help=weight)
+    labelled = "manifest of a labelled set; may be repeated"
+    add("--labelled", action="append", default=[], metavar="FILE[:DOMAIN]", help=labelled)
     add("--scheme", metavar="FILE", help="languages, ages, emotions, events that the model knows (JSON or YAML)")
     add("--bpe-size", type=int, metavar="N", help="units for words with spaces (default: the trainer's)")
-    add("--tokenizer", metavar="DIR", help="of an earlier hand-off, to go on with its vocabulary")
-    add(
-        "--verify",
-        choices=("checksums", "sizes"),
-        default="checksums",
-        help="how shards are checked (default: %(default)s)",
-    )
+    add("--tokenizer", metavar="DIR", help="tokenizer, or earlier hand-off, whose vocabulary is used again")
+    verify = "how shards are checked (default: %(default)s)"
+    add("--verify", choices=("checksums", "sizes"), default="checksums", help=verify)
     add("--skip-damaged", action="store_true", help="leave damaged shards out instead of refusing them")
     add("--scratch", metavar="DIR", help="folder for temporary files (default: the system's)")
     add("--config", metavar="CONFIG", help="preset or YAML file of the training command")
@@ -94,7 +61,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
-    """Run directories, and key=value settings among them. Raises UserError."""
+    """Return the run directories, and the key=value settings among them. Raises UserError."""
     settings = [word for word in words if _SETTING.match(word)]
     runs = [word for word in words if not _SETTING.match(word)]
     if not runs:
@@ -103,9 +70,10 @@ def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
 
 
 def run(arguments: argparse.Namespace, console: Console) -> int:
-    """Make the hand-off, print the training command, start it when asked. Answers the exit code. Raises UserError."""
-    from pipeline.handoff.build import HandoffSettings, handoff
+    """Make the hand-off, print the training command, start it when asked. Return the exit code. Raises UserError."""
+    from pipeline.handoff.build import handoff
     from pipeline.handoff.labelled import LabelledSet
+    from pipeline.handoff.settings import HandoffSettings
 
     for name in ("dev", "test"):
         if not 0 <= getattr(arguments, name) < 1:
@@ -130,8 +98,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         scratch=arguments.scratch,
     )
     runs, overrides = split_runs(arguments.runs)
-    made = handoff(runs, overrides, arguments.out, asked, console)
-    command, environment = training_command(made.uri, made.s3, arguments.config)
+    place = handoff(runs, overrides, arguments.out, asked, console)
+    command, environment = training_command(place.uri, place.s3, arguments.config)
     shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
     console.print("\nnext:", highlight=False)
     console.print(shown, markup=False, highlight=False, soft_wrap=True)
@@ -155,6 +123,6 @@ def _weight(text: str) -> tuple[str, float]:
 
 
 def training_command(data: str, s3: S3Settings, config: str | None) -> tuple[list[str], dict[str, str]]:
-    """The command that trains on a hand-off, and what it needs in its environment."""
+    """Return the command that trains on a hand-off, and what it needs in its environment."""
     command = ["python", "-m", "model_training", "train", "--data", data, *(["--config", config] if config else [])]
     return command, {"AWS_ENDPOINT_URL": s3.endpoint_url} if is_s3(data) and s3.endpoint_url else {}

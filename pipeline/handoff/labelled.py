@@ -24,9 +24,11 @@ from operators.errors import UserError
 from operators.shard import feature_frames
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, RangedFile, locate
+from operators.storage.local import real_uri
 from operators.storage.uri import split_member
 from pipeline.config import SourceSettings
-from pipeline.handoff.clips import Gathered, attributes, real_uri
+from pipeline.handoff.clips import attributes
+from pipeline.handoff.spool import SpoolNames
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.manifest import is_manifest, read_rows
 from stages.write_shard import label_length
@@ -37,14 +39,14 @@ _THREADS = 8
 
 @dataclass(frozen=True, slots=True)
 class LabelledSet:
-    """A manifest and the domain of those of its rows that name none."""
+    """A labelled set is a manifest, and the domain of those of its rows that name none."""
 
     path: str
     domain: str
 
     @staticmethod
     def parse(argument: str) -> LabelledSet:
-        """`FILE` or `FILE:domain`. Raises UserError."""
+        """Return the set that `FILE` or `FILE:domain` names. Raises UserError."""
         path, separator, domain = argument.rpartition(":")
         if separator and domain and "/" not in domain and is_manifest(path):
             return LabelledSet(path, domain)
@@ -57,7 +59,7 @@ class LabelledSet:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A row that is not used."""
+    """A skipped row is one that cannot be used."""
 
     manifest: str
     row: str
@@ -82,9 +84,9 @@ class _Unusable(Exception):
 
 
 def labelled_rows(
-    labelled: LabelledSet, source: int, gathered: Gathered, s3: S3Settings, skipped: list[Skipped]
+    labelled: LabelledSet, source: int, names: SpoolNames, s3: S3Settings, skipped: list[Skipped]
 ) -> Iterator[pa.RecordBatch]:
-    """The usable rows of a labelled set as batches of the spool; the others go to `skipped`.
+    """Yield the usable rows of a labelled set as batches of the spool; the others go to `skipped`.
 
     Raises UserError when the manifest cannot be read, or none of its rows can be used.
     """
@@ -101,12 +103,12 @@ def labelled_rows(
                 try:
                     if problem := _own_problem(file):
                         raise _Unusable(*problem)
-                    rows.append(_row(file, audio[file.uri, file.member], source, gathered))
+                    rows.append(_row(file, audio[file.uri, file.member], source, names))
                 except _Unusable as error:
                     skipped.append(Skipped(labelled.path, file.uri, *error.args))
             if rows:
                 used = True
-                yield gathered.batch({name: [row[name] for row in rows] for name in rows[0]}, len(rows))
+                yield names.batch({name: [row[name] for row in rows] for name in rows[0]}, len(rows))
     if not used:
         first = skipped[before]
         raise UserError(
@@ -115,7 +117,7 @@ def labelled_rows(
 
 
 def named_domains(labelled: LabelledSet, s3: S3Settings) -> set[str]:
-    """The domains that rows of a manifest name, good rows or not. Raises UserError."""
+    """Return the domains that rows of a manifest name, good rows or not. Raises UserError."""
     with Fetch(s3).fetch(labelled.path) as path:
         rows = [row for _, row in read_rows(path, labelled.path) if isinstance(row, dict)]
     return {str(row["domain"]) for row in rows if row.get("domain") not in (None, "")}
@@ -144,7 +146,8 @@ def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
         store, key = locate(place, s3)
         offset, size = file.member or (0, store.size(key))
         header = _Readable(store, key, offset, size)
-        header.read(min(size, 1 << 10))  # a store that does not answer is told from a bad file here: libsndfile cannot
+        # A store that does not answer is told apart from a bad file here: libsndfile cannot.
+        header.read(min(size, 1 << 10))
         header.seek(0)
         info = soundfile.info(header)
     except FileNotFoundError:
@@ -156,7 +159,7 @@ def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
     return _Audio(place, offset, size, round(info.frames * SAMPLE_RATE / info.samplerate))
 
 
-def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, gathered: Gathered) -> dict[str, Any]:
+def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolNames) -> dict[str, Any]:
     if isinstance(audio, _Unusable):
         raise audio
     record = file.provenance
@@ -188,7 +191,7 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, gathered: Gat
         "recording_id": recording,
         "samples": span.samples,
         "source": source,
-        "recording": gathered.recording(recording, file.uri, known.get("speaker"), source),
+        "recording": names.nodes.recording(recording, file.uri, known.get("speaker"), source),
     }
 
 
@@ -206,6 +209,7 @@ def _span(start: Any, end: Any, samples: int) -> Span:
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[dict[str, str]]:
+    """Return the skipped rows as the objects of skipped.jsonl."""
     return [
         {"manifest": each.manifest, "row": each.row, "reason": each.reason, "detail": each.detail} for each in skipped
     ]

@@ -1,4 +1,4 @@
-"""One finished shard, proven to be as its ledger tells, and what the hand-off takes from it.
+"""One finished shard, proven to be as its ledger says, and what the hand-off takes from it.
 
     ledger ──page checksums──> kept rows ─┐
     tar ──size, SHA-256, members──────────┴──agree──> KeptUnit(rows, mel sums)
@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
-from operators.shard import content_hash, decode_member, feature_frames
+from operators.shard import CLIP_COLUMNS, content_hash, decode_member, feature_frames
 from operators.storage.base import AccessRefused, Store, StoreUnavailable
 from pipeline import ledger
 from stages.write_shard import shard_keys
@@ -30,10 +30,7 @@ from stages.write_shard import shard_keys
 _CHUNK_BYTES = 8 << 20
 _THREADS = 4
 
-COLUMNS = (
-    "clip_id", "domain", "recording_id", "uri", "start", "end", "content_hash", "language", "label", "tar_offset",
-    "tar_size", "frames", "label_tokens", "provenance",
-)  # fmt: skip
+COLUMNS = (*CLIP_COLUMNS.values(), "uri", "start", "end", "content_hash", "provenance")
 """What of a kept row the hand-off uses."""
 
 
@@ -98,11 +95,11 @@ def _read_shard(
     try:
         _check_ledger(rows, metadata, fingerprint)
         _check_size(rows, metadata, tars.get(tar_key))
-        listen = "mel_sums" not in metadata
+        decode = "mel_sums" not in metadata
         if checksums:
-            listen |= "tar_sha256" not in metadata
+            decode |= "tar_sha256" not in metadata
             _check_sum(store, tar_key, tars[tar_key], metadata.get("tar_sha256"))
-        sums = _listen(store, tar_key, rows) if listen else MelSums.from_dict(json.loads(metadata["mel_sums"]))
+        sums = _decode_all(store, tar_key, rows) if decode else MelSums.from_dict(json.loads(metadata["mel_sums"]))
     except FileNotFoundError:
         return Damage(store.url(tar_key), "the tar is missing")
     except _Damaged as error:
@@ -114,9 +111,9 @@ def _check_ledger(rows: pa.Table, metadata: Mapping[str, str], fingerprint: str)
     if metadata.get("fingerprint", fingerprint) != fingerprint:
         raise _Damaged("its ledger was written under other settings than the run's")
     if int(metadata.get("kept_clips", len(rows))) != len(rows):
-        raise _Damaged(f"its ledger has {len(rows)} kept clips and tells of {metadata['kept_clips']}")
-    for name in ("clip_id", "recording_id", "label", "tar_offset", "tar_size", "frames", "label_tokens"):
-        if rows[name].null_count:
+        raise _Damaged(f"its ledger has {len(rows)} kept clips and says {metadata['kept_clips']}")
+    for name in CLIP_COLUMNS.values():
+        if name != "language" and rows[name].null_count:
             raise _Damaged(f"its ledger has kept clips without {name}")
 
 
@@ -124,7 +121,7 @@ def _check_size(rows: pa.Table, metadata: Mapping[str, str], size: int | None) -
     if size is None:
         raise _Damaged("the tar is missing")
     if int(metadata.get("tar_bytes", size)) != size:
-        raise _Damaged(f"it has {size:,} bytes and its ledger tells of {int(metadata['tar_bytes']):,}")
+        raise _Damaged(f"it has {size:,} bytes, and {int(metadata['tar_bytes']):,} by its ledger")
     ends = pc.max(pc.add(rows["tar_offset"], rows["tar_size"])).as_py() if len(rows) else 0
     if ends > size:
         raise _Damaged(f"its clips end at byte {ends:,}, the tar at {size:,}")
@@ -140,8 +137,8 @@ def _check_sum(store: Store, key: str, size: int, expected: str | None) -> None:
         raise _Damaged("its bytes are not those that were written (the SHA-256 differs)")
 
 
-def _listen(store: Store, key: str, rows: pa.Table) -> MelSums:
-    """Decode every clip: is it the audio that was kept? Answers the sums of its filterbank."""
+def _decode_all(store: Store, key: str, rows: pa.Table) -> MelSums:
+    """Return the sums of the filterbank of every clip, each compared with the audio that was kept. Raises _Damaged."""
     sums = MelSums()
     for row in rows.select(["clip_id", "start", "end", "content_hash", "tar_offset", "tar_size"]).to_pylist():
         data = store.read_range(key, row["tar_offset"], row["tar_size"])
@@ -154,18 +151,18 @@ def _listen(store: Store, key: str, rows: pa.Table) -> MelSums:
             data.startswith(b"fLaC") and row["content_hash"] is not None and content_hash(pcm) != row["content_hash"]
         )
         if changed or feature_frames(len(pcm)) != feature_frames(row["end"] - row["start"]):
-            raise _Damaged(f"{row['clip_id']} is not the audio that its ledger tells of")
+            raise _Damaged(f"{row['clip_id']} is not the audio that its ledger describes")
         sums = sums.add(filterbank(pcm))
     return sums
 
 
 def refuse(damages: Sequence[Damage]) -> None:
-    """Raises UserError that names what is damaged, when anything is."""
+    """Raise a UserError that names what is damaged, when anything is."""
     if not damages:
         return
     named = "; ".join(f"{damage.shard}: {damage.what}" for damage in damages[:3])
     more = f"; and {len(damages) - 3} more" if len(damages) > 3 else ""
     raise UserError(
         f"{len(damages)} damaged shard{'s' if len(damages) > 1 else ''}: {named}{more}. "
-        "Remove the tar and its ledger, and 'run' makes them anew; or leave them out with --skip-damaged"
+        "Remove the tar and its ledger, and 'run' makes them again; or leave them out with --skip-damaged"
     )

@@ -33,7 +33,7 @@ def build_tokenizer(folder: Path, texts: Path, *, scheme: str | None, bpe_size: 
 
 
 def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) -> None:
-    """Raises UserError for what no labels could make a tokenizer of."""
+    """Raise UserError for a scheme or a size that no labels could make a tokenizer of."""
     if scheme is None and bpe_size is None:
         return
     texts = scratch / "try.txt"
@@ -61,6 +61,6 @@ def copy_tokenizer(folder: Path, ready: str, s3: S3Settings) -> None:
 
 
 def trainer_environment() -> dict[str, str]:
-    """This environment, in which `python -m model_training` finds the package that lies beside this one."""
+    """Return this environment, in which `python -m model_training` finds the package that lies beside this one."""
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}

@@ -14,12 +14,13 @@ import soundfile
 
 from model_training import config
 from model_training.__main__ import main
-from model_training.data.index import Index, write_index
+from model_training.data.index import Index
 from model_training.decoding import decode
 from model_training.decoding.recognize import Recognizer
 from model_training.evaluation.tables import from_json
 from model_training.export.export import export
 from model_training.train import train
+from operators.index import write_index
 from tests.model_training.test_train import SMALL, STILL
 from tests.support.corpus import encoded, write_tar
 from tests.support.small_handoff import beeps, make_handoff

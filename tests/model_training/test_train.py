@@ -21,11 +21,12 @@ from safetensors.torch import load_file
 
 from model_training import config
 from model_training.__main__ import main
-from model_training.data.index import Index, write_index
+from model_training.data.index import Index
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
 from model_training.training.optimizer import draw_group, learning_rate, make_optimizer
 from operators.errors import UserError
+from operators.index import write_index
 from tests.support.small_handoff import make_handoff
 
 REPOSITORY = Path(__file__).resolve().parents[2]

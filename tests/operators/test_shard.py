@@ -15,7 +15,17 @@ import webdataset
 
 from operators.audio.decode import encode_flac
 from operators.clip import Clip, Hypothesis, Piece, Recording, Rejection, Span, Stretch, Unit, Verdict, clip_id
-from operators.shard import LEDGER_SCHEMA, content_hash, feature_frames, ledger_bytes, read_ledger, unit_rows, write_tar
+from operators.index import CLIP_SCHEMA
+from operators.shard import (
+    CLIP_COLUMNS,
+    LEDGER_SCHEMA,
+    content_hash,
+    feature_frames,
+    ledger_bytes,
+    read_ledger,
+    unit_rows,
+    write_tar,
+)
 
 ODD = "talk #1 \U0001f399️ \udce9 ../../etc <b>"
 
@@ -182,3 +192,11 @@ def test_clip_ids_are_safe_and_tell_recordings_apart() -> None:
 def test_content_hash_is_of_the_samples() -> None:
     pcm = np.arange(100, dtype=np.int16)
     assert content_hash(pcm) == content_hash(pcm.copy()) != content_hash(pcm[::-1])
+
+
+def test_a_ledger_has_the_columns_of_a_clips_row_under_its_own_names() -> None:
+    """But for those that only a hand-off knows: which tar, and what a manifest says of the speaker and the sound."""
+    for name, own in CLIP_COLUMNS.items():
+        assert LEDGER_SCHEMA.field(own).type == CLIP_SCHEMA.field(name).type
+    told_later = {"shard", "start_sample", "end_sample", "age", "gender", "emotion", "events", "speaker"}
+    assert CLIP_COLUMNS.keys() == set(CLIP_SCHEMA.names) - told_later

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from model_training.data.index import Index, Row, write_index
+from model_training.data.index import Index
+from operators.index import Row, write_index
 from operators.shard import feature_frames
 
 RATE = 16_000

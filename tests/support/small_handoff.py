@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from model_training.data.features import Cmvn
-from model_training.data.index import Row, write_index
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.filterbank import MelSums, filterbank
+from operators.handoff_record import Domain, HandoffRecord, Split
+from operators.index import Row, write_index
 from operators.shard import feature_frames
 from tests.support.corpus import RATE, encoded, write_tar
 
@@ -38,7 +39,8 @@ def make_handoff(folder: Path, *, train: int = 64, dev: int = 8, seed: int = 0, 
     folder.mkdir(parents=True, exist_ok=True)
     sums = MelSums()
     tokenizer = Tokenizer.train(LETTERS.upper(), Scheme(events=("dog",)), bpe_size=len(LETTERS) + 1)
-    splits, clips = {}, {"words": 0, "bells": 0}
+    splits: dict[str, Split] = {}
+    clips = {"words": 0, "bells": 0}
     for split, count in (("train", train), ("dev", dev)):
         made = []
         for number in range(count):
@@ -70,18 +72,14 @@ def make_handoff(folder: Path, *, train: int = 64, dev: int = 8, seed: int = 0, 
                 sums = sums.add(filterbank(pcm))
                 clips[domain] += 1
         write_index(folder / f"{split}.arrow", rows)
-        splits[split] = {"index": f"{split}.arrow", "clips": count, "hours": 0.0}
+        splits[split] = Split(index=f"{split}.arrow", clips=count)
     (folder / "cmvn.json").write_text(json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
     tokenizer.save(folder / "tokenizer")
-    record = {
-        "schema_version": 1,
-        "seed": seed,
-        "splits": splits,
-        "domains": {name: {"weight": 1.0, "clips": number, "hours": 0.0} for name, number in clips.items()},
-        "cmvn": "cmvn.json",
-        "tokenizer": "tokenizer",
-        "attributes": {"language": {"en": train}, "gender": {"male": train // 2, "female": train // 2}},
-        "storage": {"endpoint_url": None},
-    }
-    (folder / "handoff.json").write_text(json.dumps(record))
+    record = HandoffRecord(
+        seed=seed,
+        splits=splits,
+        domains={name: Domain(clips=number) for name, number in clips.items()},
+        attributes={"language": {"en": train}, "gender": {"male": train // 2, "female": train // 2}},
+    )
+    (folder / "handoff.json").write_text(record.to_json())
     return folder

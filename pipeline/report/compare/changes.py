@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
+from operators.names import Names, first_places, keys
 from operators.storage.base import Store
 from pipeline import ledger
-from pipeline.handoff.clip_keys import first_places, keys
-from pipeline.handoff.clips import Names
 from pipeline.report.compare.records import Change, ComparedRun, Difference, Move
 
 KEPT = "kept"

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from model_training.data.batching import BatchPlan, Planner, rank_batches
 from model_training.data.features import ctc_frames, subsampled
-from model_training.data.index import INDEX_SCHEMA, Index
+from model_training.data.index import Index
 from model_training.data.permutation import derive, shuffle
 from operators.errors import UserError
+from operators.index import INDEX_SCHEMA
 
 PLAN = BatchPlan(max_frames=12_000, max_clips=32, seed=1)
 
@@ -207,7 +208,7 @@ def test_a_tiny_corpus_can_be_planned() -> None:
 
 
 def test_the_planner_of_an_opened_file_is_that_of_its_table(tmp_path: Path) -> None:
-    from model_training.data.index import write_index
+    from operators.index import write_index
     from tests.support.corpus import make_rows
 
     rows = make_rows(tmp_path, 12)

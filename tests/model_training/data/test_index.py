@@ -16,11 +16,13 @@ import pytest
 
 from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
-from model_training.data.index import INDEX_SCHEMA, Index, Row, write_index
+from model_training.data.index import Index
 from model_training.data.plain_tars import IndexSettings, index_from_tars
 from model_training.data.reading import Batches, Reader, check_shards
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.handoff_record import HandoffRecord
+from operators.index import INDEX_SCHEMA, Row, write_index
 from operators.split import SPLITS, Shares
 from operators.storage.base import S3Settings
 from operators.storage.uri import resolve
@@ -184,9 +186,11 @@ def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
     record = index_from_tars(
         [str(tar)], tmp_path / "out", settings, build_tokenizer=lambda labels, folder: asked.extend(labels)
     )
-    assert json.loads((tmp_path / "out" / "handoff.json").read_text()) == record
-    assert sum(split["clips"] for split in record["splits"].values()) == 40
-    assert list(record["domains"]) == ["songs"]
+    text = (tmp_path / "out" / "handoff.json").read_text(encoding="utf-8")
+    assert HandoffRecord.from_json(text, "it") == record
+    assert record.to_json() == text
+    assert sum(split.clips for split in record.splits.values()) == 40
+    assert list(record.domains) == ["songs"]
     indexes = {split: Index.open(str(tmp_path / "out" / f"{split}.arrow")) for split in ("train", "dev", "test")}
     recordings = [{index.row(n).recording_id for n in range(len(index))} for index in indexes.values()]
     assert all(recordings)
@@ -194,8 +198,8 @@ def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
     train = indexes["train"]
     rows = [train.row(n) for n in range(len(train))]
     assert asked == [row.label for row in rows]
-    assert record["attributes"]["gender"] == {"female": len(rows)}
-    assert record["attributes"]["events"] == {"dog": sum(row.events == ("dog",) for row in rows)}
+    assert record.attributes["gender"] == {"female": len(rows)}
+    assert record.attributes["events"] == {"dog": sum(row.events == ("dog",) for row in rows)}
     bad = {line["clip_id"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / "bad_samples.jsonl").open())}
     assert bad == {
         "set/no-audio": "unreadable",
@@ -253,7 +257,7 @@ def test_a_hostile_sample_costs_itself_alone(
     members = [(f"{name}.flac", audio or sound), (f"{name}.json", about), ("good.flac", sound), ("good.txt", b"hello")]
     write_tar(tmp_path / "x.tar", members)
     record = index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
-    assert record["splits"]["train"]["clips"] == 1
+    assert record.splits["train"].clips == 1
     (line,) = (tmp_path / "out" / "bad_samples.jsonl").read_text(encoding="utf-8").splitlines()
     named = json.loads(line)
     assert named["clip_id"] == bad[0]

@@ -16,10 +16,11 @@ from model_training.data.augment import Augment, AugmentSettings
 from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
-from model_training.data.index import Index, Row
+from model_training.data.index import Index
 from model_training.data.reading import BadSample, Batch, Batches, Reader, check_shards, load_noises
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
+from operators.index import Row
 from operators.storage.base import S3Settings
 from operators.storage.fetch import locate
 from tests.support.corpus import at, encoded, make_index, make_rows, noise, targets, voice, write_tar

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from model_training.config import LossSettings, ModelSettings, Settings
-from model_training.data.index import Row
 from model_training.data.reading import Batch
 from model_training.model.speech_model import SpeechModel
 from model_training.train import Totals, accumulate, run
 from model_training.training.optimizer import make_optimizer
+from operators.index import Row
 
 V = 30
 EVENTS = range(26, 30)

@@ -18,59 +18,38 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.clip import SAMPLE_RATE
-from pipeline.handoff.clips import CODED, Gathered, Spool
-from pipeline.handoff.split import SPLITS
-
-_NAMES = pa.dictionary(pa.int32(), pa.string())
-_ROWS_PER_BATCH = 1 << 16
-
-INDEX_SCHEMA = pa.schema(
-    [
-        ("clip_id", pa.string()),
-        ("shard", _NAMES),  # URI of the tar, or of a plain audio file
-        ("offset", pa.int64()),  # bytes of the audio in it
-        ("size", pa.int64()),
-        ("start_sample", pa.int64()),  # at 16 kHz inside that audio; null: all of it
-        ("end_sample", pa.int64()),
-        ("frames", pa.int32()),
-        ("label_tokens", pa.int32()),
-        ("label", pa.string()),
-        ("domain", _NAMES),
-        ("language", _NAMES),  # null: not known
-        ("age", _NAMES),
-        ("gender", _NAMES),
-        ("emotion", _NAMES),
-        ("events", pa.list_(pa.string())),  # null: not known; empty: known to have none
-        ("recording_id", pa.string()),
-        ("speaker", pa.string()),
-    ]
-)
+from operators.index import CODED, INDEX_SCHEMA, ROWS_PER_BATCH
+from operators.split import SPLITS
+from pipeline.handoff.spool import Spool, SpoolNames
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
+    """So many clips, together so many samples."""
+
     clips: int = 0
     samples: int = 0
 
-    def to_json(self) -> dict[str, int | float]:
-        return {"clips": self.clips, "hours": self.samples / SAMPLE_RATE / 3600}
+    @property
+    def hours(self) -> float:
+        return self.samples / SAMPLE_RATE / 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What the splits hold. Domains and attributes are those of train."""
+    """The counts say what the splits hold. Domains and attributes are those of train."""
 
     splits: dict[str, Amount] = field(default_factory=dict)
     domains: dict[str, Amount] = field(default_factory=dict)
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def write_indexes(spool: Spool, split: np.ndarray, gathered: Gathered, folder: Path, texts: Path) -> Counts:
+def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Path, texts: Path) -> Counts:
     """Write `<split>.arrow` of every split into `folder`, the labels of train to `texts`.
 
     `split` is int8 [N]: the place in SPLITS of each clip of the spool, -1 for none.
     """
-    names = {name: gathered.coded[name].array() for name in CODED}
+    dictionaries = {name: names.coded[name].array() for name in CODED}
     counts = Counts()
     with texts.open("wb") as labels:
         for number, name in enumerate(SPLITS):
@@ -79,12 +58,12 @@ def write_indexes(spool: Spool, split: np.ndarray, gathered: Gathered, folder: P
                 for rows in _chosen(spool, split == number):
                     # The very same dictionary in every batch, so that the file holds it once.
                     writer.write_batch(
-                        pa.record_batch([_column(rows, own, names) for own in INDEX_SCHEMA], schema=INDEX_SCHEMA)
+                        pa.record_batch([_column(rows, own, dictionaries) for own in INDEX_SCHEMA], schema=INDEX_SCHEMA)
                     )
                     total = Amount(total.clips + len(rows), total.samples + pc.sum(rows["samples"]).as_py())
                     if name == "train":
                         _write_labels(rows, labels)
-                        _count(rows, counts, gathered)
+                        _count(rows, counts, names)
             counts.splits[name] = total
     for attribute, found in counts.attributes.items():
         counts.attributes[attribute] = dict(sorted(found.items()))
@@ -92,7 +71,7 @@ def write_indexes(spool: Spool, split: np.ndarray, gathered: Gathered, folder: P
 
 
 def _chosen(spool: Spool, chosen: np.ndarray) -> Iterator[pa.Table]:
-    """The chosen rows, some ten thousands at a time."""
+    """Yield the chosen rows, some ten thousands at a time."""
     waiting: list[pa.RecordBatch] = []
     start = rows = 0
     for batch in spool.batches():
@@ -101,17 +80,17 @@ def _chosen(spool: Spool, chosen: np.ndarray) -> Iterator[pa.Table]:
         if picked.num_rows:
             waiting.append(picked)
             rows += picked.num_rows
-        if rows >= _ROWS_PER_BATCH:
+        if rows >= ROWS_PER_BATCH:
             yield pa.Table.from_batches(waiting).combine_chunks()
             waiting, rows = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting).combine_chunks()
 
 
-def _column(rows: pa.Table, own: pa.Field, names: dict[str, pa.Array]) -> pa.Array:
+def _column(rows: pa.Table, own: pa.Field, dictionaries: dict[str, pa.Array]) -> pa.Array:
     column = rows[own.name].combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
-    return pa.DictionaryArray.from_arrays(column, names[own.name]) if own.name in names else column
+    return pa.DictionaryArray.from_arrays(column, dictionaries[own.name]) if own.name in dictionaries else column
 
 
 def _write_labels(rows: pa.Table, file: BinaryIO) -> None:
@@ -119,15 +98,15 @@ def _write_labels(rows: pa.Table, file: BinaryIO) -> None:
     file.write("".join(f"{line}\n" for line in lines.to_pylist() if line).encode())
 
 
-def _count(rows: pa.Table, counts: Counts, gathered: Gathered) -> None:
-    domains = list(gathered.coded["domain"])
+def _count(rows: pa.Table, counts: Counts, names: SpoolNames) -> None:
+    domains = list(names.coded["domain"])
     sums = rows.group_by("domain", use_threads=False).aggregate([("samples", "sum"), ("samples", "count")]).to_pylist()
     for found in sums:
         before = counts.domains.get(domains[found["domain"]], Amount())
         more = Amount(before.clips + found["samples_count"], before.samples + found["samples_sum"])
         counts.domains[domains[found["domain"]]] = more
     for attribute in ("language", "age", "gender", "emotion"):
-        labels = list(gathered.coded[attribute])
+        labels = list(names.coded[attribute])
         for value in pc.value_counts(pc.drop_null(rows[attribute])).to_pylist():
             counted = counts.attributes.setdefault(attribute, {})
             counted[labels[value["values"]]] = counted.get(labels[value["values"]], 0) + value["counts"]
