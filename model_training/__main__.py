@@ -264,7 +264,7 @@ def _eval(options: argparse.Namespace) -> int:
                 order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
                 beam=options.beam,
                 ctc_weight=options.ctc_weight,
-                learnt=loaded.learnt,
+                known_labels=loaded.known_labels,
             )
         )
         out.mkdir(parents=True, exist_ok=True)
@@ -343,7 +343,7 @@ def _inspect(options: argparse.Namespace) -> int:
         raise UserError("give a checkpoint's folder, or --config with a preset or YAML file")
     with torch.device("meta"):
         model = SpeechModel(settings.model, vocabulary)
-    for group in model.groups:
+    for group in model.sizes:
         counts = model.parameter_counts(group)
         print(f"  N={group:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame")
     print(json.dumps(config.to_dict(settings), indent=1))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,10 @@ class ModelSettings:
     extra_decoders: int = 0  # 3M: decoders at equal depths of the encoder, in training only
     moe: MoESettings = field(default_factory=MoESettings)
 
+    def expert_width(self) -> int:
+        """Return the hidden units of one expert."""
+        return self.moe.expert_width or self.d_ff * 8 // (self.moe.shared + self.moe.experts[-1])
+
 
 @dataclass
 class LossSettings:
@@ -118,7 +123,7 @@ class DataSettings:
     loaders: int = 1  # processes that read and decode; 0: none
     task_order: str = ""  # attributes_first, or text_first (OSUM's ASR+X); empty: the tokenizer's
     tasks: dict[str, float] = field(default_factory=lambda: {"transcribe": 1.0})  # how often each prompt is trained
-    forget_attributes: float = (
+    attribute_dropout: float = (
         0.0  # share of age, gender, emotion and language labels treated as unknown (an experiment's knob)
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
@@ -208,6 +213,11 @@ def to_dict(settings: Settings) -> dict[str, Any]:
     return asdict(settings)
 
 
+def flat(settings: Settings) -> dict[str, Any]:
+    """Return every setting by its dotted key."""
+    return dict(_leaves(settings))
+
+
 def check(settings: Settings) -> None:
     """Refuse what cannot work, with the mend."""
     model, moe, data, optimizer, train = (
@@ -289,8 +299,8 @@ def check(settings: Settings) -> None:
         raise UserError(
             f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}"
         )
-    if not 0 <= data.forget_attributes <= 1:
-        raise UserError(f"data.forget_attributes={data.forget_attributes}: must lie between 0 and 1")
+    if not 0 <= data.attribute_dropout <= 1:
+        raise UserError(f"data.attribute_dropout={data.attribute_dropout}: must lie between 0 and 1")
     if model.extra_decoders >= model.encoder_layers:
         raise UserError(
             f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}"
@@ -356,18 +366,20 @@ def _read(config: str) -> Any:
 
 def _explain(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None) or ""
-    known = _keys(Settings())
+    known = list(flat(Settings()))
     if "not in" in str(error) and key and key not in known:
         near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
         return f"no setting '{key}'" + (f": did you mean {' or '.join(near)}?" if near else "")
     return f"{key}: {str(error).splitlines()[0]}"
 
 
-def _keys(value: Any, prefix: str = "") -> list[str]:
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if not is_dataclass(value):
-        return [prefix]
+        yield prefix, value
+        return
     start = f"{prefix}." if prefix else ""
-    return [key for item in fields(value) for key in _keys(getattr(value, item.name), start + item.name)]
+    for item in fields(value):
+        yield from _leaves(getattr(value, item.name), start + item.name)
 
 
 def endpoint_url(storage: dict[str, Any]) -> str | None:

@@ -24,7 +24,7 @@ from model_training.__main__ import main
 from model_training.data.index import Index, write_index
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
-from model_training.training.optimizer import draw_group, learning_rate, make_optimizer
+from model_training.training.optimizer import draw_n_experts, learning_rate, make_optimizer
 from operators.errors import UserError
 from tests.support.small_handoff import make_handoff
 
@@ -166,7 +166,7 @@ def test_twenty_sigkills_and_resumes_give_the_weights_of_a_run_in_peace(handoff:
     assert same(weights(tmp_path / "peace", 200), weights(tmp_path / "war", 200))
 
 
-def run_team(handoff: Path, out: Path, size: int, *settings: str) -> None:
+def run_workers(handoff: Path, out: Path, size: int, *settings: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -193,8 +193,8 @@ def run_team(handoff: Path, out: Path, size: int, *settings: str) -> None:
 def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     """Lengths are skewed, so that one worker often waits for the other; only the order of sums differs."""
     handoff = make_handoff(tmp_path / "handoff", train=40, longest=12)
-    run_team(handoff, tmp_path / "two", 2, "train.max_steps=8")
-    run_team(
+    run_workers(handoff, tmp_path / "two", 2, "train.max_steps=8")
+    run_workers(
         handoff, tmp_path / "one", 1, "train.max_steps=8"
     )  # its own process too: other tests may have changed torch's state
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -206,8 +206,8 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     )
     assert [r["group"] for r in log(tmp_path / "one")] == [r["group"] for r in log(tmp_path / "two")]
     # A team of two goes on where one stopped
-    run_team(handoff, tmp_path / "mixed", 1, "train.max_steps=4")
-    run_team(handoff, tmp_path / "mixed", 2, "train.max_steps=8")
+    run_workers(handoff, tmp_path / "mixed", 1, "train.max_steps=4")
+    run_workers(handoff, tmp_path / "mixed", 2, "train.max_steps=8")
     for name, tensor in weights(tmp_path / "mixed").items():
         torch.testing.assert_close(tensor, one[name], rtol=0, atol=2e-5)
     # What a step did not draw did not move, for two workers with weight decay as for one
@@ -284,9 +284,9 @@ def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
 
 def test_groups_are_drawn_as_often_as_asked_and_from_seed_and_step_alone() -> None:
     moe = config.MoESettings()
-    drawn = [draw_group(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn == [draw_group(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn != [draw_group(8, step, (3, 7, 15), moe) for step in range(3000)]
+    drawn = [draw_n_experts(7, step, (3, 7, 15), moe) for step in range(3000)]
+    assert drawn == [draw_n_experts(7, step, (3, 7, 15), moe) for step in range(3000)]
+    assert drawn != [draw_n_experts(8, step, (3, 7, 15), moe) for step in range(3000)]
     for group, share in ((3, 1 / 7), (7, 2 / 7), (15, 4 / 7)):
         assert drawn.count(group) / 3000 == pytest.approx(share, abs=0.03)
 
