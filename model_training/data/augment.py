@@ -3,6 +3,7 @@
     pcm ──speed (resampled)──> ──reverberation──> ──noise at an SNR──> pcm' ──filterbank, CMVN──> ──masks──> features
 
 Every draw comes from the generator that the caller gives, so what becomes of a clip is a function of that alone.
+
 Shapes: T samples, F frames, 80 mel bins. Sources: 3M (You et al. 2022) section 3.1; Ko et al. 2015; Park et al. 2019.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE
+from operators.settings import setting
 
 _FULL_SCALE = 32767.0
 _ZERO_CROSSINGS = 24
@@ -25,40 +27,36 @@ _ROLL_OFF = 0.94
 _KAISER_BETA = 9.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class AugmentSettings:
-    """Which augmentation, how often, and how strong. The defaults are 3M's."""
+    """Which augmentation, how often, and how strong (3M section 4.2). The defaults are 3M's."""
 
-    speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """one of them for each clip, alike likely; () or (1.0,): none."""
-    noise_probability: float = 0.5
-    snr_db: tuple[float, float] = (15.0, 30.0)
-    """power of the clip over power of the noise, drawn evenly from this range."""
-    reverb_probability: float = 0.5
-    rt60_seconds: tuple[float, float] = (0.0, 0.9)
-    """time for the sound of a room to fall by 60 dB, drawn evenly from this range."""
-    frequency_masks: int = 2
-    frequency_mask_bins: int = 30
-    """the widest mask; widths are drawn evenly from 0 up."""
-    time_masks: int = 2
-    time_mask_frames: int = 50
-    time_mask_share: float = 0.2
-    """no time mask is longer than this share of the clip."""
+    speed_factors: list[float] = setting(
+        [0.9, 1.0, 1.1], "one for each clip, by resampling, alike likely; []: none", at_least=0.5, at_most=2
+    )
+    noise_probability: float = setting(0.5, "of noise in a clip", at_least=0, at_most=1)
+    snr_db: list[float] = setting([15.0, 30.0], "power of the clip over power of the noise, drawn evenly")
+    noises: list[str] = setting([], "recordings of noise, local or s3://; none: noise of random colour is made")
+    reverb_probability: float = setting(0.5, "of a room around a clip", at_least=0, at_most=1)
+    rt60_seconds: list[float] = setting(
+        [0.0, 0.9], "time for the sound of a made room to fall by 60 dB, drawn evenly", at_least=0
+    )
+    frequency_masks: int = setting(2, "stretches of bins that are hidden in a clip (SpecAugment)", at_least=0)
+    frequency_mask_bins: int = setting(30, "the widest; widths are drawn evenly from 0 up", at_least=0)
+    time_masks: int = setting(2, "stretches of frames that are hidden in a clip", at_least=0)
+    time_mask_frames: int = setting(50, "the widest; widths are drawn evenly from 0 up", at_least=0)
+    time_mask_share: float = setting(0.2, "no time mask is longer than this share of the clip", at_least=0, at_most=1)
 
-    def __post_init__(self) -> None:
-        for name in ("noise_probability", "reverb_probability", "time_mask_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}: want a number from 0 to 1")
+    def check_ranges(self, section: str) -> None:
+        """Refuse ranges that are none. `section` is the settings' place in their tree, for the UserError."""
         for name in ("snr_db", "rt60_seconds"):
-            low, high = getattr(self, name)
-            if not low <= high or (name == "rt60_seconds" and low < 0):
-                raise UserError(f"{name} is {low} to {high}: want the smaller number first, and no time below 0")
-        if any(not 0.5 <= factor <= 2 for factor in self.speed_factors):
-            raise UserError(f"speed_factors are {list(self.speed_factors)}: want numbers from 0.5 to 2")
+            ends = list(getattr(self, name))
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise UserError(f"{section}.{name}={ends}: give two numbers, the smaller one first")
 
     @property
     def stretch(self) -> float:
-        """The most that a clip is lengthened by: a planner must leave this much room."""
+        """Return the most that a clip is lengthened by: a planner must leave this much room."""
         return 1 / min(self.speed_factors, default=1.0)
 
 
@@ -79,7 +77,8 @@ class Augment:
         settings = self.settings
         # All draws of a fixed number come first: switching one augmentation off leaves the others as they were.
         in_room, noisy = generator.random(2) < (settings.reverb_probability, settings.noise_probability)
-        rt60, snr_db = generator.uniform(*settings.rt60_seconds), generator.uniform(*settings.snr_db)
+        (shortest, longest), (faintest, clearest) = settings.rt60_seconds, settings.snr_db
+        rt60, snr_db = generator.uniform(shortest, longest), generator.uniform(faintest, clearest)
         room_seed, noise_seed = generator.integers(1 << 63, size=2)
         if not in_room and not noisy:
             return pcm

@@ -35,7 +35,7 @@ class Source:
         self.reader = Reader(handoff.storage)
         self.cmvn = handoff.cmvn()
         noises = load_noises(data.augment.noises, handoff.storage)
-        self.augment = Augment(data.augment.settings(), noises)
+        self.augment = Augment(data.augment, noises)
         self.index = handoff.index("train")
         if not len(self.index):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")

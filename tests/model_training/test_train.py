@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -24,7 +25,8 @@ from model_training.__main__ import main
 from model_training.data.index import Index, write_index
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
-from model_training.training.optimizer import draw_n_experts, learning_rate, make_optimizer
+from model_training.training.monitor import Monitor
+from model_training.training.optimizer import Muon, draw_n_experts, learning_rate, make_optimizer
 from operators.errors import UserError
 from tests.support.small_handoff import make_handoff
 
@@ -311,6 +313,51 @@ def test_muon_makes_every_direction_of_a_matrix_count_alike_and_leaves_the_rest_
     assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
 
 
+def test_muon_takes_a_kernel_for_one_matrix_and_a_stack_for_many() -> None:
+    torch.manual_seed(0)
+    kernel, stack = (torch.nn.Parameter(torch.zeros(4, 6, 3)) for _ in range(2))
+    for parameter in (kernel, stack):
+        parameter.grad = torch.randn(4, 6, 3)
+    Muon([kernel, stack], lr=1.0, weight_decay=0.0, stacks=[stack]).step()
+    for moved, longest in ((kernel.detach().flatten(1), 18), (stack.detach(), 6)):
+        singular = torch.linalg.svdvals(moved) / (0.2 * longest**0.5)
+        assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
+
+
+def test_what_is_logged_is_what_is_optimised(handoff: Path, tmp_path: Path) -> None:
+    """Of a model with every part: two decoders, an embedding network, routers with a loss of their own."""
+    parts = ["model.extra_decoders=1", "model.moe.embedding_layers=1", "model.moe.balance=sparsity"]
+    settings = config.load(None, [*SMALL, *parts, "train.max_steps=1", "train.eval_steps=1"])
+    train(str(handoff), tmp_path / "run", settings)
+    step, *dev = log(tmp_path / "run")
+    for prefix, record in (("", step), *(("dev_", one) for one in dev)):
+        part = {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
+        assert part["loss"] == pytest.approx(
+            0.3 * part["ctc"]
+            + 0.7 * (part["attention"] + part["extra_attention"])
+            + 0.01 * part["embedding_ctc"]
+            + part.get("balance", 0.0)
+        )
+        assert ("balance" in part) == (prefix == ""), "routers are pushed in training only"
+    assert len(dev) == 3
+    plain = config.load(None, [*SMALL, "train.max_steps=1"])
+    train(str(handoff), tmp_path / "plain", plain)
+    assert not {"extra_attention", "embedding_ctc", "balance"} & log(tmp_path / "plain")[0].keys()
+
+
+def test_loaders_and_the_log_are_closed_when_a_step_fails(
+    handoff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = []
+    monkeypatch.setattr("model_training.train.update", lambda *_: 1 / 0)
+    monkeypatch.setattr(Monitor, "__exit__", lambda *_: closed.append("monitor"))
+    settings = config.load(None, [*SMALL, "data.loaders=1", "train.max_steps=2"])
+    with pytest.raises(ZeroDivisionError):
+        train(str(handoff), tmp_path / "run", settings)
+    assert closed == ["monitor"]
+    assert not multiprocessing.active_children()
+
+
 def test_learning_rates() -> None:
     for schedule, late in (("noam", 0.5), ("cosine", 0.0), ("constant", 1.0)):
         settings = config.OptimizerSettings(learning_rate=1.0, warmup_steps=100, schedule=schedule)
@@ -323,7 +370,9 @@ def test_learning_rates() -> None:
     ("arguments", "words"),
     [
         (["--data", "nowhere"], ["nowhere", "handoff"]),
-        (["model.d_modle=3"], ["model.d_modle", "model.d_model"]),
+        (["model.d_modle=3"], ["model.d_modle", "did you mean model.d_model?"]),
+        (["modle.d_model=3"], ["modle.d_model", "did you mean model.d_model?"]),
+        (["model=3"], ["model is a table of settings"]),
         (["--config", "huge"], ["huge", "tiny"]),
         (["model.moe.experts=[3,2]"], ["model.moe.experts", "increasing"]),
         (["model.heads=5"], ["model.d_model"]),

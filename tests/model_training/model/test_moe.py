@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_training import config
 from model_training.config import MoESettings, OptimizerSettings
+from model_training.model.dispatch import DISPATCHES
 from model_training.model.moe import ElasticMoE
 from model_training.model.router import Routing
 from model_training.training.optimizer import make_optimizer
@@ -88,6 +90,10 @@ def test_padding_frames_are_not_routed_and_do_not_count(dispatch: str) -> None:
         torch.testing.assert_close(
             moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(tier, mask_BT=mask))[mask], got[mask]
         )
+
+
+def test_every_dispatch_that_the_settings_name_is_there() -> None:
+    assert set(config.DISPATCHES) == {"auto", *DISPATCHES}
 
 
 def test_no_frames_at_all_is_no_error() -> None:
