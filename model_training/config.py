@@ -112,7 +112,7 @@ class DataSettings:
     max_clips: int = setting(64, "clips in one micro-batch", at_least=1)
     min_clip_frames: int = setting(20, "shorter clips are left out, by name", at_least=0)
     max_clip_frames: int = setting(
-        3_000, "longer clips too; also the longest window that an exported model hears at once", at_least=7
+        3_000, "longer clips too; also the longest window that an exported model takes at once", at_least=7
     )
     micro_batches: int = setting(2, "of one step, over all workers, among whom they must divide", at_least=1)
     loaders: int = setting(1, "processes that read and decode; 0: none", at_least=0)

@@ -62,7 +62,7 @@ class AugmentSettings:
 
 @dataclass(frozen=True, slots=True)
 class Augment:
-    """Applies settings. `noises` are int16 [T] recordings at 16 kHz; without any, noise of a random colour is made."""
+    """What applies the settings. `noises` are int16 [T] at 16 kHz; without any, noise of a random colour is made."""
 
     settings: AugmentSettings
     noises: Sequence[np.ndarray] = field(default=())
@@ -73,7 +73,7 @@ class Augment:
         return float(factors[generator.integers(len(factors))]) if factors else 1.0
 
     def samples(self, pcm: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The clip in a room and with noise, each with its probability: int16 [T] to int16 [T]."""
+        """Return the clip in a room and with noise, each with its probability: int16 [T] to int16 [T]."""
         settings = self.settings
         # All draws of a fixed number come first: switching one augmentation off leaves the others as they were.
         in_room, noisy = generator.random(2) < (settings.reverb_probability, settings.noise_probability)
@@ -90,7 +90,7 @@ class Augment:
         return to_int16(signal)
 
     def masks(self, features_F80: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """SpecAugment on a copy of normalised features [F, 80]: masked stretches become 0, the mean after CMVN."""
+        """Return normalised features [F, 80] with stretches masked (SpecAugment): 0, which is the mean after CMVN."""
         settings = self.settings
         masked = features_F80.copy()
         frames, bins = masked.shape
@@ -122,6 +122,7 @@ def change_speed(pcm: np.ndarray, factor: float) -> np.ndarray:
 
 
 def resampled_length(samples: int, up: int, down: int) -> int:
+    """Return the samples that `resample` makes of so many."""
     return -(-samples * up // down)
 
 
@@ -146,7 +147,7 @@ def resample(signal_T: np.ndarray, up: int, down: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
-    """One filter for each place between input samples that an output can have [up, taps], and the taps before it."""
+    """Return a filter for each place of an output between input samples [up, taps], and the taps before it."""
     cutoff = _ROLL_OFF * min(1.0, up / down)
     reach = int(np.ceil(_ZERO_CROSSINGS / cutoff))
     places = np.arange(up)[:, np.newaxis] * down % up / up
@@ -157,7 +158,7 @@ def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
 
 
 def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
-    """A synthetic room, float32 [rt60 seconds]: the direct sound, then noise that decays by 60 dB in `rt60` seconds.
+    """Return a synthetic room, float32 [rt60 seconds]: direct sound, then noise that decays by 60 dB in `rt60` seconds.
 
     The reverberant part has a drawn energy 0 to 12 dB below the direct sound. Below one sample's time there is no room.
     """
@@ -172,7 +173,7 @@ def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
 
 
 def reverberate(signal_T: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """float32 [T] heard through a room's response, cut to T, as loud as before. The direct sound keeps its time."""
+    """Return float32 [T] as heard through a room's response, cut to T, as loud as before, the direct sound in place."""
     if len(response) == 1 or not len(signal_T):
         return signal_T
     size = 1 << (len(signal_T) + len(response) - 2).bit_length()
@@ -183,7 +184,7 @@ def reverberate(signal_T: np.ndarray, response: np.ndarray) -> np.ndarray:
 
 
 def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
-    """Noise whose power falls as 1 / f^a with a drawn from 0 (white) to 2 (brown), float32 [samples]."""
+    """Return noise whose power falls as 1 / f^a with a drawn from 0 (white) to 2 (brown), float32 [samples]."""
     size = 1 << max(1, (samples - 1).bit_length())
     slope = generator.uniform(0.0, 2.0)
     spectrum = np.fft.rfft(generator.standard_normal(size))
@@ -193,7 +194,7 @@ def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(signal_T: np.ndarray, noise_T: np.ndarray, snr_db: float) -> np.ndarray:
-    """signal + noise, with the noise scaled to `snr_db` below the signal. Silence on either side stays as it is."""
+    """Return the signal with noise scaled to `snr_db` below it. Silence on either side stays as it is."""
     loud, noisy = power(signal_T), power(noise_T)
     if loud == 0 or noisy == 0:
         return signal_T
@@ -201,7 +202,7 @@ def add_noise(signal_T: np.ndarray, noise_T: np.ndarray, snr_db: float) -> np.nd
 
 
 def power(signal_T: np.ndarray) -> float:
-    """Mean square."""
+    """Return the mean square."""
     return float(np.mean(np.square(signal_T, dtype=np.float64))) if len(signal_T) else 0.0
 
 

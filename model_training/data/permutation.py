@@ -18,14 +18,14 @@ _MASK = (1 << 64) - 1
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """The finaliser of splitmix64 (Steele et al. 2014): every bit of the input reaches every bit of the output."""
+    """Apply the finaliser of splitmix64 (Steele et al. 2014): every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
 
 
 def derive(*parts: int) -> int:
-    """A 64-bit key of some numbers: the same for the same, unrelated for any other."""
+    """Return a 64-bit key of some numbers: the same for the same, unrelated for any other."""
     key = np.zeros(1, np.uint64)
     for part in parts:
         key = _mix((key ^ np.uint64(part & _MASK)) + np.uint64(_GOLDEN))
@@ -33,7 +33,7 @@ def derive(*parts: int) -> int:
 
 
 def shuffle(places: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Where the shuffle of n things named by `key` sends these places: int64, one to one from [0, n) to [0, n)."""
+    """Return where the shuffle of n things named by `key` sends these places: int64, one to one on [0, n)."""
     if len(places) and (places.min() < 0 or places.max() >= n):
         raise ValueError(f"places must lie in [0, {n})")
     if n <= _TABLE:

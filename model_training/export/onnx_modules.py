@@ -93,7 +93,7 @@ class DecoderGraph(nn.Module):
 
 
 def traceable(model: SpeechModel) -> SpeechModel:
-    """A copy of a pruned model whose feed-forward blocks trace into ONNX. It shares no weight with the model."""
+    """Return a copy of a pruned model whose feed-forward blocks trace into ONNX. It shares no weight with the model."""
     if len(model.sizes) != 1:
         raise ValueError("prune the model first: a graph holds one size")
     model = copy.deepcopy(model).eval()
@@ -153,8 +153,11 @@ class _Experts(nn.Module):
 
 
 class Every(_Experts):
-    """N = K: all experts over all rows, weighted by their gates. One at a time, because its hidden layer then stays in
-    the processor's cache: scaling the hidden layer of one wide block took 9 % longer."""
+    """N = K: all experts over all rows, weighted by their gates.
+
+    One at a time, because its hidden layer then stays in the processor's cache: scaling the hidden layer of one wide
+    block took 9 % longer.
+    """
 
     def routed(self, x_TD: Tensor, logits_TN: Tensor) -> Tensor:
         gates_TN = logits_TN.softmax(-1)  # over all or over the chosen is the same here
@@ -233,7 +236,7 @@ class _ByExpert(torch.autograd.Function):
 
 
 def _turned(weight: Tensor) -> nn.Parameter:
-    """Inputs before outputs, as the products of a graph have it: the quantiser would otherwise turn it itself."""
+    """Return inputs before outputs, as a graph's products have it: the quantiser would otherwise turn it itself."""
     return _frozen(weight.t().contiguous())
 
 

@@ -120,15 +120,17 @@ def pick_dispatch(asked: str, x: Tensor, *, all_chosen: bool) -> Dispatch:
 
 
 def grouped_product_works(x: Tensor) -> bool:
-    """torch has a grouped product for this device (2.8: bfloat16 on CUDA of compute capability 9.0)."""
+    """Say whether torch has a grouped product for this device (2.8: bfloat16 on CUDA of compute capability 9.0)."""
     if not x.is_cuda or not hasattr(torch, "_grouped_mm") or torch.cuda.get_device_capability(x.device) < (9, 0):
         return False
     return (torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype) == torch.bfloat16
 
 
 def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Where each pair goes when every expert has `room_N` rows (Q in all), and which pair a row takes: spare rows take
-    pair 0, which nobody reads back."""
+    """Return the row of each pair when every expert has `room_N` rows (Q in all), and the pair that each row takes.
+
+    Spare rows take pair 0, which nobody reads back.
+    """
     shift_N = (room_N.cumsum(0) - room_N) - (counts_N.cumsum(0) - counts_N)
     row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
     place_P = torch.empty_like(order_P)
@@ -139,15 +141,19 @@ def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor)
 
 
 def _round_up(counts_N: Tensor) -> Tensor:
-    """Room for the next of a few numbers of rows, at most an eighth too many from 128 on. oneDNN compiles a bfloat16
-    product again for every shape that it has not seen, which costs a small model several times the product itself."""
+    """Return room for the next of a few numbers of rows, at most an eighth too many from 128 on.
+
+    oneDNN compiles a bfloat16 product again for every shape that it has not seen, which costs a small model several
+    times the product itself.
+    """
     step_N = torch.pow(2, torch.clamp(torch.floor(torch.log2(counts_N.clamp(min=1).float())) - 3, min=4)).long()
     return (counts_N + step_N - 1) // step_N * step_N
 
 
 class _ToPairs(torch.autograd.Function):
-    """Each frame K times, in the order of experts. The gradient of a frame is the sum over its K places: no
-    scatter-add.
+    """Each frame K times, in the order of experts.
+
+    The gradient of a frame is the sum over its K places: no scatter-add.
     """
 
     @staticmethod
@@ -163,8 +169,9 @@ class _ToPairs(torch.autograd.Function):
 
 
 class _FromPairs(torch.autograd.Function):
-    """The pairs' rows, in the order of frames. Its own function because the gradient is a copy into place, not a
-    scatter-add.
+    """The pairs' rows, in the order of frames.
+
+    Its own function because the gradient is a copy into place, not a scatter-add.
     """
 
     @staticmethod
@@ -182,8 +189,10 @@ class _FromPairs(torch.autograd.Function):
 
 
 class _SortedBlocks(torch.autograd.Function):
-    """One expert after the other over its rows, both products at once while its hidden layer is in the cache. Gradients
-    of weights are written into place: autograd would stitch one small tensor per expert together."""
+    """One expert after the other over its rows, both products at once while its hidden layer is in the cache.
+
+    Gradients of weights are written into place: autograd would stitch one small tensor per expert together.
+    """
 
     @staticmethod
     def forward(ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, *parameters: Tensor) -> Tensor:
@@ -240,7 +249,7 @@ class _SortedBlocks(torch.autograd.Function):
 
 
 def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
+    """Yield each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
     tiers = len(parameters) // 4
     kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(4)]
     return zip(*kinds)
