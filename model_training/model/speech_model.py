@@ -74,24 +74,25 @@ class SpeechModel(nn.Module):
     ) -> Outputs:
         """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L)."""
         routing = self.routing(n_experts)
-        embedding_logits = self._embed(features_BF80, lengths_B, routing)
+        embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing)
         depths = len(self.extra_decoders) + 1
         taps = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
-        encoded, encoded_lengths, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
+        encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
         routing.embedding_BTD = None if routing.embedding_BTD is None else self._no_embedding(inputs_BL)
-        logits = self.decoder(encoded, encoded_lengths, inputs_BL, routing, lengths_B=input_lengths_B)
-        extra = [
-            decoder(tap, encoded_lengths, inputs_BL, routing, lengths_B=input_lengths_B)
-            for decoder, tap in zip(self.extra_decoders, tapped)
+        logits_BLV = self.decoder(encoded_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
+        extra_logits = [
+            decoder(tap_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
+            for decoder, tap_BSD in zip(self.extra_decoders, tapped)
         ]
-        return Outputs(encoded_lengths, self.ctc(encoded), logits, extra, embedding_logits, routing)
+        ctc_logits_BSV = self.ctc(encoded_BSD)
+        return Outputs(encoded_lengths_B, ctc_logits_BSV, logits_BLV, extra_logits, embedding_logits_BSV, routing)
 
     def encode(self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
         """Return the encoding (B, S, D) of features (B, F, 80), and its lengths in frames of 40 ms."""
         routing = self.routing(n_experts)
         self._embed(features_BF80, lengths_B, routing)
-        encoded, encoded_lengths, _ = self.encoder(features_BF80, lengths_B, routing)
-        return encoded, encoded_lengths
+        encoded_BSD, encoded_lengths_B, _ = self.encoder(features_BF80, lengths_B, routing)
+        return encoded_BSD, encoded_lengths_B
 
     def ctc_logits(self, encoded_BSD: Tensor) -> Tensor:
         """Return CTC's logits (B, S, V) of an encoding."""

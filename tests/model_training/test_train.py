@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import shutil
@@ -25,8 +24,6 @@ from model_training.__main__ import main
 from model_training.data.index import Index, write_index
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
-from model_training.training.monitor import Monitor
-from model_training.training.optimizer import Muon, draw_n_experts, learning_rate, make_optimizer
 from operators.errors import UserError
 from tests.support.small_handoff import make_handoff
 
@@ -275,95 +272,6 @@ def test_a_dev_split_without_usable_clips_has_no_loss(tmp_path: Path, capfd: pyt
     assert {bad["clip_id"]: bad["reason"] for bad in named} == {row.clip_id: why for row, why in zip(rows, reasons)}
     assert "no clip of dev can be used" in capfd.readouterr().err
     assert "dev_loss" not in (tmp_path / "run" / "log.jsonl").read_text()
-
-
-def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
-    settings = config.load(None, [*SMALL, "train.max_steps=2", "train.tensorboard=true"])
-    train(str(handoff), tmp_path / "run", settings)
-    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
-    assert b"gradient_norm/N15" in events.read_bytes()
-
-
-def test_groups_are_drawn_as_often_as_asked_and_from_seed_and_step_alone() -> None:
-    moe = config.MoESettings()
-    drawn = [draw_n_experts(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn == [draw_n_experts(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn != [draw_n_experts(8, step, (3, 7, 15), moe) for step in range(3000)]
-    for group, share in ((3, 1 / 7), (7, 2 / 7), (15, 4 / 7)):
-        assert drawn.count(group) / 3000 == pytest.approx(share, abs=0.03)
-
-
-def test_muon_makes_every_direction_of_a_matrix_count_alike_and_leaves_the_rest_to_adamw() -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Embedding(9, 6), torch.nn.Linear(6, 24), torch.nn.Linear(24, 9))
-    names = [name for name, _ in model.named_parameters()]
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    moves = []
-    for name in ("muon", "adamw"):
-        optimizer = make_optimizer(model, config.OptimizerSettings(name=name, learning_rate=0.01, weight_decay=0))
-        model.load_state_dict(before)
-        model(torch.arange(9)).square().sum().backward()
-        optimizer.step()
-        moves.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
-        optimizer.zero_grad()
-    muon, adamw = moves
-    other = [name for name in names if not torch.allclose(muon[name], adamw[name])]
-    assert other == ["1.weight"], "outputs and embeddings are AdamW's"
-    singular = torch.linalg.svdvals(muon["1.weight"]) / (0.01 * 0.2 * 24**0.5)
-    assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
-
-
-def test_muon_takes_a_kernel_for_one_matrix_and_a_stack_for_many() -> None:
-    torch.manual_seed(0)
-    kernel, stack = (torch.nn.Parameter(torch.zeros(4, 6, 3)) for _ in range(2))
-    for parameter in (kernel, stack):
-        parameter.grad = torch.randn(4, 6, 3)
-    Muon([kernel, stack], lr=1.0, weight_decay=0.0, stacks=[stack]).step()
-    for moved, longest in ((kernel.detach().flatten(1), 18), (stack.detach(), 6)):
-        singular = torch.linalg.svdvals(moved) / (0.2 * longest**0.5)
-        assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
-
-
-def test_what_is_logged_is_what_is_optimised(handoff: Path, tmp_path: Path) -> None:
-    """Of a model with every part: two decoders, an embedding network, routers with a loss of their own."""
-    parts = ["model.extra_decoders=1", "model.moe.embedding_layers=1", "model.moe.balance=sparsity"]
-    settings = config.load(None, [*SMALL, *parts, "train.max_steps=1", "train.eval_steps=1"])
-    train(str(handoff), tmp_path / "run", settings)
-    step, *dev = log(tmp_path / "run")
-    for prefix, record in (("", step), *(("dev_", one) for one in dev)):
-        part = {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
-        assert part["loss"] == pytest.approx(
-            0.3 * part["ctc"]
-            + 0.7 * (part["attention"] + part["extra_attention"])
-            + 0.01 * part["embedding_ctc"]
-            + part.get("balance", 0.0)
-        )
-        assert ("balance" in part) == (prefix == ""), "routers are pushed in training only"
-    assert len(dev) == 3
-    plain = config.load(None, [*SMALL, "train.max_steps=1"])
-    train(str(handoff), tmp_path / "plain", plain)
-    assert not {"extra_attention", "embedding_ctc", "balance"} & log(tmp_path / "plain")[0].keys()
-
-
-def test_loaders_and_the_log_are_closed_when_a_step_fails(
-    handoff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    closed = []
-    monkeypatch.setattr("model_training.train.update", lambda *_: 1 / 0)
-    monkeypatch.setattr(Monitor, "__exit__", lambda *_: closed.append("monitor"))
-    settings = config.load(None, [*SMALL, "data.loaders=1", "train.max_steps=2"])
-    with pytest.raises(ZeroDivisionError):
-        train(str(handoff), tmp_path / "run", settings)
-    assert closed == ["monitor"]
-    assert not multiprocessing.active_children()
-
-
-def test_learning_rates() -> None:
-    for schedule, late in (("noam", 0.5), ("cosine", 0.0), ("constant", 1.0)):
-        settings = config.OptimizerSettings(learning_rate=1.0, warmup_steps=100, schedule=schedule)
-        assert learning_rate(0, settings, 400) == pytest.approx(0.01)
-        assert learning_rate(99, settings, 400) == pytest.approx(1.0)
-        assert learning_rate(399, settings, 400) == pytest.approx(late)
 
 
 @pytest.mark.parametrize(
