@@ -93,13 +93,13 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         "--given", action="append", default=[], metavar="kind=label", help="what is known, for example language=yue"
     )
 
-    for name, text in (
-        ("export", "a self-contained model folder of one size, or of all"),
-        ("recognize", "transcribe recordings with an exported model, without torch"),
+    for name, place, text in (
+        ("export", "export.export", "a self-contained model folder of one size, or of all"),
+        ("recognize", "decoding.recognize", "transcribe recordings with an exported model, without torch"),
     ):
         command = add(name, text, _inspect)
         if name == wanted:  # export needs torch, and recognize does without
-            module = import_module(f"model_training.{name}")
+            module = import_module(f"model_training.{place}")
             module.add_arguments(command)
             command.set_defaults(run=module.main)
 
