@@ -227,7 +227,7 @@ def perception(handoff: Path, work: Path, options: argparse.Namespace) -> None:
 def missing(handoff: Path, work: Path, options: argparse.Namespace) -> None:
     """All attribute labels against one in ten: what is lost, and whether an answer is ever a default."""
     names = ("joint", "forgetful")
-    train(handoff, {work / "joint": [], work / "forgetful": ["data.forget_attributes=0.9"]}, options)
+    train(handoff, {work / "joint": [], work / "forgetful": ["data.attribute_dropout=0.9"]}, options)
     print("| attribute | all labels | one in ten | clips |\n|---|--:|--:|--:|")
     found = [evaluate(handoff, work / name / "test", work / name) for name in names]
     for task in ("language", "gender", "age"):

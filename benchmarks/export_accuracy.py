@@ -108,15 +108,15 @@ def compare(checkpoint: str, data: str, split: str, methods: list[str], beam: in
             methods=methods,
             beam=beam,
             order=order,
-            learnt=loaded.learnt,
+            known_labels=loaded.known_labels,
             on_recognition=note("torch"),  # type: ignore[arg-type]
         )
     }
     sizes = {}
     for kind in ("onnx", "onnx-int8"):
         exported = export(checkpoint, "all", kind, scratch / kind, measure=False)
-        sizes[kind] = {one.group: one.bytes for one in exported}
-        models = {one.group: OnnxModel(ExportFolder.open(one.folder), threads=1) for one in exported}
+        sizes[kind] = {one.n_experts: one.bytes for one in exported}
+        models = {one.n_experts: OnnxModel(ExportFolder.open(one.folder), threads=1) for one in exported}
 
         def score(batch: EvaluationBatch, group: int, models: dict[int, OnnxModel] = models) -> Scorer:
             return OnnxScorer(models[group], batch.features_BT80.numpy(), batch.feature_lengths_B.numpy())
@@ -125,11 +125,11 @@ def compare(checkpoint: str, data: str, split: str, methods: list[str], beam: in
             score,
             loaded.tokenizer,
             sets,
-            groups=loaded.model.groups,
+            groups=loaded.model.sizes,
             methods=methods,
             beam=beam,
             order=order,  # type: ignore[arg-type]
-            learnt=loaded.learnt,
+            known_labels=loaded.known_labels,
             on_recognition=note(kind),
         )
     show(results, heard, sizes)

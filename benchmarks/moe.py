@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from benchmarks.targets import show_targets
 from model_training.config import MoESettings
-from model_training.model.moe import ElasticMoE, FeedForward, Routing
+from model_training.model.experts import FeedForward
+from model_training.model.moe import ElasticMoE
+from model_training.model.router import Routing
 
 TABLE_3 = {
     "MoE S=0 N=8 K=2": (0, 8, 2),
@@ -38,11 +40,11 @@ def elastic(d_model: int, d_ff: int, shared: int, experts: list[int], top_k: int
 def timed(
     layers: dict[str, tuple[nn.Module, int]], x: Tensor, *, train: bool, rounds: int, autocast: bool
 ) -> dict[str, float]:
-    """Median seconds of each variant; the value is (layer, group)."""
+    """Median seconds of each variant; the value is (layer, tier)."""
 
-    def once(layer: nn.Module, group: int) -> None:
+    def once(layer: nn.Module, tier: int) -> None:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast), torch.set_grad_enabled(train):
-            y = layer(x, Routing(group))
+            y = layer(x, Routing(tier))
         if train:
             y.float().square().mean().backward()
 
@@ -57,10 +59,10 @@ def timed(
 
     times: dict[str, list[float]] = {name: [] for name in layers}
     for number in range(rounds + 2):
-        for name, (layer, group) in layers.items():
+        for name, (layer, tier) in layers.items():
             layer.zero_grad(set_to_none=True)
             x.grad = None
-            seconds = clock(lambda layer=layer, group=group: once(layer, group))
+            seconds = clock(lambda layer=layer, tier=tier: once(layer, tier))
             if number >= 2:
                 times[name].append(seconds)
     return {name: statistics.median(values) for name, values in times.items()}
@@ -120,8 +122,8 @@ def main() -> None:
         f"d_model {D}, d_ff {H}, {options.device}, {options.threads} thread(s), "
         f"{'bf16 autocast' if options.bf16 else 'fp32'}\n"
     )
-    groups = [3, 7, 15]
-    nested = {how: elastic(D, H, 1, groups, 3, how).to(device) for how in ("auto", "loop")}
+    sizes = [3, 7, 15]
+    nested = {how: elastic(D, H, 1, sizes, 3, how).to(device) for how in ("auto", "loop")}
     layers: dict[str, tuple[nn.Module, int]] = {
         "dense, equal active FLOPs": (FeedForward(D, 2 * H, 0.0).to(device), 0),
         "eMoE N=3": (nested["auto"], 0),

@@ -34,7 +34,7 @@ from benchmarks.targets import show_targets
 from model_training.config import ModelSettings, MoESettings
 from model_training.export.onnx_files import OPSET, quantise, write_graphs
 from model_training.export.onnx_modules import traceable
-from model_training.model.moe import Routing
+from model_training.model.router import Routing
 from model_training.model.speech_model import SpeechModel
 
 GROUPS = (3, 7, 15)

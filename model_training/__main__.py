@@ -1,5 +1,6 @@
-"""The command line: python -m model_training train | eval | decode | export | recognize | inspect | tokenizer |
-index.
+"""The command line: python -m model_training train | eval | decode | export | recognize | inspect | settings | ...
+
+Its words are in help.py.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from model_training.help import DESCRIPTION, EXAMPLES
 from operators.errors import UserError
 from operators.storage.atomic import replace
 
@@ -22,74 +24,11 @@ from operators.storage.atomic import replace
 # machine: with two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-DESCRIPTION = """\
-Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events,
-trained once, exported at several sizes."""
-
-EXAMPLES = {
-    "main": """\
-examples:
-  python -m pipeline handoff runs/first --out handoff               from a curated run to training data
-  python -m model_training train --data handoff --config tiny       train on a laptop
-  python -m model_training eval models/tiny --data handoff          every size in one table
-  python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
-  python -m model_training recognize models/edge talk.mp3           no torch needed""",
-    "train": """\
-DIR is what 'python -m pipeline handoff' wrote, local or s3://.
-A stopped run goes on where it was: give the same command again.
-Presets: {presets}
-Several workers: torchrun --nproc-per-node 8 -m model_training train --data DIR
-
-examples:
-  python -m model_training train --data handoff --config tiny
-  python -m model_training train --data s3://bucket/handoff --config paper-1b --out models/first train.max_steps=650000
-  python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002""",
-    "eval": """\
-One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
-
-examples:
-  python -m model_training eval models/tiny --data handoff                      all sizes on test, attention rescoring
-  python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
-  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15   next to other models""",
-    "decode": """\
-Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported
-model and without torch.
-
-examples:
-  python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
-  python -m model_training decode models/tiny --data handoff --split dev --method ctc_greedy""",
-    "export": """\
-Formats: safetensors (torch), onnx (float32), onnx-int8 (a quarter of the size). Keeps the shared experts, the group's
-experts and its router, and nothing else. The folder holds model, tokenizer, normalisation, settings and a model card.
-
-examples:
-  python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
-  python -m model_training export models/tiny --format safetensors --out models/sizes --evaluation eval.json""",
-    "recognize": """\
-examples:
-  python -m model_training recognize models/edge talk.mp3 lecture.flac
-  python -m model_training recognize models/edge talk.wav --method ctc_greedy --json
-  python -m model_training recognize models/edge talk.wav --given language=yue --threads 2""",
-    "inspect": """\
-examples:
-  python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings
-  python -m model_training inspect --config paper-1b        parameters of a preset, without training anything""",
-    "index": """\
-For training data that this project did not curate. Splits by recording (json's recording_id, else the key).
-
-examples:
-  python -m model_training index data/*.tar --out handoff
-  python -m model_training index s3://bucket/set/{00..15}.tar --out handoff --dev 0.01""",
-    "tokenizer": """\
-examples:
-  python -m model_training tokenizer --texts labels.txt --out tokenizer --bpe-size 5000""",
-}
-
 Command = Callable[[argparse.Namespace], int]
 
 
 def parser(wanted: str | None = None) -> argparse.ArgumentParser:
-    """The parser; `wanted` is the command whose module may be imported for its arguments."""
+    """Return the parser; `wanted` is the command whose module may be imported for its arguments."""
     from model_training import config
 
     main = argparse.ArgumentParser(
@@ -173,6 +112,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     )
     command.add_argument("settings", nargs="*", metavar="key=value")
 
+    command = add("settings", "every setting of a training, with its default, bounds and meaning", _settings)
+    command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
+
     command = add("index", "make a hand-off of WebDataset tars from elsewhere", _index)
     command.add_argument(
         "tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://"
@@ -197,6 +139,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one command, and return its exit code: 2 where the user has something to fix."""
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = parser(next((argument for argument in arguments if not argument.startswith("-")), None))
     options, rest = commands.parse_known_args(arguments)
@@ -250,9 +193,8 @@ def _eval(options: argparse.Namespace) -> int:
     for path, name in zip(paths, _names(paths)):
         loaded = load(options, path, methods)
         out = out or _writable(loaded.path)
-        step = (
-            f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""
-        )  # a step's folder says it itself
+        # A step's folder says it itself.
+        step = f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""
         evaluations.append(
             evaluate(
                 loaded.model,
@@ -265,7 +207,7 @@ def _eval(options: argparse.Namespace) -> int:
                 order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
                 beam=options.beam,
                 ctc_weight=options.ctc_weight,
-                learnt=loaded.learnt,
+                known_labels=loaded.known_labels,
             )
         )
         file = "eval.json" if len(evaluations) == 1 else f"eval-{name}.json"
@@ -278,10 +220,10 @@ def _eval(options: argparse.Namespace) -> int:
 
 
 def _writable(path: str | Path) -> Path:
-    """A folder for results, tried before the work so that none is lost for want of it. Leaves nothing behind."""
-    folder, made = Path(path), list[Path]()
+    """Return the folder for results, tried before the work, so that none is lost for want of it, and left as it was."""
+    folder, missing = Path(path), list[Path]()
     try:
-        made = [one for one in (folder, *folder.parents) if not one.exists()]
+        missing = [one for one in (folder, *folder.parents) if not one.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
@@ -289,14 +231,14 @@ def _writable(path: str | Path) -> Path:
             f"cannot write to {folder} ({error.strerror}): give --out a folder that can be written to"
         ) from None
     finally:
-        for one in made:
+        for one in missing:
             with suppress(OSError):
                 one.rmdir()
     return folder
 
 
 def _names(paths: Sequence[str]) -> list[str]:
-    """A name for each model: its folder's, a step's with its run's, and more of the path where two would be alike."""
+    """Return a name for each model: its folder's, a step's with its run's, more of the path where two were alike."""
     folders = [Path(os.path.abspath(path)) for path in paths]
     for parts in range(1, max(len(folder.parts) for folder in folders)):
         names = ["-".join(folder.parts[1:][-parts - folder.name.startswith("step-") :]) for folder in folders]
@@ -343,10 +285,21 @@ def _inspect(options: argparse.Namespace) -> int:
         raise UserError("give a checkpoint's folder, or --config with a preset or YAML file")
     with torch.device("meta"):
         model = SpeechModel(settings.model, vocabulary)
-    for group in model.groups:
-        counts = model.parameter_counts(group)
-        print(f"  N={group:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame")
+    for n_experts in model.sizes:
+        counts = model.parameter_counts(n_experts)
+        print(f"  N={n_experts:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame")
     print(json.dumps(config.to_dict(settings), indent=1))
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> int:
+    from model_training.config import Settings
+    from operators.settings import as_yaml, json_schema
+
+    if options.schema:
+        print(json.dumps(json_schema(Settings(), "Settings of python -m model_training"), indent=1, ensure_ascii=False))
+    else:
+        print(as_yaml(Settings()), end="")
     return 0
 
 

@@ -1,18 +1,17 @@
-"""Settings of the trainer: what can be set, its default, and what it means.
+"""Settings of the trainer: what can be set, its default, its bounds, and what it means.
 
-    dataclasses (defaults, types, comments) ──OmegaConf──> merged with CONFIG and key=value ──check──> Settings
+    records (setting: default, meaning, bounds) ──OmegaConf──> merged with CONFIG and key=value ──check──> Settings
 
-CONFIG is a YAML file or the name of a preset in configs/. A key that does not exist is an error that names its
-neighbours.
+CONFIG is a YAML file or the name of a preset in configs/. A key that does not exist is an error that names the one it
+was most likely meant to be. `python -m model_training settings` prints every setting.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
+import copy
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from model_training.data.augment import AugmentSettings
 from operators.errors import UserError
+from operators.settings import check as check_bounds
+from operators.settings import leaves, nearest, setting
 from operators.storage.base import S3Settings
 
 PRESETS = Path(__file__).parent / "configs"
+RENAMED = {"data.forget_attributes": "data.attribute_dropout"}
+"""Older names of settings, which YAML files, checkpoints and command lines may still have."""
 
 FFN_PLACES = ("none", "second", "all")
 BALANCES = ("none", "bias", "switch", "sparsity")
@@ -33,266 +36,225 @@ DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
 @dataclass
 class MoESettings:
-    """An elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1; SPEC.md section 2)."""
+    """An elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
 
-    ffn: str = (
-        "all"  # which blocks: all | second (the second macaron block of the encoder only, as in 3M) | none (dense)
+    ffn: str = setting(
+        "all",
+        "blocks with experts; second: the encoder's second macaron block, as in 3M; none: dense",
+        choices=FFN_PLACES,
     )
-    shared: int = 1  # S: always on, no gate
-    experts: list[int] = field(default_factory=lambda: [3, 7, 15])  # N of each nested group; one entry = no groups
-    top_k: int = 3  # K of N; does not count the shared
-    expert_width: int = (
-        0  # hidden units of one expert; 0: d_ff * 8 / (S + N), so that all experts together hold 8 blocks
+    shared: int = setting(1, "S: always on, no gate", at_least=0)
+    experts: list[int] = setting(
+        [3, 7, 15], "N of each nested group, the sizes that can be exported; one entry: no groups", at_least=1
     )
-    norm_topk: bool = True  # softmax over the chosen K; false: over all N, as Switch and 3M do
-    group_weights: list[float] = field(default_factory=list)  # how often a group is drawn; empty: 1, 2, 4, ...
-    balance: str = "none"  # none (paper) | bias (auxiliary-loss-free) | switch | sparsity (3M: L1 and mean importance)
-    balance_weight: float = 0.01  # of the switch loss
-    bias_rate: float = 0.001  # step of the selection bias
-    sparsity_weight: float = 0.15  # alpha of 3M
-    importance_weight: float = 0.15  # beta of 3M
-    embedding_layers: int = 0  # blocks of 3M's shared embedding network, which routers also see; 0: none
-    embedding_weight: float = 0.01  # gamma of 3M: its CTC loss
-    dispatch: str = (
-        "auto"  # auto | dense | sorted | grouped | loop: how frames reach experts; grouped: a GPU's bfloat16 only
+    top_k: int = setting(3, "K of N for a frame; does not count the shared", at_least=1)
+    expert_width: int = setting(
+        0,
+        "hidden units of one expert; 0: d_ff · 8 / (S + N), so that all experts together hold 8 blocks",
+        at_least=0,
     )
+    norm_topk: bool = setting(True, "softmax over the chosen K; false: over all N, as Switch and 3M do")
+    group_weights: list[float] = setting([], "how often each group is drawn; empty: 1, 2, 4, …", at_least=0)
+    balance: str = setting(
+        "none",
+        "TouchASP has none; bias is auxiliary-loss-free, sparsity 3M's L1 and importance",
+        choices=BALANCES,
+    )
+    balance_weight: float = setting(0.01, "of the switch loss", at_least=0)
+    bias_rate: float = setting(0.001, "step of the selection bias", at_least=0)
+    sparsity_weight: float = setting(0.15, "α of 3M", at_least=0)
+    importance_weight: float = setting(0.15, "β of 3M", at_least=0)
+    embedding_layers: int = setting(
+        0, "blocks of 3M's shared embedding network, which routers also see; 0: none", at_least=0
+    )
+    embedding_weight: float = setting(0.01, "γ of 3M, of that network's CTC loss", at_least=0)
+    dispatch: str = setting("auto", "how frames reach experts; grouped: only with a GPU's bfloat16", choices=DISPATCHES)
 
 
 @dataclass
 class ModelSettings:
     """A Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
-    d_model: int = 144
-    heads: int = 4
-    d_ff: int = 576  # of a dense feed-forward block
-    encoder_layers: int = 6
-    decoder_layers: int = 2
-    kernel: int = 15  # of the convolution module, frames of 40 ms
-    causal: bool = False  # no frame sees a later one
-    dropout: float = 0.1
-    extra_decoders: int = 0  # 3M: decoders at equal depths of the encoder, in training only
-    moe: MoESettings = field(default_factory=MoESettings)
+    d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
+    heads: int = setting(4, "of attention", at_least=1)
+    d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
+    encoder_layers: int = setting(6, "Conformer blocks, two feed-forward blocks each", at_least=1)
+    decoder_layers: int = setting(2, "of the attention decoder", at_least=1)
+    kernel: int = setting(15, "of the convolution module, frames of 40 ms; odd unless causal", at_least=1)
+    causal: bool = setting(False, "no frame sees a later one")
+    dropout: float = setting(0.1, "share of hidden units dropped in training", at_least=0, below=1)
+    extra_decoders: int = setting(
+        0, "3M: decoders at equal depths of the encoder, in training only; fewer than encoder_layers", at_least=0
+    )
+    moe: MoESettings = setting(MoESettings(), "the elastic experts")
+
+    def expert_width(self) -> int:
+        """Return the hidden units of one expert."""
+        return self.moe.expert_width or self.d_ff * 8 // (self.moe.shared + self.moe.experts[-1])
 
 
 @dataclass
 class LossSettings:
-    ctc_weight: float = 0.3
-    label_smoothing: float = 0.1
+    """What is minimised."""
 
-
-@dataclass
-class AugmentConfig:
-    """What a clip goes through before its features, and its features after normalisation (3M section 4.2; SPEC.md
-    section 2).
-    """
-
-    speed_factors: list[float] = field(default_factory=lambda: [0.9, 1.0, 1.1])  # one for each clip; []: none
-    noise_probability: float = 0.5
-    snr_db: list[float] = field(default_factory=lambda: [15.0, 30.0])
-    reverb_probability: float = 0.5
-    rt60_seconds: list[float] = field(default_factory=lambda: [0.0, 0.9])
-    frequency_masks: int = 2
-    frequency_mask_bins: int = 30
-    time_masks: int = 2
-    time_mask_frames: int = 50
-    time_mask_share: float = 0.2  # no time mask is longer than this share of the clip
-    noises: list[str] = field(default_factory=list)  # recordings of noise; none: noise of random colour is made
-
-    def settings(self) -> AugmentSettings:
-        """Raises UserError for values out of range."""
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in asdict(self).items()
-        }
-        values.pop("noises")
-        for key in ("snr_db", "rt60_seconds"):
-            if len(values[key]) != 2 or not all(map(math.isfinite, values[key])):
-                raise UserError(f"data.augment.{key}={list(values[key])}: give the smallest and the largest")
-        return AugmentSettings(**values)
+    ctc_weight: float = setting(0.3, "the attention decoder gets the rest", at_least=0, at_most=1)
+    label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
 
 
 @dataclass
 class DataSettings:
-    max_frames: int = 24_000  # padded 10 ms frames in one micro-batch
-    max_clips: int = 64
-    min_clip_frames: int = 20
-    max_clip_frames: int = 3_000
-    micro_batches: int = 2  # of one optimiser step, over all workers: dividing them among more changes nothing
-    loaders: int = 1  # processes that read and decode; 0: none
-    task_order: str = ""  # attributes_first, or text_first (OSUM's ASR+X); empty: the tokenizer's
-    tasks: dict[str, float] = field(default_factory=lambda: {"transcribe": 1.0})  # how often each prompt is trained
-    forget_attributes: float = (
-        0.0  # share of age, gender, emotion and language labels treated as unknown (an experiment's knob)
+    """How clips become batches, and labels become targets."""
+
+    max_frames: int = setting(
+        24_000,
+        "padded 10 ms frames in one micro-batch: what memory is bounded by; at least max_clip_frames",
+        at_least=7,
     )
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    max_clips: int = setting(64, "clips in one micro-batch", at_least=1)
+    min_clip_frames: int = setting(20, "shorter clips are left out, by name", at_least=0)
+    max_clip_frames: int = setting(
+        3_000, "longer clips too; also the longest window that an exported model takes at once", at_least=7
+    )
+    micro_batches: int = setting(2, "of one step, over all workers, among whom they must divide", at_least=1)
+    loaders: int = setting(1, "processes that read and decode; 0: none", at_least=0)
+    task_order: str = setting(
+        "",
+        "of attributes and text, text_first as OSUM's ASR+X; empty: the tokenizer's",
+        choices=("", "attributes_first", "text_first"),
+    )
+    tasks: dict[str, float] = setting(
+        {"transcribe": 1.0},
+        "how often each prompt is trained: transcribe, one attribute, or event",
+        at_least=0,
+    )
+    attribute_dropout: float = setting(
+        0.0,
+        "share of language, age, gender and emotion labels treated as unknown: for experiments",
+        at_least=0,
+        at_most=1,
+    )
+    augment: AugmentSettings = setting(
+        AugmentSettings(), "drawn for every clip from (seed, micro-batch, place, clip); masks come after normalisation"
+    )
 
 
 @dataclass
 class OptimizerSettings:
-    name: str = "adamw"  # adamw | muon (orthogonal updates for matrices, AdamW for the rest; needs fewer steps)
-    learning_rate: float = 1e-3
-    schedule: str = (
-        "noam"  # noam (warm-up, then 1/sqrt(step)) | cosine (to zero at max_steps) | constant (after warm-up)
+    """How weights are moved."""
+
+    name: str = setting(
+        "adamw",
+        "muon: orthogonal updates for matrices between layers, AdamW for the rest; needs fewer steps",
+        choices=("adamw", "muon"),
     )
-    warmup_steps: int = 500
-    weight_decay: float = 0.01
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
-    clip_norm: float = 5.0
-    ema: float = 0.0  # decay of the averaged weights; 0: none
+    learning_rate: float = setting(1e-3, "at the end of the warm-up", at_least=0)
+    schedule: str = setting(
+        "noam",
+        "after the warm-up: noam, 1/√step; cosine, to zero at train.max_steps; constant",
+        choices=("noam", "cosine", "constant"),
+    )
+    warmup_steps: int = setting(500, "over which the learning rate rises", at_least=0)
+    weight_decay: float = setting(0.01, "not of biases, norms and other vectors", at_least=0)
+    betas: list[float] = setting([0.9, 0.98], "of AdamW, two", at_least=0, below=1)
+    clip_norm: float = setting(5.0, "of the gradient of the mean over the step's clips", above=0)
+    ema: float = setting(0.0, "decay of an averaged copy of the weights, for --ema; 0: none", at_least=0, below=1)
 
 
 @dataclass
 class TrainSettings:
-    max_steps: int = 2_000
-    max_minutes: float = 0.0  # 0: no limit. The run stops after a checkpoint and can go on later
-    seed: int = 0
-    device: str = "auto"  # auto | cpu | cuda
-    precision: str = "auto"  # auto (bf16 where the hardware has it) | bf16 | fp32
-    threads: int = 0  # of torch on a CPU; 0: torch's choice
-    checkpoint_steps: int = 500
-    keep_checkpoints: int = 5
-    eval_steps: int = 500
-    eval_clips: int = 200  # of dev, for the loss during training
-    log_steps: int = 10
-    tensorboard: bool = True
-    dead_expert_steps: int = 200  # an expert that got no frame for so many steps of its group raises the alarm
+    """How long a run goes, where, and what it leaves. All but the seed may change when a run goes on."""
+
+    max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
+    max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
+    seed: int = setting(0, "of weights, order, groups, augmentation, dropout", at_least=0, below=2**63)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1")
+    precision: str = setting("auto", "auto: bfloat16 where the hardware has it", choices=("auto", "bf16", "fp32"))
+    threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
+    checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
+    keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
+    eval_steps: int = setting(500, "how often the loss on dev is taken, of every size", at_least=1)
+    eval_clips: int = setting(200, "of dev, for it", at_least=0)
+    log_steps: int = setting(10, "steps between lines of the log", at_least=1)
+    tensorboard: bool = setting(True, "write the same numbers for TensorBoard")
+    dead_expert_steps: int = setting(
+        200, "an expert without a frame in so many steps of its group raises the alarm", at_least=1
+    )
 
 
 @dataclass
 class Settings:
-    model: ModelSettings = field(default_factory=ModelSettings)
-    loss: LossSettings = field(default_factory=LossSettings)
-    data: DataSettings = field(default_factory=DataSettings)
-    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    train: TrainSettings = field(default_factory=TrainSettings)
+    """Every setting of a training."""
+
+    model: ModelSettings = setting(ModelSettings(), "sizes: widths and depths have no right value, start from a preset")
+    loss: LossSettings = setting(LossSettings(), "what is minimised")
+    data: DataSettings = setting(DataSettings(), "batches, tasks and augmentation")
+    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how weights are moved")
+    train: TrainSettings = setting(TrainSettings(), "length, place and output of the run")
 
 
 def presets() -> list[str]:
-    """Names of the settings that come with the package."""
+    """Return the names of the settings that come with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def load(config: str | None, overrides: list[str]) -> Settings:
-    """Defaults, then CONFIG (a YAML file or a preset's name), then key=value.
+    """Return the defaults, overlaid with CONFIG (a YAML file or a preset's name), then with key=value.
 
     Raises:
         UserError: no such file or preset, a key that does not exist, a value of the wrong type or out of range.
     """
-    tree = OmegaConf.structured(Settings)
     try:
-        if config:
-            tree = OmegaConf.merge(tree, _read(config))
+        layers = [_read(config)] if config else []
         for override in overrides:
             if "=" not in override or override.startswith("="):
                 raise UserError(f"'{override}' is no setting: write key=value, for example train.max_steps=1000")
-            tree = OmegaConf.merge(tree, OmegaConf.from_dotlist([override]))
-        settings = OmegaConf.to_object(tree)
+            layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+        return _merged(*layers)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
         raise UserError(f"not valid YAML in {config or 'an override'}: {' '.join(str(error).split())}") from None
-    assert isinstance(settings, Settings)
-    check(settings)
-    return settings
 
 
 def restore(values: dict[str, Any]) -> Settings:
-    """Settings that `to_dict` wrote."""
+    """Return the settings that `to_dict` wrote, of this version or an older one.
+
+    Raises:
+        UserError: they are damaged, or of a newer version.
+    """
     try:
-        settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Settings), values))
-    except OmegaConfBaseException as error:
-        raise UserError(f"the checkpoint's settings are damaged or of another version: {_explain(error)}") from None
-    assert isinstance(settings, Settings)
-    check(settings)
-    return settings
+        return _merged(values)
+    except (OmegaConfBaseException, UserError) as error:
+        reason = error if isinstance(error, UserError) else _explain(error)
+        raise UserError(f"the checkpoint's settings are damaged or of another version: {reason}") from None
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
+    """Return the settings as nested dictionaries, for JSON and YAML."""
     return asdict(settings)
 
 
+def flat(settings: Settings) -> dict[str, Any]:
+    """Return every setting by its dotted key."""
+    return {key: value for key, value, _ in leaves(settings)}
+
+
 def check(settings: Settings) -> None:
-    """Refuse what cannot work, with the mend."""
-    model, moe, data, optimizer, train = (
-        settings.model,
-        settings.model.moe,
-        settings.data,
-        settings.optimizer,
-        settings.train,
-    )
+    """Refuse what cannot work: values out of their bounds, and values that do not go together.
 
-    def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-        if value not in allowed:
-            raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
-
-    def at_least(key: str, value: float, least: float) -> None:
-        if not least <= value < math.inf:
-            raise UserError(f"{key}={value}: must be at least {least:g}")
-
-    def share(key: str, value: float) -> None:
-        if not 0 <= value < 1:
-            raise UserError(f"{key}={value}: must be at least 0 and below 1")
-
-    one_of("model.moe.ffn", moe.ffn, FFN_PLACES)
-    one_of("model.moe.balance", moe.balance, BALANCES)
-    one_of("model.moe.dispatch", moe.dispatch, DISPATCHES)
-    one_of("data.task_order", data.task_order, ("", "attributes_first", "text_first"))
-    one_of("optimizer.name", optimizer.name, ("adamw", "muon"))
-    one_of("optimizer.schedule", optimizer.schedule, ("noam", "cosine", "constant"))
-    one_of("train.device", train.device.split(":")[0], ("auto", "cpu", "cuda"))
-    one_of("train.precision", train.precision, ("auto", "bf16", "fp32"))
-    for key, value, least in (
-        ("model.d_model", model.d_model, 8),
-        ("model.heads", model.heads, 1),
-        ("model.encoder_layers", model.encoder_layers, 1),
-        ("model.decoder_layers", model.decoder_layers, 1),
-        ("model.d_ff", model.d_ff, 1),
-        ("model.kernel", model.kernel, 1),
-        ("model.extra_decoders", model.extra_decoders, 0),
-        ("model.moe.expert_width", moe.expert_width, 0),
-        ("model.moe.embedding_layers", moe.embedding_layers, 0),
-        ("model.moe.bias_rate", moe.bias_rate, 0),
-        ("data.max_clip_frames", data.max_clip_frames, 7),
-        ("data.max_clips", data.max_clips, 1),
-        ("data.micro_batches", data.micro_batches, 1),
-        ("data.loaders", data.loaders, 0),
-        ("data.augment.frequency_masks", data.augment.frequency_masks, 0),
-        ("data.augment.frequency_mask_bins", data.augment.frequency_mask_bins, 0),
-        ("data.augment.time_masks", data.augment.time_masks, 0),
-        ("data.augment.time_mask_frames", data.augment.time_mask_frames, 0),
-        ("optimizer.learning_rate", optimizer.learning_rate, 0),
-        ("optimizer.warmup_steps", optimizer.warmup_steps, 0),
-        ("optimizer.weight_decay", optimizer.weight_decay, 0),
-        ("train.seed", train.seed, 0),
-        ("train.threads", train.threads, 0),
-        ("train.max_minutes", train.max_minutes, 0),
-        ("train.eval_clips", train.eval_clips, 0),
-        ("train.dead_expert_steps", train.dead_expert_steps, 1),
-        ("train.max_steps", train.max_steps, 1),
-        ("train.checkpoint_steps", train.checkpoint_steps, 1),
-        ("train.keep_checkpoints", train.keep_checkpoints, 1),
-        ("train.eval_steps", train.eval_steps, 1),
-        ("train.log_steps", train.log_steps, 1),
-    ):
-        at_least(key, value, least)
-    for key, value in (
-        ("model.dropout", model.dropout),
-        ("loss.label_smoothing", settings.loss.label_smoothing),
-        ("optimizer.ema", optimizer.ema),
-        *(("optimizer.betas", beta) for beta in optimizer.betas),
-    ):
-        share(key, value)
-    if train.seed >= 2**63:
-        raise UserError(f"train.seed={train.seed}: must be below 2^63, for torch's generators")
+    Raises:
+        UserError: one line that names the setting and says how to fix it.
+    """
+    check_bounds(settings)
+    model, data, optimizer, train = settings.model, settings.data, settings.optimizer, settings.train
+    if train.device.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise UserError(f"train.device={train.device}: expected one of auto, cpu, cuda, cuda:1")
     if len(optimizer.betas) != 2:
         raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
-    if not optimizer.clip_norm > 0:
-        raise UserError(f"optimizer.clip_norm={optimizer.clip_norm}: must be above 0")
     if data.max_frames < data.max_clip_frames:
         raise UserError(
             f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}"
         )
-    if not 0 <= data.forget_attributes <= 1:
-        raise UserError(f"data.forget_attributes={data.forget_attributes}: must lie between 0 and 1")
     if model.extra_decoders >= model.encoder_layers:
         raise UserError(
             f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}"
@@ -301,12 +263,10 @@ def check(settings: Settings) -> None:
         raise UserError(f"model.d_model={model.d_model}: must be even and a multiple of model.heads={model.heads}")
     if not model.causal and model.kernel % 2 == 0:
         raise UserError(f"model.kernel={model.kernel}: must be odd, so that it has a middle")
-    if not 0 <= settings.loss.ctc_weight <= 1:
-        raise UserError(f"loss.ctc_weight={settings.loss.ctc_weight}: must lie between 0 and 1")
-    if not data.tasks or any(weight < 0 for weight in data.tasks.values()) or not sum(data.tasks.values()):
+    if not sum(data.tasks.values()):
         raise UserError("data.tasks: give at least one task a weight above 0, for example {transcribe: 1}")
-    data.augment.settings()
-    if moe.ffn != "none":
+    data.augment.check_ranges("data.augment")
+    if model.moe.ffn != "none":
         _check_experts(model)
 
 
@@ -314,17 +274,15 @@ def _check_experts(model: ModelSettings) -> None:
     moe = model.moe
     if not moe.experts or any(more <= fewer for fewer, more in zip(moe.experts, moe.experts[1:])):
         raise UserError(f"model.moe.experts={moe.experts}: give increasing numbers, for example [3, 7, 15]")
-    if not 1 <= moe.top_k <= moe.experts[0]:
+    if moe.top_k > moe.experts[0]:
         raise UserError(
             f"model.moe.top_k={moe.top_k}: must be from 1 to {moe.experts[0]}, the experts of the smallest group"
         )
-    if moe.shared < 0:
-        raise UserError(f"model.moe.shared={moe.shared}: must be at least 0")
     if moe.group_weights and len(moe.group_weights) != len(moe.experts):
         raise UserError(
             f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups"
         )
-    if moe.group_weights and not (min(moe.group_weights) >= 0 and 0 < sum(moe.group_weights) < math.inf):
+    if moe.group_weights and not sum(moe.group_weights):
         raise UserError(f"model.moe.group_weights={moe.group_weights}: give numbers of at least 0, one of them above")
     if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):
         raise UserError(
@@ -333,6 +291,55 @@ def _check_experts(model: ModelSettings) -> None:
         )
     if moe.dispatch == "dense" and moe.experts != [moe.top_k]:
         raise UserError(f"model.moe.dispatch=dense: works only where all experts are chosen (experts: [{moe.top_k}])")
+
+
+def _merged(*layers: Any) -> Settings:
+    tree = OmegaConf.structured(Settings)
+    for layer in layers:
+        values = _with_new_names(layer)
+        _refuse_unknown(values)
+        tree = OmegaConf.merge(tree, values)
+    settings = OmegaConf.to_object(tree)
+    assert isinstance(settings, Settings)
+    check(settings)
+    return settings
+
+
+def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    values = copy.deepcopy(values)
+    for old, new in RENAMED.items():
+        section, _, name = old.partition(".")
+        table = values.get(section)
+        if isinstance(table, dict) and name in table:
+            table.setdefault(new.partition(".")[2], table.pop(name))
+    return values
+
+
+def _refuse_unknown(values: dict[str, Any]) -> None:
+    defaults = Settings()
+    known = set(flat(defaults))
+    sections = {start for key in known for start in _starts(key)} - known
+    for key, value in _dotted(values):
+        if key in sections and value != {}:
+            one = next(name for name in flat(defaults) if name.startswith(f"{key}."))
+            raise UserError(f"{key}={value}: {key} is a table of settings; set one of it, for example {one}")
+        # A table that is one setting, data.tasks, has keys of its own.
+        if key not in sections and not known.intersection(_starts(key)):
+            near = nearest(key, defaults)
+            raise UserError(f"no setting '{key}'" + (f": did you mean {near}?" if near else ""))
+
+
+def _starts(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if prefix and (not isinstance(values, dict) or not values):
+        yield prefix, values
+    elif isinstance(values, dict):
+        for name, value in values.items():
+            yield from _dotted(value, f"{prefix}.{name}" if prefix else str(name))
 
 
 def _read(config: str) -> Any:
@@ -358,18 +365,7 @@ def _read(config: str) -> Any:
 
 def _explain(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None) or ""
-    known = _keys(Settings())
-    if "not in" in str(error) and key and key not in known:
-        near = difflib.get_close_matches(key, known, n=3, cutoff=0.4)
-        return f"no setting '{key}'" + (f": did you mean {' or '.join(near)}?" if near else "")
     return f"{key}: {str(error).splitlines()[0]}"
-
-
-def _keys(value: Any, prefix: str = "") -> list[str]:
-    if not is_dataclass(value):
-        return [prefix]
-    start = f"{prefix}." if prefix else ""
-    return [key for item in fields(value) for key in _keys(getattr(value, item.name), start + item.name)]
 
 
 def s3_settings(recorded: Mapping[str, Any] | None = None) -> S3Settings:

@@ -3,6 +3,7 @@
     pcm ──speed (resampled)──> ──reverberation──> ──noise at an SNR──> pcm' ──filterbank, CMVN──> ──masks──> features
 
 Every draw comes from the generator that the caller gives, so what becomes of a clip is a function of that alone.
+
 Shapes: T samples, F frames, 80 mel bins. Sources: 3M (You et al. 2022) section 3.1; Ko et al. 2015; Park et al. 2019.
 """
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE
+from operators.settings import setting
 
 _FULL_SCALE = 32767.0
 _ZERO_CROSSINGS = 24
@@ -25,36 +27,32 @@ _ROLL_OFF = 0.94
 _KAISER_BETA = 9.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class AugmentSettings:
-    """The settings say which augmentation, how often, and how strong. The defaults are 3M's."""
+    """The settings say which augmentation, how often, and how strong (3M section 4.2). The defaults are 3M's."""
 
-    speed_factors: tuple[float, ...] = (0.9, 1.0, 1.1)
-    """one of them for each clip, alike likely; () or (1.0,): none."""
-    noise_probability: float = 0.5
-    snr_db: tuple[float, float] = (15.0, 30.0)
-    """power of the clip over power of the noise, drawn evenly from this range."""
-    reverb_probability: float = 0.5
-    rt60_seconds: tuple[float, float] = (0.0, 0.9)
-    """time for the sound of a room to fall by 60 dB, drawn evenly from this range."""
-    frequency_masks: int = 2
-    frequency_mask_bins: int = 30
-    """the widest mask; widths are drawn evenly from 0 up."""
-    time_masks: int = 2
-    time_mask_frames: int = 50
-    time_mask_share: float = 0.2
-    """no time mask is longer than this share of the clip."""
+    speed_factors: list[float] = setting(
+        [0.9, 1.0, 1.1], "one for each clip, by resampling, alike likely; []: none", at_least=0.5, at_most=2
+    )
+    noise_probability: float = setting(0.5, "of noise in a clip", at_least=0, at_most=1)
+    snr_db: list[float] = setting([15.0, 30.0], "power of the clip over power of the noise, drawn evenly")
+    noises: list[str] = setting([], "recordings of noise, local or s3://; none: noise of random colour is made")
+    reverb_probability: float = setting(0.5, "of a room around a clip", at_least=0, at_most=1)
+    rt60_seconds: list[float] = setting(
+        [0.0, 0.9], "time for the sound of a made room to fall by 60 dB, drawn evenly", at_least=0
+    )
+    frequency_masks: int = setting(2, "stretches of bins that are hidden in a clip (SpecAugment)", at_least=0)
+    frequency_mask_bins: int = setting(30, "the widest; widths are drawn evenly from 0 up", at_least=0)
+    time_masks: int = setting(2, "stretches of frames that are hidden in a clip", at_least=0)
+    time_mask_frames: int = setting(50, "the widest; widths are drawn evenly from 0 up", at_least=0)
+    time_mask_share: float = setting(0.2, "no time mask is longer than this share of the clip", at_least=0, at_most=1)
 
-    def __post_init__(self) -> None:
-        for name in ("noise_probability", "reverb_probability", "time_mask_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name} is {getattr(self, name)}: want a number from 0 to 1")
+    def check_ranges(self, section: str) -> None:
+        """Refuse ranges that are none. `section` is the settings' place in their tree, for the UserError."""
         for name in ("snr_db", "rt60_seconds"):
-            low, high = getattr(self, name)
-            if not low <= high or (name == "rt60_seconds" and low < 0):
-                raise UserError(f"{name} is {low} to {high}: want the smaller number first, and no time below 0")
-        if any(not 0.5 <= factor <= 2 for factor in self.speed_factors):
-            raise UserError(f"speed_factors are {list(self.speed_factors)}: want numbers from 0.5 to 2")
+            ends = list(getattr(self, name))
+            if len(ends) != 2 or ends[0] > ends[1]:
+                raise UserError(f"{section}.{name}={ends}: give two numbers, the smaller one first")
 
     @property
     def stretch(self) -> float:
@@ -79,7 +77,8 @@ class Augment:
         settings = self.settings
         # All draws of a fixed number come first: switching one augmentation off leaves the others as they were.
         in_room, noisy = generator.random(2) < (settings.reverb_probability, settings.noise_probability)
-        rt60, snr_db = generator.uniform(*settings.rt60_seconds), generator.uniform(*settings.snr_db)
+        (shortest, longest), (faintest, clearest) = settings.rt60_seconds, settings.snr_db
+        rt60, snr_db = generator.uniform(shortest, longest), generator.uniform(faintest, clearest)
         room_seed, noise_seed = generator.integers(1 << 63, size=2)
         if not in_room and not noisy:
             return pcm
@@ -91,7 +90,7 @@ class Augment:
         return to_int16(signal)
 
     def masks(self, features_F80: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Return a copy of normalised features [F, 80] with SpecAugment's masks: 0, the mean after CMVN."""
+        """Return normalised features [F, 80] with stretches masked (SpecAugment): 0, which is the mean after CMVN."""
         settings = self.settings
         masked = features_F80.copy()
         frames, bins = masked.shape
@@ -123,6 +122,7 @@ def change_speed(pcm: np.ndarray, factor: float) -> np.ndarray:
 
 
 def resampled_length(samples: int, up: int, down: int) -> int:
+    """Return the samples that `resample` makes of so many."""
     return -(-samples * up // down)
 
 
@@ -147,7 +147,7 @@ def resample(signal_T: np.ndarray, up: int, down: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
-    """One filter for each place between input samples that an output can have [up, taps], and the taps before it."""
+    """Return a filter for each place of an output between input samples [up, taps], and the taps before it."""
     cutoff = _ROLL_OFF * min(1.0, up / down)
     reach = int(np.ceil(_ZERO_CROSSINGS / cutoff))
     places = np.arange(up)[:, np.newaxis] * down % up / up
@@ -158,7 +158,7 @@ def _filters(up: int, down: int) -> tuple[np.ndarray, int]:
 
 
 def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
-    """Return a made-up room, float32 [rt60 seconds]: the direct sound, then noise that decays by 60 dB in that time.
+    """Return a synthetic room, float32 [rt60 seconds]: direct sound, then noise that decays by 60 dB in `rt60` seconds.
 
     The reverberant part has a drawn energy 0 to 12 dB below the direct sound. Below one sample's time there is no room.
     """
@@ -173,7 +173,7 @@ def room_response(rt60: float, generator: np.random.Generator) -> np.ndarray:
 
 
 def reverberate(signal_T: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """Return float32 [T] through a room's response, cut to T, as loud as before. The direct sound keeps its time."""
+    """Return float32 [T] as heard through a room's response, cut to T, as loud as before, the direct sound in place."""
     if len(response) == 1 or not len(signal_T):
         return signal_T
     size = 1 << (len(signal_T) + len(response) - 2).bit_length()
@@ -194,7 +194,7 @@ def coloured_noise(samples: int, generator: np.random.Generator) -> np.ndarray:
 
 
 def add_noise(signal_T: np.ndarray, noise_T: np.ndarray, snr_db: float) -> np.ndarray:
-    """Return signal + noise, the noise scaled to `snr_db` below the signal. Next to silence nothing is added."""
+    """Return the signal with noise scaled to `snr_db` below it. Silence on either side stays as it is."""
     loud, noisy = power(signal_T), power(noise_T)
     if loud == 0 or noisy == 0:
         return signal_T

@@ -73,14 +73,16 @@ class Planner:
         stretch: float = 1.0,
         may_be_empty: bool = False,
     ) -> None:
-        """Sort the clips. `domain_weights`: how often an epoch shows a clip of the domain, 1 where not given.
+        """Sort the clips of an index by length.
 
-        `stretch`: the most that augmentation lengthens a clip (1 / the slowest speed); batches leave room for it.
-        `max_clip_frames`: longer clips are left out; at most what `plan` has room for.
+        Args:
+            domain_weights: how often an epoch shows a clip of the domain, 1 where not given.
+            max_clip_frames: longer clips are left out; at most what `plan` has room for.
+            stretch: the most that augmentation lengthens a clip (1 / the slowest speed); batches leave room for it.
 
         Raises:
             UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it
-            `may_be_empty`.
+                `may_be_empty`.
         """
         self.plan, self._index, self._stretch = plan, index, stretch
         room = int(plan.max_frames / stretch)
@@ -97,7 +99,7 @@ class Planner:
             raise UserError(f"the weights of the domains leave no clip of {index.name} to train on: raise one above 0")
 
     def batches_per_epoch(self, epoch: int) -> int:
-        """Return how many batches this epoch has. Where weights are no whole numbers, epochs differ a little."""
+        """Return how many batches this epoch has, which differs a little where weights are no whole numbers."""
         return int(self._batch_counts(np.array([epoch]))[0].sum())
 
     def locate(self, global_batch: int) -> tuple[int, int]:
@@ -174,7 +176,7 @@ class Planner:
         }
 
     def _reasons(self) -> dict[str, np.ndarray]:
-        """Rows by the first reason that holds."""
+        """Return the unusable rows by the first reason that holds."""
         named, rows = np.zeros(len(self._index), bool), {}
         for reason, fault in self._faults().items():
             rows[reason] = np.flatnonzero(fault & ~named)
@@ -207,13 +209,13 @@ class Planner:
         self._capacity_U = np.clip(self.plan.max_frames // padded_U, 1, self.plan.max_clips)
 
     def _stream(self, epochs_E: np.ndarray) -> np.ndarray:
-        """Begin and end of every epoch in the stream of every segment: [2, E, U, D]."""
+        """Return begin and end of every epoch in the stream of every segment: [2, E, U, D]."""
         whole, part = np.divmod(self._sizes_UD * self._weights, _UNIT)  # exact, and far below 2^63 for any epoch
         both = np.stack((epochs_E, epochs_E + 1))[..., np.newaxis, np.newaxis].astype(np.int64)
         return both * whole + both * part // _UNIT
 
     def _batch_counts(self, epochs_E: np.ndarray) -> np.ndarray:
-        """Batches of every bucket in every epoch, [E, U]."""
+        """Return the batches of every bucket in every epoch, [E, U]."""
         begins, ends = self._stream(epochs_E)
         return -(-(ends - begins).sum(axis=-1) // self._capacity_U)
 
@@ -229,7 +231,9 @@ class Planner:
 
 
 def rank_batches(first: int, last: int | None, *, rank: int, world: int, micro_batches: int) -> Iterator[int]:
-    """Yield the numbers in [first, last) of this rank's batches; None: without end. `micro_batches` of all make a step.
+    """Yield the numbers in [first, last) of this rank's batches; without end where `last` is None.
+
+    `micro_batches` of all ranks make a step.
 
     Raises:
         UserError: the ranks cannot share a step evenly, so that steps would differ between numbers of ranks.
@@ -241,7 +245,7 @@ def rank_batches(first: int, last: int | None, *, rank: int, world: int, micro_b
 
 
 def _bucket_edges(shortest: int, longest: int, max_padding: float) -> np.ndarray:
-    """Upper edges of buckets, inclusive: the shortest clip of a bucket has at least 1 - max_padding of its longest."""
+    """Return inclusive upper edges of buckets, whose shortest clip has at least 1 - max_padding of the longest."""
     edges: list[int] = []
     low = shortest
     while low <= longest:
@@ -251,6 +255,6 @@ def _bucket_edges(shortest: int, longest: int, max_padding: float) -> np.ndarray
 
 
 def _period(weights: np.ndarray) -> int:
-    """Epochs after which the smallest weight above zero has had a turn, but no more than a few thousand."""
+    """Return the epochs after which the smallest weight above zero has had a turn, but no more than a few thousand."""
     above = weights[weights > 0]
     return 1 if not len(above) else min(4096, -(-_UNIT // int(above.min())))

@@ -18,7 +18,7 @@ _MASK = (1 << 64) - 1
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """Return what splitmix64's finaliser (Steele et al. 2014) makes of numbers: every bit reaches every bit."""
+    """Apply the finaliser of splitmix64 (Steele et al. 2014): every input bit reaches every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -33,7 +33,7 @@ def derive(*parts: int) -> int:
 
 
 def shuffle(places: np.ndarray, n: int, key: int) -> np.ndarray:
-    """Return where the shuffle of n things named by `key` sends these places: int64, one to one, [0, n) to [0, n)."""
+    """Return where the shuffle of n things named by `key` sends these places: int64, one to one on [0, n)."""
     if len(places) and (places.min() < 0 or places.max() >= n):
         raise ValueError(f"places must lie in [0, {n})")
     if n <= _TABLE:

@@ -6,7 +6,7 @@ handoff ──index──> Planner ──> Batches ──> micro-batches of one 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,10 +19,11 @@ from model_training.data.reading import Batch, Batches, Reader, check_shards, lo
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES
-from model_training.training.monitor import Monitor
-from model_training.training.team import Team
 from operators.errors import UserError
 from operators.index import Row
+
+OnBad = Callable[[str, str, str], None]
+"""Called with the clip's id, the reason and a detail."""
 
 
 class Source:
@@ -30,11 +31,11 @@ class Source:
 
     def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
         data = settings.data
-        self.handoff, self.tokenizer = handoff, tokenizer
+        self.handoff, self.tokenizer, self.settings = handoff, tokenizer, settings
         self.reader = Reader(handoff.s3)
         self.cmvn = handoff.cmvn()
         noises = load_noises(data.augment.noises, handoff.s3)
-        self.augment = Augment(data.augment.settings(), noises)
+        self.augment = Augment(data.augment, noises)
         self.index = handoff.index("train")
         if not len(self.index):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
@@ -48,7 +49,7 @@ class Source:
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
         self.fingerprint = handoff.fingerprint
         scheme = tokenizer.scheme
-        self.learnt = {
+        self.known_labels = {
             kind: sorted(
                 {known for label in self.index.labels(kind) if (known := scheme.known(kind, label)) is not None}
             )
@@ -56,45 +57,47 @@ class Source:
         }
         """The labels that any clip of train has: the model can answer with no others."""
         for task, weight in data.tasks.items():
-            if weight and not self.learnt.get(task, [task]):
+            if weight and not self.known_labels.get(task, [task]):
                 raise UserError(
                     f"data.tasks: no clip of {handoff.uri} has a label for {task}; take it out, or label some clips"
                 )
         self.foreign = sorted(
             f"{kind}={label}"
-            for kind in self.learnt
+            for kind in self.known_labels
             for label in self.index.labels(kind)
             if scheme.known(kind, label) is None
         )
         """Labels outside the scheme, which count as unknown."""
-        self.open_events = tokenizer.ids_of("event") if self.learnt["event"] else range(0)
+        self.open_events = tokenizer.ids_of("event") if self.known_labels["event"] else range(0)
         """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has
         any.
         """
 
     def unusable(self) -> Iterator[Unusable]:
-        """Yield the clips of train and dev that are in no batch: too long or short for settings, or labels."""
+        """Yield the clips of train and dev in no batch: too long or too short for the settings, or for their labels."""
         for planner in (self.planner, self.dev_planner):
             if planner is not None:
                 yield from planner.unusable()
 
-    def batches(self, first: int, settings: Settings, team: Team, monitor: Monitor) -> Batches:
-        return Batches(
+    def batches(self, first: int, on_bad: OnBad, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
+        """Yield this worker's micro-batches without end, from global batch `first` on. Closing ends its loaders."""
+        data = self.settings.data
+        yield from Batches(
             self.index,
             self.planner,
             self.reader,
-            [(weight, self.targets(task, settings)) for task, weight in settings.data.tasks.items()],
+            [(weight, self.targets(task)) for task, weight in data.tasks.items()],
             self.cmvn,
             self.augment,
             first_global_batch=first,
-            rank=team.rank,
-            world=team.size,
-            micro_batches=settings.data.micro_batches,
-            workers=settings.data.loaders,
-            on_bad=monitor.bad_sample,
+            rank=rank,
+            world=world,
+            micro_batches=data.micro_batches,
+            workers=data.loaders,
+            on_bad=on_bad,
         )
 
-    def dev_batches(self, settings: Settings, monitor: Monitor) -> Iterator[Batch]:
+    def dev_batches(self, on_bad: OnBad) -> Iterator[Batch]:
         """Yield about `eval_clips` clips of dev, the same each time, as they are."""
         if self.dev is None or self.dev_planner is None:
             return
@@ -103,39 +106,46 @@ class Source:
             self.dev,
             self.dev_planner,
             self.reader,
-            self.targets("transcribe", settings),
+            self.targets("transcribe"),
             self.cmvn,
             last_global_batch=last,
-            on_bad=monitor.bad_sample,
+            on_bad=on_bad,
         )
         seen = 0
         for batch in batches:
-            if seen >= settings.train.eval_clips:
+            if seen >= self.settings.train.eval_clips:
                 return
             seen += len(batch.clip_ids)
             yield batch
 
-    def targets(self, task: str, settings: Settings) -> TaskTargets:
-        return TaskTargets(self.tokenizer, task, settings.data.task_order, settings.data.forget_attributes)
+    def targets(self, task: str) -> TaskTargets:
+        """Return what makes a clip's ids for one task."""
+        return TaskTargets(self.tokenizer, task, self.settings.data.task_order, self.settings.data.attribute_dropout)
 
 
 @dataclass(frozen=True)
 class TaskTargets:
-    """Ids of a clip for one task. `forget`: share of attribute labels treated as unknown, the same ones in every epoch.
+    """What makes a clip's ids for one task.
 
-    Raises BadSample for a label that the tokenizer cannot spell: learning it with a gap would teach to leave words out.
+    Args:
+        attribute_dropout: share of attribute labels treated as unknown, the same ones in every epoch.
     """
 
     tokenizer: Tokenizer
     task: str
     order: str
-    forget: float = 0.0
+    attribute_dropout: float = 0.0
 
     def __call__(self, row: Row) -> Targets:
-        if self.forget:
+        """Return the ids of a clip.
+
+        Raises:
+            BadSample: the tokenizer cannot spell its label: learning it with a gap would teach to leave words out.
+        """
+        if self.attribute_dropout:
             kept: dict[str, Any] = {
-                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.forget else None
-                for kind in ("language", "age", "gender", "emotion")
+                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.attribute_dropout else None
+                for kind in ATTRIBUTES
             }
             row = replace(row, **kept)
         unknown = self.tokenizer.unknown(row.label)

@@ -1,4 +1,4 @@
-"""What a checkpoint hears: recordings of any length, or the clips of a hand-off's split.
+"""What a checkpoint recognises: recordings of any length, or the clips of a hand-off's split.
 
     file ──hear──> windows ──ModelScorer──> search ──join──> one JSON line        split ──labelled_sets──> a line for
     each clip
@@ -26,18 +26,19 @@ from operators.errors import UserError
 
 
 def decode(options: argparse.Namespace) -> int:
-    """Recordings, or the clips of a split, as JSON lines. A recording that cannot be read is named, and the code is
-    then 2.
+    """Print recordings, or the clips of a split, as JSON lines, and return the exit code.
+
+    A recording that cannot be read is named on stderr, the others go on; the code is then 2.
     """
     if bool(options.files) == bool(options.data):
         raise UserError("give audio files, or --data with a hand-off")
     loaded = load(options, options.checkpoint, [options.method])
     given = dict(pair.partition("=")[::2] for pair in options.given)
     order = loaded.settings.data.task_order or None
-    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, learnt=loaded.learnt)  # type: ignore[arg-type]
+    grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, known_labels=loaded.known_labels)  # type: ignore[arg-type]
     search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
-    group = options.group if options.group is not None else loaded.model.groups[-1]
-    loaded.model.routing(group)
+    n_experts = options.group if options.group is not None else loaded.model.sizes[-1]
+    loaded.model.tier(n_experts)  # refuses a size that is not there before any file is read
 
     def show(clip: str, found: Recognition, **label: str) -> None:
         record = {key: getattr(found, key) for key in ("text", "language", "age", "gender", "emotion", "events")}
@@ -46,7 +47,7 @@ def decode(options: argparse.Namespace) -> int:
     failed = False
     for path in options.files:
         try:
-            show(path, recognise_file(path, loaded, group, grammar, search))
+            show(path, recognise_file(path, loaded, n_experts, grammar, search))
         except UserError as error:
             print(f"touchasp: {error}", file=sys.stderr)
             failed = True
@@ -55,15 +56,17 @@ def decode(options: argparse.Namespace) -> int:
         for sample in batch.bad:
             print(f"{sample.clip_id}: {sample.reason} ({sample.detail})", file=sys.stderr)
         if batch.rows:
-            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, group)
+            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, n_experts)
             for row, found in zip(batch.rows, decode_batch(scorer, loaded.tokenizer, grammar, search), strict=True):
                 show(row.clip_id, found, label=row.label)
     return 2 if failed else 0
 
 
 def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> LoadedModel:
-    """The model that the options ask for. Raises UserError where it was not trained for the task, or a method cannot do
-    it.
+    """Return the model that the options ask for.
+
+    Raises:
+        UserError: it was not trained for the task, or a method cannot do it.
     """
     for name, value, least in (("--threads", options.threads, 0), ("--average", options.average, 1)):
         if value < least:
@@ -75,13 +78,18 @@ def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> Load
     return loaded
 
 
-def recognise_file(path: str, loaded: LoadedModel, group: int, grammar: Grammar, search: SearchSettings) -> Recognition:
-    """What a recording of any length says, cut and joined as `recognize` does. Raises UserError for one that cannot be
-    read.
+def recognise_file(
+    path: str, loaded: LoadedModel, n_experts: int, grammar: Grammar, search: SearchSettings
+) -> Recognition:
+    """Return what a recording of any length says, cut and joined as `recognize` does.
+
+    Raises:
+        UserError: it cannot be read.
     """
     parts: list[tuple[Recognition, int]] = []
     for features_F80 in hear(path, loaded.settings.data.max_clip_frames, loaded.cmvn):
         frames = len(features_F80)
-        scorer = ModelScorer(loaded.model, torch.from_numpy(features_F80).unsqueeze(0), torch.tensor([frames]), group)
+        features_BF80 = torch.from_numpy(features_F80).unsqueeze(0)
+        scorer = ModelScorer(loaded.model, features_BF80, torch.tensor([frames]), n_experts)
         parts += [(found, frames) for found in decode_batch(scorer, loaded.tokenizer, grammar, search)]
     return join(parts, loaded.tokenizer)

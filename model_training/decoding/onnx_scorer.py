@@ -39,7 +39,11 @@ class ExportFolder:
 
     @staticmethod
     def open(folder: str | Path) -> ExportFolder:
-        """Raises UserError: no such folder, no export in it, or a file that is missing, cut short or another's."""
+        """Read a folder that export wrote.
+
+        Raises:
+            UserError: no such folder, no export in it, or a file that is missing, cut short or another's.
+        """
         path = Path(folder)
         if not path.is_dir():
             raise UserError(f"no folder {path}: give one that 'python -m model_training export' wrote")
@@ -86,7 +90,7 @@ class OnnxModel:
 
     @cached_property
     def names(self) -> tuple[list[str], list[str]]:
-        """Inputs of the decoder that hold the encoder's keys, and those that hold the past."""
+        """Return the inputs of the decoder that hold the encoder's keys, and those that hold the past."""
         inputs = [part.name for part in self.decoder.get_inputs()]
         return [n for n in inputs if n.startswith("encoder_")], [n for n in inputs if n.startswith("past_")]
 
@@ -105,10 +109,10 @@ class OnnxModel:
 
 
 class OnnxScorer:
-    """model_training.decoding.search.Scorer of one batch; encodes when made."""
+    """The search's Scorer of one batch; it encodes when built."""
 
     def __init__(self, model: OnnxModel, features_BF80: np.ndarray, lengths_B: np.ndarray) -> None:
-        """Features float32 with CMVN applied, lengths in feature frames."""
+        """Encode features, float32 with CMVN applied, whose lengths are in feature frames."""
         self._model = model
         self._encoded_BSD, lengths, self._log_probs_BSV = model.encoder.run(
             None, {"features": features_BF80.astype(np.float32, copy=False), "lengths": lengths_B.astype(np.int64)}
@@ -152,7 +156,7 @@ class OnnxScorer:
         return keys
 
     def _rows(self, clips_R: np.ndarray) -> list[np.ndarray]:
-        """The encoder's keys of every row, kept while the rows stay those of the same clips."""
+        """Return the encoder's keys of every row, kept while the rows stay those of the same clips."""
         if len(self._clips_R) != len(clips_R) or (self._clips_R != clips_R).any():
             self._clips_R, self._keys_R = clips_R.copy(), [part[clips_R] for part in self._keys]
         return self._keys_R

@@ -59,7 +59,7 @@ class Recognizer:
         for key, kind in (("max_frames", int), ("tasks", list)):
             if not isinstance(self.config[key], kind):
                 raise UserError(f"{self._folder.path / CONFIG} is damaged ({key}): export it again")
-        self.learnt: dict[str, list[str]] | None = self.config.get("learnt")
+        self.known_labels: dict[str, list[str]] | None = self.config.get("learnt")
         # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
         self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
 
@@ -73,7 +73,9 @@ class Recognizer:
         task: str = TRANSCRIBE,
         given: Mapping[str, str] | None = None,
     ) -> list[Recognition]:
-        """What each recording says. Recordings longer than the model heard in training are cut where they are quiet.
+        """Return what each recording says.
+
+        Recordings longer than the model heard in training are cut where they are quiet.
 
         Args:
             audio: files (any rate, any number of channels) or arrays of 16 kHz samples, int16 or float in -1 ... 1.
@@ -86,7 +88,8 @@ class Recognizer:
         """
         search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight)
         check_task(task, self.config["tasks"], [method])
-        grammar = Grammar(self.tokenizer, task=task, order=self.config["task_order"], given=given, learnt=self.learnt)
+        order, known = self.config["task_order"], self.known_labels
+        grammar = Grammar(self.tokenizer, task=task, order=order, given=given, known_labels=known)
         parts: dict[int, list[tuple[Recognition, int]]] = defaultdict(list)
         recordings = 0
 
@@ -120,8 +123,9 @@ def check_task(task: str, trained: Sequence[str], methods: Iterable[str]) -> Non
 
 
 def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
-    """Normalised features [F, 80] of a recording's windows, none longer than the `max_frames` that the model heard in
-    training.
+    """Yield the normalised features [F, 80] of a recording's windows.
+
+    None is longer than the `max_frames` that the model heard in training.
 
     Raises:
         UserError: audio that cannot be read.
@@ -134,8 +138,7 @@ def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
 
 
 def join(parts: Sequence[tuple[Recognition, int]], tokenizer: Tokenizer) -> Recognition:
-    """Windows of one recording, each with its frames, as one: text and events in order, each attribute by the frames
-    that speak for it."""
+    """Join the windows of one recording, each with its frames: text and events in order, attributes by most frames."""
     if len(parts) == 1:
         return parts[0][0]
     ids = tuple(token for part, _ in parts for token in part.ids)
@@ -156,7 +159,7 @@ def join(parts: Sequence[tuple[Recognition, int]], tokenizer: Tokenizer) -> Reco
 
 
 def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]:
-    """Windows as they come, as many as fit."""
+    """Yield windows as they come, as many together as fit."""
     batch: list[_Window] = []
     longest = 0
     for window in heard:
@@ -170,6 +173,7 @@ def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m model_training recognize`."""
     parser.add_argument("folder", metavar="FOLDER", help="an exported model: export --format onnx or onnx-int8")
     parser.add_argument("audio", metavar="AUDIO", nargs="+", help="WAV, FLAC, Ogg or MP3, of any length")
     parser.add_argument("--method", default="attention_rescoring", help=f"{' | '.join(METHODS)} (default: %(default)s)")
@@ -183,7 +187,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    """A line per recording. One that cannot be read is named on stderr, the others go on; the code is then 2."""
+    """Print a line per recording and return the exit code.
+
+    A recording that cannot be read is named on stderr, the others go on; the code is then 2.
+    """
     given = {}
     for item in options.given:
         kind, equals, label = item.partition("=")
@@ -193,7 +200,7 @@ def main(options: argparse.Namespace) -> int:
     recognizer = Recognizer(options.folder, threads=options.threads)
     SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
     check_task(options.task, recognizer.config["tasks"], [options.method])
-    Grammar(recognizer.tokenizer, task=options.task, given=given, learnt=recognizer.learnt)
+    Grammar(recognizer.tokenizer, task=options.task, given=given, known_labels=recognizer.known_labels)
     failed = False
     for path in options.audio:
         try:

@@ -17,16 +17,19 @@ from model_training.model.speech_model import SpeechModel
 
 
 class ModelScorer:
-    """The search's Scorer of one batch and one group; encodes when made. The model should be in eval mode."""
+    """The search's Scorer of one batch at one size; it encodes when built. The model should be in eval mode."""
 
     @torch.inference_mode()
-    def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, group: int) -> None:
-        """Features with CMVN applied, lengths in feature frames, both on any device. Raises UserError for a foreign
-        group.
+    def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> None:
+        """Encode the batch: features with CMVN applied, lengths in feature frames, both on any device.
+
+        Raises:
+            UserError: the model has no size of so many experts.
         """
-        self._model, self._group = model, group
+        self._model, self._n_experts = model, n_experts
         self._device = next(model.parameters()).device
-        encoded_BSD, encoded_lengths_B = model.encode(features_BF80.to(self._device), lengths_B.to(self._device), group)
+        on_device = features_BF80.to(self._device), lengths_B.to(self._device)
+        encoded_BSD, encoded_lengths_B = model.encode(*on_device, n_experts)
         self._encoded_BSD, self._lengths_B = encoded_BSD, encoded_lengths_B
         self._ctc_BSV = model.ctc_logits(encoded_BSD)
         self.frames = [int(length) for length in encoded_lengths_B.tolist()]
@@ -48,14 +51,14 @@ class ModelScorer:
                 self._cache = self._cache.pick(self._tensor(parents_H))
             encoded, inputs = None, self._tensor(ids_HL[:, -1:])
         self._rows = len(ids_HL)
-        logits_HLV = self._model.decode(encoded, self._lengths_B[clips], inputs, self._group, cache=self._cache)
+        logits_HLV = self._model.decode(encoded, self._lengths_B[clips], inputs, self._n_experts, cache=self._cache)
         return _log_softmax(logits_HLV[:, -1])
 
     @torch.inference_mode()
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
         clips = self._tensor(clips_H)
         logits_HLV = self._model.decode(
-            self._encoded_BSD[clips], self._lengths_B[clips], self._tensor(ids_HL), self._group
+            self._encoded_BSD[clips], self._lengths_B[clips], self._tensor(ids_HL), self._n_experts
         )
         return _log_softmax(logits_HLV)
 

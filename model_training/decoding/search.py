@@ -37,28 +37,28 @@ class Scorer(Protocol):
 
     @property
     def frames(self) -> Sequence[int]:
-        """Encoder frames of every clip."""
+        """Return the encoder frames of every clip."""
 
     def ctc(self, clip: int) -> np.ndarray:
-        """(S, V) of one clip, without its padding."""
+        """Return CTC's scores (S, V) of one clip, without its padding."""
 
     def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
-        """(H, V): the token after each hypothesis. `clips_H` says whose hypothesis a row is.
+        """Return the scores (H, V) of the token after each hypothesis. `clips_H` says whose hypothesis a row is.
 
-        Row h is row parents_H[h] of the previous call and one token more, so that states can be kept; None begins anew.
+        Row h is row parents_H[h] of the previous call and one token more, so that states can be kept; None: begin.
         """
 
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
-        """(H, L, V): at position l the token after ids_HL[:, : l + 1]."""
+        """Return the scores (H, L, V): at position l those of the token after ids_HL[:, : l + 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
     method: str = "attention_rescoring"
     beam: int = 10
-    """Hypotheses kept; 1 is greedy."""
+    """hypotheses kept; 1 is greedy"""
     ctc_weight: float = 0.5
-    """Of the CTC score beside the attention score when rescoring."""
+    """of the CTC score beside the attention score when rescoring"""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -72,13 +72,13 @@ class SearchSettings:
 def decode_batch(
     scorer: Scorer, tokenizer: Tokenizer, grammar: Grammar, settings: SearchSettings | None = None
 ) -> list[Recognition]:
-    """What every clip of the batch says, best hypothesis each. CTC methods give text and events, no attributes."""
+    """Return the best hypothesis of every clip of the batch. CTC methods give text and events, no attributes."""
     settings = settings or SearchSettings()
     return [parse(best[0].ids, tokenizer, best[0].score) for best in search(scorer, grammar, settings)]
 
 
 def search(scorer: Scorer, grammar: Grammar, settings: SearchSettings) -> list[list[Hypothesis]]:
-    """Hypotheses of every clip, best first, never none; the decoder's have the prompt in front and <eot> behind.
+    """Return the hypotheses of every clip, best first, never none; the decoder's have prompt and <eot> around them.
 
     A task without a transcript has nothing to rescore: it is answered by the attention beam.
     """
@@ -94,7 +94,7 @@ def search(scorer: Scorer, grammar: Grammar, settings: SearchSettings) -> list[l
 
 
 def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> list[int]:
-    """The best token of every frame, repeats merged, blanks dropped. Logits or log-probabilities.
+    """Return the best token of every frame, repeats merged, blanks dropped. Logits or log-probabilities.
 
     `allowed_V` bool: what may be emitted; the default is everything.
     """
@@ -107,7 +107,7 @@ def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> li
 
 
 def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray | None = None) -> list[Hypothesis]:
-    """The most likely label sequences, each summed over its alignments, best first.
+    """Return the most likely label sequences, each summed over its alignments, best first.
 
     Every frame offers its `beam` best tokens, and `beam` prefixes survive it; with a beam as large as the number of
     prefixes the scores are exact.
@@ -142,7 +142,7 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
 
 
 def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hypothesis]]:
-    """The most likely answers of the decoder under the grammar, per clip, best first; beam 1 is greedy.
+    """Return the most likely answers of the decoder under the grammar, per clip, best first; beam 1 is greedy.
 
     An answer has at most as many tokens of content as the clip has encoder frames (CTC could not spell more either).
     A clip is done when no open hypothesis can overtake its best finished one: log-probabilities only fall.
@@ -184,7 +184,7 @@ def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hyp
 def attention_rescoring(
     scorer: Scorer, grammar: Grammar, nbest: Sequence[Sequence[Hypothesis]], ctc_weight: float
 ) -> list[list[Hypothesis]]:
-    """CTC's hypotheses of every clip in the order of decoder score + ctc_weight * CTC score, with attributes filled in.
+    """Return CTC's hypotheses of every clip by decoder score + ctc_weight * CTC score, with attributes filled in.
 
     Attributes that come before the text are decoded greedily first and are the same for all of a clip's hypotheses;
     those behind it are decoded for the best hypothesis only. Their own probability is in no score.
@@ -234,7 +234,7 @@ def _rescore_clip(
 def _extend(
     scorer: Scorer, clips: Sequence[int], prefixes: Sequence[tuple[int, ...]], next_mask: _NextMask
 ) -> list[tuple[int, ...]]:
-    """Prefixes of one length, each extended with the best allowed token until its mask is None."""
+    """Return prefixes of one length, each extended with the best allowed token until its mask is None."""
     done = list(prefixes)
     parents_H = None
     while (masks := [next_mask(ids) for ids in done]) and masks[0] is not None:
@@ -256,7 +256,7 @@ def _greedy_hypothesis(log_probs_SV: np.ndarray, allowed_V: np.ndarray) -> Hypot
 
 
 def _best_tokens(log_probs_V: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the `count` highest scores that are possible at all, in no order."""
+    """Return the ids of the `count` highest scores that are possible at all, in no order."""
     if count < len(log_probs_V):
         best = np.argpartition(-log_probs_V, count - 1)[:count]
     else:

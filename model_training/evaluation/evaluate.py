@@ -176,7 +176,7 @@ def evaluate(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
-    learnt: Mapping[str, Collection[str]] | None = None,
+    known_labels: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
     """Return the scores of every set at every group (None: all of the model's) and method.
@@ -187,10 +187,10 @@ def evaluate(
     """
     from model_training.decoding.scorer import ModelScorer
 
-    groups = tuple(model.groups if groups is None else groups)
+    groups = tuple(model.sizes if groups is None else groups)
     for group in groups:
-        if group not in model.groups:
-            known = ", ".join(map(str, model.groups))
+        if group not in model.sizes:
+            known = ", ".join(map(str, model.sizes))
             raise UserError(f"group {group} is not in this model: it has {known} (numbers of routed experts)")
     training = model.training
     model.eval()
@@ -207,7 +207,7 @@ def evaluate(
             order=order,
             beam=beam,
             ctc_weight=ctc_weight,
-            learnt=learnt,
+            known_labels=known_labels,
             on_recognition=on_recognition,
         )
     finally:
@@ -227,14 +227,14 @@ def evaluate_scorers(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
-    learnt: Mapping[str, Collection[str]] | None = None,
+    known_labels: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
     """Return what `evaluate` does, for whatever can score.
 
     `make_scorer(batch, group)` encodes one batch, for example with an exported model.
     """
-    grammar = Grammar(tokenizer, task=task, order=order, learnt=learnt)
+    grammar = Grammar(tokenizer, task=task, order=order, known_labels=known_labels)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
     results: list[Result] = []
     unusable: dict[str, list[tuple[str, str]]] = {}

@@ -34,7 +34,7 @@ class LoadedModel:
     settings: Settings
     path: Path
     step: int
-    learnt: dict[str, list[str]] | None = None
+    known_labels: dict[str, list[str]] | None = None
     """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older
     checkpoint.
     """

@@ -79,7 +79,7 @@ def _scorer(onnx: OnnxModel | None, pruned: SpeechModel, cmvn: Cmvn, pcm: np.nda
     lengths_B = np.array([features_BF80.shape[1]])
     if onnx is not None:
         return OnnxScorer(onnx, features_BF80, lengths_B)
-    return ModelScorer(pruned, torch.from_numpy(features_BF80), torch.from_numpy(lengths_B), pruned.groups[0])
+    return ModelScorer(pruned, torch.from_numpy(features_BF80), torch.from_numpy(lengths_B), pruned.sizes[0])
 
 
 def _token_ms(scorer: Scorer) -> float:
@@ -96,12 +96,13 @@ def _token_ms(scorer: Scorer) -> float:
 def render(
     record: Mapping[str, Any], full: Mapping[str, int], speed: Speed | None, evaluation: Evaluation | None
 ) -> str:
-    """The card as Markdown. `record` is config.json, `full` the parameter counts of the largest group."""
-    group, format = record["group"], record["format"]
+    """Return the card as Markdown. `record` is config.json, `full` the parameter counts of the largest size."""
+    n_experts, format = record["group"], record["format"]
     moe = record["model"]["moe"]
-    kind = f"N = {group} routed experts, K = {moe['top_k']} for a frame, {moe['shared']} shared" if group else "dense"
+    size = f"N = {n_experts}" if n_experts else "dense"
+    kind = f"{size} routed experts, K = {moe['top_k']} for a frame, {moe['shared']} shared" if n_experts else size
     parts = [
-        f"# Speech perception model, {f'N = {group}' if group else 'dense'}, {format}",
+        f"# Speech perception model, {size}, {format}",
         f"Transcribes speech and says its language, age, gender, emotion and sound events. A Conformer with CTC and an "
         f"attention decoder; {kind}. {_USE[format]}",
         "## Size",
@@ -146,10 +147,10 @@ def _speed(speed: Speed | None) -> str:
 def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
     if evaluation is None:
         return "Not evaluated when this was exported."
-    groups = sorted(evaluation.groups)
-    head = ["test set", "decoding", *(f"N = {g}" if g else "dense" for g in groups)]
+    sizes = sorted(evaluation.groups)
+    head = ["test set", "decoding", *(f"N = {g}" if g else "dense" for g in sizes)]
     rows = [
-        [name, method, *(_rate(evaluation, name, group, method) for group in groups)]
+        [name, method, *(_rate(evaluation, name, size, method) for size in sizes)]
         for name in evaluation.sets
         for method in evaluation.methods
     ]
@@ -159,13 +160,13 @@ def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
     )
     if record["format"] == "onnx-int8":
         note += " This folder holds 8-bit weights: evaluate it on your own audio as well."
-    if record["group"] not in groups:
+    if record["group"] not in sizes:
         note += f" N = {record['group']}, the size of this folder, was not evaluated."
     return f"{note}\n\n{table}"
 
 
-def _rate(evaluation: Evaluation, name: str, group: int, method: str) -> str:
-    scores = evaluation.scores(name, group, method)
+def _rate(evaluation: Evaluation, name: str, n_experts: int, method: str) -> str:
+    scores = evaluation.scores(name, n_experts, method)
     rate: ErrorRate | None = None if scores is None else scores.characters
     if rate is None or rate.percent is None:
         return "–"

@@ -1,6 +1,6 @@
 """A checkpoint as folders that can be used on their own, one for each size.
 
-    checkpoint ──load_model──> SpeechModel ──pruned(group)──┬── safetensors ──> model.safetensors
+    checkpoint ──load_model──> SpeechModel ──pruned(N)──────┬── safetensors ──> model.safetensors
                                                             └── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
     OUT/  the model  tokenizer.json  cmvn.json  config.json  README.md (card)          OUT/n3, OUT/n7, ... for all
 
@@ -43,7 +43,7 @@ class Exported:
     """A folder that was written."""
 
     folder: Path
-    group: int
+    n_experts: int
     format: str
     bytes: int
     """Of all files."""
@@ -56,7 +56,7 @@ class Exported:
 
 def export(
     path: str | Path,
-    group: int | str = ALL,
+    n_experts: int | str = ALL,
     format: str = "onnx",
     out: str | Path = "exported",
     *,
@@ -71,7 +71,7 @@ def export(
 
     Args:
         path: a checkpoint, or a training run, whose newest is taken.
-        group: routed experts N, 0 for a dense model, or "all".
+        n_experts: routed experts N, 0 for a dense model, or "all".
         format: safetensors | onnx | onnx-int8.
         out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
         ema: the checkpoint's moving average of the weights.
@@ -80,24 +80,23 @@ def export(
         measure: time the result on this machine, for the card.
 
     Raises:
-        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a group or format that does not exist;
-        `out` holds
-            something else or cannot be made.
+        UserError: no checkpoint, or a damaged one; both `ema` and `average`; a size or format that does not exist;
+            `out` holds something else or cannot be made.
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
     measured = None if evaluation is None else from_json(_read(Path(evaluation)))
     loaded = load_model(str(path), average=average, ema=ema)
-    groups = _groups(loaded.model, group)
-    folders = [Path(out) / _name(one) for one in groups] if group == ALL else [Path(out)]
+    sizes = _sizes(loaded.model, n_experts)
+    folders = [Path(out) / _name(size) for size in sizes] if n_experts == ALL else [Path(out)]
     for folder in folders:
         _refuse_foreign(folder)
     origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
-    largest = loaded.model.parameter_counts(max(loaded.model.groups))
+    largest = loaded.model.parameter_counts(max(loaded.model.sizes))
     done = []
-    for one, folder in zip(groups, folders, strict=True):
-        pruned = loaded.model.pruned(one)
-        counts = pruned.parameter_counts(one)
+    for size, folder in zip(sizes, folders, strict=True):
+        pruned = loaded.model.pruned(size)
+        counts = pruned.parameter_counts(size)
         scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
         shutil.rmtree(scratch, ignore_errors=True)
         try:
@@ -119,12 +118,11 @@ def export(
             _replace(scratch, folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
-        size = sum(file.stat().st_size for file in folder.iterdir())
         exported = Exported(
             folder=folder,
-            group=one,
+            n_experts=size,
             format=format,
-            bytes=size,
+            bytes=sum(file.stat().st_size for file in folder.iterdir()),
             parameters=counts["total"],
             active=counts["active"],
             rtf=None if speed is None else speed.rtf,
@@ -136,7 +134,7 @@ def export(
 
 
 def load(folder: str | Path) -> tuple[SpeechModel, ExportFolder]:
-    """The model of a safetensors export, in eval mode on the CPU, and what belongs to it.
+    """Return the model of a safetensors export, in eval mode on the CPU, and what belongs to it.
 
     Raises:
         UserError: not a whole safetensors export.
@@ -154,17 +152,17 @@ def load(folder: str | Path) -> tuple[SpeechModel, ExportFolder]:
     return model.eval(), found
 
 
-def _groups(model: SpeechModel, group: int | str) -> tuple[int, ...]:
-    if group == ALL:
-        return model.groups
-    if group not in model.groups:
-        known = ", ".join(map(str, model.groups))
-        raise UserError(f"group {group} is not in this model: choose from {known} (routed experts), or all")
-    return (int(group),)
+def _sizes(model: SpeechModel, n_experts: int | str) -> tuple[int, ...]:
+    if n_experts == ALL:
+        return model.sizes
+    if n_experts not in model.sizes:
+        known = ", ".join(map(str, model.sizes))
+        raise UserError(f"group {n_experts} is not in this model: choose from {known} (routed experts), or all")
+    return (int(n_experts),)
 
 
-def _name(group: int) -> str:
-    return f"n{group}" if group else "dense"
+def _name(n_experts: int) -> str:
+    return f"n{n_experts}" if n_experts else "dense"
 
 
 def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes: int) -> None:
@@ -185,20 +183,20 @@ def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes:
 def _record(
     loaded: LoadedModel, pruned: SpeechModel, format: str, origin: str, counts: dict[str, int], folder: Path
 ) -> dict[str, Any]:
-    """What config.json holds: all that a reader of the folder needs to know."""
+    """Return what config.json holds: all that a reader of the folder needs to know."""
     data = loaded.settings.data
     files = sorted(file for file in folder.iterdir() if file.name != CONFIG)
     return {
         "schema_version": SCHEMA_VERSION,
         "format": format,
-        "group": pruned.groups[0],
+        "group": pruned.sizes[0],
         "step": loaded.step,
         "weights": origin,
         "model": asdict(pruned.settings),
         "vocabulary": pruned.vocabulary,
         "tokenizer": loaded.tokenizer.fingerprint,
         "task_order": data.task_order,
-        "learnt": loaded.learnt,
+        "learnt": loaded.known_labels,
         "tasks": loaded.tasks,
         "max_frames": data.max_clip_frames,
         "parameters": counts,
@@ -234,6 +232,7 @@ def _read(path: Path) -> bytes:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `python -m model_training export`."""
     parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint's folder, or a training run (its newest)")
     parser.add_argument("--group", default=ALL, metavar="N", help="routed experts, or all (default: all)")
     parser.add_argument("--format", default="onnx", help=f"{' | '.join(FORMATS)} (default: %(default)s)")
@@ -245,11 +244,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
-    group = options.group
-    if group != ALL:
-        if not re.fullmatch(r"\d+", group):
-            raise UserError(f"--group {group}: give a number of routed experts, or all")
-        group = int(group)
+    """Export as the options say, a line for each folder, and return the exit code."""
+    n_experts = options.group
+    if n_experts != ALL:
+        if not re.fullmatch(r"\d+", n_experts):
+            raise UserError(f"--group {n_experts}: give a number of routed experts, or all")
+        n_experts = int(n_experts)
     if options.average < 1:
         raise UserError(f"--average {options.average}: must be at least 1")
 
@@ -263,7 +263,7 @@ def main(options: argparse.Namespace) -> int:
 
     export(
         options.checkpoint,
-        group,
+        n_experts,
         options.format,
         options.out,
         ema=options.ema,

@@ -26,7 +26,9 @@ from torch import Tensor, nn
 
 from model_training.model.conformer import sinusoids
 from model_training.model.decoder import Layer
-from model_training.model.moe import ElasticMoE, FeedForward, Routing
+from model_training.model.experts import FeedForward
+from model_training.model.moe import ElasticMoE
+from model_training.model.router import Routing
 from model_training.model.speech_model import SpeechModel
 
 
@@ -41,7 +43,7 @@ class EncoderGraph(nn.Module):
         self.model = model
 
     def forward(self, features_BF80: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        encoded_BSD, lengths_B = self.model.encode(features_BF80, lengths_B, self.model.groups[0])
+        encoded_BSD, lengths_B = self.model.encode(features_BF80, lengths_B, self.model.sizes[0])
         return encoded_BSD, lengths_B, self.model.ctc_logits(encoded_BSD).log_softmax(-1)
 
 
@@ -91,9 +93,9 @@ class DecoderGraph(nn.Module):
 
 
 def traceable(model: SpeechModel) -> SpeechModel:
-    """A copy of a pruned model whose feed-forward blocks trace into ONNX. It shares no weight with the model."""
-    if len(model.groups) != 1:
-        raise ValueError("prune the model first: a graph holds one group")
+    """Return a copy of a pruned model whose feed-forward blocks trace into ONNX. It shares no weight with the model."""
+    if len(model.sizes) != 1:
+        raise ValueError("prune the model first: a graph holds one size")
     model = copy.deepcopy(model).eval()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
@@ -151,8 +153,11 @@ class _Experts(nn.Module):
 
 
 class Every(_Experts):
-    """N = K: all experts over all rows, weighted by their gates. One at a time, because its hidden layer then stays in
-    the processor's cache: scaling the hidden layer of one wide block took 9 % longer."""
+    """N = K: all experts over all rows, weighted by their gates.
+
+    One at a time, because its hidden layer then stays in the processor's cache: scaling the hidden layer of one wide
+    block took 9 % longer.
+    """
 
     def routed(self, x_TD: Tensor, logits_TN: Tensor) -> Tensor:
         gates_TN = logits_TN.softmax(-1)  # over all or over the chosen is the same here
@@ -231,7 +236,7 @@ class _ByExpert(torch.autograd.Function):
 
 
 def _turned(weight: Tensor) -> nn.Parameter:
-    """Inputs before outputs, as the products of a graph have it: the quantiser would otherwise turn it itself."""
+    """Return inputs before outputs, as a graph's products have it: the quantiser would otherwise turn it itself."""
     return _frozen(weight.t().contiguous())
 
 

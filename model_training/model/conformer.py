@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_training.config import ModelSettings
-from model_training.model.moe import ElasticMoE, FeedForward, Routing
+from model_training.model.experts import FeedForward
+from model_training.model.moe import ElasticMoE
+from model_training.model.router import Routing
 
 BINS = 80
 MIN_FRAMES = 7  # feature frames that give one encoder frame
@@ -28,12 +30,12 @@ MakeFFN = Callable[[str], nn.Module]
 
 
 def subsampled(lengths: Tensor) -> Tensor:
-    """Encoder frames of feature frames: those whose receptive field of 7 lies inside."""
+    """Return the encoder frames of so many feature frames: those whose receptive field of 7 lies inside."""
     return torch.clamp(((lengths - 1) // 2 - 1) // 2, min=0)
 
 
 class Subsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2: 10 ms frames to 40 ms frames."""
+    """Two 3x3 convolutions of stride 2, from frames of 10 ms to frames of 40 ms."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -44,7 +46,7 @@ class Subsampling(nn.Module):
 
     def forward(self, features_BF80: Tensor) -> Tensor:
         # These strides mean channels last: otherwise a CPU spends half of the convolutions' time on laying their inputs
-        # out anew
+        # out again
         x_BDSW = self.convolutions(features_BF80.unsqueeze(-1).permute(0, 3, 1, 2))
         return self.out(x_BDSW.transpose(1, 2).flatten(2))
 
@@ -64,7 +66,12 @@ class RelativeAttention(nn.Module):
         self.position_bias_HW = nn.Parameter(torch.zeros(heads, self.width))
 
     def forward(self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor) -> Tensor:
-        """positions_RD: encodings of the distances S-1 ... -(S-1). mask_BSS (or B1S): true where a frame may look."""
+        """Return what every frame gathers from the others (B, S, D).
+
+        Args:
+            positions_RD: encodings of the distances S-1 ... -(S-1).
+            mask_BSS: true where a frame may look; B1S will do.
+        """
         B, S, _ = x_BSD.shape
         query_BSHW, key_BSHW, value_BSHW = (
             part(x_BSD).view(B, S, self.heads, self.width) for part in (self.query, self.key, self.value)
@@ -86,19 +93,20 @@ class RelativeAttention(nn.Module):
 
 
 def _shift(scores_BHSR: Tensor) -> Tensor:
-    """Scores by distance, R = 2S - 1, to scores by frame, S: row i keeps the distances i ... i - S + 1."""
+    """Turn scores by distance, R = 2S - 1, into scores by frame, S: row i keeps the distances i ... i - S + 1."""
     B, H, S, R = scores_BHSR.shape
     padded = F.pad(scores_BHSR, (1, 0)).view(B, H, R + 1, S)[:, :, 1:]
     return padded.reshape(B, H, S, R)[..., :S]
 
 
 def relative_positions(length: int | Tensor, d_model: int, like: Tensor) -> Tensor:
-    """Sinusoids of the distances length-1 ... -(length-1), (2 length - 1, D), float32."""
+    """Return the sinusoids of the distances length-1 ... -(length-1): (2 length - 1, D), float32."""
     distance = torch.arange(length - 1, -length, -1, device=like.device, dtype=torch.float32)  # type: ignore[arg-type]
     return sinusoids(distance, d_model)
 
 
 def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
+    """Return sine and cosine of every position at D/2 frequencies, interleaved: (P, D), float32."""
     frequency = torch.exp(
         torch.arange(0, d_model, 2, device=position_P.device).float() * (-math.log(10_000.0) / d_model)
     )
@@ -107,8 +115,9 @@ def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise, depthwise over time; LayerNorm, since BatchNorm's statistics would tie the clips of a batch
-    together.
+    """Gated pointwise convolution, then depthwise over time.
+
+    LayerNorm, since BatchNorm's statistics would tie the clips of a batch together.
     """
 
     def __init__(self, d_model: int, kernel: int, causal: bool) -> None:
@@ -126,6 +135,8 @@ class ConvolutionModule(nn.Module):
 
 
 class Block(nn.Module):
+    """One Conformer block: half a feed-forward, attention, convolution, half a feed-forward, norm."""
+
     def __init__(self, settings: ModelSettings, first_ffn: nn.Module, second_ffn: nn.Module) -> None:
         super().__init__()
         d_model = settings.d_model
@@ -147,8 +158,12 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sub-sampling and blocks. `make_ffn(name)` gives a routed block, `make_dense(name)` a plain one; `place` says
-    where.
+    """Sub-sampling and blocks.
+
+    Args:
+        make_ffn, make_dense: make a routed and a plain feed-forward block of a name.
+        place: which feed-forward blocks are routed, as `model.moe.ffn` says it.
+        name: the beginning of the blocks' names.
     """
 
     def __init__(
@@ -168,7 +183,7 @@ class Encoder(nn.Module):
     def forward(
         self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, taps: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """features (B, F, 80) normalised; lengths in feature frames.
+        """Encode normalised features (B, F, 80), whose lengths are in feature frames.
 
         Returns: encoded (B, S, D); lengths in encoder frames; encodings after the blocks that `taps` counts.
         """
@@ -192,14 +207,12 @@ class Encoder(nn.Module):
 
 
 def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:
-    """Makers of the routed and of the plain feed-forward block."""
-    moe = settings.moe
-    width = moe.expert_width or settings.d_ff * 8 // (moe.shared + moe.experts[-1])
+    """Return what makes a routed feed-forward block by its name, and what makes a plain one."""
 
     def dense(name: str) -> nn.Module:
         return FeedForward(settings.d_model, settings.d_ff, settings.dropout)
 
     def routed(name: str) -> nn.Module:
-        return ElasticMoE(name, settings.d_model, width, moe, settings.dropout)
+        return ElasticMoE(name, settings.d_model, settings.expert_width(), settings.moe, settings.dropout)
 
-    return (dense if moe.ffn == "none" else routed), dense
+    return (dense if settings.moe.ffn == "none" else routed), dense

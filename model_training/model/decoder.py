@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from model_training.config import ModelSettings
 from model_training.model.conformer import MakeFFN, sinusoids
-from model_training.model.moe import Routing
+from model_training.model.router import Routing
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Cache:
         return self.own[0][0].shape[2] if self.own else 0
 
     def pick(self, rows_B: Tensor) -> Cache:
-        """The same rows in another order, once or more often: what a beam does."""
+        """Return the same rows in another order, once or more often: what a beam does."""
         return Cache(
             [(key[rows_B], value[rows_B]) for key, value in self.own],
             [(key[rows_B], value[rows_B]) for key, value in self.encoder],
@@ -43,6 +43,8 @@ class Cache:
 
 
 class Attention(nn.Module):
+    """Attention whose keys and values are computed apart, so that they can be kept."""
+
     def __init__(self, d_model: int, heads: int, dropout: float) -> None:
         super().__init__()
         self.heads, self.dropout = heads, dropout
@@ -51,16 +53,18 @@ class Attention(nn.Module):
         self.value = nn.Linear(d_model, d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def split(self, x_BLD: Tensor) -> Tensor:
+    def heads_apart(self, x_BLD: Tensor) -> Tensor:
+        """Return (B, L, D) as (B, H, L, W)."""
         return x_BLD.view(x_BLD.shape[0], x_BLD.shape[1], self.heads, -1).transpose(1, 2)
 
     def keys(self, x_BLD: Tensor) -> tuple[Tensor, Tensor]:
-        return self.split(self.key(x_BLD)), self.split(self.value(x_BLD))
+        """Return keys and values of what can be looked at, (B, H, L, W) each."""
+        return self.heads_apart(self.key(x_BLD)), self.heads_apart(self.value(x_BLD))
 
     def forward(self, x_BLD: Tensor, key_BHSW: Tensor, value_BHSW: Tensor, mask: Tensor | None) -> Tensor:
-        """mask: true where a token may look, broadcast to (B, H, L, S)."""
+        """Return what every token gathers (B, L, D). `mask`: true where it may look, broadcast to (B, H, L, S)."""
         attended_BHLW = F.scaled_dot_product_attention(
-            self.split(self.query(x_BLD)),
+            self.heads_apart(self.query(x_BLD)),
             key_BHSW,
             value_BHSW,
             attn_mask=mask,
@@ -70,6 +74,8 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
+    """What one layer of the decoder holds; `Decoder.forward` computes it."""
+
     def __init__(self, settings: ModelSettings, ffn: nn.Module) -> None:
         super().__init__()
         self.own = Attention(settings.d_model, settings.heads, settings.dropout)
@@ -80,6 +86,8 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
+    """Embedding, layers and output of the attention decoder."""
+
     def __init__(self, settings: ModelSettings, vocabulary: int, make_ffn: MakeFFN, name: str) -> None:
         super().__init__()
         self.d_model = settings.d_model
@@ -102,7 +110,7 @@ class Decoder(nn.Module):
         lengths_B: Tensor | None = None,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Logits (B, L, V) of the token after each input.
+        """Return the logits (B, L, V) of the token after each input.
 
         Args:
             encoded_BSD: needed unless the cache holds the encoder's keys already.

@@ -10,7 +10,11 @@ from operators.errors import UserError
 
 
 def pick_device(name: str) -> torch.device:
-    """Of auto, cpu, cuda or cuda:1; under torchrun, cuda is the worker's own. Raises UserError."""
+    """Return the device of a name: auto, cpu, cuda or cuda:1; under torchrun, cuda is the worker's own.
+
+    Raises:
+        UserError: there is no such device.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda"):
@@ -27,7 +31,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """bfloat16 where it is asked for, or where `auto` finds the hardware for it."""
+    """Return bfloat16 where it is asked for, or where `auto` finds the hardware for it; None is float32."""
     if precision == "auto":
         if device.type == "cuda":
             precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"

@@ -4,7 +4,10 @@ blocks.
     features_BF80 ──Encoder──> encoded_BSD ──┬── CTC head ──────────────> ctc logits_BSV    text and events
                                              └── Decoder (+ inputs_BL) ──> logits_BLV        attributes, text, events
 
-A `group` is the number of routed experts in use, N, one of `model.groups`; a dense model has the one group 0.
+`n_experts` is the number of routed experts in use, N, one of `model.sizes`; a dense model has the one size 0. `tier` is
+the place of a size among them.
+
+Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, L tokens, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from torch import Tensor, nn
 from model_training.config import ModelSettings
 from model_training.model.conformer import Encoder, make_ffns
 from model_training.model.decoder import Cache, Decoder
-from model_training.model.moe import ElasticMoE, Experts, Routing
+from model_training.model.experts import Experts
+from model_training.model.moe import ElasticMoE
+from model_training.model.router import Routing
 from operators.errors import UserError
 
 
@@ -35,7 +40,8 @@ class Outputs:
 
 
 class SpeechModel(nn.Module):
-    """
+    """The whole model, which works at any of its sizes.
+
     Args:
         settings: sizes; also what a checkpoint keeps.
         vocabulary: V, blank included.
@@ -45,7 +51,8 @@ class SpeechModel(nn.Module):
         super().__init__()
         self.settings, self.vocabulary = settings, vocabulary
         moe = settings.moe
-        self.groups = (0,) if moe.ffn == "none" else tuple(moe.experts)
+        self.sizes = (0,) if moe.ffn == "none" else tuple(moe.experts)
+        """Numbers of routed experts that a pass can use, N of each nested group."""
         make_ffn, make_dense = make_ffns(settings)
         self.encoder = Encoder(settings, settings.encoder_layers, make_ffn, make_dense, moe.ffn, "encoder")
         self.ctc = nn.Linear(settings.d_model, vocabulary)
@@ -63,95 +70,112 @@ class SpeechModel(nn.Module):
             self.embedding_ctc = nn.Linear(settings.d_model, vocabulary)
 
     def forward(
-        self, features_BF80: Tensor, lengths_B: Tensor, inputs_BL: Tensor, input_lengths_B: Tensor, group: int
+        self, features_BF80: Tensor, lengths_B: Tensor, inputs_BL: Tensor, input_lengths_B: Tensor, n_experts: int
     ) -> Outputs:
-        """One training pass: all heads, of features (B, F, 80) and decoder inputs (B, L)."""
-        routing = self.routing(group)
-        embedding_logits = self._embed(features_BF80, lengths_B, routing)
+        """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L)."""
+        routing = self.routing(n_experts)
+        embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing)
         depths = len(self.extra_decoders) + 1
         taps = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
-        encoded, encoded_lengths, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
+        encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
         routing.embedding_BTD = None if routing.embedding_BTD is None else self._no_embedding(inputs_BL)
-        logits = self.decoder(encoded, encoded_lengths, inputs_BL, routing, lengths_B=input_lengths_B)
-        extra = [
-            decoder(tap, encoded_lengths, inputs_BL, routing, lengths_B=input_lengths_B)
-            for decoder, tap in zip(self.extra_decoders, tapped)
+        logits_BLV = self.decoder(encoded_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
+        extra_logits = [
+            decoder(tap_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
+            for decoder, tap_BSD in zip(self.extra_decoders, tapped)
         ]
-        return Outputs(encoded_lengths, self.ctc(encoded), logits, extra, embedding_logits, routing)
+        ctc_logits_BSV = self.ctc(encoded_BSD)
+        return Outputs(encoded_lengths_B, ctc_logits_BSV, logits_BLV, extra_logits, embedding_logits_BSV, routing)
 
-    def encode(self, features_BF80: Tensor, lengths_B: Tensor, group: int) -> tuple[Tensor, Tensor]:
-        """Features (B, F, 80), lengths in feature frames -> encoded (B, S, D), lengths in encoder frames (40 ms)."""
-        routing = self.routing(group)
+    def encode(self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
+        """Return the encoding (B, S, D) of features (B, F, 80), and its lengths in frames of 40 ms."""
+        routing = self.routing(n_experts)
         self._embed(features_BF80, lengths_B, routing)
-        encoded, encoded_lengths, _ = self.encoder(features_BF80, lengths_B, routing)
-        return encoded, encoded_lengths
+        encoded_BSD, encoded_lengths_B, _ = self.encoder(features_BF80, lengths_B, routing)
+        return encoded_BSD, encoded_lengths_B
 
     def ctc_logits(self, encoded_BSD: Tensor) -> Tensor:
+        """Return CTC's logits (B, S, V) of an encoding."""
         return self.ctc(encoded_BSD)
 
     def decode(
-        self, encoded_BSD: Tensor | None, lengths_B: Tensor, inputs_BL: Tensor, group: int, cache: Cache | None = None
+        self,
+        encoded_BSD: Tensor | None,
+        lengths_B: Tensor,
+        inputs_BL: Tensor,
+        n_experts: int,
+        cache: Cache | None = None,
     ) -> Tensor:
-        """Logits (B, L, V) after each of the inputs (B, L); with a cache, of the new inputs only."""
-        routing = self.routing(group)
+        """Return the logits (B, L, V) after each of the inputs (B, L); with a cache, of the new inputs only."""
+        routing = self.routing(n_experts)
         if self.embedding_network is not None:
             routing.embedding_BTD = self._no_embedding(inputs_BL)
         return self.decoder(encoded_BSD, lengths_B, inputs_BL, routing, cache=cache)
 
-    def routing(self, group: int) -> Routing:
-        if group not in self.groups:
-            known = ", ".join(map(str, self.groups))
-            raise UserError(f"group {group} is not in this model: it has {known} (numbers of routed experts)")
-        return Routing(self.groups.index(group))
+    def routing(self, n_experts: int) -> Routing:
+        """Return the routing of a pass with so many routed experts.
+
+        Raises:
+            UserError: the model has no such size.
+        """
+        return Routing(self.tier(n_experts))
+
+    def tier(self, n_experts: int) -> int:
+        """Return the place of a size among the model's sizes. Raises UserError where it is none of them."""
+        if n_experts not in self.sizes:
+            known = ", ".join(map(str, self.sizes))
+            raise UserError(f"group {n_experts} is not in this model: it has {known} (numbers of routed experts)")
+        return self.sizes.index(n_experts)
 
     def moe_layers(self) -> list[ElasticMoE]:
+        """Return every elastic layer, in the order of the modules."""
         return [module for module in self.modules() if isinstance(module, ElasticMoE)]
 
-    def active_parameters(self, group: int) -> list[tuple[str, nn.Parameter]]:
-        """Parameters that a pass with this group uses, by name, in a fixed order. The others must not change."""
-        index = self.groups.index(group)
+    def active_parameters(self, n_experts: int) -> list[tuple[str, nn.Parameter]]:
+        """Return the parameters that a pass of this size uses, by name, in a fixed order. No others may change."""
+        tier = self.tier(n_experts)
         idle = {
             id(parameter)
             for layer in self.moe_layers()
-            for part in (*layer.tiers[index + 1 :], *(r for number, r in enumerate(layer.routers) if number != index))
+            for part in (*layer.tiers[tier + 1 :], *(r for number, r in enumerate(layer.routers) if number != tier))
             for parameter in part.parameters()
         }
         return [(name, parameter) for name, parameter in self.named_parameters() if id(parameter) not in idle]
 
-    def parameter_counts(self, group: int) -> dict[str, int]:
-        """Of a deployed model of this group: `total` stored, and `active` for one frame (K of N experts). Without what
-        only training uses (intermediate decoders, the embedding network's CTC head)."""
+    def parameter_counts(self, n_experts: int) -> dict[str, int]:
+        """Return the parameters of a deployed model of this size: `total` stored, and `active` for one frame (K of N).
+
+        What only training uses (intermediate decoders, the embedding network's CTC head) does not count.
+        """
         total = sum(
             parameter.numel()
-            for name, parameter in self.active_parameters(group)
+            for name, parameter in self.active_parameters(n_experts)
             if not name.startswith(("extra_decoders", "embedding_ctc"))
         )
         idle = 0
         for layer in self.moe_layers():
             if not layer.name.startswith("extra_decoder"):
-                tier: Experts = layer.tiers[0]  # type: ignore[assignment]
-                one = sum(parameter[0].numel() for parameter in tier.parameters())
-                idle += one * (group - layer.top_k)
+                smallest: Experts = layer.tiers[0]  # type: ignore[assignment]
+                one = sum(parameter[0].numel() for parameter in smallest.parameters())
+                idle += one * (n_experts - layer.top_k)
         return {"total": total, "active": total - idle}
 
-    def pruned(self, group: int) -> SpeechModel:
-        """A model of its own with the shared experts, the group's experts and its router, and nothing else: what is
-        deployed.
+    def pruned(self, n_experts: int) -> SpeechModel:
+        """Return a model of one size, which is what is deployed.
+
+        It has the shared experts, the group's experts and its router, and nothing else.
         """
-        self.routing(group)
+        tier = self.tier(n_experts)
         settings = replace(self.settings, extra_decoders=0)
-        if group:
-            moe = self.settings.moe
-            width = moe.expert_width or self.settings.d_ff * 8 // (moe.shared + moe.experts[-1])
-            settings = replace(
-                settings, moe=replace(moe, experts=[group], expert_width=width, group_weights=[], dispatch="auto")
-            )
+        if n_experts:
+            width = self.settings.expert_width()
+            moe = replace(self.settings.moe, experts=[n_experts], expert_width=width, group_weights=[], dispatch="auto")
+            settings = replace(settings, moe=moe)
         small = SpeechModel(settings, self.vocabulary)
-        small.load_state_dict(self._pruned_state(group))
+        small.load_state_dict(self._pruned_state(tier))
         return small.train(self.training)
 
-    def _pruned_state(self, group: int) -> dict[str, Tensor]:
-        index = self.groups.index(group)
+    def _pruned_state(self, tier: int) -> dict[str, Tensor]:
         layers = {name: module for name, module in self.named_modules() if isinstance(module, ElasticMoE)}
         state = {
             name: tensor
@@ -163,11 +187,11 @@ class SpeechModel(nn.Module):
                 continue
             if layer.shared is not None:
                 state |= {f"{name}.shared.{key}": tensor for key, tensor in layer.shared.state_dict().items()}
-            tiers = [tier.state_dict() for tier in layer.active_tiers(index)]
-            state |= {f"{name}.tiers.0.{key}": torch.cat([tier[key] for tier in tiers]) for key in tiers[0]}
-            state[f"{name}.routers.0.weight"] = cast(Tensor, layer.routers[index].weight).detach()
-            if self.settings.moe.balance == "bias":
-                state[f"{name}.selection_bias_0"] = getattr(layer, f"selection_bias_{index}")
+            stacks = [stack.state_dict() for stack in layer.active_tiers(tier)]
+            state |= {f"{name}.tiers.0.{key}": torch.cat([stack[key] for stack in stacks]) for key in stacks[0]}
+            state[f"{name}.routers.0.weight"] = cast(Tensor, layer.routers[tier].weight).detach()
+            if (bias_N := layer.selection_bias(tier)) is not None:
+                state[f"{name}.selection_bias_0"] = bias_N
         return state
 
     def _embed(self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing) -> Tensor | None:

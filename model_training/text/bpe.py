@@ -20,8 +20,9 @@ _RAREST = 2
 
 
 def learn_merges(words: Mapping[tuple[str, ...], int], count: int) -> list[Merge]:
-    """Merges that make `count` new pieces, fewer when no pair is left that occurs twice. `words` maps symbols to
-    occurrences.
+    """Return the merges that make `count` new pieces, fewer when no pair is left that occurs twice.
+
+    `words` maps symbols to occurrences.
     """
     names = sorted({symbol for word in words for symbol in word})
     number = {name: index for index, name in enumerate(names)}
@@ -70,7 +71,7 @@ def learn_merges(words: Mapping[tuple[str, ...], int], count: int) -> list[Merge
 
 
 def split_word(symbols: Sequence[str], rank: Mapping[Merge, int]) -> list[str]:
-    """The pieces of a word: of its neighbours, always the pair that was learnt first is joined, from the left."""
+    """Return the pieces of a word: always the pair whose merge is the earliest is joined, from the left."""
     pieces = list(symbols)
     while len(pieces) > 1:
         ranked = [(rank[pair], place) for place, pair in enumerate(pairwise(pieces)) if pair in rank]

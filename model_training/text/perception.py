@@ -5,9 +5,9 @@
                   ──ctc──>           text <event:…>
     decoder's ids ──parse──> Recognition            Grammar.allowed_next(ids) ──> mask over the vocabulary
 
-Nothing is guessed: an attribute nobody knows is fed as its `unk` token and is no target, so no default is ever learnt,
+Nothing is guessed: an attribute nobody knows is fed as its `unk` token and is no target, so no default is ever taught,
 and the grammar never lets `unk` out. Order and tasks are the scheme's (tokens.py). Sources: TouchASP section 3.3; OSUM,
-"ASR+X", for `text_first`; Whisper for the prompt that is fed but not learnt.
+"ASR+X", for `text_first`; Whisper for the prompt that is fed but no target.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Labels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """One clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where nothing is
-    learnt.
+    """One clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where
+    nothing is taught.
 
     `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `events_known` says that
     all events of the clip are in the targets; without it the absence of an event means nothing.
@@ -59,13 +59,13 @@ class Targets:
 
     @property
     def is_empty(self) -> bool:
-        """Is there nothing for CTC to learn: no text and no event?"""
+        """Say whether there is nothing for CTC to learn: no text and no event."""
         return not self.ctc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognition:
-    """What the model heard. None is "not asked"; `text` is in written form, without the events."""
+    """What the model recognised. None is "not asked"; `text` is in written form, without the events."""
 
     text: str = ""
     language: str | None = None
@@ -80,7 +80,7 @@ class Recognition:
 
 
 def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, order: Order | None = None) -> Targets:
-    """The ids to train on. `order` None is the scheme's. A label outside the scheme counts as unknown.
+    """Return the ids to train on. `order` None is the scheme's. A label outside the scheme counts as unknown.
 
     Events without a place in the text follow it. Where the transcript is unknown (no text, and events not known either)
     the end of the answer is no target, so the model does not learn that such clips are silent.
@@ -98,7 +98,7 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
     events_known = bool(inline) or (row.events is not None and None not in named)
     answered = bool(content) or events_known
 
-    # (token, is it learnt?) from <task> on, whose prediction is never asked for.
+    # (token, is it a target?) from <task> on, whose prediction is never asked for.
     sequence: list[tuple[int, bool]] = [(tokenizer.special_id("task", task), False)]
     if task == TRANSCRIBE:
         attributes = [_attribute(row, kind, tokenizer) for kind in ATTRIBUTES]
@@ -115,13 +115,13 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
     return Targets(
         ctc=content,
         inputs=[SOT, *(token for token, _ in sequence[:-1])],
-        targets=[token if learnt else NO_TARGET for token, learnt in sequence],
+        targets=[token if is_target else NO_TARGET for token, is_target in sequence],
         events_known=events_known,
     )
 
 
 def trainable_tasks(row: Labels, tokenizer: Tokenizer) -> tuple[str, ...]:
-    """The scheme's tasks that this clip has an answer for."""
+    """Return the scheme's tasks that this clip has an answer for."""
     return tuple(
         task
         for task in tokenizer.scheme.tasks
@@ -130,7 +130,7 @@ def trainable_tasks(row: Labels, tokenizer: Tokenizer) -> tuple[str, ...]:
 
 
 def parse(ids: Iterable[int], tokenizer: Tokenizer, score: float | None = None) -> Recognition:
-    """The recognition that a sequence of ids spells, in any order of attributes, with or without prompt and <eot>."""
+    """Return the recognition that ids spell, in any order of attributes, with or without prompt and <eot>."""
     ids = [token for token in ids if token not in (SOT, EOT) and not _is(token, "task", tokenizer)]
     labels = [label for token in ids if (label := tokenizer.label_of(token)) is not None]
     attributes = {kind: label for kind, label in reversed(labels) if kind in ATTRIBUTES}
@@ -147,7 +147,7 @@ class Grammar:
     """Which tokens may follow a prefix that starts with `prompt`. `unk` and blank never may.
 
     `given` fixes attributes that the caller knows, for example {"language": "yue"}: their slot then holds that one
-    label. `learnt` names the labels of each kind that the model was trained on. It answers with no others: an attribute
+    label. `known_labels` are those of each kind that the model was trained on. It answers with no others: an attribute
     without any is fed as unknown, as it was in training, and comes back as None. None: all labels of the scheme.
     """
 
@@ -158,20 +158,18 @@ class Grammar:
         task: str = TRANSCRIBE,
         order: Order | None = None,
         given: Mapping[str, str] | None = None,
-        learnt: Mapping[str, Collection[str]] | None = None,
+        known_labels: Mapping[str, Collection[str]] | None = None,
     ) -> None:
-        """Raises UserError for a task, attribute or label outside the scheme, and for a task without a learnt
-        answer.
-        """
+        """Raises UserError for a task, attribute or label outside the scheme, and for a task without a known label."""
         scheme = tokenizer.scheme
         if task not in scheme.tasks:
             raise UserError(f"task {task!r} is not in the scheme: it has {', '.join(scheme.tasks)}")
-        if task != TRANSCRIBE and learnt is not None and not learnt.get(task):
+        if task != TRANSCRIBE and known_labels is not None and not known_labels.get(task):
             raise UserError(f"task {task!r}: the training data had no label of it, so the model has no answer")
 
         def answers(kind: str) -> list[int]:
-            known = scheme.labels(kind) if learnt is None else learnt.get(kind, ())
-            return [tokenizer.special_id(kind, label) for label in known]
+            labels = scheme.labels(kind) if known_labels is None else known_labels.get(kind, ())
+            return [tokenizer.special_id(kind, label) for label in labels]
 
         self.prompt = (SOT, tokenizer.special_id("task", task))
         self._text_first = (order or scheme.order) == "text_first"
@@ -205,7 +203,10 @@ class Grammar:
         }
 
     def allowed_next(self, prefix: Sequence[int]) -> np.ndarray:
-        """(V,) bool. Never empty: after the last token of an answer only <eot> may follow."""
+        """Return the tokens that may come next, (V,) bool.
+
+        There is always one: after the last token of an answer only <eot> may follow.
+        """
         answer = prefix[len(self.prompt) :]
         if answer and answer[-1] == EOT:
             return self._end

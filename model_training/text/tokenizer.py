@@ -44,14 +44,15 @@ _MOST_CACHED_WORDS = 200_000
 
 
 class Tokenizer:
-    """A vocabulary: the special tokens of a scheme, then characters, then BPE pieces. Build it with `train` or
-    `load`.
+    """A vocabulary: the special tokens of a scheme, then characters, then BPE pieces.
+
+    It is built by `train`, or read by `load`.
     """
 
     def __init__(
         self, scheme: Scheme, characters: Iterable[str], alphabet: Iterable[str], merges: Iterable[Merge]
     ) -> None:
-        """`alphabet` holds the BPE symbols before any merge; every merge joins two pieces that exist by then."""
+        """Build a vocabulary. `alphabet`: BPE symbols before any merge; a merge joins two pieces that exist by then."""
         self.scheme = scheme
         self.characters = tuple(characters)
         self.alphabet = tuple(alphabet)
@@ -83,32 +84,32 @@ class Tokenizer:
         }
 
     def __len__(self) -> int:
-        """Size of the vocabulary, the model's output width."""
+        """Return the size of the vocabulary, the model's output width."""
         return len(self.tokens)
 
     # Special tokens
 
     def ids_of(self, kind: str) -> range:
-        """Ids of a kind's labels (task, language, age, gender, emotion, event), its `unk` not among them."""
+        """Return the ids of a kind's labels (task, language, age, gender, emotion, event), its `unk` not among them."""
         return self._kind_ids[kind]
 
     def special_id(self, kind: str, label: str | None) -> int:
-        """Id of a label; of the kind's `unk` when the label is None. Raises KeyError for a label outside the scheme."""
+        """Return the id of a label; of the kind's `unk` for None. Raises KeyError for a label outside the scheme."""
         return self._special_id[spell(kind, UNKNOWN if label is None else label)]
 
     def label_of(self, token_id: int) -> tuple[str, str] | None:
-        """(kind, label) of a special token; None for text, control tokens and the `unk` of an attribute."""
+        """Return (kind, label) of a special token; None for text, control tokens and the `unk` of an attribute."""
         return self._label_of.get(token_id)
 
     @property
     def text_ids(self) -> range:
-        """Ids of all text units: characters and BPE pieces."""
+        """Return the ids of all text units: characters and BPE pieces."""
         return range(len(self.specials), len(self.tokens))
 
     # Text
 
     def encode(self, text: str, language: str | None = None) -> list[int]:
-        """Ids of a text with its `<event:…>` tokens. What the vocabulary lacks becomes one `<unk>` per character.
+        """Return the ids of a text with its `<event:…>` tokens, one `<unk>` per character that the vocabulary lacks.
 
         `language` is accepted for callers that know it; the units are the same for every language.
         """
@@ -122,7 +123,7 @@ class Tokenizer:
         return ids + self._encode_words(text[place:])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of the ids in written form, events inline, all other special tokens left out."""
+        """Return the text of the ids in written form, events inline, all other special tokens left out."""
         out: list[str] = []
         after_word = False
         for token_id in ids:
@@ -142,7 +143,7 @@ class Tokenizer:
         return " ".join("".join(out).split())
 
     def unknown(self, text: str) -> list[str]:
-        """The characters of a text, each once, that `encode` has no unit for, and events outside the scheme."""
+        """Return the characters of a text, each once, that `encode` has no unit for, and events outside the scheme."""
         events = [event for event in _EVENT.findall(text) if self.scheme.known("event", event) is None]
         characters = [
             character
@@ -173,7 +174,7 @@ class Tokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], scheme: Scheme, *, bpe_size: int = 5000, min_char_count: int = 1) -> Tokenizer:
-        """The vocabulary of a corpus: characters and letters seen `min_char_count` times, at most `bpe_size` pieces.
+        """Return the vocabulary of a corpus: letters seen `min_char_count` times, and at most `bpe_size` pieces.
 
         A function of the multiset of texts: their order does not matter. Raises UserError when no text has a word.
         """
@@ -237,7 +238,7 @@ class Tokenizer:
         return tokenizer
 
     def to_bytes(self) -> bytes:
-        """The content of tokenizer.json; the same tokenizer gives the same bytes."""
+        """Return the content of tokenizer.json; the same tokenizer gives the same bytes."""
         return (json.dumps(self.to_dict(), ensure_ascii=False, indent=0) + "\n").encode("utf-8")
 
     @classmethod
@@ -255,7 +256,7 @@ class Tokenizer:
 
     @classmethod
     def load(cls, folder: str | Path) -> Tokenizer:
-        """From a local folder or its tokenizer.json. Raises UserError naming the path when that cannot be."""
+        """Read a local folder or its tokenizer.json. Raises UserError naming the path when that cannot be."""
         path = Path(folder)
         path = path / FILE if path.is_dir() else path
         try:
@@ -267,23 +268,23 @@ class Tokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content: a model and its tokenizer belong together, and this tells when they do not."""
+        """Return the SHA-256 of the content, which tells a model's own tokenizer from another."""
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
 def written_tokens(text: str) -> list[str]:
-    """Words and characters of a text in written form: widths folded (NFKC), upper case, tags and punctuation gone."""
+    """Return words and characters in written form: widths folded (NFKC), upper case, no tags and punctuation."""
     text = _FORMAT.sub("", _TAG.sub(" ", text)).translate(_APOSTROPHES)
     return tokens(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).upper()))
 
 
 def is_unspaced(token: str) -> bool:
-    """Is the token one character of a script without spaces (with its marks), and so made of character units?"""
+    """Say whether the token is a character of a script without spaces (with its marks), so made of character units."""
     return _UNSPACED.match(token) is not None
 
 
 def _known_parts(symbols: tuple[str, ...], known: set[str]) -> Iterator[tuple[str, ...]]:
-    """The word cut at symbols that are in no vocabulary: no merge may reach across an <unk>."""
+    """Yield the word cut at symbols that are in no vocabulary: no merge may reach across an <unk>."""
     part: list[str] = []
     for symbol in (*symbols, ""):
         if symbol in known:

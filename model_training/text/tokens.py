@@ -140,12 +140,12 @@ class Scheme:
             raise UserError(f'scheme.order is "attributes_first" or "text_first", not {self.order!r}')
 
     def labels(self, kind: str) -> tuple[str, ...]:
-        """The labels of a kind by its name: task, language, age, gender, emotion or event."""
+        """Return the labels of a kind by its name: task, language, age, gender, emotion or event."""
         labels: tuple[str, ...] = getattr(self, _BY_NAME[kind].plural)
         return labels
 
     def specials(self) -> tuple[str, ...]:
-        """Every special token in the order of ids, from <blank> = 0."""
+        """Return every special token in the order of ids, from <blank> = 0."""
         return CONTROLS + tuple(
             spell(kind.name, label)
             for kind in KINDS
@@ -153,7 +153,7 @@ class Scheme:
         )
 
     def known(self, kind: str, label: str | None) -> str | None:
-        """Our name of a data set's label, aliases resolved; None when it is missing or not in the scheme."""
+        """Return our name of a data set's label, aliases resolved; None when it is missing or not in the scheme."""
         if not label:
             return None
         label = label.strip().lower()
@@ -161,6 +161,7 @@ class Scheme:
         return label if label in self.labels(kind) else None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the scheme as plain settings."""
         plain = {item.name: getattr(self, item.name) for item in fields(self)}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in plain.items()} | {
             "aliases": dict(sorted(self.aliases.items()))
@@ -168,7 +169,7 @@ class Scheme:
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> Scheme:
-        """A scheme from plain settings: `events: [...]` replaces a default, `more_events: [...]` appends to it.
+        """Build a scheme from plain settings: `events: [...]` replaces a default, `more_events: [...]` appends to it.
 
         Raises UserError for an unknown key or a value of the wrong kind.
         """
@@ -196,5 +197,5 @@ class Scheme:
 
 
 def spell(kind: str, label: str) -> str:
-    """How a token is written: spell("language", "zh") == "<lang:zh>"."""
+    """Return how a token is written: spell("language", "zh") == "<lang:zh>"."""
     return f"<{_BY_NAME[kind].prefix}:{label}>"

@@ -1,8 +1,15 @@
-"""The training objective: 0.3 CTC + 0.7 attention, label smoothing, and what routing adds (SPEC.md section 2; 3M eq.
-10-12).
+"""The training objective: 0.3 CTC + 0.7 attention with label smoothing, and what a model's other parts add.
+
+    objective = ctc_weight * ctc + (1 - ctc_weight) * (attention + extra_attention) + embedding_weight * embedding_ctc
+                + balance
+
+extra_attention is of 3M's intermediate decoders and embedding_ctc of its shared embedding network (3M, eq. 10-12);
+balance is what the routers add (eq. 8 and 9, or Switch). A model without these parts has the first two.
 
 Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can
 be named and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
+
+Shapes: B clips, S encoder frames, L decoder tokens, U tokens of CTC, V vocabulary.
 """
 
 from __future__ import annotations
@@ -13,22 +20,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model_training.config import LossSettings, MoESettings
+from model_training.config import LossSettings, ModelSettings, MoESettings
 from model_training.model.speech_model import Outputs
 
 IGNORE = -1
 BLANK = 0
 CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
+BALANCE = "balance"
 
 
 @dataclass
 class Losses:
-    total_B: Tensor  # per clip, routing not included
-    ctc_B: Tensor
-    attention_B: Tensor
-    routing: Tensor | None  # mean over frames of the micro-batch, already weighted
-    correct: int  # decoder tokens predicted right, teacher-forced
-    tokens: int
+    """What a micro-batch costs, and how often the decoder was right."""
+
+    objective_B: Tensor
+    """what is optimised, `balance` not included: it is no clip's own"""
+    parts: dict[str, Tensor]
+    """the parts of it by name, before their weights, (B,) each"""
+    balance: Tensor | None
+    """of the routers: mean over the frames of the micro-batch, already weighted; None where they add nothing"""
+    correct: Tensor
+    """decoder tokens predicted right, teacher-forced"""
+    tokens: Tensor
+
+
+def part_names(model: ModelSettings) -> tuple[str, ...]:
+    """Return the names of the parts that the objective of such a model has."""
+    has_experts = model.moe.ffn != "none"
+    return (
+        "ctc",
+        "attention",
+        *(("extra_attention",) if model.extra_decoders else ()),
+        *(("embedding_ctc",) if has_experts and model.moe.embedding_layers else ()),
+        *((BALANCE,) if has_experts and model.moe.balance in ("switch", "sparsity") else ()),
+    )
 
 
 def losses(
@@ -40,13 +65,13 @@ def losses(
     moe: MoESettings,
     open_BV: Tensor | None = None,
 ) -> Losses:
-    """Losses of one micro-batch.
+    """Return the losses of one micro-batch.
 
     Args:
-        ctc_targets_BU: text and events; targets_BL: next tokens, -1 where none counts.
-        open_BV: True for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
-        they
-            take no part in its softmax, so their absence from the targets teaches nothing.
+        ctc_targets_BU: text and events.
+        targets_BL: next tokens, -1 where none counts.
+        open_BV: true for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
+            they take no part in its softmax, so their absence from the targets teaches nothing.
     """
     open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
 
@@ -56,32 +81,36 @@ def losses(
     def attention(logits_BLV: Tensor) -> Tensor:
         return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V)
 
-    ctc_B = ctc(outputs.ctc_logits_BSV)
-    attention_B = attention(outputs.logits_BLV)
-    for extra_BLV in outputs.extra_logits:
-        attention_B = attention_B + attention(extra_BLV)
-    total_B = loss.ctc_weight * ctc_B + (1 - loss.ctc_weight) * attention_B
+    parts = {"ctc": ctc(outputs.ctc_logits_BSV), "attention": attention(outputs.logits_BLV)}
+    decoders_B = parts["attention"]
+    if outputs.extra_logits:
+        extras = [attention(extra_BLV) for extra_BLV in outputs.extra_logits]
+        parts["extra_attention"] = torch.stack(extras).sum(0)
+        for extra_B in extras:
+            decoders_B = decoders_B + extra_B
+    objective_B = loss.ctc_weight * parts["ctc"] + (1 - loss.ctc_weight) * decoders_B
     if outputs.embedding_ctc_logits_BSV is not None:
-        embedding_B = ctc(outputs.embedding_ctc_logits_BSV)
-        total_B = total_B + moe.embedding_weight * embedding_B
+        parts["embedding_ctc"] = ctc(outputs.embedding_ctc_logits_BSV)
+        objective_B = objective_B + moe.embedding_weight * parts["embedding_ctc"]
     counted_BL = targets_BL != IGNORE
     correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
-    return Losses(total_B, ctc_B, attention_B, outputs.routing.loss(), int(correct), int(counted_BL.sum()))
+    detached = {name: part_B.detach() for name, part_B in parts.items()}
+    return Losses(objective_B, detached, outputs.routing.loss(), correct, counted_BL.sum())
 
 
 def without(logits: Tensor, open_B1V: Tensor | None) -> Tensor:
-    """Logits, in float32, with next to no probability for the tokens left out."""
+    """Return the logits, in float32, with next to no probability for the tokens left out."""
     return logits.float() if open_B1V is None else logits.float().masked_fill(open_B1V, CLOSED)
 
 
 def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_lengths_B: Tensor) -> Tensor:
-    """Negative log-likelihood per clip (B,), float32."""
+    """Return CTC's negative log-likelihood per clip (B,), float32."""
     log_probs_SBV = logits_BSV.float().log_softmax(-1).transpose(0, 1)
     return F.ctc_loss(log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="none")
 
 
 def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float, open_B1V: Tensor | None = None) -> Tensor:
-    """Cross-entropy per clip (B,), summed over its tokens, float32.
+    """Return the cross-entropy per clip (B,), summed over its tokens, float32.
 
     Label smoothing spreads over the vocabulary without the tokens left out.
     """
@@ -97,5 +126,5 @@ def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float, ope
 
 
 def finite(losses_B: Tensor) -> Tensor:
-    """True for clips whose loss may be used (B,)."""
+    """Return true for clips whose loss may be used (B,)."""
     return torch.isfinite(losses_B.detach())

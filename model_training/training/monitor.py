@@ -1,10 +1,11 @@
-"""What a training run says of itself: a live line or log lines, log.jsonl, TensorBoard, plots of the experts' load,
-alarms.
+"""What a training run says of itself: a live line or log lines, log.jsonl, TensorBoard, plots, alarms.
 
-RUN/log.jsonl          one JSON object per logged step
-RUN/bad_samples.jsonl  clips that were left out, once each, with the reason
-RUN/tensorboard/       the same numbers for TensorBoard
-RUN/plots/             loss.png, expert-load.png, groups.png
+    RUN/log.jsonl          one JSON object per logged step
+    RUN/bad_samples.jsonl  clips that were left out, once each, with the reason
+    RUN/tensorboard/       the same numbers for TensorBoard
+    RUN/plots/             loss.png, expert-load.png, groups.png
+
+In these files `group` is the number of routed experts, N.
 """
 
 from __future__ import annotations
@@ -22,18 +23,17 @@ import numpy as np
 from rich.console import Console
 
 from model_training.config import TrainSettings
-from model_training.model.moe import Load
 
 
 class Monitor:
-    """Of the leading worker; others pass `quiet`."""
+    """The voice of the main worker; others are `quiet`. A context: leaving it closes its files, whatever happened."""
 
     def __init__(self, folder: Path, settings: TrainSettings, first_step: int, *, quiet: bool = False) -> None:
         self._folder, self._settings, self._quiet = folder, settings, quiet
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.is_terminal and not quiet
         self._loads: dict[tuple[int, str], np.ndarray] = {}
-        self._since: dict[tuple[int, str], np.ndarray] = {}  # steps of the group since an expert last had a frame
+        self._since: dict[tuple[int, str], np.ndarray] = {}  # steps of this size since an expert last had a frame
         self._alarmed: set[tuple[int, str, int]] = set()
         self._drawn: dict[int, int] = defaultdict(int)
         self._began, self._first = time.monotonic(), first_step
@@ -45,52 +45,73 @@ class Monitor:
 
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
-    def step(self, step: int, group: int, frames: int, numbers: dict[str, float], loads: dict[str, np.ndarray]) -> None:
-        """Of a finished step, counted from 1. `frames`: feature frames of all workers; `loads`: frames per expert by
-        layer.
+    def __enter__(self) -> Monitor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live:
+            print(file=sys.stderr)
+        if self._writer is not None:
+            self._writer.close()
+
+    def step(
+        self, step: int, n_experts: int, frames: int, numbers: dict[str, float], loads: dict[str, np.ndarray]
+    ) -> None:
+        """Report a finished step, counted from 1.
+
+        Args:
+            frames: feature frames of all workers.
+            numbers: the loss, which is what was optimised, its parts, and what else is worth a curve.
+            loads: frames per expert by layer.
         """
-        self._drawn[group] += 1
+        self._drawn[n_experts] += 1
         self._frames += frames
         for layer, counts in loads.items():
-            key = (group, layer)
+            key = (n_experts, layer)
             self._loads[key] = self._loads.get(key, 0) + counts
             self._since[key] = np.where(counts > 0, 0, self._since.get(key, np.zeros(len(counts), int)) + 1)
             for expert in np.flatnonzero(self._since[key] == self._settings.dead_expert_steps):
-                self._alarm(group, layer, int(expert))
+                self._alarm(n_experts, layer, int(expert))
         if self._quiet or (step % self._settings.log_steps and step != 1):
             return
         seconds = time.monotonic() - self._began
         left = (self._settings.max_steps - step) * seconds / max(step - self._first, 1)
         numbers = numbers | {"frames_per_second": self._frames / seconds}
-        self._log({"step": step, "group": group, **numbers})
-        line = (
-            f"step {step}/{self._settings.max_steps}  N={group:<2}  loss {numbers['loss']:.3f}  ctc "
-            f"{numbers['ctc']:.2f}  "
-            f"attention {numbers['attention']:.2f}  right {100 * numbers['accuracy']:.1f}%  lr "
-            f"{numbers['learning_rate']:.1e}  "
-            f"{numbers['frames_per_second'] / 100:.0f}x real time  ETA {_clock(left)}"
+        self._log({"step": step, "group": n_experts, **numbers})
+        line = "  ".join(
+            (
+                f"step {step}/{self._settings.max_steps}",
+                f"N={n_experts:<2}",
+                f"loss {numbers['loss']:.3f}",
+                f"ctc {numbers['ctc']:.2f}",
+                f"attention {numbers['attention']:.2f}",
+                f"right {100 * numbers['accuracy']:.1f}%",
+                f"lr {numbers['learning_rate']:.1e}",
+                f"{numbers['frames_per_second'] / 100:.0f}x real time",
+                f"ETA {_clock(left)}",
+            )
         )
         if self._live:
             print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
         else:
             print(line, file=sys.stderr, flush=True)
 
-    def dev(self, step: int, group: int, numbers: dict[str, float]) -> None:
+    def dev(self, step: int, n_experts: int, numbers: dict[str, float]) -> None:
+        """Report the objective on dev at one size."""
         if not numbers["clips"]:  # then there is no loss, and 0 would look like a perfect one
-            self.say(
-                f"step {step}  dev N={group}: no clip of dev can be used; {self._folder / 'bad_samples.jsonl'} says why"
-            )
+            reasons = self._folder / "bad_samples.jsonl"
+            self.say(f"step {step}  dev N={n_experts}: no clip of dev can be used; {reasons} says why")
             return
-        self._log({"step": step, "group": group, **{f"dev_{key}": value for key, value in numbers.items()}})
-        self.say(f"step {step}  dev N={group}: loss {numbers['loss']:.3f}, right {100 * numbers['accuracy']:.1f}%")
+        self._log({"step": step, "group": n_experts, **{f"dev_{key}": value for key, value in numbers.items()}})
+        self.say(f"step {step}  dev N={n_experts}: loss {numbers['loss']:.3f}, right {100 * numbers['accuracy']:.1f}%")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
         if not self._quiet:
             print(("\r\033[K" if self._live else "") + text, file=sys.stderr, flush=True)
 
     def bad_sample(self, clip_id: str, reason: str, detail: str) -> None:
-        """Every worker names its own. The same clip and reason is named once over all resumes."""
+        """Name a clip that was left out. Every worker names its own; the same clip and reason once over all resumes."""
         if (clip_id, reason) not in self._named:
             self._named.add((clip_id, reason))
             record = json.dumps({"clip_id": clip_id, "reason": reason, "detail": detail}, ensure_ascii=False)
@@ -108,35 +129,21 @@ class Monitor:
 
         folder = self._folder / "plots"
         folder.mkdir(exist_ok=True)
-        pictures = {"loss.png": self._plot_loss, "expert-load.png": self._plot_loads, "groups.png": self._plot_groups}
+        pictures = {"loss.png": self._plot_loss, "expert-load.png": self._plot_loads, "groups.png": self._plot_drawn}
         for name, draw in pictures.items():
             figure = draw(pyplot)
             if figure is not None:
                 figure.savefig(folder / name, dpi=110, bbox_inches="tight")
                 pyplot.close(figure)
 
-    def load_spread(self) -> dict[int, float]:
-        """Per group, the largest share of a layer's frames that one expert took, over what an even share would be."""
-        spread: dict[int, float] = {}
-        for (group, _), counts in self._loads.items():
-            spread[group] = max(spread.get(group, 0.0), float(counts.max() / max(counts.mean(), 1e-9)))
-        return spread
-
-    def close(self) -> None:
-        if self._live:
-            print(file=sys.stderr)
-        if self._writer is not None:
-            self._writer.close()
-
-    def _alarm(self, group: int, layer: str, expert: int) -> None:
-        if (group, layer, expert) not in self._alarmed:
-            self._alarmed.add((group, layer, expert))
-            steps = self._settings.dead_expert_steps
+    def _alarm(self, n_experts: int, layer: str, expert: int) -> None:
+        if (n_experts, layer, expert) not in self._alarmed:
+            self._alarmed.add((n_experts, layer, expert))
             self.say(
-                f"dead expert: {layer} expert {expert} had no frame in {steps} steps of N={group}; try "
-                "model.moe.balance=bias"
+                f"dead expert: {layer} expert {expert} had no frame in {self._settings.dead_expert_steps} steps of "
+                f"N={n_experts}; try model.moe.balance=bias"
             )
-            self._log({"dead_expert": expert, "layer": layer, "group": group})
+            self._log({"dead_expert": expert, "layer": layer, "group": n_experts})
 
     def _log(self, record: dict[str, Any]) -> None:
         if self._quiet:
@@ -170,31 +177,38 @@ class Monitor:
     def _plot_loads(self, pyplot: Any) -> Any:
         if not self._loads:
             return None
-        groups = sorted({group for group, _ in self._loads})
-        figure, all_axes = pyplot.subplots(1, len(groups), figsize=(4 * len(groups), 5), squeeze=False)
-        for group, axes in zip(groups, all_axes[0]):
-            layers = [layer for number, layer in self._loads if number == group]
-            share = np.stack([self._loads[group, layer] / max(self._loads[group, layer].sum(), 1) for layer in layers])
-            image = axes.imshow(
-                share * group, aspect="auto", cmap="viridis", vmin=0, vmax=max(2.0, float((share * group).max()))
+        sizes = sorted({n_experts for n_experts, _ in self._loads})
+        figure, all_axes = pyplot.subplots(1, len(sizes), figsize=(4 * len(sizes), 5), squeeze=False)
+        for n_experts, axes in zip(sizes, all_axes[0]):
+            layers = [layer for size, layer in self._loads if size == n_experts]
+            share = np.stack(
+                [self._loads[n_experts, layer] / max(self._loads[n_experts, layer].sum(), 1) for layer in layers]
             )
-            axes.set(title=f"N = {group}", xlabel="expert")
+            image = axes.imshow(
+                share * n_experts,
+                aspect="auto",
+                cmap="viridis",
+                vmin=0,
+                vmax=max(2.0, float((share * n_experts).max())),
+            )
+            axes.set(title=f"N = {n_experts}", xlabel="expert")
             axes.set_yticks(range(len(layers)), layers, fontsize=6)
             figure.colorbar(image, ax=axes, label="load (1 = even)")
         figure.tight_layout()
         return figure
 
-    def _plot_groups(self, pyplot: Any) -> Any:
+    def _plot_drawn(self, pyplot: Any) -> Any:
         figure, axes = pyplot.subplots(figsize=(4, 3))
-        names = [f"N={group}" for group in sorted(self._drawn)]
-        axes.bar(names, [self._drawn[group] for group in sorted(self._drawn)])
+        sizes = sorted(self._drawn)
+        axes.bar([f"N={n_experts}" for n_experts in sizes], [self._drawn[n_experts] for n_experts in sizes])
         axes.set(ylabel="steps", title="groups drawn")
         return figure
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a file. A run cut off, or a full disk, may have left half a line, with the next one behind
-    it.
+    """Yield the whole lines of a file.
+
+    A run cut off, or a full disk, may have left half a line, with the next one behind it.
     """
     if not path.exists():
         return
@@ -202,14 +216,6 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             with suppress(ValueError):
                 yield json.loads(line)
-
-
-def merge_loads(loads: list[Load]) -> dict[str, Any]:
-    """Frames per expert by layer, over several passes, as tensors."""
-    merged: dict[str, Any] = {}
-    for load in loads:
-        merged[load.layer] = merged[load.layer] + load.counts_N if load.layer in merged else load.counts_N
-    return merged
 
 
 def _clock(seconds: float) -> str:

@@ -1,11 +1,14 @@
-"""Learning rates, random choices of a step, and averaged weights: all functions of the step, so that nothing needs
-restoring.
+"""How weights move: learning rates, random choices of a step, AdamW and Muon, averaged weights.
+
+Rates and choices are functions of the step, so that nothing of them needs restoring.
+
+Shapes: E experts (or 1) of a parameter, R rows and C columns of each of its matrices.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from model_training.config import MoESettings, OptimizerSettings
+from model_training.model.router import Router
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5
 
 
 def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> float:
-    """Of a step, counted from 0. The peak is reached at `warmup_steps`."""
+    """Return the learning rate of step `step`, counted from 0. The peak is reached at `warmup_steps`."""
     warmup = max(settings.warmup_steps, 1)
     rising = (step + 1) / warmup
     if rising < 1:
@@ -32,90 +36,106 @@ def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> flo
     return settings.learning_rate
 
 
-def draw_group(seed: int, step: int, groups: tuple[int, ...], settings: MoESettings) -> int:
-    """The group of a step: the same on every worker and after every resume, because it depends on seed and step
-    alone.
+def draw_n_experts(seed: int, step: int, sizes: tuple[int, ...], settings: MoESettings) -> int:
+    """Return the number of routed experts that step `step` trains.
+
+    It is the same on every worker and after every resume, because it depends on seed and step alone.
     """
-    weights = settings.group_weights or [2.0**index for index in range(len(groups))]
+    weights = settings.group_weights or [2.0**tier for tier in range(len(sizes))]
     generator = np.random.Generator(np.random.Philox(key=[seed, step]))
-    return int(generator.choice(groups, p=np.array(weights) / sum(weights)))
+    return int(generator.choice(sizes, p=np.array(weights) / sum(weights)))
 
 
 def seed_dropout(seed: int, global_batch: int) -> None:
-    """Dropout of a micro-batch depends on its number, not on what this process did before, nor on how many workers
-    there are.
+    """Seed torch's dropout for a micro-batch.
+
+    It then depends on the micro-batch's number, not on what this process did before, nor on how many workers there are.
     """
     mixed = np.random.SeedSequence([seed, 0x0D0, global_batch]).generate_state(1, np.uint64)
     torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """AdamW, or Muon for the matrices between layers and AdamW for the rest.
+    """Return AdamW, or Muon for the matrices between layers and AdamW for the rest.
 
     Biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone.
     """
-    orthogonal = set(map(id, _between(model))) if settings.name == "muon" else set()
-    named = [(name, p) for name, p in model.named_parameters() if id(p) not in orthogonal]
+    between = set(map(id, _between(model))) if settings.name == "muon" else set()
+    named = [(name, p) for name, p in model.named_parameters() if id(p) not in between]
     decayed = [p for name, p in named if _decays(name, p)]
     others = [p for name, p in named if not _decays(name, p)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     first, second = settings.betas
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
-    return Muon([p for p in model.parameters() if id(p) in orthogonal], adamw, settings) if orthogonal else adamw
+    if not between:
+        return adamw
+    matrices = [p for p in model.parameters() if id(p) in between]
+    stacks = [p for name, p in model.named_parameters() if _is_stack(name)]
+    decay = settings.weight_decay
+    return MuonAndAdamW(matrices, adamw, lr=settings.learning_rate, weight_decay=decay, stacks=stacks)
 
 
 def _decays(name: str, parameter: nn.Parameter) -> bool:
     last = name.rpartition(".")[2]
-    return (
-        parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
-    )  # biases of experts and heads are matrices
+    # biases of experts and heads are matrices
+    return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
+
+
+def _is_stack(name: str) -> bool:
+    return name.endswith("_EHD")  # experts, one matrix each
 
 
 def _between(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Weights from features to features: of linear layers, convolutions over all channels, and experts.
+    """Yield the weights from features to features: of linear layers, convolutions over all channels, and experts.
 
     Not those whose inputs are ids (embeddings) or whose outputs are logits (routers, and heads as wide as the
     vocabulary).
     """
     vocabulary = next((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), 0)
-    for name, module in model.named_modules():
-        linear = isinstance(module, nn.Linear) and ".routers" not in name and module.out_features != vocabulary
+    for module in model.modules():
+        linear = isinstance(module, nn.Linear) and not isinstance(module, Router) and module.out_features != vocabulary
         if linear or (isinstance(module, (nn.Conv1d, nn.Conv2d)) and module.groups == 1 < module.in_channels):
             yield module.weight  # type: ignore[misc]
     for name, parameter in model.named_parameters():
-        if name.endswith("_EHD"):
+        if _is_stack(name):
             yield parameter
-
-
-def _matrices(tensor: Tensor) -> Tensor:
-    """[count, rows, columns]: experts (E, H, D) are E matrices, a convolution's kernel (D, C, ...) is one."""
-    return tensor if tensor.ndim == 3 and tensor.shape[-1] > 1 else tensor.flatten(1).unsqueeze(0)
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum with all singular values brought near 1, in steps of AdamW's usual size, so both take one learning rate.
 
-    Keller Jordan, "Muon" (2024); Liu et al., "Muon is scalable for LLM training" (arXiv:2502.16982). torch has it from
-    2.9 on.
+    Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024); scaled as in Liu et al., "Muon is
+    scalable for LLM training" (arXiv:2502.16982). torch has it from 2.9 on.
+
+    Args:
+        matrices: parameters of two or more dimensions. All dimensions but the first are columns of one matrix.
+        stacks: those of `matrices` that hold several matrices (E, R, C).
     """
 
-    def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, settings: OptimizerSettings) -> None:
-        super().__init__(matrices, {"lr": settings.learning_rate, "weight_decay": settings.weight_decay})
-        self.adamw, self.matrices = adamw, list(self.param_groups)
-        adamw.state = (
-            self.state
-        )  # one state by parameter, one list of groups: to the training loop this is one optimiser
-        self.param_groups.extend(adamw.param_groups)
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float = 0.01,
+        stacks: Iterable[nn.Parameter] = (),
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "weight_decay": weight_decay})
+        self._stacks = set(map(id, stacks))
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every parameter that has a gradient."""
+        self._move(self.param_groups)
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        self.adamw.step()
-        for group in self.matrices:
+    def _move(self, groups: list[dict[str, Any]]) -> None:
+        for group in groups:
             moved = [p for p in group["params"] if p.grad is not None]
             updates = [self._momentum(p) for p in moved]
-            for parameter, update in zip(moved, _orthogonal(updates), strict=True):
+            for parameter, update_ERC in zip(moved, orthogonal(updates), strict=True):
+                size = group["lr"] * 0.2 * max(update_ERC.shape[1:]) ** 0.5
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                parameter.add_(update.view_as(parameter), alpha=-group["lr"] * 0.2 * max(update.shape[1:]) ** 0.5)
+                parameter.add_(update_ERC.view_as(parameter), alpha=-size)
 
     def _momentum(self, parameter: nn.Parameter) -> Tensor:
         assert parameter.grad is not None
@@ -123,31 +143,52 @@ class Muon(torch.optim.Optimizer):
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum: Tensor = state["momentum"].mul_(MOMENTUM).add_(parameter.grad)
-        return _matrices(parameter.grad.add(momentum, alpha=MOMENTUM))
+        update = parameter.grad.add(momentum, alpha=MOMENTUM)
+        return update if id(parameter) in self._stacks else update.flatten(1).unsqueeze(0)
 
 
-def _orthogonal(updates: list[Tensor]) -> list[Tensor]:
-    """Newton-Schulz iteration on each matrix of each [count, rows, columns], all of one shape together."""
+class MuonAndAdamW(Muon):
+    """Muon for some parameters and AdamW for others, with one state by parameter and one list of groups.
+
+    To the training loop this is one optimiser. Its state is restored parameter by parameter, not by `load_state_dict`.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, **settings: Any) -> None:
+        super().__init__(matrices, **settings)
+        self.adamw, self.own = adamw, list(self.param_groups)
+        adamw.state = self.state
+        self.param_groups.extend(adamw.param_groups)
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self.adamw.step()
+        self._move(self.own)
+
+
+def orthogonal(updates: list[Tensor]) -> list[Tensor]:
+    """Return each (E, R, C) with the singular vectors of its matrices and singular values near 1 (0.7 to 1.2).
+
+    Newton-Schulz iteration in bfloat16, all matrices of one shape together.
+    """
     alike: dict[tuple[int, ...], list[int]] = {}
-    for place, update in enumerate(updates):
-        alike.setdefault(tuple(update.shape[1:]), []).append(place)
+    for place, update_ERC in enumerate(updates):
+        alike.setdefault(tuple(update_ERC.shape[1:]), []).append(place)
     out = list(updates)
     a, b, c = NEWTON_SCHULZ
     for (rows, columns), places in alike.items():
-        x = torch.cat([updates[place] for place in places])
-        y = (x.mT if rows > columns else x).bfloat16()
+        x_ERC = torch.cat([updates[place] for place in places])
+        y = (x_ERC.mT if rows > columns else x_ERC).bfloat16()
         y = y / (y.norm(dim=(1, 2), keepdim=True) + 1e-7)
         for _ in range(ROUNDS):
             gram = y @ y.mT
             y = a * y + (b * gram + c * (gram @ gram)) @ y
-        solved = (y.mT if rows > columns else y).to(x.dtype)
-        for place, part in zip(places, solved.split([len(updates[place]) for place in places]), strict=True):
+        solved_ERC = (y.mT if rows > columns else y).to(x_ERC.dtype)
+        for place, part in zip(places, solved_ERC.split([len(updates[place]) for place in places]), strict=True):
             out[place] = part.contiguous()
     return out
 
 
 class Averaged:
-    """Exponential moving average of the weights, float32."""
+    """An exponential moving average of the weights, float32."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -155,11 +196,13 @@ class Averaged:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
+        """Move the average towards the model's weights."""
         state = model.state_dict()
         torch._foreach_lerp_(
             list(self.weights.values()), [state[name].float() for name in self.weights], 1 - self.decay
         )
 
     def load(self, weights: dict[str, Tensor]) -> None:
+        """Take the average from a checkpoint."""
         for name, tensor in weights.items():
             self.weights[name].copy_(tensor)

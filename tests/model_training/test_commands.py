@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import soundfile
+import yaml
 
 from model_training import config
 from model_training.__main__ import main
@@ -338,3 +340,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert error[0].startswith("touchasp: ")
     assert not list(tmp_path.iterdir())
     assert all(word in error[0] for word in words), error
+
+
+def test_settings_are_printed_as_a_file_that_loads_and_as_a_schema_that_holds_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["settings"]) == 0
+    page = tmp_path / "all.yaml"
+    page.write_text(capsys.readouterr().out, encoding="utf-8")
+    assert config.load(str(page), []) == config.Settings()
+    assert main(["settings", "--schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(yaml.safe_load(page.read_text(encoding="utf-8")), schema)
+    for preset in config.presets():
+        jsonschema.validate(yaml.safe_load((config.PRESETS / f"{preset}.yaml").read_text(encoding="utf-8")), schema)
+    for bad in ({"modle": {}}, {"model": {"dropout": 1}}, {"model": {"moe": {"ffn": "some"}}}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(bad, schema)

@@ -24,7 +24,6 @@ from model_training.__main__ import main
 from model_training.data.index import Index
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
-from model_training.training.optimizer import draw_group, learning_rate, make_optimizer
 from operators.errors import UserError
 from operators.index import write_index
 from tests.support.small_handoff import make_handoff
@@ -167,7 +166,7 @@ def test_twenty_sigkills_and_resumes_give_the_weights_of_a_run_in_peace(handoff:
     assert same(weights(tmp_path / "peace", 200), weights(tmp_path / "war", 200))
 
 
-def run_team(handoff: Path, out: Path, size: int, *settings: str) -> None:
+def run_workers(handoff: Path, out: Path, size: int, *settings: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -194,8 +193,8 @@ def run_team(handoff: Path, out: Path, size: int, *settings: str) -> None:
 def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> None:
     """Lengths are skewed, so that one worker often waits for the other; only the order of sums differs."""
     handoff = make_handoff(tmp_path / "handoff", train=40, longest=12)
-    run_team(handoff, tmp_path / "two", 2, "train.max_steps=8")
-    run_team(
+    run_workers(handoff, tmp_path / "two", 2, "train.max_steps=8")
+    run_workers(
         handoff, tmp_path / "one", 1, "train.max_steps=8"
     )  # its own process too: other tests may have changed torch's state
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -207,8 +206,8 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     )
     assert [r["group"] for r in log(tmp_path / "one")] == [r["group"] for r in log(tmp_path / "two")]
     # A team of two goes on where one stopped
-    run_team(handoff, tmp_path / "mixed", 1, "train.max_steps=4")
-    run_team(handoff, tmp_path / "mixed", 2, "train.max_steps=8")
+    run_workers(handoff, tmp_path / "mixed", 1, "train.max_steps=4")
+    run_workers(handoff, tmp_path / "mixed", 2, "train.max_steps=8")
     for name, tensor in weights(tmp_path / "mixed").items():
         torch.testing.assert_close(tensor, one[name], rtol=0, atol=2e-5)
     # What a step did not draw did not move, for two workers with weight decay as for one
@@ -276,55 +275,13 @@ def test_a_dev_split_without_usable_clips_has_no_loss(tmp_path: Path, capfd: pyt
     assert "dev_loss" not in (tmp_path / "run" / "log.jsonl").read_text()
 
 
-def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
-    settings = config.load(None, [*SMALL, "train.max_steps=2", "train.tensorboard=true"])
-    train(str(handoff), tmp_path / "run", settings)
-    (events,) = (tmp_path / "run" / "tensorboard").iterdir()
-    assert b"gradient_norm/N15" in events.read_bytes()
-
-
-def test_groups_are_drawn_as_often_as_asked_and_from_seed_and_step_alone() -> None:
-    moe = config.MoESettings()
-    drawn = [draw_group(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn == [draw_group(7, step, (3, 7, 15), moe) for step in range(3000)]
-    assert drawn != [draw_group(8, step, (3, 7, 15), moe) for step in range(3000)]
-    for group, share in ((3, 1 / 7), (7, 2 / 7), (15, 4 / 7)):
-        assert drawn.count(group) / 3000 == pytest.approx(share, abs=0.03)
-
-
-def test_muon_makes_every_direction_of_a_matrix_count_alike_and_leaves_the_rest_to_adamw() -> None:
-    torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Embedding(9, 6), torch.nn.Linear(6, 24), torch.nn.Linear(24, 9))
-    names = [name for name, _ in model.named_parameters()]
-    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
-    moves = []
-    for name in ("muon", "adamw"):
-        optimizer = make_optimizer(model, config.OptimizerSettings(name=name, learning_rate=0.01, weight_decay=0))
-        model.load_state_dict(before)
-        model(torch.arange(9)).square().sum().backward()
-        optimizer.step()
-        moves.append({name: parameter.detach() - before[name] for name, parameter in model.named_parameters()})
-        optimizer.zero_grad()
-    muon, adamw = moves
-    other = [name for name in names if not torch.allclose(muon[name], adamw[name])]
-    assert other == ["1.weight"], "outputs and embeddings are AdamW's"
-    singular = torch.linalg.svdvals(muon["1.weight"]) / (0.01 * 0.2 * 24**0.5)
-    assert 0.6 < float(singular.min()) <= float(singular.max()) < 1.3
-
-
-def test_learning_rates() -> None:
-    for schedule, late in (("noam", 0.5), ("cosine", 0.0), ("constant", 1.0)):
-        settings = config.OptimizerSettings(learning_rate=1.0, warmup_steps=100, schedule=schedule)
-        assert learning_rate(0, settings, 400) == pytest.approx(0.01)
-        assert learning_rate(99, settings, 400) == pytest.approx(1.0)
-        assert learning_rate(399, settings, 400) == pytest.approx(late)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--data", "nowhere"], ["nowhere", "handoff"]),
-        (["model.d_modle=3"], ["model.d_modle", "model.d_model"]),
+        (["model.d_modle=3"], ["model.d_modle", "did you mean model.d_model?"]),
+        (["modle.d_model=3"], ["modle.d_model", "did you mean model.d_model?"]),
+        (["model=3"], ["model is a table of settings"]),
         (["--config", "huge"], ["huge", "tiny"]),
         (["model.moe.experts=[3,2]"], ["model.moe.experts", "increasing"]),
         (["model.heads=5"], ["model.d_model"]),

@@ -192,7 +192,7 @@ def test_bad_clips_are_named_and_skipped_and_cost_no_other(
 
 
 def test_masks_come_after_normalisation(index: Index, cmvn: Cmvn) -> None:
-    masks_only = AugmentSettings(speed_factors=(), noise_probability=0, reverb_probability=0)
+    masks_only = AugmentSettings(speed_factors=[], noise_probability=0, reverb_probability=0)
     plan = planner(index, 1.0)
     plain = list(Batches(index, plan, Reader(), targets, cmvn, last_global_batch=6))
     masked = list(Batches(index, plan, Reader(), targets, cmvn, Augment(masks_only), last_global_batch=6))
@@ -208,7 +208,7 @@ def test_a_label_that_fits_only_at_normal_speed_keeps_it(rows: list[Row], cmvn: 
     label = "ab" * 100
     tight = at(rows[0], label=label[: (rows[0].frames - 1) // 2 // 2 - 1], label_tokens=3)
     index = make_index(tmp_path, [tight])
-    fast = Augment(AugmentSettings(speed_factors=(1.1,), noise_probability=0, reverb_probability=0))
+    fast = Augment(AugmentSettings(speed_factors=[1.1], noise_probability=0, reverb_probability=0))
     (batch,) = Batches(index, planner(index), Reader(), targets, cmvn, fast, last_global_batch=1)
     assert batch.feature_lengths_B.tolist() == [tight.frames]
     loose = make_index(tmp_path, [at(tight, label="abc")])

@@ -355,7 +355,7 @@ def test_cached_steps_score_as_whole_sequences_do() -> None:
         moe=MoESettings(experts=[3], top_k=3),
     )
     scorer = ModelScorer(
-        SpeechModel(settings_, len(TOKENIZER)).eval(), torch.randn(2, 80, 80), torch.tensor([80, 50]), group=3
+        SpeechModel(settings_, len(TOKENIZER)).eval(), torch.randn(2, 80, 80), torch.tensor([80, 50]), n_experts=3
     )
     draw = random.Random(0)
     rows, clips, parents = [(2, 4), (2, 4)], [0, 1], None

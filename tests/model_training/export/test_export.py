@@ -73,7 +73,7 @@ def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def onnx(paper: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, Exported]:
     """All its sizes as ONNX."""
     out = tmp_path_factory.mktemp("onnx")
-    return {done.group: done for done in export(paper, "all", "onnx", out, measure=False)}
+    return {done.n_experts: done for done in export(paper, "all", "onnx", out, measure=False)}
 
 
 def features(lengths: tuple[int, ...], seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -91,13 +91,13 @@ def nodes(folder: Path) -> list[Any]:
     return list(package.load(str(folder / "encoder.onnx")).graph.node)
 
 
-def assert_same_scores(folder: Path, model: SpeechModel, group: int, tolerance: float) -> None:
+def assert_same_scores(folder: Path, model: SpeechModel, n_experts: int, tolerance: float) -> None:
     """CTC, whole sequences and step by step, of several batches."""
     exported = OnnxModel(ExportFolder.open(folder), threads=1)
     random = np.random.default_rng(0)
     for lengths in LENGTHS:
         batch = features(lengths)
-        want = ModelScorer(model, *batch, group)
+        want = ModelScorer(model, *batch, n_experts)
         got = OnnxScorer(exported, batch[0].numpy(), batch[1].numpy())
         assert got.frames == want.frames
         for clip in range(len(lengths)):
@@ -116,28 +116,30 @@ def assert_same_scores(folder: Path, model: SpeechModel, group: int, tolerance: 
                 parents_H = np.arange(len(ids_HL))
 
 
-@pytest.mark.parametrize("group", [3, 7, 15])
-def test_a_pruned_export_is_the_full_model_at_that_group_to_the_bit(paper: Path, tmp_path: Path, group: int) -> None:
-    (done,) = export(paper, group, "safetensors", tmp_path / "out", measure=False)
+@pytest.mark.parametrize("n_experts", [3, 7, 15])
+def test_a_pruned_export_is_the_full_model_at_that_group_to_the_bit(
+    paper: Path, tmp_path: Path, n_experts: int
+) -> None:
+    (done,) = export(paper, n_experts, "safetensors", tmp_path / "out", measure=False)
     pruned, folder = load(done.folder)
     full = full_model(paper)
     batch_BF80, lengths_B = features((64, 31, 90))
     inputs_BL = torch.randint(2, full.vocabulary, (3, 9), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        want_BSD, want_lengths_B = full.encode(batch_BF80, lengths_B, group)
-        got_BSD, got_lengths_B = pruned.encode(batch_BF80, lengths_B, group)
+        want_BSD, want_lengths_B = full.encode(batch_BF80, lengths_B, n_experts)
+        got_BSD, got_lengths_B = pruned.encode(batch_BF80, lengths_B, n_experts)
         assert torch.equal(got_lengths_B, want_lengths_B)
         assert torch.equal(pruned.ctc_logits(got_BSD), full.ctc_logits(want_BSD))
-        want_BLV = full.decode(want_BSD, want_lengths_B, inputs_BL, group)
-        assert torch.equal(pruned.decode(got_BSD, got_lengths_B, inputs_BL, group), want_BLV)
+        want_BLV = full.decode(want_BSD, want_lengths_B, inputs_BL, n_experts)
+        assert torch.equal(pruned.decode(got_BSD, got_lengths_B, inputs_BL, n_experts), want_BLV)
     held = sum(parameter.numel() for parameter in pruned.parameters())
-    assert held == full.parameter_counts(group)["total"] == done.parameters
-    assert folder.config["group"] == group
+    assert held == full.parameter_counts(n_experts)["total"] == done.parameters
+    assert folder.config["group"] == n_experts
 
 
-@pytest.mark.parametrize("group", [3, 7, 15])
-def test_onnx_is_torch_within_1e_4(paper: Path, onnx: dict[int, Exported], group: int) -> None:
-    assert_same_scores(onnx[group].folder, full_model(paper), group, 1e-4)
+@pytest.mark.parametrize("n_experts", [3, 7, 15])
+def test_onnx_is_torch_within_1e_4(paper: Path, onnx: dict[int, Exported], n_experts: int) -> None:
+    assert_same_scores(onnx[n_experts].folder, full_model(paper), n_experts, 1e-4)
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "paper"])
@@ -145,22 +147,22 @@ def test_onnx_holds_every_form_of_the_model(tmp_path: Path, name: str) -> None:
     settings, groups = VARIANTS[name]
     path = make_checkpoint(tmp_path / "run", *settings)
     for done in export(path, "all", "onnx", tmp_path / "out", measure=False):
-        assert_same_scores(done.folder, full_model(path), done.group, 1e-4)
+        assert_same_scores(done.folder, full_model(path), done.n_experts, 1e-4)
     assert sorted(int(re.sub(r"\D", "", d.name) or 0) for d in (tmp_path / "out").iterdir()) == sorted(groups)
 
 
 def test_the_smallest_group_is_dense_and_larger_ones_are_routed_without_masks(onnx: dict[int, Exported]) -> None:
-    def operators(group: int) -> list[str]:
-        return [node.op_type for node in nodes(onnx[group].folder)]
+    def operators(n_experts: int) -> list[str]:
+        return [node.op_type for node in nodes(onnx[n_experts].folder)]
 
     blocks, layers = 2, 4  # every block has two elastic layers, and one gated convolution, which is a Split of its own
     assert not {"TopK", "NonZero"} & set(operators(3))
     assert operators(3).count("Split") == blocks
-    for group in (7, 15):
-        found = operators(group)
+    for n_experts in (7, 15):
+        found = operators(n_experts)
         assert found.count("Split") == blocks + layers
         assert found.count("TopK") == 2 * layers  # the choice, and one sort of the pairs
-        assert found.count("Gemm") == layers * 2 * (group + 1)  # every expert and the shared one, no more
+        assert found.count("Gemm") == layers * 2 * (n_experts + 1)  # every expert and the shared one, no more
         assert not {"NonZero", "Loop", "If", "Compress"} & set(found)
 
 
@@ -174,10 +176,10 @@ def test_int8_takes_all_large_products_but_leaves_the_routers_exact(paper: Path,
 
 
 def test_int8_is_small_and_agrees_on_most_tokens(paper: Path, onnx: dict[int, Exported], tmp_path: Path) -> None:
-    for group in (3, 15):
-        (done,) = export(paper, group, "onnx-int8", tmp_path / f"{group}", measure=False)
+    for n_experts in (3, 15):
+        (done,) = export(paper, n_experts, "onnx-int8", tmp_path / f"{n_experts}", measure=False)
         # Random weights make near ties; a quarter of a frame's tokens may tip over, no more.
-        exact = OnnxModel(ExportFolder.open(onnx[group].folder), threads=1)
+        exact = OnnxModel(ExportFolder.open(onnx[n_experts].folder), threads=1)
         small = OnnxModel(ExportFolder.open(done.folder), threads=1)
         agreed = total = 0
         for seed, lengths in enumerate([(7,), (400,), (300, 211)]):
@@ -236,7 +238,7 @@ def test_the_moving_average_is_exported_when_asked_for(tmp_path: Path) -> None:
 
 
 def test_the_card_tells_size_speed_and_error_rates(paper: Path, tmp_path: Path) -> None:
-    scores = {group: Scores(characters=ErrorRate(group, 0, 0, 100)) for group in (3, 7, 15)}
+    scores = {n_experts: Scores(characters=ErrorRate(n_experts, 0, 0, 100)) for n_experts in (3, 7, 15)}
     results = tuple(Result(set="dev", group=g, method="ctc_greedy", scores=s) for g, s in scores.items())
     (tmp_path / "eval.json").write_bytes(to_json(Evaluation(model="m", results=results)))
     (done,) = export(paper, 3, "onnx", tmp_path / "out", evaluation=tmp_path / "eval.json")

@@ -45,18 +45,18 @@ def features(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize("ffn", ["all", "second", "none"])
 def test_a_clip_alone_equals_a_clip_in_a_batch(ffn: str, causal: bool) -> None:
     model = small(causal=causal, moe=MoESettings(ffn=ffn))
-    for group in model.groups:
+    for n_experts in model.sizes:
         x, lengths = features(61, 90, 7)
         inputs = torch.randint(4, V, (3, 9))
-        encoded, encoded_lengths = model.encode(x, lengths, group)
-        logits = model.decode(encoded, encoded_lengths, inputs, group)
+        encoded, encoded_lengths = model.encode(x, lengths, n_experts)
+        logits = model.decode(encoded, encoded_lengths, inputs, n_experts)
         assert encoded_lengths.tolist() == [subsampled(torch.tensor(n)).item() for n in (61, 90, 7)]
         for row, length in enumerate(lengths.tolist()):
-            alone, alone_length = model.encode(x[row : row + 1, :length], lengths[row : row + 1], group)
+            alone, alone_length = model.encode(x[row : row + 1, :length], lengths[row : row + 1], n_experts)
             torch.testing.assert_close(
                 encoded[row, : alone_length[0]], alone[0, : alone_length[0]], rtol=1e-4, atol=1e-5
             )
-            answer = model.decode(alone, alone_length, inputs[row : row + 1], group)
+            answer = model.decode(alone, alone_length, inputs[row : row + 1], n_experts)
             torch.testing.assert_close(logits[row], answer[0], rtol=1e-4, atol=1e-5)
 
 
@@ -124,16 +124,16 @@ def test_a_pruned_model_is_the_full_model_at_its_group_to_the_bit(balance: str) 
     x, lengths = features(70, 41)
     inputs = torch.randint(4, V, (2, 6))
     with torch.inference_mode():
-        for group in model.groups:
-            pruned = model.pruned(group)
-            assert pruned.groups == (group,)
-            full_encoded, full_lengths = model.encode(x, lengths, group)
-            encoded, encoded_lengths = pruned.encode(x, lengths, group)
+        for n_experts in model.sizes:
+            pruned = model.pruned(n_experts)
+            assert pruned.sizes == (n_experts,)
+            full_encoded, full_lengths = model.encode(x, lengths, n_experts)
+            encoded, encoded_lengths = pruned.encode(x, lengths, n_experts)
             assert torch.equal(pruned.ctc_logits(encoded), model.ctc_logits(full_encoded))
-            a = pruned.decode(encoded, encoded_lengths, inputs, group)
-            assert torch.equal(a, model.decode(full_encoded, full_lengths, inputs, group))
+            a = pruned.decode(encoded, encoded_lengths, inputs, n_experts)
+            assert torch.equal(a, model.decode(full_encoded, full_lengths, inputs, n_experts))
             stored = sum(p.numel() for n, p in pruned.named_parameters() if not n.startswith("embedding_ctc"))
-            assert stored == model.parameter_counts(group)["total"]
+            assert stored == model.parameter_counts(n_experts)["total"]
 
 
 def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained() -> None:
@@ -150,11 +150,11 @@ def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained
     found = losses(
         outputs, torch.randint(4, V, (2, 3)), torch.tensor([3, 2]), targets, config.LossSettings(), model.settings.moe
     )
-    assert found.routing is not None
-    (found.total_B.sum() + found.routing).backward()
+    assert found.balance is not None
+    (found.objective_B.sum() + found.balance).backward()
     assert all(p.grad is not None for p in model.parameters())
     torch.testing.assert_close(
-        found.attention_B,
+        found.parts["attention"] + found.parts["extra_attention"],
         sum(attention_loss(logits, targets, 0.1) for logits in (outputs.logits_BLV, *outputs.extra_logits)),
     )
 
@@ -176,7 +176,7 @@ def test_the_loss_is_the_papers() -> None:
         known = targets[row] >= 0
         p = outputs.logits_BLV[row, known].log_softmax(-1)
         wanted_attention = -(0.9 * p.gather(1, targets[row, known, None])[:, 0] + 0.1 * p.mean(-1)).sum()
-        torch.testing.assert_close(found.total_B[row], 0.3 * wanted_ctc + 0.7 * wanted_attention)
+        torch.testing.assert_close(found.objective_B[row], 0.3 * wanted_ctc + 0.7 * wanted_attention)
     assert found.tokens == 7
 
 
@@ -186,7 +186,7 @@ def test_a_group_the_model_lacks_is_a_clear_mistake() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "group", "millions", "tolerance"),
+    ("preset", "n_experts", "millions", "tolerance"),
     [
         # TouchASP, Table 5 and section 4.2; width, depth and d_ff are inferred, so the three counts are the check
         ("paper-225m-dense", 0, 225, 0.02),
@@ -199,17 +199,17 @@ def test_a_group_the_model_lacks_is_a_clear_mistake() -> None:
         ("moe-1b", 8, 1000, 0.02),
     ],
 )
-def test_parameter_counts_are_the_papers(preset: str, group: int, millions: float, tolerance: float) -> None:
+def test_parameter_counts_are_the_papers(preset: str, n_experts: int, millions: float, tolerance: float) -> None:
     settings = config.load(preset, [])
     with torch.device("meta"):
         model = SpeechModel(settings.model, 6000)
-    assert model.parameter_counts(group)["total"] / 1e6 == pytest.approx(millions, rel=tolerance)
+    assert model.parameter_counts(n_experts)["total"] / 1e6 == pytest.approx(millions, rel=tolerance)
 
 
 @pytest.mark.parametrize(
-    ("preset", "group", "millions"), [("3m-16e", 16, 500), ("3m-32e", 32, 775), ("3m-64e", 64, 1370)]
+    ("preset", "n_experts", "millions"), [("3m-16e", 16, 500), ("3m-32e", 32, 775), ("3m-64e", 64, 1370)]
 )
-def test_parameter_counts_of_3m(preset: str, group: int, millions: float) -> None:
+def test_parameter_counts_of_3m(preset: str, n_experts: int, millions: float) -> None:
     """All that is trained. The paper's decoders run in both directions, ours left to right only (18.7 M of each level
     less), so the counts fall short; what the experts add, (64 - 32) x 18 layers, is the paper's."""
     settings = config.load(preset, [])
@@ -249,7 +249,7 @@ def test_tokens_nobody_knows_to_be_absent_learn_nothing_and_the_others_as_if_the
     outputs.logits_BLV.retain_grad()
     outputs.ctc_logits_BSV.retain_grad()
     with_open = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe, open_BV)
-    with_open.total_B.sum().backward()
+    with_open.objective_B.sum().backward()
     for logits in (outputs.logits_BLV, outputs.ctc_logits_BSV):
         assert logits.grad is not None
         assert logits.grad.isfinite().all()
@@ -260,5 +260,5 @@ def test_tokens_nobody_knows_to_be_absent_learn_nothing_and_the_others_as_if_the
     )
     smaller = losses(fewer, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
     plain = losses(outputs, ctc, ctc_lengths, targets, config.LossSettings(), model.settings.moe)
-    torch.testing.assert_close(with_open.total_B[0], smaller.total_B[0])
-    torch.testing.assert_close(with_open.total_B[1], plain.total_B[1])
+    torch.testing.assert_close(with_open.objective_B[0], smaller.objective_B[0])
+    torch.testing.assert_close(with_open.objective_B[1], plain.objective_B[1])

@@ -7,8 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_training import config
 from model_training.config import MoESettings, OptimizerSettings
-from model_training.model.moe import ElasticMoE, Routing
+from model_training.model.dispatch import DISPATCHES
+from model_training.model.moe import ElasticMoE
+from model_training.model.router import Routing
 from model_training.training.optimizer import make_optimizer
 
 D, WIDTH = 12, 10
@@ -19,12 +22,12 @@ def layer(dtype: torch.dtype = torch.float64, **settings: object) -> ElasticMoE:
     return ElasticMoE("layer", D, WIDTH, MoESettings(**settings), dropout=0.0).to(dtype)  # type: ignore[arg-type]
 
 
-def naive(moe: ElasticMoE, x_TD: Tensor, group: int) -> Tensor:
+def naive(moe: ElasticMoE, x_TD: Tensor, tier: int) -> Tensor:
     """Frame by frame, expert by expert, as the paper's equations read."""
     experts = [
-        (tier.w_in_EHD[i], tier.b_in_EH[i], tier.w_out_EHD[i], tier.b_out_ED[i])
-        for tier in moe.tiers[: group + 1]
-        for i in range(len(tier.b_out_ED))
+        (stack.w_in_EHD[i], stack.b_in_EH[i], stack.w_out_EHD[i], stack.b_out_ED[i])
+        for stack in moe.tiers[: tier + 1]
+        for i in range(len(stack.b_out_ED))
     ]
     shared = [] if moe.shared is None else list(zip(*(p for p in moe.shared.parameters())))
 
@@ -34,7 +37,7 @@ def naive(moe: ElasticMoE, x_TD: Tensor, group: int) -> Tensor:
 
     rows = []
     for x in x_TD:
-        scores = moe.routers[group].weight @ x
+        scores = moe.routers[tier].weight @ x
         values, chosen = scores.topk(moe.top_k)
         gates = values.softmax(-1) if moe.settings.norm_topk else scores.softmax(-1)[chosen]
         y = sum(gate.to(x.dtype) * run(experts[i], x) for gate, i in zip(gates, chosen.tolist()))
@@ -43,23 +46,23 @@ def naive(moe: ElasticMoE, x_TD: Tensor, group: int) -> Tensor:
 
 
 CASES = [
-    pytest.param({"dispatch": dispatch, "shared": shared, "norm_topk": norm, "top_k": k}, group)
+    pytest.param({"dispatch": dispatch, "shared": shared, "norm_topk": norm, "top_k": k}, tier)
     for dispatch in ("auto", "sorted", "loop")
     for shared in (0, 1, 2)
     for norm in (True, False)
     for k in (1, 3)
-    for group in (0, 2)
+    for tier in (0, 2)
     if norm or shared == 1
 ]
 
 
-@pytest.mark.parametrize(("settings", "group"), CASES)
-def test_every_dispatch_is_the_naive_sum_forward_and_backward(settings: dict[str, object], group: int) -> None:
+@pytest.mark.parametrize(("settings", "tier"), CASES)
+def test_every_dispatch_is_the_naive_sum_forward_and_backward(settings: dict[str, object], tier: int) -> None:
     moe = layer(**settings)
     x = torch.randn(23, D, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(23, D, dtype=torch.float64)
-    got = moe(x, Routing(group))
-    wanted = naive(moe, x, group)
+    got = moe(x, Routing(tier))
+    wanted = naive(moe, x, tier)
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6)
     parameters = list(moe.parameters())
     for a, b in zip(
@@ -77,16 +80,20 @@ def test_padding_frames_are_not_routed_and_do_not_count(dispatch: str) -> None:
     moe = layer(dispatch=dispatch)
     x = torch.randn(2, 9, D, dtype=torch.float64)
     mask = torch.arange(9) < torch.tensor([[9], [4]])
-    for group, number in enumerate((3, 7, 15)):
-        routing = Routing(group, mask_BT=mask)
+    for tier, n_experts in enumerate((3, 7, 15)):
+        routing = Routing(tier, mask_BT=mask)
         got = moe(x, routing)
-        torch.testing.assert_close(got[mask], naive(moe, x[mask], group), rtol=0, atol=1e-6)
+        torch.testing.assert_close(got[mask], naive(moe, x[mask], tier), rtol=0, atol=1e-6)
         (load,) = routing.loads
-        assert load.counts_N.shape == (number,)
+        assert load.counts_N.shape == (n_experts,)
         assert load.counts_N.sum() == 13 * 3
         torch.testing.assert_close(
-            moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(group, mask_BT=mask))[mask], got[mask]
+            moe(x.masked_fill(~mask.unsqueeze(-1), 1e9), Routing(tier, mask_BT=mask))[mask], got[mask]
         )
+
+
+def test_every_dispatch_that_the_settings_name_is_there() -> None:
+    assert set(config.DISPATCHES) == {"auto", *DISPATCHES}
 
 
 def test_no_frames_at_all_is_no_error() -> None:
@@ -108,8 +115,8 @@ def test_groups_are_nested_prefixes_with_routers_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("dispatch", "name"), [("auto", "adamw"), ("sorted", "adamw"), ("loop", "adamw"), ("auto", "muon")]
 )
-@pytest.mark.parametrize("group", [0, 1, 2])
-def test_what_was_not_drawn_does_not_move(dispatch: str, name: str, group: int) -> None:
+@pytest.mark.parametrize("tier", [0, 1, 2])
+def test_what_was_not_drawn_does_not_move(dispatch: str, name: str, tier: int) -> None:
     moe = layer(torch.float32, dispatch=dispatch)
     optimizer = make_optimizer(moe, OptimizerSettings(name=name, learning_rate=0.1, weight_decay=0.5))
     for drawn in (2, 0, 1):  # every parameter has moments before the step that counts
@@ -117,16 +124,16 @@ def test_what_was_not_drawn_does_not_move(dispatch: str, name: str, group: int) 
         moe(torch.randn(20, D), Routing(drawn)).square().sum().backward()
         optimizer.step()
     idle = [
-        *(p for tier in moe.tiers[group + 1 :] for p in tier.parameters()),
-        *(router.weight for index, router in enumerate(moe.routers) if index != group),
+        *(p for stack in moe.tiers[tier + 1 :] for p in stack.parameters()),
+        *(router.weight for index, router in enumerate(moe.routers) if index != tier),
     ]
     used = [p for p in moe.parameters() if not any(p is q for q in idle)]
     before = {id(p): p.detach().clone() for p in moe.parameters()}
     state = {id(p): {k: v.clone() for k, v in optimizer.state[p].items()} for p in idle}
     optimizer.zero_grad(set_to_none=True)
-    moe(torch.randn(20, D), Routing(group)).square().sum().backward()
+    moe(torch.randn(20, D), Routing(tier)).square().sum().backward()
     optimizer.step()
-    assert len(idle) == 4 * (2 - group) + 2
+    assert len(idle) == 4 * (2 - tier) + 2
     for p in idle:
         assert p.grad is None
         assert torch.equal(p, before[id(p)])

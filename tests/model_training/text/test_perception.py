@@ -180,8 +180,8 @@ def test_a_given_attribute_leaves_no_choice() -> None:
 
 
 def test_a_model_answers_with_labels_that_it_was_trained_on_and_with_no_others() -> None:
-    learnt = {"language": ["zh", "yue"], "age": [], "gender": ["female"], "emotion": [], "event": ["dog"]}
-    grammar = Grammar(TOKENIZER, learnt=learnt)
+    known_labels = {"language": ["zh", "yue"], "age": [], "gender": ["female"], "emotion": [], "event": ["dog"]}
+    grammar = Grammar(TOKENIZER, known_labels=known_labels)
     ids, slots = list(grammar.prompt), []
     for _ in grammar.slots:
         slots.append(np.flatnonzero(grammar.allowed_next(ids)).tolist())
@@ -197,4 +197,4 @@ def test_a_model_answers_with_labels_that_it_was_trained_on_and_with_no_others()
     found = parse(ids, TOKENIZER)
     assert (found.language, found.age, found.gender, found.emotion) == ("zh", None, "female", None)
     with pytest.raises(UserError, match="no label"):
-        Grammar(TOKENIZER, task="age", learnt=learnt)
+        Grammar(TOKENIZER, task="age", known_labels=known_labels)

@@ -11,22 +11,12 @@ import torch
 from model_training.config import LossSettings, ModelSettings, Settings
 from model_training.data.reading import Batch
 from model_training.model.speech_model import SpeechModel
-from model_training.train import Totals, accumulate, run
 from model_training.training.optimizer import make_optimizer
+from model_training.training.step import Learner, Totals, accumulate
 from operators.index import Row
 
 V = 30
 EVENTS = range(26, 30)
-
-
-class Heard:
-    """Stands for the monitor: what it was told of bad clips."""
-
-    def __init__(self) -> None:
-        self.bad: list[tuple[str, str]] = []
-
-    def bad_sample(self, clip_id: str, reason: str, detail: str) -> None:
-        self.bad.append((clip_id, reason))
 
 
 def model() -> SpeechModel:
@@ -64,19 +54,21 @@ def batch(*places: int, events_known: bool = True) -> Batch:
     )
 
 
-def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, Heard]:
-    trained, total, heard = model(), Totals(torch.device("cpu")), Heard()
-    accumulate(trained, given, 15, Settings(), EVENTS, total, heard)  # type: ignore[arg-type]
-    return {name: p.grad for name, p in trained.named_parameters() if p.grad is not None}, total, heard
+def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, list[tuple[str, str]]]:
+    """Gradients of one micro-batch, its sums, and the bad clips that were named."""
+    learner = Learner(model(), Settings(), EVENTS)
+    total, bad = learner.totals(), list[tuple[str, str]]()
+    accumulate(learner, given, 15, total, lambda clip_id, reason, detail: bad.append((clip_id, reason)))
+    return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, total, bad
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf, 1e30])
 def test_a_clip_without_a_finite_loss_is_named_and_the_others_teach_as_if_it_were_not_there(poison: float) -> None:
     three = batch(0, 1, 2)
     three.features_BT80[1] = poison
-    found, total, heard = gradients(three)
+    found, total, bad = gradients(three)
     wanted, _, _ = gradients(batch(0, 2))
-    assert heard.bad == [("clip1", "non_finite_loss")]
+    assert bad == [("clip1", "non_finite_loss")]
     assert total.clips == 2
     assert found.keys() == wanted.keys()
     for name, gradient in wanted.items():
@@ -86,20 +78,20 @@ def test_a_clip_without_a_finite_loss_is_named_and_the_others_teach_as_if_it_wer
 def test_a_batch_of_such_clips_alone_teaches_nothing() -> None:
     two = batch(0, 1)
     two.features_BT80[:] = math.nan
-    found, total, heard = gradients(two)
-    assert [clip for clip, _ in heard.bad] == ["clip0", "clip1"]
+    found, total, bad = gradients(two)
+    assert [clip for clip, _ in bad] == ["clip0", "clip1"]
     assert not found
     assert total.clips == 0
 
 
 def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
     settings = Settings(loss=LossSettings(label_smoothing=0.0))
-    _, known = run(model(), batch(0), 15, settings, EVENTS)
-    outputs, found = run(model(), batch(0, events_known=False), 15, settings, EVENTS)
+    _, known = Learner(model(), settings, EVENTS).losses(batch(0), 15)
+    outputs, found = Learner(model(), settings, EVENTS).losses(batch(0, events_known=False), 15)
     outputs.logits_BLV.retain_grad()
     outputs.ctc_logits_BSV.retain_grad()
-    found.total_B.sum().backward()
-    assert found.total_B.item() < known.total_B.item(), "fewer tokens to choose from"
+    found.objective_B.sum().backward()
+    assert found.objective_B.item() < known.objective_B.item(), "fewer tokens to choose from"
     for gradient in (outputs.logits_BLV.grad[0, 2], outputs.ctc_logits_BSV.grad[0].sum(0)):
         assert gradient[26] < 0, "pushed up"
         assert not gradient[27:].any(), "nobody knows whether these are heard"

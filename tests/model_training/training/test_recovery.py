@@ -106,10 +106,25 @@ def test_a_run_of_before_a_setting_existed_goes_on(handoff: Path, tmp_path: Path
     go(handoff, run, "train.max_steps=1")
     path = run / "step-00000001" / "trainer.json"
     record = json.loads(path.read_text())
-    del record["settings"]["data"]["forget_attributes"], record["settings"]["model"]["moe"]["bias_rate"]
+    del record["settings"]["data"]["attribute_dropout"], record["settings"]["model"]["moe"]["bias_rate"]
     path.write_text(json.dumps(record))
     go(handoff, run, "train.max_steps=2")
     assert checkpoints.open_checkpoint(run).step == 2
+
+
+def test_a_run_of_before_a_setting_was_renamed_goes_on(handoff: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    go(handoff, run, "train.max_steps=1", "data.attribute_dropout=0.5")
+    path = run / "step-00000001" / "trainer.json"
+    record = json.loads(path.read_text())
+    record["settings"]["data"]["forget_attributes"] = record["settings"]["data"].pop("attribute_dropout")
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"another data\.attribute_dropout"):
+        go(handoff, run, "train.max_steps=2")
+    (tmp_path / "old.yaml").write_text("data: {forget_attributes: 0.5}\n")
+    train(str(handoff), run, config.load(str(tmp_path / "old.yaml"), [*TINY, "train.max_steps=2"]))
+    go(handoff, run, "train.max_steps=3", "data.forget_attributes=0.5")
+    assert checkpoints.open_checkpoint(run).step == 3
 
 
 def test_workers_that_do_not_share_the_folder_are_told(handoff: Path, tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
-"""The workers of one training: who am I, and sums over all of us.
+"""The workers of one training: which of them this process is, and sums over all of them.
 
-Started by torchrun (or anything that sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without these, a team of one.
+Started by torchrun (or anything that sets RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without these there is one.
 
 Gradients are summed here in a few flat buckets after the last micro-batch, not by DistributedDataParallel's hooks:
-which parameters take part changes with the group of the step, some worker may have nothing in its batch, and a
+which parameters take part changes with the size that the step draws, some worker may have nothing in its batch, and a
 micro-batch may be empty. Every worker sums the same list, so nobody can wait for a hook that never fires.
 """
 
@@ -24,13 +24,19 @@ BUCKET_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class Workers:
+    """This process's place among the workers. A context: leaving it leaves the others, whatever happened."""
+
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def join(cls, device: torch.device) -> Team:
-        """Join the team that the environment names."""
+    def join(cls, device: torch.device) -> Workers:
+        """Return the workers that the environment names, joined.
+
+        Raises:
+            UserError: the others cannot be reached.
+        """
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             return cls()
         try:
@@ -41,12 +47,20 @@ class Team:
             ) from None
         return cls(dist.get_rank(), dist.get_world_size())
 
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
+        """Say whether this worker logs, evaluates and writes checkpoints."""
         return self.rank == 0
 
     def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each over all workers, in place."""
+        """Sum each tensor over all workers, in place."""
         if self.size == 1:
             return
         waiting = []
@@ -59,7 +73,7 @@ class Team:
                 tensor.copy_(part.view_as(tensor))
 
     def any(self, mine: bool, device: torch.device) -> bool:
-        """True on every worker as soon as it is on one: clocks differ."""
+        """Return true on every worker as soon as `mine` is true on one: clocks differ."""
         if self.size == 1:
             return mine
         flag = torch.tensor([float(mine)], device=device)
@@ -67,20 +81,16 @@ class Team:
         return bool(flag.item())
 
     def same(self, mine: int, device: torch.device) -> bool:
-        """True on every worker when all have the same number."""
+        """Return true on every worker when all gave the same number."""
         numbers = torch.zeros(self.size, dtype=torch.float64, device=device)
         numbers[self.rank] = mine
         self.sum([numbers])
         return bool((numbers == numbers[0]).all())
 
-    def wait(self) -> None:
-        """Until everybody is here."""
+    def barrier(self) -> None:
+        """Wait until every worker is here."""
         if self.size > 1:
             dist.barrier()
-
-    def leave(self) -> None:
-        if self.size > 1:
-            dist.destroy_process_group()
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

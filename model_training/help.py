@@ -1,0 +1,70 @@
+"""What `python -m model_training --help` and `COMMAND --help` say around the options."""
+
+from __future__ import annotations
+
+DESCRIPTION = """\
+Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events,
+trained once, exported at several sizes."""
+
+EXAMPLES = {
+    "main": """\
+examples:
+  python -m pipeline handoff runs/first --out handoff               from a curated run to training data
+  python -m model_training train --data handoff --config tiny       train on a laptop
+  python -m model_training eval models/tiny --data handoff          every size in one table
+  python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
+  python -m model_training recognize models/edge talk.mp3           no torch needed""",
+    "train": """\
+DIR is what 'python -m pipeline handoff' wrote, local or s3://.
+A stopped run goes on where it was: give the same command again.
+Presets: {presets}
+Several workers: torchrun --nproc-per-node 8 -m model_training train --data DIR
+
+examples:
+  python -m model_training train --data handoff --config tiny
+  python -m model_training train --data s3://bucket/handoff --config paper-1b --out models/first train.max_steps=650000
+  python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002""",
+    "eval": """\
+One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
+
+examples:
+  python -m model_training eval models/tiny --data handoff                      all sizes on test, attention rescoring
+  python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
+  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15   next to other models""",
+    "decode": """\
+Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported
+model and without torch.
+
+examples:
+  python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
+  python -m model_training decode models/tiny --data handoff --split dev --method ctc_greedy""",
+    "export": """\
+Formats: safetensors (torch), onnx (float32), onnx-int8 (a quarter of the size). Keeps the shared experts, the group's
+experts and its router, and nothing else. The folder holds model, tokenizer, normalisation, settings and a model card.
+
+examples:
+  python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
+  python -m model_training export models/tiny --format safetensors --out models/sizes --evaluation eval.json""",
+    "recognize": """\
+examples:
+  python -m model_training recognize models/edge talk.mp3 lecture.flac
+  python -m model_training recognize models/edge talk.wav --method ctc_greedy --json
+  python -m model_training recognize models/edge talk.wav --given language=yue --threads 2""",
+    "inspect": """\
+examples:
+  python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings
+  python -m model_training inspect --config paper-1b        parameters of a preset, without training anything""",
+    "settings": """\
+examples:
+  python -m model_training settings > my.yaml               a file to begin from: delete what you leave as it is
+  python -m model_training settings --schema > touchasp-train.schema.json""",
+    "index": """\
+For training data that this project did not curate. Splits by recording (json's recording_id, else the key).
+
+examples:
+  python -m model_training index data/*.tar --out handoff
+  python -m model_training index s3://bucket/set/{00..15}.tar --out handoff --dev 0.01""",
+    "tokenizer": """\
+examples:
+  python -m model_training tokenizer --texts labels.txt --out tokenizer --bpe-size 5000""",
+}

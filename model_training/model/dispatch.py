@@ -1,0 +1,263 @@
+"""How frames reach their experts: four ways to the same sum.
+
+    x_TD, Choice ──Dispatch──> sum over the K chosen experts of gate * expert(x), y_TD
+
+Loop     every expert over every frame, kept where it was chosen: the plain reading of the paper, and the reference.
+Dense    all experts are chosen (N = K): one wide block.
+Sorted   pairs of a frame and an expert are sorted by expert, each expert does one product over its rows.
+Grouped  the same with torch's grouped product, where there is one.
+
+Shapes: T frames, D model width, H width of one expert, N experts of the group, K chosen per frame, P = T*K pairs,
+Q rows that the pairs take when they are laid out by expert, R rows of one expert.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_training.model.experts import Experts, drop
+from model_training.model.router import Choice
+
+
+class Dispatch(Protocol):
+    """One way to compute the gated sum of the chosen experts."""
+
+    takes_padding: bool
+    """true: padding frames are computed too, which costs less than picking them out"""
+
+    def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        """Return the gated sum (T, D). `tiers` are the stacks of the group's experts, in order."""
+        ...
+
+
+class Loop:
+    """Every expert over every frame, kept where it was chosen."""
+
+    takes_padding = False
+
+    def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        y_TD, expert = torch.zeros_like(x_TD), 0
+        for tier in tiers:
+            for w_in, b_in, w_out, b_out in zip(tier.w_in_EHD, tier.b_in_EH, tier.w_out_EHD, tier.b_out_ED):
+                gate_T = (choice.gates_TK * (choice.chosen_TK == expert)).sum(-1)
+                hidden_TH = drop(F.silu(F.linear(x_TD, w_in, b_in)), dropout)
+                y_TD = y_TD + gate_T.unsqueeze(-1).to(x_TD.dtype) * F.linear(hidden_TH, w_out.t(), b_out)
+                expert += 1
+        return y_TD
+
+
+class Dense:
+    """N = K is the smallest group, one tier: a wide block in which gates scale the experts."""
+
+    takes_padding = True
+
+    def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        (experts,) = tiers
+        gates_TN = torch.zeros_like(choice.scores_TN).scatter(1, choice.chosen_TK, choice.gates_TK)
+        y_TD: Tensor = experts(x_TD, gates_TN, dropout)
+        return y_TD
+
+
+class Sorted:
+    """Pairs sorted by expert; one expert after the other over its rows."""
+
+    takes_padding = False
+
+    def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        if torch.is_autocast_enabled(x_TD.device.type):
+            x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
+        top_k = choice.chosen_TK.shape[1]
+        expert_P = choice.chosen_TK.reshape(-1)
+        order_P = torch.argsort(expert_P, stable=True)
+        counts_N = torch.bincount(expert_P, minlength=sum(tier.n_experts for tier in tiers))
+        room_N = self.room(counts_N, x_TD)
+        place_P, source_Q = _places(expert_P, order_P, counts_N, room_N)
+        x_QD = _ToPairs.apply(x_TD, source_Q, place_P, top_k)
+        y_PD = _FromPairs.apply(self.blocks(x_QD, room_N, tiers, dropout), place_P)
+        gates_T1K = choice.gates_TK.to(y_PD.dtype).unsqueeze(1)
+        return torch.bmm(gates_T1K, y_PD.view(-1, top_k, y_PD.shape[-1])).squeeze(1)
+
+    def room(self, counts_N: Tensor, x_TD: Tensor) -> Tensor:
+        """Return the rows that each expert gets, at least as many as it has pairs."""
+        return counts_N if x_TD.is_cuda or x_TD.dtype != torch.bfloat16 else _round_up(counts_N)
+
+    def blocks(self, x_QD: Tensor, room_N: Tensor, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        """Return every row through its expert (Q, D)."""
+        kinds = ("w_in_EHD", "b_in_EH", "w_out_EHD", "b_out_ED")
+        parameters = [getattr(tier, kind) for kind in kinds for tier in tiers]
+        y_QD: Tensor = _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, *parameters)
+        return y_QD
+
+
+class Grouped(Sorted):
+    """Pairs sorted by expert; torch's grouped product over all experts at once."""
+
+    def room(self, counts_N: Tensor, x_TD: Tensor) -> Tensor:
+        return counts_N
+
+    def blocks(self, x_QD: Tensor, room_N: Tensor, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        w_in = [tier.w_in_EHD.transpose(1, 2) for tier in tiers]
+        hidden_QH = drop(F.silu(_grouped(x_QD, room_N, w_in, [tier.b_in_EH for tier in tiers])), dropout)
+        return _grouped(hidden_QH, room_N, [tier.w_out_EHD for tier in tiers], [tier.b_out_ED for tier in tiers])
+
+
+DISPATCHES: dict[str, Dispatch] = {"dense": Dense(), "sorted": Sorted(), "grouped": Grouped(), "loop": Loop()}
+
+
+def pick_dispatch(asked: str, x: Tensor, *, all_chosen: bool) -> Dispatch:
+    """Return the dispatch that `model.moe.dispatch` asks for; the fastest that works here for `auto`.
+
+    `dense` is one of `auto`'s: it works only where all experts of the group are chosen.
+    """
+    if asked in ("auto", "dense"):
+        asked = "dense" if all_chosen else "grouped" if grouped_product_works(x) else "sorted"
+    return DISPATCHES[asked]
+
+
+def grouped_product_works(x: Tensor) -> bool:
+    """Say whether torch has a grouped product for this device (2.8: bfloat16 on CUDA of compute capability 9.0)."""
+    if not x.is_cuda or not hasattr(torch, "_grouped_mm") or torch.cuda.get_device_capability(x.device) < (9, 0):
+        return False
+    return (torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype) == torch.bfloat16
+
+
+def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the row of each pair when every expert has `room_N` rows (Q in all), and the pair that each row takes.
+
+    Spare rows take pair 0, which nobody reads back.
+    """
+    shift_N = (room_N.cumsum(0) - room_N) - (counts_N.cumsum(0) - counts_N)
+    row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
+    place_P = torch.empty_like(order_P)
+    place_P[order_P] = row_P
+    source_Q = order_P.new_zeros(int(room_N.sum()))
+    source_Q[row_P] = order_P
+    return place_P, source_Q
+
+
+def _round_up(counts_N: Tensor) -> Tensor:
+    """Return room for the next of a few numbers of rows, at most an eighth too many from 128 on.
+
+    oneDNN compiles a bfloat16 product again for every shape that it has not seen, which costs a small model several
+    times the product itself.
+    """
+    step_N = torch.pow(2, torch.clamp(torch.floor(torch.log2(counts_N.clamp(min=1).float())) - 3, min=4)).long()
+    return (counts_N + step_N - 1) // step_N * step_N
+
+
+class _ToPairs(torch.autograd.Function):
+    """Each frame K times, in the order of experts.
+
+    The gradient of a frame is the sum over its K places: no scatter-add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_TD: Tensor, source_Q: Tensor, place_P: Tensor, top_k: int) -> Tensor:
+        ctx.save_for_backward(place_P)
+        ctx.top_k = top_k
+        return x_TD.index_select(0, source_Q // top_k) if len(x_TD) else x_TD
+
+    @staticmethod
+    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (place_P,) = ctx.saved_tensors
+        return grad_QD.index_select(0, place_P).view(-1, ctx.top_k, grad_QD.shape[-1]).sum(1), None, None, None
+
+
+class _FromPairs(torch.autograd.Function):
+    """The pairs' rows, in the order of frames.
+
+    Its own function because the gradient is a copy into place, not a scatter-add.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, y_QD: Tensor, place_P: Tensor) -> Tensor:
+        ctx.save_for_backward(place_P)
+        ctx.rows = len(y_QD)
+        return y_QD.index_select(0, place_P)
+
+    @staticmethod
+    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        (place_P,) = ctx.saved_tensors
+        if ctx.rows == len(grad_PD):
+            return torch.empty_like(grad_PD).index_copy_(0, place_P, grad_PD), None
+        return grad_PD.new_zeros(ctx.rows, grad_PD.shape[1]).index_copy_(0, place_P, grad_PD), None
+
+
+class _SortedBlocks(torch.autograd.Function):
+    """One expert after the other over its rows, both products at once while its hidden layer is in the cache.
+
+    Gradients of weights are written into place: autograd would stitch one small tensor per expert together.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, *parameters: Tensor) -> Tensor:
+        cast = [parameter.to(x_QD.dtype) for parameter in parameters]
+        y_QD = torch.empty_like(x_QD)
+        hiddens: list[Tensor] = []
+        masks: list[Tensor] = []
+        for x_RD, y_RD, (w_in_HD, b_in_H, w_out_HD, b_out_D) in zip(x_QD.split(rows), y_QD.split(rows), _experts(cast)):
+            if not len(x_RD):
+                continue
+            hidden_RH = torch.addmm(b_in_H, x_RD, w_in_HD.t())
+            active_RH = F.silu(hidden_RH)
+            if dropout:
+                active_RH, mask_RH = torch.native_dropout(active_RH, dropout, True)
+                masks.append(mask_RH)
+            torch.addmm(b_out_D, active_RH, w_out_HD, out=y_RD)
+            hiddens.append(hidden_RH)
+        ctx.save_for_backward(x_QD, *cast, *hiddens, *masks)
+        ctx.rows, ctx.dropout, ctx.dtypes = rows, dropout, [parameter.dtype for parameter in parameters]
+        return y_QD
+
+    @staticmethod
+    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        number = len(ctx.dtypes)
+        x_QD, *saved = ctx.saved_tensors
+        cast, saved = saved[:number], saved[number:]
+        busy = sum(1 for rows in ctx.rows if rows)
+        hiddens, masks = iter(saved[:busy]), iter(saved[busy:])
+        grad_QD = grad_QD.contiguous()
+        grad_x_QD = torch.empty_like(x_QD)
+        grads = [torch.empty_like(parameter) for parameter in cast]
+        parts = (x_QD.split(ctx.rows), grad_QD.split(ctx.rows), grad_x_QD.split(ctx.rows))
+        for x_RD, grad_RD, grad_x_RD, (w_in_HD, _, w_out_HD, _), (dw_in, db_in, dw_out, db_out) in zip(
+            *parts, _experts(cast), _experts(grads)
+        ):
+            if not len(x_RD):
+                for grad in (dw_in, db_in, dw_out, db_out):
+                    grad.zero_()
+                continue
+            hidden_RH = next(hiddens)
+            active_RH = F.silu(hidden_RH)
+            grad_RH = torch.mm(grad_RD, w_out_HD.t())
+            if ctx.dropout:
+                mask_RH = next(masks)
+                active_RH = torch.ops.aten.native_dropout_backward(active_RH, mask_RH, 1 / (1 - ctx.dropout))
+                grad_RH = torch.ops.aten.native_dropout_backward(grad_RH, mask_RH, 1 / (1 - ctx.dropout))
+            torch.mm(active_RH.t(), grad_RD, out=dw_out)
+            torch.sum(grad_RD, 0, out=db_out)
+            grad_RH = torch.ops.aten.silu_backward(grad_RH, hidden_RH)
+            torch.mm(grad_RH.t(), x_RD, out=dw_in)
+            torch.sum(grad_RH, 0, out=db_in)
+            torch.mm(grad_RH, w_in_HD, out=grad_x_RD)
+        return grad_x_QD, None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes))
+
+
+def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Yield each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
+    tiers = len(parameters) // 4
+    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(4)]
+    return zip(*kinds)
+
+
+def _grouped(x_PI: Tensor, counts_N: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    stops_N = counts_N.cumsum(0).to(torch.int32)
+    w_NIO = torch.cat([weight.to(x_PI.dtype) for weight in weights])
+    b_NO = torch.cat([bias.to(x_PI.dtype) for bias in biases])
+    expert_P = torch.repeat_interleave(counts_N, output_size=len(x_PI))
+    return torch._grouped_mm(x_PI, w_NIO, offs=stops_N) + b_NO[expert_P]

@@ -1,0 +1,135 @@
+"""What one training consists of, how it begins or goes on, and what it leaves in a checkpoint.
+
+    settings, hand-off ──begin──> Run ──resume──> step      Run ──save──> RUN/step-...
+
+A run goes on only where model, data and schedule are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+
+from model_training import config
+from model_training.config import Settings, TrainSettings
+from model_training.data.handoff import Handoff
+from model_training.data.source import Source
+from model_training.model.device import autocast_dtype
+from model_training.model.dispatch import grouped_product_works
+from model_training.model.speech_model import SpeechModel
+from model_training.training import checkpoint as checkpoints
+from model_training.training.checkpoint import Checkpoint
+from model_training.training.optimizer import Averaged, make_optimizer
+from model_training.training.step import Learner
+from model_training.training.workers import Workers
+from operators.errors import UserError
+
+FREE = {"data.loaders"} | {f"train.{item.name}" for item in fields(TrainSettings)} - {"train.seed"}
+"""Settings that may change when a run goes on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of one training. Which they are never changes; what they hold (weights, moments) does."""
+
+    folder: Path
+    settings: Settings
+    workers: Workers
+    source: Source
+    learner: Learner
+    optimizer: torch.optim.Optimizer
+    averaged: Averaged | None
+
+    @property
+    def model(self) -> SpeechModel:
+        """Return the model that learns."""
+        return self.learner.model
+
+
+def begin(data: str, out: str | Path, settings: Settings, device: torch.device, workers: Workers) -> Run:
+    """Build a run at step 0: data, model and optimiser, each a function of the settings.
+
+    Raises:
+        UserError: unusable data, a folder that cannot be made, or settings that this machine cannot follow.
+    """
+    if settings.data.micro_batches % workers.size:
+        raise UserError(f"data.micro_batches={settings.data.micro_batches}: must divide among {workers.size} workers")
+    autocast = autocast_dtype(settings.train.precision, device)
+    if settings.model.moe.ffn != "none" and settings.model.moe.dispatch == "grouped":
+        dtype = autocast or torch.float32
+        if not grouped_product_works(torch.empty(0, dtype=dtype, device=device)):
+            raise UserError(
+                f"model.moe.dispatch=grouped: needs bfloat16 on an H100 or later, not {dtype} on {device}; say auto"
+            )
+    handoff = Handoff.open(data)
+    tokenizer = handoff.tokenizer()
+    source = Source(handoff, tokenizer, settings)
+    torch.manual_seed(settings.train.seed)
+    model = SpeechModel(settings.model, len(tokenizer)).to(device)
+    optimizer = make_optimizer(model, settings.optimizer)
+    averaged = Averaged(model, settings.optimizer.ema) if settings.optimizer.ema else None
+    folder = Path(out)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot make {folder} ({error.strerror}): give --out a folder that can be written to"
+        ) from None
+    learner = Learner(model, settings, source.open_events, autocast)
+    return Run(folder, settings, workers, source, learner, optimizer, averaged)
+
+
+def resume(run: Run) -> int:
+    """Load the newest whole checkpoint of the run's folder, and return its step; 0 where there is none.
+
+    Raises:
+        UserError: it is of a run with other settings, data or tokenizer, or the workers see different folders.
+    """
+    found = checkpoints.latest(run.folder)
+    if found is not None:
+        check_same_run(found, run)
+        checkpoints.load_weights(run.model, found.weights(), found.path)
+        checkpoints.restore_moments(run.model, run.optimizer, found.optimizer())
+        if run.averaged is not None and found.has_ema():
+            run.averaged.load(found.weights(ema=True))
+    step = found.step if found is not None else 0
+    if not run.workers.same(step, run.learner.device):
+        raise UserError(
+            f"the workers found different checkpoints in {run.folder}: give --out a folder that all of them share"
+        )
+    return step
+
+
+def check_same_run(found: Checkpoint, run: Run) -> None:
+    """Refuse a checkpoint of another run: going on is only going on when model, data and schedule are the same."""
+    if found.record["tokenizer"] != run.source.tokenizer.fingerprint:
+        raise UserError(f"{found.path} was trained with another tokenizer: use its handoff, or another output folder")
+    # Restored first: a setting that is younger than the checkpoint had its default then.
+    before, now = config.flat(config.restore(found.record["settings"])), config.flat(run.settings)
+    for key, value in now.items():
+        if key not in FREE and before[key] != value:
+            raise UserError(
+                f"{found.path.parent} was begun with another {key}: give the same settings, or another output folder"
+            )
+    if found.record["data"] != run.source.fingerprint:
+        raise UserError(f"{found.path.parent} was begun on other data: give the same handoff, or another output folder")
+
+
+def save(run: Run, step: int) -> None:
+    """Write the checkpoint of a step, and remove the oldest beyond `keep_checkpoints`."""
+    tokenizer, source = run.source.tokenizer, run.source
+    record = {
+        "settings": config.to_dict(run.settings),
+        "vocabulary": len(tokenizer),
+        "tokenizer": tokenizer.fingerprint,
+        "data": source.fingerprint,
+        "handoff": source.handoff.uri,
+        "learnt": source.known_labels,
+    }
+    texts = {"tokenizer.json": tokenizer.to_bytes().decode(), "cmvn.json": source.handoff.cmvn_text}
+    moments = checkpoints.moments_by_name(run.model, run.optimizer)
+    ema = run.averaged.weights if run.averaged is not None else None
+    checkpoints.save(run.folder, step, run.model.state_dict(), moments, record, texts, ema=ema)
+    checkpoints.prune(run.folder, run.settings.train.keep_checkpoints)
