@@ -146,8 +146,7 @@ def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
         store, key = locate(place, s3)
         offset, size = file.member or (0, store.size(key))
         header = _Readable(store, key, offset, size)
-        # A store that does not answer is told apart from a bad file here: libsndfile cannot.
-        header.read(min(size, 1 << 10))
+        header.read(min(size, 1 << 10))  # a store that does not answer is told from a bad file here: libsndfile cannot
         header.seek(0)
         info = soundfile.info(header)
     except FileNotFoundError:
