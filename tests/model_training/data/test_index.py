@@ -485,7 +485,7 @@ def test_a_tar_whose_name_is_no_utf8_can_be_trained_on(tmp_path: Path) -> None:
         numbered_tar(folder / name, 3)
     uris = [str(folder / "x.tar"), str(folder / "y.tar")]
     record = index_from_tars(uris, tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
-    assert list(record["domains"]) == ["caf%E9"]
+    assert list(record.domains) == ["caf%E9"]
     index = Index.open(str(tmp_path / "out" / "train.arrow"))
     row = index.row(0)
     assert row.shard.startswith("bytes:/")
