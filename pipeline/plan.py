@@ -288,3 +288,19 @@ def _to_json(recording: Recording) -> str:
         if recording.provenance
         else "{}"
     )
+
+
+def declared_seconds(units: Iterable[Unit]) -> float:
+    """Return the declared length of the audio in some units; what declares none counts as nothing."""
+    total = 0
+    for unit in units:
+        for piece in unit.pieces:
+            end = piece.end if piece.end is not None else piece.declared_samples
+            total += max(0, (end or 0) - piece.start)
+    return total / SAMPLE_RATE
+
+
+def expected_seconds(units: Sequence[Unit]) -> float:
+    """Return `declared_seconds`, and an estimate for what declares none."""
+    pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
+    return declared_seconds(units) + sum(piece.estimated_samples or 0 for piece in pieces) / SAMPLE_RATE

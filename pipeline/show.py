@@ -1,4 +1,7 @@
-"""`show`: one clip's story, from recording to verdict, out of the ledger."""
+"""What `show` and `plan` print: one clip's story, from recording to verdict, and the units of a run.
+
+ledger row ──show──> story          list[Unit] ──show_plan──> a line per domain
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,17 @@ from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
 from pipeline.display.words import printable
-from pipeline.plan import load_plan
-from pipeline.progress import clock_time
+from pipeline.plan import PLAN_KEY, declared_seconds, load_plan
+from pipeline.progress import clock_time, hours
+from stages.copilot import Copilot
+from stages.rover import Rover
+from stages.segment import Segment
+from stages.transcribe import Transcribe
 from stages.write_shard import shard_keys
 
 
 def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
-    """A clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all. Raises
-    UserError.
-    """
+    """Return a clip's ledger row. The plan says which units can hold it, so few ledgers are read. Raises UserError."""
     units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
     for unit in units:
         if not store.exists(shard_keys(unit.unit_id)[2]):
@@ -60,10 +65,10 @@ def show(store: Store, clip_id: str, console: Console) -> None:
         tell(f"  {name}", value)
     tell("domain, unit", f"{row['domain']}, {row['unit_id']}")
     begin, end = (clock_time(row[edge] / SAMPLE_RATE) for edge in ("start", "end"))
-    tell("1 Segment", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
+    tell(f"1 {Segment.name}", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
                       f"{row['speech_samples'] / max(row['end'] - row['start'], 1):.0%} speech")  # fmt: skip
     for index, heard in enumerate(row["hypotheses"] or []):
-        stage = "2 Transcribe" if index == 0 else "3 Copilot"
+        stage = f"2 {Transcribe.name}" if index == 0 else f"3 {Copilot.name}"
         facts = [heard["engine"]]
         if heard["language"]:
             sure = f" ({heard['language_prob']:.0%})" if heard["language_prob"] is not None else ""
@@ -73,7 +78,7 @@ def show(store: Store, clip_id: str, console: Console) -> None:
         tell(stage, ", ".join(facts))
         tell("", f"“{heard['text']}”")
     if row["wer"] is not None:
-        tell("4 Rover", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
+        tell(f"4 {Rover.name}", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
         asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
         tell("  asr", asr)
         tell("  copilot", copilot)
@@ -102,3 +107,18 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
                 text.append(printable(token), style="" if same else style)
                 text.append(" ")
     return first, second
+
+
+def show_plan(store: Store, units: list[Unit], console: Console) -> None:
+    """Print the plan per domain."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("domain", "units", "recordings", "declared", "refused"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    for domain in sorted({unit.domain for unit in units}):
+        own = [unit for unit in units if unit.domain == domain]
+        recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
+        refused = sum(piece.problem is not None for piece in recordings.values())
+        name, declared = Text(printable(domain)), hours(declared_seconds(own))
+        table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
+    console.print(table)
+    console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)

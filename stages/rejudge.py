@@ -18,7 +18,7 @@ from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
 from operators.shard import Row, clean, content_hash, read_ledger, rejection_columns
 from operators.text.spoken import Normaliser
-from stages.base import Fetcher, Resources, SourceChanged, Store
+from stages.base import Fetcher, Resources, SourceChanged, Store, clip_seconds
 from stages.segment import LastFetched, read_span
 from stages.write_shard import ShardFormat, commit, shard_keys
 
@@ -71,6 +71,9 @@ class Rejudge:
         with closing(LastFetched(self.fetcher)) as sources:  # the rows of a recording stand together
             commit(self.new, unit.unit_id, rows, audio, self.format)
         return _summary(unit, rows)
+
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
 
     def _judge(self, row: Row) -> Row:
         if row["clip_id"] is None or row["stage"] not in (None, "rover"):

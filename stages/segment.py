@@ -59,6 +59,10 @@ class Segment:
         joined = np.concatenate(audio) if audio else np.zeros(0, np.int16)
         return replace(unit, clips=tuple(clips), stretches=tuple(stretches), audio=joined)
 
+    def heard_seconds(self, unit: Unit) -> float:
+        read = [stretch.span.samples for stretch in unit.stretches if stretch.outcome != "unreadable"]
+        return sum(read + [clip.span.samples for clip in unit.clips]) / SAMPLE_RATE
+
     def _segment_piece(self, piece: Piece) -> _Found:
         if piece.problem is not None:
             return _unreadable(piece, piece.problem)

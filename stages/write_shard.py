@@ -23,7 +23,7 @@ from operators.clip import Unit
 from operators.filterbank import MelSums, filterbank
 from operators.shard import Row, decode_member, ledger_bytes, unit_rows, write_tar
 from operators.text.spoken import Normaliser, tokens
-from stages.base import Resources, Store
+from stages.base import Resources, Store, clip_seconds
 
 
 def shard_keys(unit_id: str) -> tuple[str, str, str]:
@@ -66,6 +66,9 @@ class WriteShard:
         audio = dict(zip((clip.clip_id for clip in unit.clips), unit.clip_audio(), strict=True))
         commit(self.store, unit.unit_id, unit_rows(unit), lambda row: self._encode(audio[row["clip_id"]]), self.format)
         return replace(unit, audio=np.zeros(0, np.int16))
+
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
 
 
 def commit(

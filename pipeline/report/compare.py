@@ -32,12 +32,12 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import open_store
 from pipeline import config, ledger
-from pipeline.curate import existing_run, stored_config
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
 from pipeline.handoff.clip_keys import first_places, keys
 from pipeline.handoff.clips import Names
 from pipeline.report.retention import FOLD_COLUMNS, Retention, Tally, fold
+from pipeline.run_directory import existing_run, stored_config
 
 SCHEMA_VERSION = 1
 KEPT = "kept"
