@@ -32,6 +32,8 @@ from stages.base import Resources
 
 @dataclass(kw_only=True)
 class SourceSettings:
+    """SourceSettings say where some of the audio lies, and what is known of all of it."""
+
     path: str = setting("", "a folder or s3:// prefix, a manifest (.jsonl .csv .parquet), or a .tar of raw audio")
     domain: str | None = setting(None, "overrides the first folder, and the manifest where it gives none")
     language: str | None = setting(None, "what is spoken, where it is known for the whole source")
@@ -39,6 +41,8 @@ class SourceSettings:
 
 @dataclass(kw_only=True)
 class PlanSettings:
+    """PlanSettings say how recordings become units of work (pipeline/plan.py)."""
+
     unit_minutes: float = setting(
         30.0, "about this much raw audio of one domain is one unit of work", at_least=0.5, at_most=10_000
     )
@@ -50,17 +54,21 @@ class PlanSettings:
 
 @dataclass(kw_only=True)
 class AudioSettings:
+    """AudioSettings say how far a recording is trusted, and how clips are encoded."""
+
     # Limits that let nothing through would put every recording into quarantine, one by one.
     codec: str = setting("flac", "of the shards", choices=("flac", "opus"))
     opus_kbps: int = setting(32, "what libopus takes for one channel", at_least=6, at_most=256)
     max_hours: float = setting(48.0, "a recording is decoded no further than this", at_least=0.001, at_most=10_000)
     max_gigabytes: float = setting(64.0, "a larger file is not opened", at_least=0.000001, at_most=1_000_000)
     decode_timeout_seconds: float = setting(300.0, "without a sign of life, per attempt", at_least=1)
-    decode_attempts: int = setting(2, at_least=1)
+    decode_attempts: int = setting(2, "of one recording, before it is quarantined", at_least=1)
 
 
 @dataclass(kw_only=True)
 class VadSettings:
+    """VadSettings choose the engine that finds speech (pipeline/engines.py)."""
+
     engine: str = setting("pyannote", "whisperX's own; or silero, fsmn, or module:Class of yours")
     model: str | None = setting(None, "folder or hub name, where the engine needs one")
     device: str = setting("cpu", "or cuda")
@@ -71,6 +79,8 @@ class VadSettings:
 
 @dataclass(kw_only=True)
 class AsrSettings:
+    """AsrSettings choose the first recogniser, and the languages that it may report."""
+
     engine: str = setting("whisperx", "or module:Class of yours")
     model: str = setting("large-v3", "hub name or local CTranslate2 folder")
     device: str = setting("cpu", "or cuda")
@@ -85,6 +95,8 @@ class AsrSettings:
 
 @dataclass(kw_only=True)
 class CopilotSettings:
+    """CopilotSettings choose the second, independent recogniser of each language."""
+
     engine: str = setting("funasr", "or module:Class of yours")
     models: dict[str, Any] = setting(
         {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"},
@@ -97,12 +109,16 @@ class CopilotSettings:
 
 @dataclass(kw_only=True)
 class TextSettings:
+    """TextSettings say what two transcripts are forgiven (operators/text/spoken.py)."""
+
     fillers: bool = setting(True, "drop 嗯, um, ...")
     erhua: bool = setting(True, "花儿 equals 花")
 
 
 @dataclass(kw_only=True)
 class ExecutionSettings:
+    """ExecutionSettings say where the stages run, and with how many workers."""
+
     runner: str = setting("ray", "local: the same stages in one plain loop", choices=("ray", "local"))
     address: str | None = setting(None, "of a running cluster (auto finds it); null starts one here")
     num_cpus: int | None = setting(None, "logical CPUs of the cluster started here; null: as many as the stages need")
@@ -128,10 +144,10 @@ class Settings:
     sources: list[SourceSettings] = setting(
         [], "e.g. [{path: crawl/}, {path: s3://bucket/crawl/manifest.jsonl, language: zh}]"
     )
-    seed: int = setting(0)
-    s3: S3Settings = setting(S3Settings())
-    plan: PlanSettings = setting(PlanSettings())
-    audio: AudioSettings = setting(AudioSettings())
+    seed: int = setting(0, "no stage draws anything today; part of the fingerprint")
+    s3: S3Settings = setting(S3Settings(), "how s3:// paths are reached")
+    plan: PlanSettings = setting(PlanSettings(), "sources into units of work")
+    audio: AudioSettings = setting(AudioSettings(), "reading recordings, writing clips")
     vad: VadSettings = setting(VadSettings(), "where somebody speaks")
     cut: CutSettings = setting(CutSettings(), "speech into clips")
     asr: AsrSettings = setting(AsrSettings(), "the first recogniser")

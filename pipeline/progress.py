@@ -44,7 +44,7 @@ class StageSpeed:
 
 @dataclass
 class Progress:
-    """Totals of a run in progress. `clock` is monotonic seconds."""
+    """Progress holds the totals of a run in progress. `clock` is monotonic seconds."""
 
     stages: list[Stage]
     units: int
@@ -221,7 +221,7 @@ class Display:
 
 
 def hours(seconds: float) -> str:
-    """A duration a person reads: 42 s, 12.3 min, 4.56 h, 1,234 h."""
+    """Return a duration as a person reads it: 42 s, 12.3 min, 4.56 h, 1,234 h."""
     if seconds < 60:
         return f"{seconds:.0f} s"
     if seconds < 3600:

@@ -54,18 +54,18 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     story.add_column(style="dim", no_wrap=True)
     story.add_column(overflow="fold")  # a path is there to be copied whole
 
-    def tell(name: str, value: object) -> None:
+    def line(name: str, value: object) -> None:
         story.add_row(name, value if isinstance(value, Text) else Text(printable(str(value))))
 
     seconds = (row["end"] - row["start"]) / SAMPLE_RATE
-    tell("clip", row["clip_id"])
-    tell("recording", row["recording_id"])
-    tell("uri", row["uri"])
+    line("clip", row["clip_id"])
+    line("recording", row["recording_id"])
+    line("uri", row["uri"])
     for name, value in json.loads(row["provenance"] or "{}").items():
-        tell(f"  {name}", value)
-    tell("domain, unit", f"{row['domain']}, {row['unit_id']}")
+        line(f"  {name}", value)
+    line("domain, unit", f"{row['domain']}, {row['unit_id']}")
     begin, end = (clock_time(row[edge] / SAMPLE_RATE) for edge in ("start", "end"))
-    tell(f"1 {Segment.name}", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
+    line(f"1 {Segment.name}", f"samples {row['start']:,} to {row['end']:,} ({begin} to {end}), {seconds:.2f} s, "
                       f"{row['speech_samples'] / max(row['end'] - row['start'], 1):.0%} speech")  # fmt: skip
     for index, heard in enumerate(row["hypotheses"] or []):
         stage = f"2 {Transcribe.name}" if index == 0 else f"3 {Copilot.name}"
@@ -75,30 +75,30 @@ def show(store: Store, clip_id: str, console: Console) -> None:
             facts.append(heard["language"] + sure)
         if heard["avg_logprob"] is not None:
             facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
-        tell(stage, ", ".join(facts))
-        tell("", f"“{heard['text']}”")
+        line(stage, ", ".join(facts))
+        line("", f"“{heard['text']}”")
     if row["wer"] is not None:
-        tell(f"4 {Rover.name}", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
+        line(f"4 {Rover.name}", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
         asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
-        tell("  asr", asr)
-        tell("  copilot", copilot)
+        line("  asr", asr)
+        line("  copilot", copilot)
     if row["outcome"] == "kept":
-        tell("verdict", Text("kept", style="bold green"))
-        tell("  label", f"“{row['label']}”")
-        tell(
+        line("verdict", Text("kept", style="bold green"))
+        line("  label", f"“{row['label']}”")
+        line(
             "  lies in",
             f"{store.url(shard_keys(row['unit_id'])[0])}, {row['tar_size']:,} bytes at {row['tar_offset']:,}",
         )
     else:
-        tell("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
+        line("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
         if row["detail"]:
-            tell("", row["detail"])
-    tell("content", row["content_hash"])
+            line("", row["detail"])
+    line("content", row["content_hash"])
     console.print(story)
 
 
 def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
-    """Both spoken forms with what differs marked."""
+    """Return both spoken forms with what differs marked."""
     first, second = Text(), Text()
     for edit in align(tokens(asr), tokens(copilot)):
         same = edit.kind == "equal"

@@ -15,9 +15,7 @@ from operators.settings import setting
 
 
 class SourceChanged(Exception):
-    """A recording is no longer there, or no longer what it was: its unit is left undone, and the text says why in one
-    line.
-    """
+    """SourceChanged says in one line that a recording is gone, or not what it was: its unit is left undone."""
 
 
 @dataclass(kw_only=True)
@@ -29,11 +27,11 @@ class Resources:
     # Fixed, because sums in another order are other sums.
     threads: int = setting(1, "of the worker's native libraries", at_least=1)
     min_workers: int = setting(1, "Ray adds and removes workers as they are needed", at_least=1)
-    max_workers: int = setting(1, "", at_least=1)
+    max_workers: int = setting(1, "no fewer than min_workers", at_least=1)
 
 
 class Stage(Protocol):
-    """One verb made runnable."""
+    """A Stage is one verb made runnable."""
 
     resources: Resources
 
@@ -52,7 +50,7 @@ class Stage(Protocol):
 
 
 class Store(Protocol):
-    """The part of a run's storage that stages use; `operators.storage` has it for local and s3:// paths."""
+    """A Store is the part of a run's storage that stages use; `operators.storage` has it for local and s3:// paths."""
 
     def put(self, key: str, data: bytes) -> None: ...
 
@@ -64,9 +62,7 @@ class Store(Protocol):
 
 
 class Fetcher(Protocol):
-    """Gives a source's bytes as a local file for as long as the context lasts; a tar's member lies at its place in the
-    tar.
-    """
+    """A Fetcher gives a source's bytes as a local file while the context lasts; a tar's member lies at its place."""
 
     def fetch(self, uri: str, member: tuple[int, int] | None = None) -> AbstractContextManager[str]: ...
 
@@ -82,5 +78,5 @@ def _too_short(clip: Clip) -> bool:
 
 
 def reject(clip: Clip, rejection: Rejection) -> Clip:
-    """The same clip, out of play."""
+    """Return the same clip, out of play."""
     return replace(clip, verdict=Verdict(rejection=rejection))

@@ -105,7 +105,7 @@ class Rejudge:
 
 
 def _summary(unit: Unit, rows: list[Row]) -> Unit:
-    """The unit as the display counts it: clips with verdicts, stretches, no audio."""
+    """Return the unit as the display counts it: clips with verdicts, stretches, no audio."""
     clips, stretches = [], []
     for row in rows:
         span = Span(row["start"], row["end"])

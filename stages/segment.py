@@ -167,7 +167,7 @@ class _Found:
 
 
 def _nominal(piece: Piece) -> Span:
-    """What the plan gave to a piece, by declared length."""
+    """Return what the plan gave to a piece, by declared length."""
     return Span(piece.start, piece.end if piece.end is not None else max(piece.start, piece.declared_samples or 0))
 
 
@@ -183,7 +183,7 @@ def _unreadable(piece: Piece, rejection: Rejection, span: Span | None = None) ->
 
 
 def _gaps(region: Span, taken: list[Span]) -> list[Span]:
-    """What is left of `region` between the spans `taken`."""
+    """Return what is left of `region` between the spans `taken`."""
     left: list[Span] = []
     start = region.start
     for span in sorted(taken):
@@ -200,9 +200,7 @@ def _source(piece: Piece, path: str) -> str | FileRange:
 
 
 class LastFetched:
-    """A fetcher that holds on to the last file until another is asked for: clips of one recording share one
-    download.
-    """
+    """LastFetched holds on to the last file until another is asked for: clips of one recording share one download."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -224,9 +222,7 @@ class LastFetched:
 
 
 def read_span(fetcher: Fetcher, decoder: IsolatedDecoder, piece: Piece, span: Span) -> np.ndarray:
-    """int16 [samples] of a span of a recording, the same samples as when its clips were cut. Raises AudioError,
-    OSError.
-    """
+    """Return int16 [samples] of a span of a recording, as when its clips were cut. Raises AudioError, OSError."""
     with fetcher.fetch(piece.recording.uri, piece.member) as path:
         return decoder.decode(_source(piece, path), (span.start, span.end)).pcm
 

@@ -82,7 +82,7 @@ def commit(
     def heard(row: Row) -> bytes:
         nonlocal mel_sums
         encoded = audio(row)
-        # Of what the shard holds, not of what was cut: a trainer hears that, and `redecide` copies it.
+        # Of what the shard holds, not of what was cut: a trainer reads that, and `redecide` copies it.
         mel_sums = mel_sums.add(filterbank(decode_member(encoded)))
         return encoded
 

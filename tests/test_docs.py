@@ -58,6 +58,10 @@ TABLES: dict[str, Callable[[], str]] = {"reasons.md": reasons_table, "settings.m
 """Pages of docs/reference with a table that is made from the code."""
 
 
+def test_every_setting_says_what_it_means() -> None:
+    assert not [key for key, _, known in leaves(config.Settings()) if not known.meaning]
+
+
 @pytest.mark.parametrize("page", TABLES)
 def test_the_table_of_a_reference_page_is_the_codes(page: str) -> None:
     written = (REFERENCE / page).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]

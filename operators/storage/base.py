@@ -24,7 +24,7 @@ class S3Settings:
     """S3Settings say how an S3 store is reached; they are the section `s3` of the settings."""
 
     endpoint_url: str | None = setting(None, "for S3-compatible stores")
-    region: str | None = setting(None)
+    region: str | None = setting(None, "boto3's own where none is given")
     profile: str | None = setting(None, "of ~/.aws; credentials come from boto3's own chain, never from here")
     addressing_style: str = setting("auto", "path for most stores that are not AWS")
     max_attempts: int = setting(8, "of one request", at_least=1)
@@ -38,7 +38,7 @@ class StoreUnavailable(UserError):
 
 
 class AccessRefused(UserError, PermissionError):
-    """Permission is missing: for a run's output it is the user's to mend, for one source it is a quarantined
+    """Permission is missing: for a run's output it is the user's to fix, for one source it is a quarantined
     recording.
     """
 
@@ -46,7 +46,7 @@ class AccessRefused(UserError, PermissionError):
 class Store(ABC):
     """Objects under one root. Picklable: connections are made per process, on first use.
 
-    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to mend
+    Every method may raise UserError (AccessRefused, StoreUnavailable among them) with one line that says how to fix
     it.
     """
 

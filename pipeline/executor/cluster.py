@@ -60,7 +60,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
 
 
 def _reach(address: str) -> None:
-    """One quick look whether anything listens there: Ray itself would try for minutes, and loudly. Raises UserError."""
+    """Look once whether anything listens there: Ray itself would try for minutes, and loudly. Raises UserError."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if not port.isdigit():
         return  # "auto", which finds a cluster of this machine or says at once that there is none
@@ -73,7 +73,7 @@ def _reach(address: str) -> None:
 
 
 def cluster_address(settings: ExecutionSettings) -> str | None:
-    """Of the running cluster to join, None to start one here. 'ray job submit' sets RAY_ADDRESS."""
+    """Return the address of the running cluster to join, None to start one here. 'ray job submit' sets RAY_ADDRESS."""
     return settings.address or os.environ.get("RAY_ADDRESS") or None
 
 
@@ -82,7 +82,7 @@ def _free(node: dict[str, Any]) -> tuple[float, float]:
 
 
 def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
-    """Proves that one node or another can hold every stage's smallest pool. Raises UserError naming the one that
+    """Prove that one node or another can hold every stage's smallest pool. Raises UserError naming the one that
     starves.
     """
     free = [list(node) for node in nodes]
@@ -109,7 +109,7 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
 
 
 def describe_cluster() -> str:
-    """The cluster that is connected, in a few words."""
+    """Return the cluster that is connected, in a few words."""
     import ray
 
     nodes = [_free(node) for node in ray.nodes() if node["Alive"]]
@@ -125,7 +125,7 @@ def disconnect() -> None:
 
 
 def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> Iterator[list[Any]]:
-    """`function` over chunks of items as Ray tasks, results in order. At most a few chunks per CPU are in flight."""
+    """Yield what `function` makes of chunks of items, in order, as Ray tasks: a few chunks per CPU are in flight."""
     import ray
 
     @ray.remote
@@ -143,7 +143,7 @@ def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk:
 
 
 def _gathered(reference: Any) -> Any:
-    """What a task answered. Raises its UserError as it was, without Ray's traceback around it, and ClusterLost."""
+    """Return what a task answered. Raises its UserError without Ray's traceback around it, and ClusterLost."""
     import ray
 
     try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from operators.clip import Unit
@@ -20,9 +21,10 @@ class LocalExecutor:
         return None
 
     def run(self, units: list[Unit]) -> Iterator[Event]:
-        yield from events(self._outcomes(units))
+        with closing(self._outcomes(units)) as outcomes:  # also when `events` raises: workers let go of their models
+            yield from events(outcomes)
 
-    def _outcomes(self, units: list[Unit]) -> Iterator[bytes]:
+    def _outcomes(self, units: list[Unit]) -> Generator[bytes, None, None]:
         workers: list[Worker] = []
         try:
             workers += [Worker(stage, last=stage is self._stages[-1]) for stage in self._stages]

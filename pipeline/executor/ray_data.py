@@ -64,7 +64,7 @@ class RayExecutor:
         rows = (packed for batch in batches for packed in batch["outcome"].to_pylist())
         unanswered = dict.fromkeys(unit.unit_id for unit in units)
         try:
-            # Ray's core tells about the restart of actors here, in terms that are not the user's.
+            # Ray's core writes of the restart of actors here, in terms that are not the user's.
             with native_stderr_silenced():
                 first = next(rows, None)
             for packed in rows if first is None else itertools.chain([first], rows):

@@ -35,11 +35,11 @@ ROLL_CALL = Unit(unit_id="", domain="", pieces=())
 
 
 class ClusterLost(Exception):
-    """Ray itself failed, not a stage. What has a ledger is done; the rest is for the next run."""
+    """ClusterLost says that Ray itself failed, not a stage. What has a ledger is done; the rest is for the next run."""
 
 
 class EngineFailed(UserError):
-    """A worker could not load its models. `detail` holds the worker's own lines, which may be a traceback."""
+    """EngineFailed says that a worker could not load its models. `detail` holds its own lines, a traceback perhaps."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(f"an engine cannot be loaded: {first_line(detail)}")
@@ -74,7 +74,7 @@ Event = Ready | Outcome
 
 
 class Worker:
-    """One stage in one process. Holds its models from construction on; turns a bug into an answer that names it."""
+    """A Worker is one stage in one process. It loads its models at once, and turns a bug into an answer that names it."""
 
     def __init__(self, stage: Stage, last: bool) -> None:
         quiet_dependencies()
@@ -112,9 +112,7 @@ class Worker:
 
 
 class RestartedWorker(Worker):
-    """A Worker under Ray, which starts it again whenever its process dies: for ever, if loading the models is what
-    kills it.
-    """
+    """A RestartedWorker knows that Ray starts it again whenever it dies: for ever, if loading its models kills it."""
 
     def _open(self) -> None:
         import ray
