@@ -74,7 +74,7 @@ Event = Ready | Outcome
 
 
 class Worker:
-    """A Worker is one stage in one process. It loads its models at once, and turns a bug into an answer that names it."""
+    """A Worker is one stage in one process. It loads its models at once, and answers with an error where a bug raised."""
 
     def __init__(self, stage: Stage, last: bool) -> None:
         quiet_dependencies()
