@@ -74,7 +74,7 @@ Event = Ready | Outcome
 
 
 class Worker:
-    """A Worker is one stage in one process. It loads its models at once, and answers with an error where a bug raised."""
+    """A Worker is one stage in one process. It loads its models at once and answers bugs with an error."""
 
     def __init__(self, stage: Stage, last: bool) -> None:
         quiet_dependencies()
