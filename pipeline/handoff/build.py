@@ -32,7 +32,6 @@ from operators.storage.fetch import open_store
 from operators.storage.uri import is_s3
 from pipeline import ledger
 from pipeline.config import Settings, load
-from pipeline.curate import existing_run, stored_config
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
 from pipeline.handoff.checks import check_labelled, check_weights, check_writable, scratch_folder
@@ -43,6 +42,7 @@ from pipeline.handoff.shards import Damage, read_shards, refuse
 from pipeline.handoff.split import REASONS, SPLITS, Shares, Sifted, repeated_audio, sift, split_gathered
 from pipeline.handoff.tokenizer import build_tokenizer, copy_tokenizer, try_tokenizer
 from pipeline.plan import load_plan
+from pipeline.run_directory import existing_run, stored_config
 from stages.write_shard import shard_keys
 
 SCHEMA_VERSION = 1
