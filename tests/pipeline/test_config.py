@@ -219,3 +219,26 @@ def test_fingerprint_is_of_the_output_only() -> None:
         "audio.codec=opus",
     ):
         assert config.fingerprint(config.load(None, [other])) != base, other
+
+
+@pytest.mark.parametrize(
+    ("settings", "stored", "name"),
+    [
+        ([], {}, "8aaefcbcc4faab5e"),
+        (["hallucination.max_repeats=5"], {"max_repeats": 5}, "a50d745a3047a518"),
+        (
+            ["hallucination.rates={zh: {max_han_per_second: 12.5}}", "sources=[{path: a, language: zh}]"],
+            {"rates": {"zh": {"max_han_per_second": 12.5}}},
+            "22f3a37a9f0050a9",
+        ),
+    ],
+)
+def test_a_run_from_before_hallucination_had_named_settings_goes_on(
+    settings: list[str], stored: dict[str, Any], name: str
+) -> None:
+    """Its config.yaml holds what the user gave, and its fingerprint is of that."""
+    now = config.load(None, settings)
+    before = config.to_dict(now) | {"hallucination": stored}
+    assert config.restore(before) == now
+    assert config.fingerprint(now) == name
+    assert config.fingerprint(config.load(None, [*settings, "hallucination.min_stock_share=0.8"])) == name
