@@ -299,8 +299,11 @@ def _optional(hint: Any) -> bool:
 
 def _number(hint: Any) -> bool:
     """Return whether a value of this type is a number: int, float, either, or None."""
-    options = set(typing.get_args(hint)) - {types.NoneType} or {hint}
+    options = set(typing.get_args(hint)) - {types.NoneType} if typing.get_origin(hint) in _UNIONS else {hint}
     return options <= {int, float}
+
+
+_UNIONS = (types.UnionType, typing.Union)
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -310,7 +313,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if _number(hint):
         floats = hint is not int and float in (typing.get_args(hint) or (float,))
         return isinstance(value, int | float if floats else int) and not isinstance(value, bool)
-    if kind is types.UnionType:
+    if kind in _UNIONS:
         return any(_fits(value, each) for each in typing.get_args(hint) if each is not types.NoneType)
     return isinstance(value, (list, tuple) if kind is list else kind)
 
@@ -318,7 +321,7 @@ def _fits(value: Any, hint: Any) -> bool:
 def expected(hint: Any) -> str:
     """Return what a value of an annotation's type is called in an error."""
     kind = typing.get_origin(hint) or hint
-    if kind is types.UnionType:
+    if kind in _UNIONS:
         names = [expected(each) for each in typing.get_args(hint) if each not in (types.NoneType, int)]
         return " or ".join(names) or expected(int)
     names_of = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}

@@ -293,13 +293,13 @@ def _explain(error: OmegaConfBaseException) -> str:
     if "not in" in message:
         return _unknown(key)
     found = re.match(r".*?value '(.*?)'.* (?:to|type|hint|valid) '?(\w+)", message, flags=re.IGNORECASE)
-    words = _EXPECTED.get(found[2].lower()) if found else None
-    return f"{key}={found[1]}: expected {words}" if found and words else f"setting {key}: {message}"
+    if found and found[2].lower() in _TYPES:
+        return f"{key}={found[1]}: expected {expected(_TYPES[found[2].lower()])}"
+    return f"setting {key}: {message}"
 
 
-_EXPECTED = {"float": "a number", "union": "a number", "integer": "a whole number", "int": "a whole number"}
-_EXPECTED |= {"bool": "true or false", "str": "text", "string": "text"}
-"""What OmegaConf's names of types are called here."""
+# OmegaConf's names of types
+_TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bool, "str": str, "string": str}
 
 
 def _check_together(settings: Settings) -> None:
@@ -347,17 +347,14 @@ def schema() -> dict[str, Any]:
     return tree
 
 
-FULL_YAML = """\
+def full_yaml() -> str:
+    """Return pipeline/configs/full.yaml."""
+    return f"""\
 # Every setting with its default. Copy what you change; anything left out keeps the value shown here.
 # On the command line the same keys are written with dots: rover.max_wer=15 'copilot.models.zh=/models/paraformer'
 # This file is what `python -m pipeline settings` prints.
 
-"""
-
-
-def full_yaml() -> str:
-    """Return pipeline/configs/full.yaml."""
-    return FULL_YAML + as_yaml(Settings())
+{as_yaml(Settings())}"""
 
 
 # Where and how fast a run works does not change what it writes; everything else does, devices and the threads of an

@@ -30,6 +30,7 @@ class Section:
     shy: bool = setting(False, "yes or no")
     maybe: int | None = setting(None, "none where nobody knows", at_least=1)
     mode: str = setting("a", "which way", choices=("a", "b|c"))
+    sizes: list[int] = setting([3, 7], "of each", at_least=1)
     names: list[str] = setting([], "in order", choices=("x", "y"))
     table: dict[str, str] = setting({"zh": "x"}, "by language", choices=("x", "y"))
     limits: dict[str, Limit] = setting({}, "by language")
@@ -68,6 +69,9 @@ WRONG = [
     ("maybe", "no", "rover.maybe=no: expected a whole number"),
     ("shy", 1, "rover.shy=1: expected true or false"),
     ("mode", 3, "rover.mode=3: expected text"),
+    ("sizes", [3, 0], "rover.sizes=0: must be at least 1"),
+    ("sizes", [3, "x"], "rover.sizes=x: expected a whole number"),
+    ("sizes", 3, "rover.sizes=3: expected a list"),
     ("names", "x", "rover.names=x: expected a list"),
     ("table", ["x"], "rover.table=['x']: expected a table"),
     ("limits", {"en": 3}, "rover.limits.en=3: expected a table"),

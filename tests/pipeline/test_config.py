@@ -219,3 +219,27 @@ def test_fingerprint_is_of_the_output_only() -> None:
         "audio.codec=opus",
     ):
         assert config.fingerprint(config.load(None, [other])) != base, other
+
+
+@pytest.mark.parametrize(
+    ("settings", "stored", "in_fingerprint"),
+    [
+        ([], {}, {}),
+        (["hallucination.max_repeats=5"], {"max_repeats": 5}, {"hallucination.max_repeats": 5}),
+        (
+            ["hallucination.rates={zh: {max_han_per_second: 12.5}}"],
+            {"rates": {"zh": {"max_han_per_second": 12.5}}},
+            {"hallucination.rates.zh.max_han_per_second": 12.5},
+        ),
+    ],
+)
+def test_a_run_from_before_hallucination_had_named_settings_goes_on(
+    settings: list[str], stored: dict[str, Any], in_fingerprint: dict[str, Any]
+) -> None:
+    """Its config.yaml holds what the user gave and nothing else, and so does its fingerprint."""
+    now = config.load(None, settings)
+    assert config.restore(config.to_dict(now) | {"hallucination": stored}) == now
+    found = config.output_settings(now)
+    assert {key: value for key, value in found.items() if key.startswith("hallucination")} == in_fingerprint
+    spelt_out = config.load(None, [*settings, "hallucination.min_stock_share=0.8"])
+    assert config.fingerprint(spelt_out) == config.fingerprint(now)
