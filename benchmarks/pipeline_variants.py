@@ -36,7 +36,7 @@ import psutil
 
 from operators.clip import SAMPLE_RATE, Clip, Hypothesis, Piece, Recording, Span, Unit, clip_id
 from operators.storage.fetch import Fetch, open_store
-from pipeline import ledger, recipe
+from pipeline import engines, ledger, recipe
 from pipeline.config import Settings, load
 from pipeline.plan import load_plan
 from stages.base import Resources, Stage
@@ -128,12 +128,12 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
     from operators.text.spoken import Normaliser
 
     settings = settings_of(work)
-    vad, asr = recipe.vad(settings.vad)(), recipe.recogniser(settings.asr, threads=1)()
+    vad, asr = engines.vad(settings.vad)(), engines.recogniser(settings.asr, threads=1)()
     copilot, rover = (
-        recipe.copilots(settings.copilot, threads=1)(),
+        engines.copilots(settings.copilot, threads=1)(),
         AgreementJudge(settings.rover, Normaliser()),
     )
-    cutting = recipe.cutting(settings.cut)
+    cutting = settings.cut
     clock, heard = Clock(), list[tuple[str, list[str]]]()
 
     def curate(recordings: list[tuple[str, str]]) -> None:
@@ -210,6 +210,9 @@ class Warmed:
             wait_until_ready(self.folder, self.workers)
         return self.stage.process(unit)
 
+    def heard_seconds(self, unit: Unit) -> float:
+        return self.stage.heard_seconds(unit)
+
     def close(self) -> None:
         self.stage.close()
 
@@ -234,7 +237,8 @@ class Warmed:
 
 
 def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
-    from pipeline.executor.ray_data import ROLL_CALL, connect, disconnect, run_ray
+    from pipeline.executor.executor import executor_for
+    from pipeline.executor.worker import Outcome
 
     settings = settings_of(work, workers)
     shutil.rmtree(settings.output, ignore_errors=True)
@@ -248,15 +252,16 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
     ]
     busy: defaultdict[str, float] = defaultdict(float)
     cpu = CpuOfWork(ready_folder, workers * len(built))
-    connect(settings.execution, stages)
-    for outcome in run_ray(stages, units, settings.execution):
-        if outcome.error:
-            raise RuntimeError(outcome.error)
-        if outcome.unit_id != ROLL_CALL.unit_id:
-            for name, seconds in outcome.busy_seconds.items():
+    executor = executor_for(settings.execution, stages)
+    executor.connect()
+    for event in executor.run(units):
+        if isinstance(event, Outcome):
+            if event.error:
+                raise RuntimeError(event.error)
+            for name, seconds in event.busy_seconds.items():
                 busy[name] += seconds
     times = cpu.read()
-    disconnect()
+    executor.close()
     heard = [
         (row["clip_id"], [hypothesis["text"] for hypothesis in row["hypotheses"]])
         for table in ledger.ledgers(store)

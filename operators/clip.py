@@ -174,6 +174,8 @@ class Unit:
     """int16 [samples]: the audio of `clips`, in order, end to end; the rest is not carried along."""
     busy_seconds: dict[str, float] = field(default_factory=dict)
     """seconds each stage worked on the unit; for the progress display, never part of what is written."""
+    heard_seconds: dict[str, float] = field(default_factory=dict)
+    """seconds of audio that each stage worked on; likewise."""
 
     def clip_audio(self) -> list[np.ndarray]:
         """int16 [samples] of every clip, in order; views, not copies."""

@@ -49,17 +49,14 @@ class Setting:
         if self.choices:
             names = [choice or '""' for choice in self.choices]
             return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-        words = [
-            f"{name} {bound:g}" if abs(bound) < 10_000 else f"{name} {bound:,}"
-            for name, bound in (
-                ("at least", self.at_least),
-                ("above", self.above),
-                ("at most", self.at_most),
-                ("below", self.below),
-            )
-            if bound is not None
-        ]
-        return ", ".join(words)
+        if self.at_least is not None and self.at_most is not None:
+            return f"{_plain(self.at_least)} to {_plain(self.at_most)}"
+        bounds = {"at least": self.at_least, "above": self.above, "at most": self.at_most, "below": self.below}
+        return ", ".join(f"{name} {_plain(bound)}" for name, bound in bounds.items() if bound is not None)
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.6f}".rstrip("0").rstrip(".")
 
 
 def setting(
@@ -116,25 +113,25 @@ def check(record: Any, section: str = "") -> None:
 
 def _check(value: Any, key: str, known: Setting, hint: Any) -> None:
     inner = typing.get_args(hint)
+    if value is None and _optional(hint):
+        return
+    if not _fits(value, hint):
+        raise UserError(f"{key}={value}: expected {expected(hint)}")
     if is_dataclass(value):
         check(value, key)
     elif isinstance(value, dict):
         for name, entry in value.items():
-            _check(entry, _join(key, str(name)), known, inner[1] if len(inner) > 1 else Any)
+            _check(entry, _join(key, str(name)), known, inner[1] if inner else Any)
     elif isinstance(value, list | tuple):
         for entry in value:
             _check(entry, key, known, inner[0] if inner else Any)
-    elif value is not None or not _optional(hint):
-        _check_one(value, key, known, _number(hint))
+    else:
+        _check_one(value, key, known)
 
 
-def _check_one(value: Any, key: str, known: Setting, is_number: bool) -> None:
-    if is_number and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
-        if isinstance(value, float) and not known.infinite:
-            raise UserError(f"{key}={value}: must be a finite number")
-        raise UserError(f"{key}={value}: expected a number")
-    if isinstance(value, float) and math.isinf(value) and not known.infinite:
-        raise UserError(f"{key}={value}: must be a finite number")
+def _check_one(value: Any, key: str, known: Setting) -> None:
+    if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not known.infinite)):
+        raise UserError(f"{key}={value}: must be a {'' if known.infinite else 'finite '}number")
     if known.choices and value not in known.choices:
         raise UserError(f"{key}={value}: expected one of {', '.join(choice or '(empty)' for choice in known.choices)}")
     if known.at_least is not None and not value >= known.at_least:
@@ -242,11 +239,12 @@ def _yaml_lines(record: Any, indent: str, explained: set[type]) -> Iterator[str]
     for each in fields(record):
         value: Any = getattr(record, each.name)
         known = about(each)
-        words = "; ".join(word for word in (known.meaning, known.allowed()) if word)
+        allowed = known.allowed()
+        words = f"{known.meaning} ({allowed})" if known.meaning and allowed else known.meaning or allowed
         if not is_dataclass(value):
             yield from _commented(f"{indent}{each.name}: {_flow(value)}", words, indent)
             yield from (f"{indent}#   {line}" for line in _entry_lines(hints[each.name]))
-        elif type(value) in explained:  # its settings were explained above
+        elif indent and type(value) in explained:  # its settings were explained above
             yield from _commented(f"{indent}{each.name}: {_flow(asdict(value))}", words, indent)  # type: ignore[arg-type]
         else:
             if not indent:
@@ -266,7 +264,7 @@ def _entry_lines(hint: Any) -> list[str]:
 def _commented(line: str, words: str, indent: str) -> Iterator[str]:
     if not words:
         yield line
-    elif len(padded := f"{line:<32}# {words}") <= WIDTH:
+    elif len(padded := f"{line:<31} # {words}") <= WIDTH:
         yield padded
     else:
         yield f"{indent}# {words}"
@@ -301,5 +299,30 @@ def _optional(hint: Any) -> bool:
 
 def _number(hint: Any) -> bool:
     """Return whether a value of this type is a number: int, float, either, or None."""
-    options = set(typing.get_args(hint)) - {types.NoneType} or {hint}
+    options = set(typing.get_args(hint)) - {types.NoneType} if typing.get_origin(hint) in _UNIONS else {hint}
     return options <= {int, float}
+
+
+_UNIONS = (types.UnionType, typing.Union)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    kind = typing.get_origin(hint) or hint
+    if hint is Any:
+        return True
+    if _number(hint):
+        floats = hint is not int and float in (typing.get_args(hint) or (float,))
+        return isinstance(value, int | float if floats else int) and not isinstance(value, bool)
+    if kind in _UNIONS:
+        return any(_fits(value, each) for each in typing.get_args(hint) if each is not types.NoneType)
+    return isinstance(value, (list, tuple) if kind is list else kind)
+
+
+def expected(hint: Any) -> str:
+    """Return what a value of an annotation's type is called in an error."""
+    kind = typing.get_origin(hint) or hint
+    if kind in _UNIONS:
+        names = [expected(each) for each in typing.get_args(hint) if each not in (types.NoneType, int)]
+        return " or ".join(names) or expected(int)
+    names_of = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
+    return names_of.get(kind, "a table")

@@ -1,8 +1,10 @@
-"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | handoff."""
+"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | handoff |
+settings."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
@@ -14,7 +16,7 @@ from operators.errors import UserError
 from pipeline import config
 from pipeline.display.words import printable
 from pipeline.executor.dependencies import quiet_dependencies
-from pipeline.executor.ray_data import ClusterLost
+from pipeline.executor.worker import ClusterLost
 from pipeline.handoff import command as handoff_command
 
 DESCRIPTION = """\
@@ -40,7 +42,7 @@ CONFIG is a YAML file; key=value settings override it. The least that it needs:
 
 Ray: starts by itself, joins a running cluster (execution.address=auto), or runs inside 'ray job submit'.
 A stopped run goes on where it was: give the same command again.
-Exit codes: 0 done, 1 units left undone, 2 a mistake to mend.
+Exit codes: 0 done, 1 units left undone, 2 a mistake to fix.
 
 examples:
   python -m pipeline run my.yaml
@@ -78,6 +80,10 @@ examples:
   python -m pipeline score runs/first --truth truth.jsonl
   python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5""",
     "handoff": handoff_command.EXAMPLES,
+    "settings": """\
+examples:
+  python -m pipeline settings > my.yaml                  every setting with its default and its meaning
+  python -m pipeline settings --schema > settings.json   the same as JSON Schema: types, defaults, bounds, meanings""",
     "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
 }
 
@@ -132,14 +138,21 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
     command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command = add("settings", "print every setting of run, plan and check with its default")
+    command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
     handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
     return main
 
 
 def command(arguments: argparse.Namespace, console: Console) -> int:
-    """Run one command. Answers the exit code. Raises UserError."""
+    """Run one command. Return the exit code. Raises UserError."""
+    if arguments.command == "settings":
+        schema = json.dumps(config.schema(), ensure_ascii=False, indent=2)
+        sys.stdout.write(schema + "\n" if arguments.schema else config.full_yaml())
+        return 0
     if arguments.command in ("run", "plan", "check"):
         from pipeline.curate import Curation
+        from pipeline.show import show_plan
 
         settings = config.load(arguments.config, arguments.settings)
         curation = Curation(settings=settings, console=console)
@@ -147,7 +160,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
             return curation.run()
         if arguments.command == "check":
             return curation.check()
-        curation.print_plan(curation.plan())
+        show_plan(curation.store, curation.plan(), console)
         return 0
     if arguments.command == "redecide":
         from pipeline.redecide import redecide
@@ -155,10 +168,10 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return redecide(arguments.run, arguments.settings, arguments.output, console)
     if arguments.command == "handoff":
         return handoff_command.run(arguments, console)
-    from pipeline.curate import existing_run
+    from pipeline.run_directory import existing_run
 
     if arguments.command == "report":
-        from pipeline.curate import report
+        from pipeline.report.command import report
 
         runs, overrides = handoff_command.split_runs(arguments.runs)
         if len(runs) == 1:
@@ -188,10 +201,11 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     arguments, rest = commands.parse_known_args(argv)
     # argparse takes the positional arguments in one stretch; settings may stand behind options too.
-    settings = arguments.runs if hasattr(arguments, "runs") else arguments.settings
-    if any(argument.startswith("-") or "=" not in argument for argument in rest):
+    settings = getattr(arguments, "runs", getattr(arguments, "settings", None))
+    if rest and (settings is None or any(argument.startswith("-") or "=" not in argument for argument in rest)):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
-    settings += rest
+    elif settings is not None:
+        settings += rest
     quiet_dependencies()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:

@@ -1,20 +1,19 @@
 """The settings tree of a curation run: defaults < YAML file < `key=value` on the command line.
 
-    dataclasses (defaults, types, comments) ──OmegaConf──> merged with CONFIG.yaml and dots ──check──> Settings
+    dataclasses (defaults, types, bounds, meanings) ──OmegaConf──> merged with CONFIG.yaml and dots ──check──> Settings
 
-Unknown keys and wrong types are errors that name the nearest real key. YAML holds numbers, names and paths; structure
-lives in code. Secrets never belong here: S3 credentials come from boto3's own chain (environment, profile, instance
-role).
+A section that an operator or a stage works by is that operator's own record. Unknown keys and wrong types are errors
+that name the nearest real key. YAML holds numbers, names and paths; structure lives in code. Secrets never belong here:
+S3 credentials come from boto3's own chain (environment, profile, instance role).
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import math
 import re
-from dataclasses import asdict, dataclass, field, is_dataclass
+import typing
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,158 +22,159 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from operators.agreement import AgreementRule
+from operators.asr.hallucination import HallucinationRules
 from operators.errors import UserError
+from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting
+from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
+from stages.base import Resources
 
 
-@dataclass
+@dataclass(kw_only=True)
 class SourceSettings:
-    path: str = ""  # directory, s3:// prefix, manifest (.jsonl .csv .parquet) or .tar of raw audio
-    domain: str | None = None  # overrides the first folder, and the manifest where it gives none
-    language: str | None = None  # what is spoken, when it is known for the whole source
+    """SourceSettings say where some of the audio lies, and what is known of all of it."""
+
+    path: str = setting("", "a folder or s3:// prefix, a manifest (.jsonl .csv .parquet), or a .tar of raw audio")
+    domain: str | None = setting(None, "overrides the first folder, and the manifest where it gives none")
+    language: str | None = setting(None, "what is spoken, where it is known for the whole source")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class PlanSettings:
-    unit_minutes: float = 30.0  # about this much raw audio of one domain is one unit of work
-    edge_radius_seconds: float = 15.0  # a long recording is cut at the quietest point this near a unit's edge
-    probe_workers: int = 4
+    """PlanSettings say how recordings become units of work (pipeline/plan.py)."""
+
+    unit_minutes: float = setting(
+        30.0, "about this much raw audio of one domain is one unit of work", at_least=0.5, at_most=10_000
+    )
+    edge_radius_seconds: float = setting(
+        15.0, "a long recording is cut at the quietest point this near a unit's edge", at_least=0
+    )
+    probe_workers: int = setting(4, "that read headers, each with a process of its own", at_least=1, at_most=256)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AudioSettings:
-    codec: str = "flac"  # of the shards: flac or opus
-    opus_kbps: int = 32
-    max_hours: float = 48.0  # a recording is decoded no further than this
-    max_gigabytes: float = 64.0
-    decode_timeout_seconds: float = 300.0  # without progress, per attempt
-    decode_attempts: int = 2
+    """AudioSettings say how far a recording is trusted, and how clips are encoded."""
+
+    # Limits that let nothing through would put every recording into quarantine, one by one.
+    codec: str = setting("flac", "of the shards", choices=("flac", "opus"))
+    opus_kbps: int = setting(32, "what libopus takes for one channel", at_least=6, at_most=256)
+    max_hours: float = setting(48.0, "a recording is decoded no further than this", at_least=0.001, at_most=10_000)
+    max_gigabytes: float = setting(64.0, "a larger file is not opened", at_least=0.000001, at_most=1_000_000)
+    decode_timeout_seconds: float = setting(300.0, "without a sign of life, per attempt", at_least=1)
+    decode_attempts: int = setting(2, "of one recording, before it is quarantined", at_least=1)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class VadSettings:
-    engine: str = "pyannote"  # pyannote (whisperX's own), silero, fsmn, or module:Class
-    model: str | None = None  # folder or hub name, where the engine needs one
-    device: str = "cpu"
-    options: dict[str, Any] = field(default_factory=dict)  # the engine's own (step, batch_size, onset, offset, ...)
+    """VadSettings choose the engine that finds speech (pipeline/engines.py)."""
 
-
-@dataclass
-class CutSettings:
-    min_seconds: float = 2.0
-    max_seconds: float = 30.0
-    target_seconds: float = (
-        20.0  # joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word
+    engine: str = setting("pyannote", "whisperX's own; or silero, fsmn, or module:Class of yours")
+    model: str | None = setting(None, "folder or hub name, where the engine needs one")
+    device: str = setting("cpu", "or cuda")
+    options: dict[str, Any] = setting(
+        {}, "the engine's own, e.g. {step: 2.5, onset: 0.5, offset: 0.2, batch_size: 8}", infinite=True
     )
-    max_gap_seconds: float = 0.8  # a pause up to this long stays inside a clip
-    rescue_gap_seconds: float = 2.5  # or this long, when an island would be too short otherwise
-    pad_seconds: float = 0.2  # of silence kept at each end
 
 
-@dataclass
+@dataclass(kw_only=True)
 class AsrSettings:
-    engine: str = "whisperx"  # or module:Class
-    model: str = "large-v3"  # hub name or a local CTranslate2 folder
-    device: str = "cpu"
-    compute_type: str = "default"
-    batch_size: int = 16
-    language: str | None = None  # one language for everything; otherwise per clip, or per source where it is given
-    trust_source_language: bool = True
-    languages: list[str] = field(default_factory=list)  # keep these only; empty: all
-    min_language_prob: float = 0.0
-    options: dict[str, Any] = field(default_factory=dict)
+    """AsrSettings choose the first recogniser, and the languages that it may report."""
+
+    engine: str = setting("whisperx", "or module:Class of yours")
+    model: str = setting("large-v3", "hub name or local CTranslate2 folder")
+    device: str = setting("cpu", "or cuda")
+    compute_type: str = setting("default", "int8, float16, ...")
+    batch_size: int = setting(16, "clips that are recognised together", at_least=1)
+    language: str | None = setting(None, "one for everything; otherwise per source where given, else per clip")
+    trust_source_language: bool = setting(True, "do not identify a language that the source gives")
+    languages: list[str] = setting([], "keep these only; empty: all")
+    min_language_prob: float = setting(0.0, "a clip whose language is less certain is rejected")
+    options: dict[str, Any] = setting({}, "the engine's own", infinite=True)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class CopilotSettings:
-    engine: str = "funasr"  # or module:Class
-    # language -> model (hub name or folder), or a list of models for a vote; "*" serves the rest
-    models: dict[str, Any] = field(
-        default_factory=lambda: {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"}
+    """CopilotSettings choose the second, independent recogniser of each language."""
+
+    engine: str = setting("funasr", "or module:Class of yours")
+    models: dict[str, Any] = setting(
+        {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"},
+        'by language, hub name or local folder, or a list of them for a vote; "*" serves the rest',
     )
-    device: str = "cpu"
-    batch_seconds: float = 300.0
-    options: dict[str, Any] = field(default_factory=dict)
+    device: str = setting("cpu", "or cuda")
+    batch_seconds: float = setting(300.0, "of audio that is recognised together", at_least=1)
+    options: dict[str, Any] = setting({}, "the engine's own", infinite=True)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TextSettings:
-    fillers: bool = True  # drop fillers before comparing
-    erhua: bool = True  # 花儿 equals 花
+    """TextSettings say what two transcripts are forgiven (operators/text/spoken.py)."""
+
+    fillers: bool = setting(True, "drop 嗯, um, ...")
+    erhua: bool = setting(True, "花儿 equals 花")
 
 
-@dataclass
-class WorkerSettings:
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int = 1  # of the worker's native libraries
-    min_workers: int = 1
-    max_workers: int = 1
-
-
-@dataclass
+@dataclass(kw_only=True)
 class ExecutionSettings:
-    runner: str = "ray"  # ray, or local: the same stages in one plain loop
-    address: str | None = None  # of a running cluster ("auto" finds it); None starts one here
-    num_cpus: int | None = None  # logical CPUs of the cluster started here; None: as many as the stages need
-    max_failures: int = 20  # give up after this many units have failed
-    max_task_retries: int = 20  # of one unit whose worker died
-    scratch: str | None = None  # folder for temporary files
-    segment: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=1.0))
-    transcribe: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=1.0))
-    copilot: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.5))
-    rover: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.25))
-    write_shard: WorkerSettings = field(default_factory=lambda: WorkerSettings(cpus=0.25))
+    """ExecutionSettings say where the stages run, and with how many workers."""
+
+    runner: str = setting("ray", "local: the same stages in one plain loop", choices=("ray", "local"))
+    address: str | None = setting(None, "of a running cluster (auto finds it); null starts one here")
+    num_cpus: int | None = setting(None, "logical CPUs of the cluster started here; null: as many as the stages need")
+    max_failures: int = setting(20, "give up after this many units have failed", at_least=1)
+    max_task_retries: int = setting(20, "of one unit whose worker died", at_least=0)
+    scratch: str | None = setting(None, "folder for temporary files")
+    segment: Resources = setting(Resources(cpus=1.0))
+    transcribe: Resources = setting(Resources(cpus=1.0))
+    copilot: Resources = setting(Resources(cpus=0.5))
+    rover: Resources = setting(Resources(cpus=0.25))
+    write_shard: Resources = setting(Resources(cpus=0.25))
 
 
-@dataclass
+STAGES = tuple(name for name, kind in typing.get_type_hints(ExecutionSettings).items() if kind is Resources)
+"""Keys of the stages under `execution`, in order."""
+
+
+@dataclass(kw_only=True)
 class Settings:
-    output: str = ""  # run directory, local or s3://
-    sources: list[SourceSettings] = field(default_factory=list)
-    seed: int = 0
-    s3: S3Settings = field(default_factory=S3Settings)
-    plan: PlanSettings = field(default_factory=PlanSettings)
-    audio: AudioSettings = field(default_factory=AudioSettings)
-    vad: VadSettings = field(default_factory=VadSettings)
-    cut: CutSettings = field(default_factory=CutSettings)
-    asr: AsrSettings = field(default_factory=AsrSettings)
-    hallucination: dict[str, Any] = field(default_factory=dict)  # see operators.asr.hallucination.HallucinationRules
-    copilot: CopilotSettings = field(default_factory=CopilotSettings)
-    text: TextSettings = field(default_factory=TextSettings)
-    rover: AgreementRule = field(default_factory=AgreementRule)
-    execution: ExecutionSettings = field(default_factory=ExecutionSettings)
+    """Every setting of a curation run."""
+
+    output: str = setting("", "run directory, local or s3://bucket/prefix")
+    sources: list[SourceSettings] = setting(
+        [], "e.g. [{path: crawl/}, {path: s3://bucket/crawl/manifest.jsonl, language: zh}]"
+    )
+    seed: int = setting(0, "no stage draws anything today; part of the fingerprint")
+    s3: S3Settings = setting(S3Settings(), "how s3:// paths are reached")
+    plan: PlanSettings = setting(PlanSettings(), "sources into units of work")
+    audio: AudioSettings = setting(AudioSettings(), "reading recordings, writing clips")
+    vad: VadSettings = setting(VadSettings(), "where somebody speaks")
+    cut: CutSettings = setting(CutSettings(), "speech into clips")
+    asr: AsrSettings = setting(AsrSettings(), "the first recogniser")
+    hallucination: HallucinationRules = setting(HallucinationRules(), "transcripts that the ASR made up")
+    copilot: CopilotSettings = setting(CopilotSettings(), "the second, independent recogniser")
+    text: TextSettings = setting(TextSettings(), "both transcripts, before they are compared")
+    rover: AgreementRule = setting(AgreementRule(), "which clips are kept")
+    execution: ExecutionSettings = setting(ExecutionSettings(), "where and how fast; no label depends on it")
 
 
 def load(path: str | None, overrides: list[str]) -> Settings:
-    """Settings from defaults, a YAML file and `key=value` overrides, in rising order of authority.
+    """Return settings from defaults, a YAML file and `key=value` overrides, in rising order of authority.
 
     Paths inside the file are relative to the current directory, as on the command line. Raises UserError.
     """
     return _merge(OmegaConf.structured(Settings), path, overrides)
 
 
-def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
-    try:
-        if path is not None:
-            tree = _laid_over(tree, _read_yaml(path))
-        for override in overrides:
-            if "=" not in override:
-                raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
-            if override.partition("=")[0] in _FREE:
-                _empty(tree, override.partition("=")[0])
-            tree = OmegaConf.merge(tree, _plain(OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
-        settings = OmegaConf.to_object(tree)
-    except OmegaConfBaseException as error:
-        raise UserError(_explain(error)) from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
-    assert isinstance(settings, Settings)
-    _check(settings)
-    return settings
+def override(settings: Settings, overrides: list[str]) -> Settings:
+    """Return the same settings with `key=value` changes. Raises UserError."""
+    return _merge(OmegaConf.structured(settings), None, overrides)
 
 
 def restore(values: dict[str, Any]) -> Settings:
-    """Settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises UserError."""
+    """Return settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises
+    UserError.
+    """
     if not isinstance(values, dict):
         raise UserError("config.yaml of the run is damaged: its settings are no table")
     try:
@@ -185,9 +185,27 @@ def restore(values: dict[str, Any]) -> Settings:
     return settings
 
 
-def override(settings: Settings, overrides: list[str]) -> Settings:
-    """The same settings with `key=value` changes. Raises UserError."""
-    return _merge(OmegaConf.structured(settings), None, overrides)
+def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
+    try:
+        if path is not None:
+            tree = _laid_over(tree, _read_yaml(path))
+        for override in overrides:
+            key, equals, _ = override.partition("=")
+            if not equals:
+                raise UserError(f"'{override}' is no setting: write key=value, for example rover.max_wer=15")
+            if key in _REPLACED:
+                _empty(tree, key)
+            given = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            tree = OmegaConf.merge(tree, _checked(given, whole=key))
+        settings = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise UserError(_explain(error)) from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
+    assert isinstance(settings, Settings)
+    check(settings)
+    _check_together(settings)
+    return settings
 
 
 def _read_yaml(path: str) -> Any:
@@ -203,14 +221,14 @@ def _read_yaml(path: str) -> Any:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
-    return _plain(content)
+    return _checked(content)
 
 
-def _plain(content: Any) -> Any:
-    """A settings tree without surprises. `sources: crawl/` and `sources: [a, b]` are short for records that name only a
-    path.
+def _checked(content: Any, whole: str = "") -> Any:
+    """Return a part of the tree as the user gave it, without surprises. `whole` is the dotted key on the command line.
 
-    ${...} is refused: a settings file must not be able to pull secrets out of the environment and into config.yaml.
+    `sources: crawl/` and `sources: [a, b]` are short for records that name only a path. ${...} is refused: a settings
+    file must not be able to pull secrets out of the environment and into config.yaml.
     """
     if "${" in json.dumps(content, default=str):
         raise UserError("settings may not hold ${...}: write the value itself")
@@ -218,25 +236,41 @@ def _plain(content: Any) -> Any:
         content["sources"] = [content["sources"]]
     if isinstance(content.get("sources"), list):
         content["sources"] = [{"path": item} if isinstance(item, str) else item for item in content["sources"]]
-    _check_tables(content, Settings(), "")
+    _check_shape(content, Settings, "", whole)
     return content
 
 
-def _check_tables(content: dict[str, Any], defaults: Any, prefix: str) -> None:
-    """OmegaConf does not tell which table is given as something else."""
-    for key, default in vars(defaults).items():
-        if key not in content or not (is_dataclass(default) or isinstance(default, dict)):
-            continue
-        if not isinstance(content[key], dict):
-            raise UserError(
-                f"{prefix}{key} is a table of settings, not {content[key]}: pipeline/configs/full.yaml shows its keys"
-            )
-        if is_dataclass(default):
-            _check_tables(content[key], default, f"{prefix}{key}.")
+def _check_shape(value: Any, hint: Any, key: str, whole: str) -> None:
+    """Refuse keys that do not exist, and a table, list or value where another of the three belongs: OmegaConf would
+    not always say where.
+    """
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if is_dataclass(hint) or kind is dict:
+        if not isinstance(value, dict):
+            raise UserError(f"{key} is a table of settings, not {value}: `python -m pipeline settings` shows its keys")
+        hints = typing.get_type_hints(hint) if is_dataclass(hint) else dict.fromkeys(value, inner[1])
+        for name, entry in value.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name not in hints:
+                raise UserError(_unknown(whole if whole.startswith(f"{path}.") else path))
+            _check_shape(entry, hints[name], path, whole)
+    elif kind is list:
+        if not isinstance(value, list):
+            raise UserError(f"{key}={value}: expected a list")
+        for index, entry in enumerate(value):
+            _check_shape(entry, inner[0], f"{key}[{index}]", whole)
+    elif isinstance(value, list | dict) and hint is not Any:
+        raise UserError(f"{key}={value}: expected {expected(hint)}")
+
+
+def _unknown(key: str) -> str:
+    near = nearest(re.sub(r"\[\d+\]", "", key), Settings())
+    hint = f"did you mean {near}?" if near else "`python -m pipeline settings` shows every key"
+    return f"no setting is called {key}: {hint}"
 
 
 def _laid_over(tree: Any, content: dict[str, Any]) -> Any:
-    for key in _FREE:
+    for key in _REPLACED:
         section, _, name = key.partition(".")
         if isinstance(content.get(section), dict) and isinstance(content[section].get(name), dict):
             _empty(tree, key)
@@ -248,81 +282,28 @@ def _empty(tree: Any, key: str) -> None:
     OmegaConf.update(tree, key, {}, merge=False)
 
 
+_REPLACED = tuple(key for key, default, _ in leaves(Settings()) if isinstance(default, dict) and default)
+
+
 def _explain(error: OmegaConfBaseException) -> str:
-    full_key = str(getattr(error, "full_key", "") or "")
+    key = str(getattr(error, "full_key", "") or "")
     message = str(error).splitlines()[0]
-    if full_key.endswith((".False", ".True")):
-        return (
-            f"{full_key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
-        )
-    if "not in" in message or "Unexpected" in message or "Key" in message:
-        near = difflib.get_close_matches(full_key, list(setting_keys()), n=1, cutoff=0.5)
-        hint = f": did you mean {near[0]}?" if near else ": see pipeline/configs/full.yaml for every key"
-        return f"no setting is called {full_key}{hint}"
-    return f"setting {full_key}: {message}"
+    if key.endswith((".False", ".True")):
+        return f"{key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
+    if "not in" in message:
+        return _unknown(key)
+    found = re.match(r".*?value '(.*?)'.* (?:to|type|hint|valid) '?(\w+)", message, flags=re.IGNORECASE)
+    if found and found[2].lower() in _TYPES:
+        return f"{key}={found[1]}: expected {expected(_TYPES[found[2].lower()])}"
+    return f"setting {key}: {message}"
 
 
-def setting_keys() -> dict[str, Any]:
-    """Every leaf setting by its dotted key, with its default."""
-    leaves: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict) and value and prefix not in _FREE:
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        else:
-            leaves[prefix] = value
-
-    walk("", asdict(Settings()))
-    return leaves
+# OmegaConf's names of types
+_TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bool, "str": str, "string": str}
 
 
-_FREE = ("copilot.models", "rover.reference", "rover.label")
-
-
-def _check(settings: Settings) -> None:
-    def one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-        if value not in allowed:
-            raise UserError(f"{key}={value}: expected one of {', '.join(allowed)}")
-
-    def at_least(key: str, value: float, least: float) -> None:
-        if not value >= least:
-            raise UserError(f"{key}={value}: must be at least {least}")
-
-    def between(key: str, value: float, least: float, most: float) -> None:
-        at_least(key, value, least)
-        if value > most:
-            raise UserError(f"{key}={value}: must be at most {most}")
-
-    _check_finite(settings, "")
-    one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
-    one_of("execution.runner", settings.execution.runner, ("ray", "local"))
-    built_ins = {"vad": ("pyannote", "silero", "fsmn"), "asr": ("whisperx",), "copilot": ("funasr",)}
-    for section, known in built_ins.items():
-        part = getattr(settings, section)
-        if ":" not in part.engine and part.engine not in known:
-            built_in = " or ".join(known)
-            raise UserError(
-                f"{section}.engine={part.engine}: give {built_in}, or module:Class for an engine of your own"
-            )
-    between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
-    at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
-    between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further
-    at_least("asr.batch_size", settings.asr.batch_size, 1)
-    at_least("copilot.batch_seconds", settings.copilot.batch_seconds, 1)
-    # Limits that let nothing through would put every recording into quarantine, one by one.
-    between("audio.max_hours", settings.audio.max_hours, 0.001, 10_000)
-    between("audio.max_gigabytes", settings.audio.max_gigabytes, 0.000001, 1_000_000)
-    at_least("audio.decode_timeout_seconds", settings.audio.decode_timeout_seconds, 1)
-    at_least("audio.decode_attempts", settings.audio.decode_attempts, 1)
-    between("audio.opus_kbps", settings.audio.opus_kbps, 6, 256)  # what libopus takes for one channel
-    at_least("s3.max_attempts", settings.s3.max_attempts, 1)
-    at_least("s3.connect_timeout", settings.s3.connect_timeout, 0.001)
-    at_least("s3.read_timeout", settings.s3.read_timeout, 0.001)
-    between("plan.probe_workers", settings.plan.probe_workers, 1, 256)  # each has a process of its own
-    at_least("plan.edge_radius_seconds", settings.plan.edge_radius_seconds, 0)
-    at_least("execution.max_failures", settings.execution.max_failures, 1)
-    at_least("execution.max_task_retries", settings.execution.max_task_retries, 0)
+def _check_together(settings: Settings) -> None:
+    """Refuse what no bound of one setting can say."""
     if not any(settings.copilot.models.values()):
         raise UserError(
             "copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}"
@@ -333,52 +314,61 @@ def _check(settings: Settings) -> None:
             raise UserError(
                 f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them"
             )
-    if "@" in (settings.s3.endpoint_url or ""):
+    endpoint = settings.s3.endpoint_url
+    if "@" in (endpoint or ""):
         raise UserError(
             "s3.endpoint_url may hold no user or password: give them in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         )
-    if settings.s3.endpoint_url and not re.match(r"https?://[^/]", settings.s3.endpoint_url):
-        raise UserError(
-            f"s3.endpoint_url={settings.s3.endpoint_url}: write the scheme and the host, as in http://store:9000"
-        )
+    if endpoint and not re.match(r"https?://[^/]", endpoint):
+        raise UserError(f"s3.endpoint_url={endpoint}: write the scheme and the host, as in http://store:9000")
     if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
-        workers = getattr(settings.execution, stage)
-        at_least(f"execution.{stage}.cpus", workers.cpus, 0)
-        at_least(f"execution.{stage}.gpus", workers.gpus, 0)
-        at_least(f"execution.{stage}.threads", workers.threads, 1)
-        at_least(f"execution.{stage}.min_workers", workers.min_workers, 1)
-        at_least(f"execution.{stage}.max_workers", workers.max_workers, workers.min_workers)
-
-
-def _check_finite(record: Any, prefix: str) -> None:
-    for key, value in vars(record).items():
-        if is_dataclass(value):
-            _check_finite(value, f"{prefix}{key}.")
-        elif (
-            isinstance(value, float) and not math.isfinite(value) and prefix != "rover."
-        ):  # there infinity switches a rule off
-            raise UserError(f"{prefix}{key}={value}: must be a finite number")
-
-
-STAGES = ("segment", "transcribe", "copilot", "rover", "write_shard")
+        workers: Resources = getattr(settings.execution, stage)
+        if workers.max_workers < workers.min_workers:
+            raise UserError(
+                f"execution.{stage}.max_workers={workers.max_workers}: must be at least "
+                f"execution.{stage}.min_workers={workers.min_workers}"
+            )
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
-    """The whole tree as plain values, for config.yaml."""
+    """Return the whole tree as plain values, for config.yaml."""
     return asdict(settings)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of a settings file."""
+    tree = json_schema(Settings(), "touchasp: settings of a curation run")
+    sources = tree["properties"]["sources"]
+    path = {"type": "string"}
+    sources["items"] = {"anyOf": [path, sources["items"]]}  # a path alone is short for a source, and for all of them
+    tree["properties"]["sources"] = {"anyOf": [path, sources], "description": sources.pop("description")}
+    return tree
+
+
+def full_yaml() -> str:
+    """Return pipeline/configs/full.yaml."""
+    return f"""\
+# Every setting with its default. Copy what you change; anything left out keeps the value shown here.
+# On the command line the same keys are written with dots: rover.max_wer=15 'copilot.models.zh=/models/paraformer'
+# This file is what `python -m pipeline settings` prints.
+
+{as_yaml(Settings())}"""
 
 
 # Where and how fast a run works does not change what it writes; everything else does, devices and the threads of an
 # engine too: a GPU sums in another order, and so do four threads.
 _NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers")
-_IN_OUTPUT = tuple(f"execution.{stage}.threads" for stage in ("segment", "transcribe", "copilot"))
+_IN_OUTPUT = ("execution.segment.threads", "execution.transcribe.threads", "execution.copilot.threads")
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that decide the bytes of a run, as dotted keys."""
-    leaves: dict[str, Any] = {}
+    """Return the settings that decide the bytes of a run, as dotted keys.
+
+    Of `hallucination` those only that differ from their defaults: runs from before it had defaults go on.
+    """
+    found: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -387,13 +377,24 @@ def output_settings(settings: Settings) -> dict[str, Any]:
         elif prefix in _IN_OUTPUT or not any(
             prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT
         ):
-            leaves[prefix] = value
+            found[prefix] = value
 
-    walk("", asdict(settings))
-    return leaves
+    walk("", asdict(settings) | {"hallucination": _changed(settings.hallucination)})
+    return found
+
+
+def _changed(value: Any) -> Any:
+    """Return a record as a table of what differs from its defaults, tables of records alike."""
+    if isinstance(value, dict):
+        return {key: _changed(inner) for key, inner in value.items()}
+    if not is_dataclass(value):
+        return value
+    now = {each.name: getattr(value, each.name) for each in fields(value)}
+    defaults = type(value)()  # type: ignore[misc]
+    return {name: _changed(inner) for name, inner in now.items() if inner != getattr(defaults, name)}
 
 
 def fingerprint(settings: Settings) -> str:
-    """A short name of `output_settings`: two runs with equal fingerprints over equal sources write equal shards."""
+    """Return a short name of `output_settings`: equal ones over equal sources write equal shards."""
     text = json.dumps(output_settings(settings), sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -22,19 +22,19 @@ from stages.write_shard import shard_keys
 
 
 def done_units(store: Store) -> set[str]:
-    """Names of the units whose ledger exists: one listing of the run, whatever its size."""
+    """Return the names of the units whose ledger exists: one listing of the run, whatever its size."""
     suffix = ".parquet"
     return {key.rpartition("/")[2][: -len(suffix)] for key, _ in store.list("shards/") if key.endswith(suffix)}
 
 
 def to_do(units: list[Unit], store: Store) -> list[Unit]:
-    """The units of a plan that have no ledger, in plan order."""
+    """Return the units of a plan that have no ledger, in plan order."""
     done = done_units(store)
     return [unit for unit in units if unit.unit_id not in done]
 
 
 def read(store: Store, unit_id: str) -> tuple[pa.Table, dict[str, str]]:
-    """One unit's ledger rows and metadata. Raises UserError when they cannot be read."""
+    """Return one unit's ledger rows and metadata. Raises UserError when they cannot be read."""
     key = shard_keys(unit_id)[2]
     data = store.read(key)
     with _damage_explained(store, key):
@@ -42,8 +42,7 @@ def read(store: Store, unit_id: str) -> tuple[pa.Table, dict[str, str]]:
 
 
 def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """Every ledger of a run, one at a time, in the order of their names. Raises UserError when there is none, or a
-    damaged one.
+    """Yield every ledger of a run in the order of their names. Raises UserError when there is none, or a damaged one.
 
     `columns` leaves the others, texts among them, unread.
     """
@@ -59,9 +58,7 @@ def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.T
 
 
 def _read_ahead(store: Store, keys: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """Objects in the order asked for, some read ahead: a million ledgers on S3, one by one, are half a day of
-    waiting.
-    """
+    """Yield objects in the order asked for, some read ahead: a million ledgers on S3, one by one, are half a day."""
     with ThreadPoolExecutor(_READS_AHEAD) as pool:
         waiting: deque[tuple[str, Future[bytes]]] = deque()
         for key in keys:
@@ -83,23 +80,21 @@ def _damage_explained(store: Store, key: str) -> Iterator[None]:
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         line = " ".join(str(error).split())[:100]
         raise UserError(
-            f"the ledger {store.url(key)} cannot be read: remove it, and 'run' makes it anew ({line})"
+            f"the ledger {store.url(key)} cannot be read: remove it, and 'run' makes it again ({line})"
         ) from error
 
 
 def good(unit: Unit) -> list[Piece]:
-    """The pieces that were worked on: not those that the plan refused, which may share a recording's id with a good
-    one.
-    """
+    """Return the pieces that were worked on: those that the plan refused may share a recording's id with a good one."""
     return [piece for piece in unit.pieces if piece.problem is None]
 
 
 class TilingError(AssertionError):
-    """A ledger's rows leave a gap or overlap: samples were lost or counted twice."""
+    """TilingError says that a ledger's rows leave a gap or overlap: samples were lost or counted twice."""
 
 
 def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
-    """Proves that every ledger is of this run and fits its tar, and that its rows tile the unit's pieces.
+    """Prove that every ledger is of this run and fits its tar, and that its rows tile the unit's pieces.
 
     Tiling holds within units and across the cuts between them. A recording must be in the ledger of each unit that owns
     a piece of it. Raises UserError for a file that is not as the run left it, TilingError naming the recording.
@@ -118,10 +113,10 @@ def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
         with _damage_explained(store, key):
             table, metadata = read_ledger(data)
         if metadata.get("fingerprint") != fingerprint:
-            raise UserError(f"{store.url(key)} was written under other settings: remove it, and 'run' makes it anew")
+            raise UserError(f"{store.url(key)} was written under other settings: remove it, and 'run' makes it again")
         if str(tars.get(unit.unit_id)) != metadata.get("tar_bytes"):
             raise UserError(
-                f"the tar beside {store.url(key)} is not the one it tells of: remove both, and 'run' makes them anew"
+                f"the tar beside {store.url(key)} is another than its own: remove both, and 'run' makes them again"
             )
         spans: dict[str, list[tuple[int, int]]] = {}
         unreadable: set[str] = set()
@@ -131,10 +126,10 @@ def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
                 unreadable.add(row["recording_id"])
         for piece in good(unit):
             recording_id = clean(piece.recording.recording_id)
-            told = spans.get(recording_id, [])
+            found = spans.get(recording_id, [])
             # A row without length says that something is missing at a point; it takes part in no tiling.
-            own = sorted(span for span in told if span[0] < span[1])
-            if not told:
+            own = sorted(span for span in found if span[0] < span[1])
+            if not found:
                 # A piece past the true end of a recording whose header promised more holds nothing.
                 if piece.start == 0:
                     raise TilingError(f"{unit.unit_id}: nothing in the ledger of {recording_id}")

@@ -5,7 +5,7 @@
                                    length
 
 Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts
-is found when the audio is read, at a quiet point of a window which both neighbours hear.
+is found when the audio is read, at a quiet point of a window which both neighbours read.
 """
 
 from __future__ import annotations
@@ -41,11 +41,12 @@ files are.
 
 
 def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> list[Unit]:
-    """Units of `settings.unit_minutes` of raw audio, each of one domain.
+    """Return units of `settings.unit_minutes` of raw audio, each of one domain.
 
     Args:
         files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are
-        counted. lengths: of each, as `probe_files` answers.
+            counted.
+        lengths: of each, as `probe_files` answers.
         settings: the unit's length, and how near to an edge the quiet point may lie.
     """
     unit_samples = round(settings.unit_minutes * 60 * SAMPLE_RATE)
@@ -84,7 +85,7 @@ def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) ->
 
 
 def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, ...]]:
-    """Pieces in their order, as many to a unit as fit; one that does not fit even alone is a unit."""
+    """Yield pieces in their order, as many to a unit as fit; one that does not fit even alone is a unit."""
     filling: list[Piece] = []
     filled = 0
     for piece in pieces:
@@ -106,7 +107,7 @@ def _weight(piece: Piece) -> int:
 
 
 def domain_slugs(domains: Iterable[str]) -> dict[str, str]:
-    """A name for each domain that is safe in a path and as an S3 key, and belongs to no other of these domains.
+    """Return a name for each domain that is safe in a path and as an S3 key, and belongs to no other of these domains.
 
     Letters and digits of every script stay (访谈 is 访谈), in lower case as some disks cannot tell "A" from "a"; the
     rest becomes "-". Where two domains would share a slug, the one that is spelled like it keeps it; the others get a
@@ -204,15 +205,13 @@ def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
 
 
 def load_plan(store: Store) -> list[Unit]:
-    """The units of a run's plan.parquet, as they were saved. Raises UserError when there is none, or none that can be
-    read.
-    """
+    """Return the units of a run's plan.parquet. Raises UserError when there is none, or none that can be read."""
     with _open_plan(store) as file, _damage_explained(store):
         return [unit for group in range(file.num_row_groups) for unit in _units(file.read_row_group(group))]
 
 
 def plan_fingerprint(store: Store) -> str:
-    """The fingerprint that `save_plan` was given. Raises as `load_plan`."""
+    """Return the fingerprint that `save_plan` was given. Raises as `load_plan`."""
     with _open_plan(store) as file:
         return (file.schema_arrow.metadata or {}).get(b"touchasp.fingerprint", b"").decode()
 
@@ -288,3 +287,19 @@ def _to_json(recording: Recording) -> str:
         if recording.provenance
         else "{}"
     )
+
+
+def declared_seconds(units: Iterable[Unit]) -> float:
+    """Return the declared length of the audio in some units; what declares none counts as nothing."""
+    total = 0
+    for unit in units:
+        for piece in unit.pieces:
+            end = piece.end if piece.end is not None else piece.declared_samples
+            total += max(0, (end or 0) - piece.start)
+    return total / SAMPLE_RATE
+
+
+def expected_seconds(units: Sequence[Unit]) -> float:
+    """Return `declared_seconds`, and an estimate for what declares none."""
+    pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
+    return declared_seconds(units) + sum(piece.estimated_samples or 0 for piece in pieces) / SAMPLE_RATE

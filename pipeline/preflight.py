@@ -1,4 +1,4 @@
-"""Checks before anything heavy: one line each, and the first failure ends the run with the line that mends it.
+"""Checks before anything heavy: one line each, and the first failure ends the run and says how to fix it.
 
 settings ──> output writable ──> sources readable ──plan──> disk enough ──> cluster can hold the graph ──> engines load
 """

@@ -21,8 +21,9 @@ from rich.table import Table
 from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
+from operators.shard import OUTCOMES
 from pipeline.display.words import clock_time, human_seconds, human_share, printable
-from pipeline.executor.ray_data import Outcome
+from pipeline.executor.worker import Outcome
 from stages.base import Stage
 
 LINE_EVERY_SECONDS = 15.0
@@ -43,7 +44,7 @@ class StageSpeed:
 
 @dataclass
 class Progress:
-    """Totals of a run in progress. `clock` is monotonic seconds."""
+    """Progress holds the totals of a run in progress. `clock` is monotonic seconds."""
 
     stages: list[Stage]
     units: int
@@ -56,9 +57,7 @@ class Progress:
     recordings: int = 0
     clips: int = 0
     kept_clips: int = 0
-    samples: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("kept", "rejected", "non_speech", "unreadable"), 0)
-    )
+    samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     speeds: dict[str, StageSpeed] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

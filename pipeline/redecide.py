@@ -7,26 +7,27 @@ The new run is a run like any other; an interrupted redecide goes on where it st
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from rich.console import Console
 
 from operators.errors import UserError
-from operators.storage.fetch import open_store
+from operators.storage.base import Store
+from operators.storage.fetch import Fetch, open_store
 from pipeline import config, ledger, recipe
-from pipeline.curate import Curation, stored_config
-from pipeline.plan import load_plan, save_plan
+from pipeline.curate import Curation
+from pipeline.plan import PLAN_KEY, load_plan, save_plan
+from pipeline.run_directory import CONFIG_KEY, config_bytes, stored_config
+from stages.base import Stage
 from stages.rejudge import Rejudge
 
 CHANGEABLE = ("rover.", "text.")
 MEASURED = ("rover.tones", "rover.reference", "text.")
-"""Settings on which the measured rates depend; a change of the others only judges anew."""
+"""Settings on which the measured rates depend; a change of the others only judges again."""
 
 
 def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
-    """Write the run that `run` would have been with the settings `overrides`. Answers the exit code. Raises
-    UserError.
-    """
+    """Write the run that `run` would have been under `overrides`. Return the exit code. Raises UserError."""
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
     before = config.restore(stored_config(old)["settings"])
@@ -41,32 +42,36 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     if not changed:
         raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
     settings = replace(settings, output=output or f"{run.rstrip('/')}-{config.fingerprint(settings)[:8]}")
-    curation = Curation(settings=settings, console=console)
     units = load_plan(old)
     missing = ledger.to_do(units, old)
     if missing:
         raise UserError(
             f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first"
         )
-    if not curation.store.exists("plan.parquet"):
-        curation.store.put("config.yaml", curation.config_bytes())
+
+    def rejudge(settings: config.Settings, store: Store, fetch: Fetch) -> list[Stage]:
+        return [
+            Rejudge(
+                old=old,
+                new=store,
+                fetcher=fetch,
+                rule=settings.rover,
+                measure_again=any(key.startswith(MEASURED) for key in changed),
+                limits=recipe.limits(settings.audio),
+                decode_timeout_seconds=settings.audio.decode_timeout_seconds,
+                decode_attempts=settings.audio.decode_attempts,
+                format=recipe.shard_format(settings),
+                normaliser_settings=asdict(settings.text),
+                resources=settings.execution.segment,
+            )
+        ]
+
+    curation = Curation(settings=settings, console=console, stages_of=rejudge)
+    if not curation.store.exists(PLAN_KEY):
+        curation.store.put(CONFIG_KEY, config_bytes(settings))
         save_plan(units, curation.store, config.fingerprint(settings))
-    stored = stored_config(curation.store)
-    if stored["fingerprint"] != config.fingerprint(settings):
+    if stored_config(curation.store)["fingerprint"] != config.fingerprint(settings):
         raise UserError(f"{settings.output} holds a run with other settings: choose another --output")
-    stage = Rejudge(
-        old=old,
-        new=curation.store,
-        fetcher=curation.fetch,
-        rule=settings.rover,
-        measure_again=any(key.startswith(MEASURED) for key in changed),
-        limits=recipe.limits(settings.audio),
-        decode_timeout_seconds=settings.audio.decode_timeout_seconds,
-        decode_attempts=settings.audio.decode_attempts,
-        format=recipe.shard_format(settings),
-        normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
-        resources=recipe.resources(settings.execution.segment),
-    )
     todo = ledger.to_do(units, curation.store)
-    failed = curation.work([stage], todo, len(units) - len(todo)) if todo else 0
+    failed = curation.work(todo, done_before=len(units) - len(todo)) if todo else 0
     return curation.finish(units, failed)

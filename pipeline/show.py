@@ -1,4 +1,7 @@
-"""`show`: one clip's story, from recording to verdict, out of the ledger."""
+"""What `show` and `plan` print: one clip's story, from recording to verdict, and the units of a run.
+
+ledger row ──show──> story          list[Unit] ──show_plan──> a line per domain
+"""
 
 from __future__ import annotations
 
@@ -15,16 +18,17 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
-from pipeline.display.words import clock, human_share, printable
-from pipeline.plan import load_plan
+from pipeline.display.words import clock, human_seconds, human_share, printable
+from pipeline.plan import PLAN_KEY, declared_seconds, load_plan
+from stages.copilot import Copilot
+from stages.rover import Rover
+from stages.segment import Segment
+from stages.transcribe import Transcribe
 from stages.write_shard import shard_keys
 
 
 def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
-    """Return a clip's ledger row. The plan says which units can hold it, so a few ledgers are read, not all.
-
-    Raises UserError.
-    """
+    """Return a clip's ledger row. The plan says which units can hold it, so few ledgers are read. Raises UserError."""
     units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
     for unit in units:
         if not store.exists(shard_keys(unit.unit_id)[2]):
@@ -49,44 +53,44 @@ def show(store: Store, clip_id: str, console: Console) -> None:
     story.add_column(style="dim", no_wrap=True)
     story.add_column(overflow="fold")  # a path is there to be copied whole
 
-    def add(name: str, value: object) -> None:
+    def line(name: str, value: object) -> None:
         story.add_row(name, value if isinstance(value, Text) else Text(printable(str(value))))
 
     seconds = (row["end"] - row["start"]) / SAMPLE_RATE
-    add("clip", row["clip_id"])
-    add("recording", row["recording_id"])
-    add("uri", row["uri"])
+    line("clip", row["clip_id"])
+    line("recording", row["recording_id"])
+    line("uri", row["uri"])
     for name, value in json.loads(row["provenance"] or "{}").items():
-        add(f"  {name}", value)
-    add("domain, unit", f"{row['domain']}, {row['unit_id']}")
+        line(f"  {name}", value)
+    line("domain, unit", f"{row['domain']}, {row['unit_id']}")
     span = f"samples {row['start']:,} to {row['end']:,} ({clock(row['start'])} to {clock(row['end'])}), {seconds:.2f} s"
     voiced = human_share(row["speech_samples"], row["end"] - row["start"])
-    add("1 Segment", f"{span}, {voiced} speech")
+    line(f"1 {Segment.name}", f"{span}, {voiced} speech")
     for index, heard in enumerate(row["hypotheses"] or []):
-        stage = "2 Transcribe" if index == 0 else "3 Copilot"
+        stage = f"2 {Transcribe.name}" if index == 0 else f"3 {Copilot.name}"
         facts = [heard["engine"]]
         if heard["language"]:
             sure = f" ({heard['language_prob']:.0%})" if heard["language_prob"] is not None else ""
             facts.append(heard["language"] + sure)
         if heard["avg_logprob"] is not None:
             facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
-        add(stage, ", ".join(facts))
-        add("", f"“{heard['text']}”")
+        line(stage, ", ".join(facts))
+        line("", f"“{heard['text']}”")
     if row["wer"] is not None:
-        add("4 Rover", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
+        line(f"4 {Rover.name}", f"WER {row['wer']:.1f} %, PER {row['per']:.1f} % (reference: {row['reference']})")
         asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
-        add("  asr", asr)
-        add("  copilot", copilot)
+        line("  asr", asr)
+        line("  copilot", copilot)
     if row["outcome"] == "kept":
-        add("verdict", Text("kept", style="bold green"))
-        add("  label", f"“{row['label']}”")
+        line("verdict", Text("kept", style="bold green"))
+        line("  label", f"“{row['label']}”")
         tar = store.url(shard_keys(row["unit_id"])[0])
-        add("  lies in", f"{tar}, {row['tar_size']:,} bytes at {row['tar_offset']:,}")
+        line("  lies in", f"{tar}, {row['tar_size']:,} bytes at {row['tar_offset']:,}")
     else:
-        add("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
+        line("verdict", Text(f"rejected by {row['stage']}: {row['reason']}", style="bold red"))
         if row["detail"]:
-            add("", row["detail"])
-    add("content", row["content_hash"])
+            line("", row["detail"])
+    line("content", row["content_hash"])
     console.print(story)
 
 
@@ -100,3 +104,18 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
                 text.append(printable(token), style="" if same else style)
                 text.append(" ")
     return first, second
+
+
+def show_plan(store: Store, units: list[Unit], console: Console) -> None:
+    """Print the plan per domain."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("domain", "units", "recordings", "declared", "refused"):
+        table.add_column(column, justify="left" if column == "domain" else "right")
+    for domain in sorted({unit.domain for unit in units}):
+        own = [unit for unit in units if unit.domain == domain]
+        recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
+        refused = sum(piece.problem is not None for piece in recordings.values())
+        name, declared = Text(printable(domain)), human_seconds(declared_seconds(own))
+        table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
+    console.print(table)
+    console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)

@@ -11,28 +11,27 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from operators.clip import Clip, Rejection, Unit, Verdict
+from operators.settings import setting
 
 
 class SourceChanged(Exception):
-    """A recording is no longer there, or no longer what it was: its unit is left undone, and the text says why in one
-    line.
-    """
+    """SourceChanged says in one line that a recording is gone, or not what it was: its unit is left undone."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class Resources:
-    """What one worker of a stage needs, and how many workers there may be."""
+    """Resources say what one worker of a stage needs, and how many workers there may be: one line of `execution`."""
 
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int = 1
-    """of the worker's native libraries (OpenMP, torch): fixed, because sums in another order are other sums."""
-    min_workers: int = 1
-    max_workers: int = 1
+    cpus: float = setting(1.0, "of one worker; fractions welcome", at_least=0)
+    gpus: float = setting(0.0, "of one worker; fractions welcome", at_least=0)
+    # Fixed, because sums in another order are other sums.
+    threads: int = setting(1, "of the worker's native libraries", at_least=1)
+    min_workers: int = setting(1, "Ray adds and removes workers as they are needed", at_least=1)
+    max_workers: int = setting(1, "no fewer than min_workers", at_least=1)
 
 
 class Stage(Protocol):
-    """One verb made runnable."""
+    """A Stage is one verb made runnable."""
 
     resources: Resources
 
@@ -43,11 +42,15 @@ class Stage(Protocol):
 
     def process(self, unit: Unit) -> Unit: ...
 
+    def heard_seconds(self, unit: Unit) -> float:
+        """Return how many seconds of audio the stage worked on, of a unit that came out of it, for the display."""
+        ...
+
     def close(self) -> None: ...
 
 
 class Store(Protocol):
-    """The part of a run's storage that stages use; `operators.storage` has it for local and s3:// paths."""
+    """A Store is the part of a run's storage that stages use; `operators.storage` has it for local and s3:// paths."""
 
     def put(self, key: str, data: bytes) -> None: ...
 
@@ -59,13 +62,21 @@ class Store(Protocol):
 
 
 class Fetcher(Protocol):
-    """Gives a source's bytes as a local file for as long as the context lasts; a tar's member lies at its place in the
-    tar.
-    """
+    """A Fetcher gives a source's bytes as a local file while the context lasts; a tar's member lies at its place."""
 
     def fetch(self, uri: str, member: tuple[int, int] | None = None) -> AbstractContextManager[str]: ...
 
 
+def clip_seconds(unit: Unit) -> float:
+    """Return the length of the clips in a unit that are long enough for a recogniser, kept or not, in seconds."""
+    return sum(clip.span.seconds for clip in unit.clips if not _too_short(clip))
+
+
+def _too_short(clip: Clip) -> bool:
+    rejection = clip.verdict.rejection if clip.verdict else None
+    return rejection is not None and rejection.stage == "segment"
+
+
 def reject(clip: Clip, rejection: Rejection) -> Clip:
-    """The same clip, out of play."""
+    """Return the same clip, out of play."""
     return replace(clip, verdict=Verdict(rejection=rejection))

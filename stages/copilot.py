@@ -42,3 +42,6 @@ class Copilot:
             else:
                 clips[index] = replace(clips[index], hypotheses=clips[index].hypotheses + tuple(hypotheses))
         return replace(unit, clips=tuple(clips))
+
+    def heard_seconds(self, unit: Unit) -> float:
+        return sum(clip.span.seconds for clip in unit.clips if len(clip.hypotheses) > 1)

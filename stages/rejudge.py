@@ -18,7 +18,7 @@ from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
 from operators.shard import LedgerRow, clean, content_hash, read_ledger, rejection_columns
 from operators.text.spoken import Normaliser
-from stages.base import Fetcher, Resources, SourceChanged, Store
+from stages.base import Fetcher, Resources, SourceChanged, Store, clip_seconds
 from stages.segment import LastFetched, read_span
 from stages.write_shard import ShardFormat, commit, shard_keys
 
@@ -72,6 +72,9 @@ class Rejudge:
             commit(self.new, unit.unit_id, rows, audio, self.format)
         return _summary(unit, rows)
 
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
+
     def _judge(self, row: LedgerRow) -> LedgerRow:
         if row["clip_id"] is None or row["stage"] not in (None, "rover"):
             return row  # no clip, or rejected before there was anything to compare
@@ -102,7 +105,7 @@ class Rejudge:
 
 
 def _summary(unit: Unit, rows: list[LedgerRow]) -> Unit:
-    """The unit as the display counts it: clips with verdicts, stretches, no audio."""
+    """Return the unit as the display counts it: clips with verdicts, stretches, no audio."""
     clips, stretches = [], []
     for row in rows:
         span = Span(row["start"], row["end"])

@@ -11,7 +11,7 @@ from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Clip, Unit
 from operators.shard import clip_language
 from operators.text.spoken import Normaliser
-from stages.base import Resources
+from stages.base import Resources, clip_seconds
 
 
 @dataclass(kw_only=True)
@@ -31,6 +31,9 @@ class Rover:
 
     def process(self, unit: Unit) -> Unit:
         return replace(unit, clips=tuple(self._decide(clip) if clip.in_play else clip for clip in unit.clips))
+
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
 
     def _decide(self, clip: Clip) -> Clip:
         asr, *copilots = clip.hypotheses

@@ -59,6 +59,10 @@ class Segment:
         joined = np.concatenate(audio) if audio else np.zeros(0, np.int16)
         return replace(unit, clips=tuple(clips), stretches=tuple(stretches), audio=joined)
 
+    def heard_seconds(self, unit: Unit) -> float:
+        read = [stretch.span.samples for stretch in unit.stretches if stretch.outcome != "unreadable"]
+        return sum(read + [clip.span.samples for clip in unit.clips]) / SAMPLE_RATE
+
     def _segment_piece(self, piece: Piece) -> _Found:
         if piece.problem is not None:
             return _unreadable(piece, piece.problem)
@@ -163,7 +167,7 @@ class _Found:
 
 
 def _nominal(piece: Piece) -> Span:
-    """What the plan gave to a piece, by declared length."""
+    """Return what the plan gave to a piece, by declared length."""
     return Span(piece.start, piece.end if piece.end is not None else max(piece.start, piece.declared_samples or 0))
 
 
@@ -179,7 +183,7 @@ def _unreadable(piece: Piece, rejection: Rejection, span: Span | None = None) ->
 
 
 def _gaps(region: Span, taken: list[Span]) -> list[Span]:
-    """What is left of `region` between the spans `taken`."""
+    """Return what is left of `region` between the spans `taken`."""
     left: list[Span] = []
     start = region.start
     for span in sorted(taken):
@@ -196,9 +200,7 @@ def _source(piece: Piece, path: str) -> str | FileRange:
 
 
 class LastFetched:
-    """A fetcher that holds on to the last file until another is asked for: clips of one recording share one
-    download.
-    """
+    """LastFetched holds on to the last file until another is asked for: clips of one recording share one download."""
 
     def __init__(self, fetcher: Fetcher) -> None:
         self._fetcher = fetcher
@@ -220,9 +222,7 @@ class LastFetched:
 
 
 def read_span(fetcher: Fetcher, decoder: IsolatedDecoder, piece: Piece, span: Span) -> np.ndarray:
-    """int16 [samples] of a span of a recording, the same samples as when its clips were cut. Raises AudioError,
-    OSError.
-    """
+    """Return int16 [samples] of a span of a recording, as when its clips were cut. Raises AudioError, OSError."""
     with fetcher.fetch(piece.recording.uri, piece.member) as path:
         return decoder.decode(_source(piece, path), (span.start, span.end)).pcm
 

@@ -13,7 +13,7 @@ from operators.asr.hallucination import HallucinationRules, check
 from operators.asr.recogniser import Recogniser
 from operators.asr.whisperx import canonical_language
 from operators.clip import Clip, Hypothesis, Rejection, Unit
-from stages.base import Resources, reject
+from stages.base import Resources, clip_seconds, reject
 
 
 @dataclass(kw_only=True)
@@ -50,6 +50,9 @@ class Transcribe:
         for index, hypothesis in zip(chosen, heard, strict=True):
             clips[index] = self._judge(replace(clips[index], hypotheses=(hypothesis,)), hypothesis)
         return replace(unit, clips=tuple(clips))
+
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
 
     def _hint(self, source_language: str | None) -> str | None:
         return self.language or (source_language if self.trust_source_language else None)

@@ -23,7 +23,7 @@ from operators.clip import Unit
 from operators.filterbank import MelSums, filterbank
 from operators.shard import LedgerRow, decode_member, ledger_bytes, unit_rows, write_tar
 from operators.text.spoken import Normaliser, tokens
-from stages.base import Resources, Store
+from stages.base import Resources, Store, clip_seconds
 
 
 def shard_keys(unit_id: str) -> tuple[str, str, str]:
@@ -67,6 +67,9 @@ class WriteShard:
         commit(self.store, unit.unit_id, unit_rows(unit), lambda row: self._encode(audio[row["clip_id"]]), self.format)
         return replace(unit, audio=np.zeros(0, np.int16))
 
+    def heard_seconds(self, unit: Unit) -> float:
+        return clip_seconds(unit)
+
 
 def commit(
     store: Store, unit_id: str, rows: list[LedgerRow], audio: Callable[[LedgerRow], bytes], shard_format: ShardFormat
@@ -79,7 +82,7 @@ def commit(
     def heard(row: LedgerRow) -> bytes:
         nonlocal mel_sums
         encoded = audio(row)
-        # Of what the shard holds, not of what was cut: a trainer hears that, and `redecide` copies it.
+        # Of what the shard holds, not of what was cut: a trainer reads that, and `redecide` copies it.
         mel_sums = mel_sums.add(filterbank(decode_member(encoded)))
         return encoded
 

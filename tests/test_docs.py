@@ -1,13 +1,14 @@
 """The documents say what the code does: reasons, ledger columns, settings and links.
 
-code ──closed lists──> docs/reference/reasons.md      `python -m tests.test_docs` writes its table anew
+code ──closed lists──> docs/reference/reasons.md       `python -m tests.test_docs` writes both tables again
+     ──settings──────> docs/reference/settings.md
 docs/**.md ──links, setting keys, columns──> must exist
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from model_training import config as training
 from operators import agreement, shard
 from operators.asr import hallucination
 from operators.audio import decode as audio
-from operators.settings import as_table
+from operators.settings import as_table, leaves
 from pipeline import config
 from pipeline.display.words import explain
 from pipeline.sources import files as sources
 from stages import segment, transcribe
 
 ROOT = Path(__file__).resolve().parent.parent
-REASONS_PAGE = ROOT / "docs" / "reference" / "reasons.md"
+REFERENCE = ROOT / "docs" / "reference"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 TRAINING_PAGE = ROOT / "docs" / "reference" / "training-settings.md"
 BEGIN, END = "<!-- table: python -m tests.test_docs -->\n", "<!-- end of table -->\n"
@@ -48,12 +49,22 @@ def reasons_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def written_table() -> str:
-    return REASONS_PAGE.read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+def settings_table() -> str:
+    return as_table(config.Settings())
 
 
-def test_the_table_of_reasons_is_the_codes() -> None:
-    assert written_table() == reasons_table(), "docs/reference/reasons.md is behind: python -m tests.test_docs"
+TABLES: dict[str, Callable[[], str]] = {"reasons.md": reasons_table, "settings.md": settings_table}
+"""Pages of docs/reference with a table that is made from the code."""
+
+
+def test_every_setting_says_what_it_means() -> None:
+    assert not [key for key, _, known in leaves(config.Settings()) if not known.meaning]
+
+
+@pytest.mark.parametrize("page", TABLES)
+def test_the_table_of_a_reference_page_is_the_codes(page: str) -> None:
+    written = (REFERENCE / page).read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0]
+    assert written == TABLES[page](), f"docs/reference/{page} is behind: python -m tests.test_docs"
 
 
 def test_every_reason_is_explained() -> None:
@@ -89,7 +100,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def mentioned_settings(text: str) -> Iterator[str]:
     """Dotted keys of the settings tree, in code spans and code blocks."""
-    groups = "|".join(sorted({key.partition(".")[0] for key in config.setting_keys() if "." in key}))
+    groups = "|".join(sorted({key.partition(".")[0] for key, _, _ in leaves(config.Settings()) if "." in key}))
     for code in re.findall(r"```.*?```|`[^`\n]+`", text, flags=re.DOTALL):
         found = re.findall(rf"(?<![\w./:-])((?:{groups})\.[a-z_]+(?:\.[a-z_]+)*)(?=[=`\s'])", code)
         yield from (key for key in found if not key.endswith((".py", ".parquet", ".yaml")))
@@ -97,20 +108,12 @@ def mentioned_settings(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_settings_that_a_page_names_exist(page: Path) -> None:
-    keys = set(config.setting_keys())
-    free = {
-        "copilot.models",
-        "rover.reference",
-        "rover.label",
-        "asr.options",
-        "copilot.options",
-        "vad.options",
-        "hallucination",
-    }
-    known = keys | free | {key.rpartition(".")[0] for key in keys}
+    keys = {key: default for key, default, _ in leaves(config.Settings())}
+    known = keys.keys() | {key.rpartition(".")[0] for key in keys}
+    tables = {key for key, default in keys.items() if isinstance(default, dict)}
     for name in mentioned_settings(page.read_text(encoding="utf-8")):
-        parents = {name.rpartition(".")[0], name.split(".")[0]}
-        assert name in known or parents & free, f"{page.name} names the setting {name}, which does not exist"
+        entry = name.rpartition(".")[0] in tables
+        assert name in known or entry, f"{page.name} names the setting {name}, which does not exist"
 
 
 def with_training_tables(page: str) -> str:
@@ -154,7 +157,8 @@ def test_example_settings_load(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    before = REASONS_PAGE.read_text(encoding="utf-8")
-    head, rest = before.partition(BEGIN)[0], before.partition(END)[2]
-    REASONS_PAGE.write_text(head + BEGIN + reasons_table() + END + rest, encoding="utf-8")
+    for name, table in TABLES.items():
+        before = (REFERENCE / name).read_text(encoding="utf-8")
+        head, rest = before.partition(BEGIN)[0], before.partition(END)[2]
+        (REFERENCE / name).write_text(head + BEGIN + table() + END + rest, encoding="utf-8")
     TRAINING_PAGE.write_text(with_training_tables(TRAINING_PAGE.read_text(encoding="utf-8")), encoding="utf-8")

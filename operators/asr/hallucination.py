@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from operators.clip import Rejection
-from operators.errors import UserError
+from operators.settings import check as check_settings
+from operators.settings import setting
 from operators.text.phones import primary_language
 
 EMPTY_ASR = "empty_asr"
@@ -30,76 +30,62 @@ REASONS = (EMPTY_ASR, LOOP, STOCK_PHRASE, TOO_FAST, TOO_SLOW, LOW_LOGPROB)
 """The closed list of why this file rejects a clip in stage "transcribe"."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class RateLimits:
     """Plausible speech rates, pauses included. A digit counts as a Han character; in mixed text the times add up."""
 
-    min_han_per_second: float = 0.5
-    max_han_per_second: float = 10.0
-    """fast Mandarin news is 6, fast banter 8."""
-    min_words_per_second: float = 0.3
-    max_words_per_second: float = 6.5
-    """fast English is 4.5."""
+    min_han_per_second: float = setting(0.5, "0 switches it off", at_least=0)
+    max_han_per_second: float = setting(10.0, "fast Mandarin news is 6, fast banter 8", at_least=0, infinite=True)
+    min_words_per_second: float = setting(0.3, "0 switches it off", at_least=0)
+    max_words_per_second: float = setting(6.5, "fast English is 4.5", at_least=0, infinite=True)
 
 
-def _default_limits() -> dict[str, RateLimits]:
-    return {
-        "default": RateLimits(),
-        "vi": RateLimits(max_words_per_second=9.0),  # a word is a syllable
-        "ja": RateLimits(min_words_per_second=0.1),  # kana count as letters of long words
-        "th": RateLimits(min_words_per_second=0.1),
-    }
+_DEFAULT = "default"
+_RATES = {
+    _DEFAULT: RateLimits(),
+    "vi": RateLimits(max_words_per_second=9.0),  # a word is a syllable
+    "ja": RateLimits(min_words_per_second=0.1),  # kana count as letters of long words
+    "th": RateLimits(min_words_per_second=0.1),
+}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class HallucinationRules:
-    """Thresholds. Each can be switched off: 0 for a lower bound, infinity for an upper one."""
+    """HallucinationRules hold the thresholds of this file; they are the section `hallucination` of the settings.
 
-    min_avg_logprob: float = -1.0
-    """Whisper's own `logprob_threshold`."""
-    max_repeats: int = 3
-    """a token sequence said this many times in a row is still speech, whatever its length."""
-    min_looped_tokens: int = 15
-    """and so is a longer run that repeats fewer tokens than this: 加油 eight times, 对 fifteen times."""
-    min_playful_looped_tokens: int = 60
-    """the same for runs of laughter, singing syllables and digits only, which people do repeat."""
-    min_stock_share: float = 0.8
-    """share of a transcript's characters that stock phrases must cover."""
-    rates: Mapping[str, RateLimits] = field(default_factory=dict)
-    """by language, "default" for the rest; laid over the built-in ones. Plain mappings, as settings files have, do
-    too.
+    Each can be switched off: 0 for a lower bound, infinity for an upper one. Raises UserError.
     """
+
+    min_avg_logprob: float = setting(-1.0, "mean log-probability of a token; Whisper's own threshold", infinite=True)
+    max_repeats: int | float = setting(
+        3, "a token sequence said so often in a row is still speech, whatever its length", at_least=1, infinite=True
+    )
+    min_looped_tokens: int | float = setting(
+        15,
+        "and so is a longer run that repeats fewer tokens than this: 加油 eight times, 对 fifteen times",
+        at_least=0,
+        infinite=True,
+    )
+    min_playful_looped_tokens: int | float = setting(
+        60,
+        "the same for runs of laughter, singing syllables and digits only, which people do repeat",
+        at_least=0,
+        infinite=True,
+    )
+    min_stock_share: float = setting(
+        0.8, "of a transcript's letters that subtitle credits and the like must cover", at_least=0, infinite=True
+    )
+    rates: dict[str, RateLimits] = setting(
+        {}, 'speech rates by language, "default" for the rest; laid over built-in ones for vi, ja, th'
+    )
 
     def __post_init__(self) -> None:
-        _check_numbers(self, "hallucination")
-        if self.max_repeats < 1:
-            raise UserError(f"hallucination.max_repeats is 1 or more, not {self.max_repeats}")
-        if not isinstance(self.rates, Mapping):
-            raise UserError(
-                f"hallucination.rates={self.rates}: expected a table, such as {{zh: {{max_han_per_second: 12}}}}"
-            )
-        limits = _default_limits()
-        for language, given in self.rates.items():
-            try:
-                limits[language] = given if isinstance(given, RateLimits) else RateLimits(**given)
-            except TypeError as error:
-                raise UserError(
-                    f"hallucination.rates.{language} holds rates such as max_han_per_second: {error}"
-                ) from None
-            _check_numbers(limits[language], f"hallucination.rates.{language}")
-        object.__setattr__(self, "rates", limits)
+        check_settings(self, "hallucination")
 
-
-def _check_numbers(record: Any, where: str) -> None:
-    """Raises UserError for a threshold that is no number: it would fail, or judge wrongly, in every unit after the
-    ASR's work.
-    """
-    for setting in fields(record):
-        value = getattr(record, setting.name)
-        if setting.name != "rates" and (
-            isinstance(value, bool) or not isinstance(value, int | float) or value != value
-        ):
-            raise UserError(f"{where}.{setting.name}={value}: expected a number")
+    def rate_limits(self, language: str | None) -> RateLimits:
+        """Return the plausible speech rates of a language."""
+        known = _RATES | self.rates
+        return known.get(primary_language(language) or _DEFAULT) or known[_DEFAULT]
 
 
 _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
@@ -218,7 +204,7 @@ def find_loop(spoken: Sequence[str], rules: HallucinationRules) -> list[str]:
 def _check_rate(
     spoken: Sequence[str], seconds: float, language: str | None, rules: HallucinationRules
 ) -> Rejection | None:
-    limits = rules.rates.get(primary_language(language) or "default") or rules.rates["default"]
+    limits = rules.rate_limits(language)
     han = sum(1 for token in spoken if _ONE_SYLLABLE.match(token))
     words = sum(_words(token) for token in spoken if not _ONE_SYLLABLE.match(token))
     said = f"{han} characters and {words:.0f} words in {seconds:.1f} s"

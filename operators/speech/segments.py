@@ -19,6 +19,7 @@ import numpy as np
 
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
+from operators.settings import check, setting
 
 _FRAME = SAMPLE_RATE // 10
 """samples of the short-time energy: long enough to bridge a stop consonant, shorter than a pause."""
@@ -28,33 +29,39 @@ _LOSS_WEIGHT = 1000
 """a lost second of speech weighs as much as this many seconds of pause: joining always wins where it is allowed."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(kw_only=True)
 class CutSettings:
-    """How speech becomes clips. The defaults come from the study in docs/benchmarks.md, section VAD."""
+    """CutSettings say how speech becomes clips. The defaults come from the study in docs/benchmarks.md, section VAD.
 
-    min_seconds: float = 2.0
-    max_seconds: float = 30.0
-    target_seconds: float = 20.0
-    """joining stops about here; only unbroken speech, or the saving of a short island, makes a clip longer."""
-    max_gap_seconds: float = 0.8
-    """a pause up to this long is kept inside a clip; a longer one parts two clips."""
-    rescue_gap_seconds: float = 2.5
-    """a pause up to this long is kept when an island shorter than `min_seconds` would be lost otherwise."""
-    pad_seconds: float = 0.2
-    """silence kept at each end of a clip, less where the neighbour is nearer: VADs clip weak onsets and tails."""
+    They are the section `cut` of the settings. Raises UserError.
+    """
+
+    min_seconds: float = setting(2.0, "shorter speech is rejected, unless a pause can join it to more", at_least=0.1)
+    max_seconds: float = setting(30.0, "Whisper sees no more of a clip", at_most=30)
+    target_seconds: float = setting(
+        20.0, "joining stops about here: a longer clip costs less GPU, but is lost whole for one wrong word"
+    )
+    max_gap_seconds: float = setting(0.8, "a pause up to this long stays inside a clip", at_least=0)
+    rescue_gap_seconds: float = setting(2.5, "or this long, where an island would be too short otherwise", at_least=0)
+    pad_seconds: float = setting(0.2, "of silence kept at each end, less where a neighbour is nearer", at_least=0)
 
     def __post_init__(self) -> None:
-        if not 0 < 2 * self.min_seconds <= self.max_seconds:
+        check(self, "cut")
+        if not 2 * self.min_seconds <= self.max_seconds:
             raise UserError(
-                f"segment: max_seconds ({self.max_seconds}) must be at least twice min_seconds ({self.min_seconds}), "
+                f"cut.max_seconds={self.max_seconds}: must be at least twice cut.min_seconds={self.min_seconds}, "
                 "or speech that runs on could not be cut"
             )
         if not self.min_seconds <= self.target_seconds <= self.max_seconds:
-            raise UserError(f"segment: target_seconds ({self.target_seconds}) must lie between min and max_seconds")
-        if not 0 <= self.max_gap_seconds <= self.rescue_gap_seconds:
-            raise UserError("segment: want 0 <= max_gap_seconds <= rescue_gap_seconds")
-        if self.pad_seconds < 0:
-            raise UserError("segment: pad_seconds cannot be negative")
+            raise UserError(
+                f"cut.target_seconds={self.target_seconds}: must lie between cut.min_seconds={self.min_seconds} and "
+                f"cut.max_seconds={self.max_seconds}"
+            )
+        if self.max_gap_seconds > self.rescue_gap_seconds:
+            raise UserError(
+                f"cut.max_gap_seconds={self.max_gap_seconds}: must be at most "
+                f"cut.rescue_gap_seconds={self.rescue_gap_seconds}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

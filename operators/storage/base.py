@@ -16,18 +16,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from operators.errors import UserError
+from operators.settings import setting
 
 
 @dataclass
 class S3Settings:
-    endpoint_url: str | None = None  # for S3-compatible stores
-    region: str | None = None
-    profile: str | None = None  # a profile of ~/.aws; credentials themselves never stand here
-    addressing_style: str = "auto"
-    max_attempts: int = 8
-    connect_timeout: float = 10.0
-    read_timeout: float = 60.0
-    multipart_threshold_mb: int = 64
+    """S3Settings say how an S3 store is reached; they are the section `s3` of the settings."""
+
+    endpoint_url: str | None = setting(None, "for S3-compatible stores")
+    region: str | None = setting(None, "boto3's own where none is given")
+    profile: str | None = setting(None, "of ~/.aws; credentials come from boto3's own chain, never from here")
+    addressing_style: str = setting("auto", "path for most stores that are not AWS")
+    max_attempts: int = setting(8, "of one request", at_least=1)
+    connect_timeout: float = setting(10.0, "seconds", at_least=0.001)
+    read_timeout: float = setting(60.0, "seconds", at_least=0.001)
+    multipart_threshold_mb: int = setting(64, "a larger object is sent in parts")
 
 
 class StoreUnavailable(UserError):

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 
 def quiet_dependencies() -> None:
-    """Telemetry off, and the chatter of dependencies away from the user's terminal."""
+    """Switch telemetry off, and keep the chatter of dependencies away from the user's terminal."""
     for name, value in {
         "RAY_USAGE_STATS_ENABLED": "0",
         "PYANNOTE_METRICS_ENABLED": "0",
@@ -37,7 +37,7 @@ def quiet_dependencies() -> None:
 
 @contextmanager
 def native_stderr_silenced() -> Iterator[None]:
-    """What native code of this process writes to stderr meanwhile goes nowhere; exceptions come after."""
+    """Send what native code of this process writes to stderr meanwhile nowhere; exceptions come after."""
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -49,7 +49,7 @@ def native_stderr_silenced() -> Iterator[None]:
 
 
 def use_threads(count: int) -> None:
-    """Thread counts of native libraries in this process, now and for what is imported later."""
+    """Set the thread counts of native libraries in this process, now and for what is imported later."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(count)
     torch = sys.modules.get("torch")

@@ -14,8 +14,8 @@ from operators.storage.base import S3Settings, Store
 from operators.storage.uri import is_s3
 from pipeline import ledger
 from pipeline.config import Settings, load
-from pipeline.curate import existing_run, stored_config
 from pipeline.plan import load_plan
+from pipeline.run_directory import existing_run, stored_config
 from stages.write_shard import shard_keys
 
 

@@ -15,7 +15,7 @@ from model_training import __main__ as training
 from model_training import config as training_config
 from operators.storage.fetch import Fetch, open_store
 from pipeline import config, recipe
-from pipeline.executor.ray_data import check_fit
+from pipeline.executor.cluster import check_fit
 from tests.conftest import REPOSITORY
 from tests.support import manifests
 from tests.support.manifests import ALL, CURATION, Object

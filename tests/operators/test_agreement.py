@@ -169,7 +169,7 @@ def test_three_engines_vote_for_the_label() -> None:
         {"label": {"default": ""}},
     ],
 )
-def test_bad_rules_are_the_users_to_mend(settings_: dict) -> None:
+def test_bad_rules_are_the_users_to_fix(settings_: dict) -> None:
     with pytest.raises(UserError, match=r"rover\."):
         AgreementRule(**settings_)
 

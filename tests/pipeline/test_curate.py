@@ -18,8 +18,7 @@ import yaml
 from operators.errors import UserError
 from operators.storage.fetch import open_store
 from pipeline.__main__ import main
-from pipeline.curate import expected_seconds
-from pipeline.plan import load_plan
+from pipeline.plan import expected_seconds, load_plan
 from tests.support import fast_engines
 from tests.support.kills import digest
 

@@ -33,7 +33,9 @@ def run(folder: Path, crawl: Path, *settings: str) -> int:
     [
         (["hallucination.nokey=1"], ["hallucination", "nokey"]),
         (["hallucination.min_avg_logprob=abc"], ["hallucination.min_avg_logprob=abc", "number"]),
-        (["hallucination.rates=null"], ["hallucination.rates=None", "table"]),
+        (["hallucination.rates=null"], ["hallucination.rates is a table", "None"]),
+        (["asr.engine=whisper"], ["asr.engine=whisper", "whisperx, or module:Class"]),
+        (["vad.engine=ears"], ["vad.engine=ears", "pyannote or silero or fsmn, or module:Class"]),
         (["cut.max_seconds=15"], ["target_seconds"]),
         (["asr.engine=whisperx", "asr.languages=[xx]"], ["asr.languages", "'xx'", "sichuan"]),
         (["asr.engine=whisperx", "asr.language=english"], ["asr.language", "'english'"]),

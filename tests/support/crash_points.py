@@ -22,7 +22,8 @@ from operators.clip import Unit
 from operators.storage.fetch import Fetch, open_store
 from pipeline import config, ledger, recipe
 from pipeline.config import Settings
-from pipeline.executor import ray_data as run
+from pipeline.executor.local import LocalExecutor
+from pipeline.executor.worker import Outcome
 from pipeline.plan import make_plan
 from pipeline.sources.files import Length, read_sources
 from tests.support import fast_engines
@@ -65,8 +66,8 @@ def work(settings: Settings, units: list[Unit], countdown: Countdown, s3: bool) 
     store = open_store(settings.output, settings.s3)
     countdown.install(s3)
     todo = ledger.to_do(units, store)
-    for outcome in run.run_local(recipe.build(settings, store, Fetch(settings.s3)), todo):
-        assert outcome.error is None, outcome.error
+    for event in LocalExecutor(recipe.build(settings, store, Fetch(settings.s3))).run(todo):
+        assert not isinstance(event, Outcome) or event.error is None, event
 
 
 def in_child(settings: Settings, units: list[Unit], at: int, s3: bool) -> tuple[int, int]:

@@ -16,13 +16,13 @@ from rich.console import Console
 from operators.errors import UserError
 from operators.storage.fetch import open_store
 from pipeline import config, ledger
-from pipeline.curate import existing_run, stored_config
 from pipeline.display.words import printable
 from pipeline.report.compare.changes import find_change
 from pipeline.report.compare.page import render_page
 from pipeline.report.compare.records import ComparedRun, to_json
 from pipeline.report.compare.terminal import render_terminal
 from pipeline.report.retention import FOLD_COLUMNS, fold
+from pipeline.run_directory import existing_run, stored_config
 
 
 def compare(roots: Sequence[str], overrides: list[str], out: str | None, console: Console) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from operators.errors import UserError
-from pipeline.executor.ray_data import scatter
+from pipeline.executor.cluster import scatter
 from tests.support import fast_engines
 from tests.support.kills import start, sweep
 

@@ -15,7 +15,7 @@ import pytest
 from operators.errors import UserError
 from operators.storage.fetch import Fetch, open_store
 from pipeline import config, recipe
-from pipeline.executor.ray_data import check_fit
+from pipeline.executor.cluster import check_fit
 from tests.conftest import REPOSITORY
 from tests.support import fast_engines
 from tests.support.kills import digest, sweep

@@ -1,0 +1,148 @@
+"""Engines by import string: which class a setting names, and what it is built with in the worker that will use it.
+
+    vad.engine, asr.engine, copilot.engine ──> EngineSpec("module:Class", arguments) ──pickled──> worker ──> engine
+
+A built-in name stands for an engine of ours; `module:Class` is the user's own, which gets its model and its `options`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from operators.asr.recogniser import ANY_LANGUAGE, CopilotRouter
+from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
+from operators.errors import UserError
+from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
+
+WHISPERX, FUNASR = "whisperx", "funasr"
+BUILT_IN = {
+    "vad": dict.fromkeys(("pyannote", "silero", "fsmn"), "operators.speech.vad:load_vad"),
+    "asr": {WHISPERX: "operators.asr.whisperx:WhisperX"},
+    "copilot": {FUNASR: "operators.asr.funasr:FunAsr"},
+}
+"""Import strings of the engines that come with the package, by section of the settings."""
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """An EngineSpec is a picklable call of `module:name`, made in the worker that will use the engine."""
+
+    target: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def __call__(self) -> Any:
+        """Build the engine. Raises UserError for an argument that it does not take, or that it refuses."""
+        engine, name = imported(self.target), self.target.partition(":")[2]
+        known = inspect.signature(engine).parameters
+        if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
+            for argument in self.arguments.keys() - known.keys():
+                raise UserError(f"{name} has no {argument}: it takes {', '.join(known)}")
+        try:
+            return engine(**self.arguments)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class CopilotSpec:
+    """A CopilotSpec is a picklable call that builds the router, with an EngineSpec for each model of each language."""
+
+    models: dict[str, list[str]]
+    engine: str
+    arguments: dict[str, Any]
+
+    def __call__(self) -> CopilotRouter:
+        return CopilotRouter(
+            {
+                language: [EngineSpec(self.engine, {"model": model} | self.arguments) for model in models]
+                for language, models in self.models.items()
+            }
+        )
+
+
+def vad(settings: VadSettings) -> EngineSpec:
+    """Return how voice activity detection is built. Raises UserError for an engine that nobody knows."""
+    arguments = dict(settings.options)
+    if settings.model is not None:
+        arguments["model"] = settings.model
+    if settings.device != "cpu":
+        arguments["device"] = settings.device
+    if settings.engine in BUILT_IN["vad"]:
+        arguments = {"engine": settings.engine} | arguments
+    return EngineSpec(target("vad", settings.engine), arguments)
+
+
+def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
+    """Return how the ASR is built. `threads` are those of its native library. Raises UserError as `vad`."""
+    arguments: dict[str, Any] = {"model": settings.model}
+    if settings.engine == WHISPERX:
+        arguments |= {
+            "device": settings.device,
+            "compute_type": settings.compute_type,
+            "batch_size": settings.batch_size,
+            "threads": threads,
+        }
+    return EngineSpec(target("asr", settings.engine), arguments | settings.options)
+
+
+def copilots(settings: CopilotSettings, threads: int) -> CopilotSpec:
+    """Return how the copilots are built. Raises UserError as `vad`, and for a language that stands there twice."""
+    arguments: dict[str, Any] = {}
+    if settings.engine == FUNASR:
+        arguments = {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
+    models: dict[str, list[str]] = {}
+    for language, given in settings.models.items():
+        code = language.strip().lower().replace("_", "-")
+        if given and code in models:
+            raise UserError(f"copilot.models: {language} stands there twice: give one entry a list of models")
+        if given:
+            models[code] = [given] if isinstance(given, str) else list(given)
+    for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
+        models.setdefault(canonical_language(code), models[code])
+    return CopilotSpec(models, target("copilot", settings.engine), arguments | settings.options)
+
+
+def target(section: str, engine: str) -> str:
+    """Return the import string of an engine. Raises UserError for a name that is neither built in nor module:Class."""
+    known = BUILT_IN[section]
+    if ":" not in engine and engine not in known:
+        names = " or ".join(known)
+        raise UserError(f"{section}.engine={engine}: give {names}, or module:Class for an engine of your own")
+    return known.get(engine, engine)
+
+
+def imported(target: str) -> Callable[..., Any]:
+    """Return the class or function that `module:name` names. Raises UserError when there is none."""
+    module, _, name = target.partition(":")
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"cannot load engine {target}: {error}") from None
+    return found
+
+
+def check_languages(settings: Settings) -> None:
+    """Refuse a code that the ASR cannot report: every clip would be dropped for it, or none would ever come to its
+    copilot.
+
+    An engine of the user's own may report any. Raises UserError.
+    """
+    named = [("asr.language", settings.asr.language)] if settings.asr.language else []
+    named += [("asr.languages", code) for code in settings.asr.languages]
+    named += [("copilot.models", code) for code in settings.copilot.models if code != ANY_LANGUAGE]
+    given = [("sources", source.language) for source in settings.sources if source.language]
+    for key, code in named + given:
+        if code in ("True", "False"):
+            raise UserError(
+                f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes"
+            )
+    for key, code in named:
+        if settings.asr.engine == WHISPERX and canonical_language(code) not in LANGUAGES | PROMPTED_AS.keys():
+            dialects = ", ".join(sorted(PROMPTED_AS))
+            raise UserError(
+                f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}"
+            )

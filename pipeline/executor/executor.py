@@ -1,0 +1,44 @@
+"""What curation asks of an executor, and which one the settings name.
+
+Curation ──units──> Executor ──events──> Ready, then an Outcome for each unit
+                    RayExecutor (ray_data.py), or LocalExecutor (local.py), which is the reference for it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from operators.clip import Unit
+from pipeline.config import ExecutionSettings
+from pipeline.executor.worker import Event
+from stages.base import Stage
+
+
+class Executor(Protocol):
+    """An Executor runs the stages that it was made with. What it says is for the display: the ledgers are the truth."""
+
+    def connect(self) -> str | None:
+        """Get what the stages need; return it in a few words, None where there is nothing to say. Raises UserError."""
+
+    def run(self, units: list[Unit]) -> Iterator[Event]:
+        """Yield Ready once a worker of every stage has loaded its models, then an Outcome for each unit, in any order.
+
+        Raises EngineFailed, UserError for a mistake that a worker met, ClusterLost.
+        """
+
+    def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
+        """Return what `function` makes of the items, in order, worked out in chunks by the nodes of a cluster."""
+
+    def close(self) -> None: ...
+
+
+def executor_for(settings: ExecutionSettings, stages: list[Stage]) -> Executor:
+    """Return the executor that `execution.runner` names."""
+    if settings.runner == "ray":
+        from pipeline.executor.ray_data import RayExecutor
+
+        return RayExecutor(settings, stages)
+    from pipeline.executor.local import LocalExecutor
+
+    return LocalExecutor(stages)

@@ -1,0 +1,44 @@
+"""The plain loop: the same stages over the same units in this process. It is the reference that Ray must equal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from typing import Any
+
+from operators.clip import Unit
+from pipeline.executor.worker import Event, Worker, called, events, pack
+from stages.base import Stage
+
+
+class LocalExecutor:
+    """A LocalExecutor takes each unit through all stages before it takes the next. See `Executor`."""
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self._stages = stages
+
+    def connect(self) -> None:
+        return None
+
+    def run(self, units: list[Unit]) -> Iterator[Event]:
+        with closing(self._outcomes(units)) as outcomes:  # also when `events` raises: workers let go of their models
+            yield from events(outcomes)
+
+    def _outcomes(self, units: list[Unit]) -> Generator[bytes, None, None]:
+        workers: list[Worker] = []
+        try:
+            workers += [Worker(stage, last=stage is self._stages[-1]) for stage in self._stages]
+            for unit in called(units):
+                row = pack(unit)
+                for worker in workers:
+                    row = worker(row)
+                yield row["outcome"]
+        finally:
+            for worker in workers:
+                worker.close()
+
+    def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
+        return function(items)
+
+    def close(self) -> None:
+        pass
