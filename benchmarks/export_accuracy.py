@@ -80,7 +80,7 @@ def main() -> None:
 
 def train_tiny(folder: Path, steps: int) -> tuple[str, str]:
     from model_training.train import train
-    from tests.support.small_handoff import make_handoff
+    from tests.support.corpus import make_handoff
 
     handoff = make_handoff(folder / "tones", train=400, dev=300, longest=8)
     limits = [f"train.{key}_steps={steps}" for key in ("max", "eval", "checkpoint")]

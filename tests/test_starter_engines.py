@@ -19,7 +19,7 @@ from examples.starter_engines import (
     grammar,
 )
 from operators.audio.decode import AudioError, decode
-from tests.support.starter import DEMO, MODELS, SAMPLE_RATE, load_whisper
+from tests.support.engines import DEMO, MODELS, SAMPLE_RATE, load_whisper
 
 # --- what is shipped --------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from examples.starter_engines import (
 )
 from operators.audio.decode import decode
 from operators.errors import UserError
-from tests.support.starter import SAMPLE_RATE, load_whisper
+from tests.support.engines import SAMPLE_RATE, load_whisper
 
 
 def sentences(language: str, side: str, count: int = 400) -> list[str]:

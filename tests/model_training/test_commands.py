@@ -24,8 +24,7 @@ from model_training.export.export import export
 from model_training.train import train
 from operators.index import write_index
 from tests.model_training.test_train import SMALL, STILL
-from tests.support.corpus import encoded, write_tar
-from tests.support.small_handoff import beeps, make_handoff
+from tests.support.corpus import beeps, encoded, make_handoff, write_tar
 
 UNMASKED = ["data.augment.frequency_masks=0", "data.augment.time_masks=0"]
 

@@ -26,7 +26,7 @@ from model_training.train import train
 from model_training.training import checkpoint as checkpoints
 from operators.errors import UserError
 from operators.index import write_index
-from tests.support.small_handoff import make_handoff
+from tests.support.corpus import make_handoff
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -17,8 +17,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+
+from tests.conftest import REPOSITORY
 
 SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "random_engines" / "make.py"
 _LIBRARIES = ("ctranslate2", "funasr", "tokenizers", "torch", "transformers")
@@ -100,3 +103,14 @@ def _built(maker: str, name: str, **settings: bool) -> Path:
                     raise
                 shutil.rmtree(made)
     return folder
+
+
+MODELS = REPOSITORY / "examples" / "starter_engines" / "models"
+DEMO = REPOSITORY / "examples" / "demo_crawl"
+SAMPLE_RATE = 16000
+
+
+def load_whisper(folder: Path) -> Any:
+    import whisperx
+
+    return whisperx.load_model(str(folder), "cpu", compute_type="int8", threads=1, vad_model=object())

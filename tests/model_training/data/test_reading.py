@@ -23,9 +23,8 @@ from operators.filterbank import MelSums, filterbank
 from operators.index import Row
 from operators.storage.base import S3Settings
 from operators.storage.fetch import locate
-from tests.support.corpus import at, encoded, make_index, make_rows, noise, targets, voice, write_tar
+from tests.support.corpus import at, encoded, make_handoff, make_index, make_rows, noise, targets, voice, write_tar
 from tests.support.s3_server import FaultyProxy, Rule, bucket, s3_server
-from tests.support.small_handoff import make_handoff
 
 __all__ = ["bucket", "s3_server"]
 

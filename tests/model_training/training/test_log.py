@@ -11,7 +11,7 @@ from model_training import config
 from model_training.train import train
 from model_training.training.monitor import Monitor
 from tests.model_training.test_train import SMALL, log
-from tests.support.small_handoff import make_handoff
+from tests.support.corpus import make_handoff
 
 
 @pytest.fixture(scope="module")

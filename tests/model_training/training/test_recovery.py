@@ -20,7 +20,7 @@ from model_training.train import train
 from model_training.training import checkpoint as checkpoints
 from operators.errors import UserError
 from tests.model_training.test_train import REPOSITORY, SMALL, command, same, weights
-from tests.support.small_handoff import make_handoff
+from tests.support.corpus import make_handoff
 
 TINY = [*SMALL, "data.augment.noise_probability=0", "data.augment.reverb_probability=0", "data.max_clips=2"]
 
