@@ -47,11 +47,12 @@ from operators.audio.media import (
     open_source,
     probe,
 )
-from operators.audio.tracks import choose_track
 from operators.audio.timeline import Emit, Problem, Timeline
+from operators.audio.tracks import choose_track
 from operators.clip import SAMPLE_RATE
 
 __all__ = [
+    "NO_SAMPLES",
     "PROBLEMS",
     "REASONS",
     "AudioError",
@@ -62,6 +63,7 @@ __all__ = [
     "Probe",
     "Problem",
     "Source",
+    "audio_length",
     "decode",
     "decode_into",
     "encode_flac",
@@ -74,6 +76,9 @@ PROBLEMS = ("truncated", "decode_error", "gap", "non_finite", "too_large", "trai
 """Why a part of a recording cannot be read. "trailing_data": the header claims less than the file holds; the rest is
 not used. "other_track": another track of the file holds sound as well; it is not used.
 """
+
+NO_SAMPLES = "no samples"
+"""The detail of "decode_error" for a sound file that holds nothing."""
 
 _TOLERANCE = SAMPLE_RATE // 4
 """A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter
@@ -186,8 +191,19 @@ def stream(
                 break
     total = timeline.samples
     if total == 0:
-        raise unreadable or AudioError("decode_error", "no frame could be decoded")
+        detail = "no frame could be decoded" if timeline.problems else NO_SAMPLES
+        raise unreadable or AudioError("decode_error", detail)
     return Ending(end_reached=True, total_samples=total, problems=timeline.problems)
+
+
+def audio_length(source: Source, limits: Limits | None = None) -> int:
+    """Return a recording's samples at 16 kHz, found by decoding it to its end; nothing is kept. Raises AudioError."""
+    ending = decode_into(lambda pcm: None, source, (_NEVER, None), limits or Limits())
+    assert ending.total_samples is not None
+    return ending.total_samples
+
+
+_NEVER = 1 << 60
 
 
 class Collector:
@@ -371,7 +387,9 @@ class _Reader:
 
     def _lose(self, seconds: float, reason: str) -> None:
         room = self._room
-        if room is None:  # twice what so many bytes hold elsewhere in the file, and a second for what was in their midst
+        if (
+            room is None
+        ):  # twice what so many bytes hold elsewhere in the file, and a second for what was in their midst
             believable = 1 + 2 * self._unheard / self._byte_rate()
             room = self._timeline.samples + round(believable * SAMPLE_RATE)
         self._timeline.lose(seconds, reason, room)

@@ -53,7 +53,7 @@ class Claims:
 
 
 def read_claims(read_at: ReadAt, size: int, container: str) -> Claims:
-    """Claims of a file of `size` bytes in a container of FFmpeg's name. Where FFmpeg reports truly: an empty `Claims`."""
+    """Return the claims of a file of `size` bytes in a container of FFmpeg's name; none where FFmpeg reports truly."""
     names = container.split(",")
     head = read_at(0, 64)
     if head[:4] in (b"RIFF", b"RF64", b"BW64") and head[8:12] == b"WAVE":

@@ -337,7 +337,9 @@ def _track_seconds(container: Any, stream: Any, names: set[str]) -> float | None
         return container.duration / av.time_base - start if alone and container.duration is not None else None
     if "asf" in names:  # one length for all streams
         return stream.duration * tick - start if alone else None
-    if "ogg" in names and stream.codec_context.codec.canonical_name == "opus":  # FFmpeg takes the start off for other codecs only
+    if (
+        "ogg" in names and stream.codec_context.codec.canonical_name == "opus"
+    ):  # FFmpeg takes the start off for other codecs only
         return stream.duration * tick - start
     return stream.duration * tick
 

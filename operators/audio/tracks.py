@@ -32,7 +32,9 @@ def choose_track(view: View, limits: Limits) -> tuple[int | None, bool]:
         if len(streams) == 1:
             return None, False
         best = list(streams).index(media.stream)
-    sounding = [track for track in (best, *(t for t in range(len(streams)) if t != best)) if _sounds(view, limits, track)]
+    sounding = [
+        track for track in (best, *(t for t in range(len(streams)) if t != best)) if _sounds(view, limits, track)
+    ]
     return sounding[0] if sounding else best, len(sounding) > 1
 
 

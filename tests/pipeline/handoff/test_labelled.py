@@ -100,7 +100,7 @@ def test_labelled_sets_are_mixed_in_where_they_lie(
     assert part["recording_id"] == last["recording_id"]
     skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [(Path(each["row"]).name, each["reason"]) for each in skipped] == [
-        ("bad.wav", "not_audio"),
+        ("bad.wav", "bad_header"),
         ("gone.wav", "missing"),
         ("a.wav", "no_text"),
         ("long.wav", "bad_span"),
