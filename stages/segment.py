@@ -19,6 +19,7 @@ import numpy as np
 from operators.audio.decode import AudioError, FileRange, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Clip, Piece, Rejection, Span, Stretch, Unit, Verdict, clip_id
+from operators.errors import MachineTrouble
 from operators.speech.segments import CutSettings, cut, quiet_point
 from operators.speech.vad import VoiceActivity
 from stages.base import Fetcher, Resources
@@ -56,6 +57,7 @@ class Segment:
             clips += found.clips
             stretches += found.stretches
             audio += found.audio
+        _check_deaths(unit, stretches)
         joined = np.concatenate(audio) if audio else np.zeros(0, np.int16)
         return replace(unit, clips=tuple(clips), stretches=tuple(stretches), audio=joined)
 
@@ -153,6 +155,27 @@ class Segment:
             clip = Clip(clip_id=name, recording_id=recording_id, span=moved, speech_samples=speech, verdict=verdict)
             found.clips.append(clip)
             found.audio.append(pcm[span.start : span.end])
+
+
+def _check_deaths(unit: Unit, stretches: list[Stretch]) -> None:
+    """Raises MachineTrouble when most recordings of a unit killed their decoder in the same way.
+
+    So many bad ones do not lie side by side, and a machine that is short of something comes and goes.
+    """
+    tried = {piece.recording.recording_id for piece in unit.pieces if piece.problem is None}
+    deaths: dict[str, set[str]] = {}
+    for stretch in stretches:
+        if stretch.rejection and stretch.rejection.reason in ("decoder_crash", "decoder_timeout"):
+            deaths.setdefault(stretch.rejection.reason, set()).add(stretch.recording_id)
+    for reason, died in deaths.items():
+        if len(died) >= _MANY_DEATHS and 2 * len(died) > len(tried):
+            raise MachineTrouble(
+                f"{len(died)} of {len(tried)} recordings ended their decoder alike ({reason}): look for a limit on "
+                "memory or time, or run fewer workers"
+            )
+
+
+_MANY_DEATHS = 3
 
 
 @dataclass(slots=True)

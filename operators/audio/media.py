@@ -14,6 +14,7 @@ are not;
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ import av.subtitles.stream
 from operators.audio.headers import Claims, is_placeholder, looks_like_media, name_of_text, read_claims
 from operators.audio.links import is_chained
 from operators.clip import SAMPLE_RATE
+from operators.errors import MachineTrouble
 
 REASONS = (
     "missing",  # no such file
@@ -249,6 +251,8 @@ def _open_regular(path: str) -> int:
     except PermissionError as error:
         raise AudioError("permission", error.strerror or "") from None
     except OSError as error:  # a loop of links, a name too long, a failing disk
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise MachineTrouble(f"no file can be opened ({error.strerror}): raise the machine's limits") from error
         raise AudioError("read_error", error.strerror or "") from None
     except ValueError:  # a NUL byte in the name
         raise AudioError("missing", "not a file name") from None

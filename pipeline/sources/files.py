@@ -22,7 +22,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from operators.clip import Recording, Rejection
-from operators.errors import UserError
+from operators.errors import MachineTrouble, UserError
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, open_store
 from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, split_s3
@@ -169,6 +169,9 @@ def probe_files(
                     return
                 try:
                     lengths[index] = _length(files[index], fetch, decoder)
+                except MachineTrouble as error:
+                    todo = iter([])
+                    raise UserError(f"no recording can be looked at: {error}") from error
                 except BaseException:
                     todo = iter([])  # nobody needs the other answers any more
                     raise

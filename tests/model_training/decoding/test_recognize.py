@@ -183,7 +183,9 @@ def test_too_little_audio_says_nothing(recognizer: Recognizer) -> None:
 
 def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("no audio")
-    with pytest.raises(UserError, match=r"cannot read .*notes.wav as audio \(Invalid data found when processing input\): convert"):
+    with pytest.raises(
+        UserError, match=r"cannot read .*notes.wav as audio \(Invalid data found when processing input\): convert"
+    ):
         recognizer.recognize([tmp_path / "notes.wav"])
     soundfile.write(tmp_path / "empty.wav", speech(0.0), SAMPLE_RATE)
     with pytest.raises(UserError, match=r"cannot read .*empty.wav as audio \(no samples\): copy or record it again"):
