@@ -156,7 +156,9 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """The plain files of a tar. Raises tarfile.ReadError where it is damaged or cut off, at the start or later."""
     at = -1
     try:
-        for member in tar:
+        while (member := tar.next()) is not None or _goes_on(tar):
+            if member is None:
+                continue
             if member.size < 0 or tar.offset <= at:
                 raise tarfile.ReadError(f"a broken header at byte {at}")
             at = tar.offset
@@ -169,6 +171,21 @@ def _files(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
             raise tarfile.ReadError(f"a broken header at byte {tar.offset}, or cut off there")
     except (ValueError, OverflowError, RecursionError) as error:
         raise tarfile.ReadError(f"a broken header after byte {max(at, 0)}: {error}") from None
+
+
+def _goes_on(tar: tarfile.TarFile) -> bool:
+    """Whether another tar stands behind the end of one, as `cat a.tar b.tar` writes it; the reading goes on there."""
+    assert tar.fileobj is not None
+    at = tar.offset
+    tar.fileobj.seek(at)
+    if tar.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        return False
+    while block := tar.fileobj.read(tarfile.BLOCKSIZE):
+        at += tarfile.BLOCKSIZE
+        if block.strip(b"\0"):
+            tar.offset = at if block[257:262] == b"ustar" else tar.offset
+            return block[257:262] == b"ustar"
+    return False
 
 
 def _sample(

@@ -237,7 +237,8 @@ def _read(source: SourceSettings, s3: S3Settings, extensions: frozenset[str]) ->
 def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozenset[str]) -> Iterator[SourceFile]:
     for found in _listing(root, s3) if is_s3(root) else walk(root):
         parts = found.path.split("/")
-        domain = source.domain or (text(parts[0]) if len(parts) > 1 else None)
+        first = _first_folder(text(found.path))
+        domain = source.domain or (first if first != UNSORTED else None)
         uri = f"{root.rstrip('/')}/{found.path}"
         uri = uri if is_s3(root) else path_to_uri(uri)
         file = SourceFile(
@@ -388,7 +389,7 @@ class _Manifest:
         index = self.tars[tar]
         if isinstance(index, tuple):
             return _with_problem(file, *index)
-        member = index.get(name)
+        member = index.get(name) or index.get(_without_dots(name))
         if member is None:
             return _with_problem(file, "missing", "the tar has no such member")
         if member.problem:
@@ -400,6 +401,7 @@ class _Manifest:
         try:
             for member in read_members(tar, self.s3):
                 index.setdefault(text(member.name), member)
+                index.setdefault(_without_dots(text(member.name)), member)
         except (TarError, OSError) as error:
             if not index:
                 return _tar_problem(error)
@@ -412,6 +414,11 @@ _OWN_COLUMNS = frozenset(("uri", "recording_id", "domain", "language"))
 def _first_folder(path: str) -> str:
     folders = [part for part in path.split("/")[:-1] if part not in ("", ".", "..")]
     return folders[0] if folders else UNSORTED
+
+
+def _without_dots(path: str) -> str:
+    """The path without the parts that mean "here"."""
+    return "/".join(part for part in path.split("/") if part != ".")
 
 
 def _join_key(folder: str, written: str) -> str:

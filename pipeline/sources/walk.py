@@ -69,10 +69,11 @@ def passed_by(path: str) -> bool:
     a file.
 
     Other names that start with a dot are taken: crawlers name files after titles, and titles start with "..." and
-    ".hack".
+    ".hack". A part "." is no folder: `tar cf x.tar .` writes "./talk/1.mp3".
     """
     *folders, name = path.split("/")
-    return name.startswith("._") or any(folder.startswith(".") and not folder.startswith("..") for folder in folders)
+    hidden = (folder.startswith(".") and folder != "." and not folder.startswith("..") for folder in folders)
+    return name.startswith("._") or any(hidden)
 
 
 def _look_at(path: str, full_path: str) -> Found:
