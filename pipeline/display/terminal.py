@@ -1,4 +1,4 @@
-"""Tables for terminals of any width.
+"""Tables for terminals of any width and encoding.
 
 columns ──fit──> one table
     └──too many──> without the spare ones ──still──> closer together ──still──> the rest below, under the same names
@@ -6,14 +6,23 @@ columns ──fit──> one table
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 _ANY_WIDTH = 10_000
+
+
+def escape_what_cannot_be_shown(*streams: TextIO) -> None:
+    """Let a terminal of GBK, Latin-1 or ASCII print a table: a sign that it does not have is spelled out, `\\u8bbf`."""
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @dataclass(frozen=True, slots=True)

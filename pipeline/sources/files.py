@@ -29,7 +29,7 @@ from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, spli
 from pipeline.config import SourceSettings
 from pipeline.sources.manifest import is_manifest, read_rows, text
 from pipeline.sources.tar_index import Member, TarError, read_members
-from pipeline.sources.walk import NOT_LOOKED_INTO, Found, passed_by, walk
+from pipeline.sources.walk import NOT_LOOKED_INTO, OF_A_RUN, RUN_PLAN, RUN_SHARDS, Found, passed_by, walk
 
 if TYPE_CHECKING:
     from operators.audio.decode import Limits
@@ -52,6 +52,7 @@ REASONS = (
     "bad_uri",  # no file can have this name
     "unsupported_scheme",  # neither a path nor s3://
     "unreadable_tar",  # compressed or broken
+    "earlier_run",  # the shards of a run of ours
 )
 """Why the plan already knows that a recording cannot be used: `Rejection.reason` with stage "plan"."""
 
@@ -249,8 +250,8 @@ def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozens
             bytes=found.bytes,
         )
         name = parts[-1].lower()
-        if found.problem == "permission":
-            yield _with_problem(file, "permission", found.detail)
+        if found.problem in ("permission", "earlier_run"):
+            yield _with_problem(file, found.problem, found.detail)
         elif name.endswith(NOT_LOOKED_INTO):
             yield _with_problem(
                 file, "unreadable_tar", "compressed: only an uncompressed tar can be read in parts, so unpack it"
@@ -266,7 +267,18 @@ def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozens
 
 
 def _listing(root: str, s3: S3Settings) -> Iterator[Found]:
-    return (Found(key, bytes=size) for key, size in open_store(root, s3).list() if not passed_by(key))
+    runs: list[str] = []  # keys come sorted, so a run's plan before its shards
+    told: set[str] = set()
+    for key, size in open_store(root, s3).list():
+        if key == RUN_PLAN or key.endswith("/" + RUN_PLAN):
+            runs.append(key.removesuffix(RUN_PLAN) + RUN_SHARDS)
+        shards = next((run for run in runs if key.startswith(run + "/")), None)
+        if shards is None:
+            if not passed_by(key):
+                yield Found(key, bytes=size)
+        elif shards not in told:
+            told.add(shards)
+            yield Found(shards, problem="earlier_run", detail=OF_A_RUN)
 
 
 def _tar_files(
@@ -329,6 +341,8 @@ class _Manifest:
         if not isinstance(written, str) or not written:
             return _with_problem(bad, "bad_manifest_line", f"line {number}: no uri")
         for column in ("recording_id", "domain", "language"):
+            if isinstance(value := row.get(column), float) and value.is_integer():
+                row[column] = int(value)  # pandas makes integers float as soon as one of them is missing
             if not isinstance(row.get(column), str | int | None):
                 return _with_problem(bad, "bad_manifest_line", f"line {number}: {column} is not text")
         uri, problem = self._resolve(written)

@@ -41,6 +41,22 @@ ODD_NAMES = [
 # Folders
 
 
+def test_the_shards_of_an_earlier_run_are_named_and_not_taken(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    crawl = tmp_path / "crawl"
+    names = ("a/1.mp3", "runs/first/plan.parquet", "runs/first/shards/a/a-000000.tar", "shards/2.mp3", "z.mp3")
+    make(crawl, *names)
+    (crawl / names[2]).write_bytes(tar_bytes({"clip.flac": b"x"}))
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    for name in names:
+        client.put_object(Bucket=bucket, Key=f"mixed/{name}", Body=(crawl / name).read_bytes())
+    s3 = S3Settings(endpoint_url=s3_server)
+    for files in (read(crawl), list(read_sources([SourceSettings(path=f"s3://{bucket}/mixed")], s3))):
+        assert problems(files) == {"runs/first/shards": "earlier_run"}
+        assert {file.recording_id for file in files if not file.problem} == {"a/1.mp3", "shards/2.mp3", "z.mp3"}
+    (again,) = read(crawl / "runs" / "first" / "shards")
+    assert again.recording_id == "a/a-000000.tar#clip.flac"
+
+
 def test_a_folder_gives_its_first_folders_as_domains(tmp_path: Path) -> None:
     make(tmp_path, "b/2.mp3", "a/deep/er/1.WAV", "root.flac", "b/readme.txt", "b/1.mp3", ".git/x.mp3", "b/._1.mp3")
     files = read(tmp_path)
