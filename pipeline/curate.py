@@ -21,7 +21,7 @@ from rich.text import Text
 
 from operators.audio.decode import AudioError, encode_flac
 from operators.audio.isolated import IsolatedDecoder
-from operators.clip import SAMPLE_RATE, Span, Unit
+from operators.clip import SAMPLE_RATE, Piece, Span, Unit
 from operators.errors import UserError
 from operators.shard import clean
 from operators.storage.base import Store
@@ -128,6 +128,7 @@ class Curation:
             fetch=self.fetch,
             workers=self.settings.plan.probe_workers,
             limits=recipe.limits(self.settings.audio),
+            unit_seconds=self.settings.plan.unit_minutes * 60,
         )
         if execution.runner != "ray" or running.cluster_address(execution) is None:
             return probe(files)
@@ -270,18 +271,19 @@ def _first_line(text: str) -> str:
 
 def declared_seconds(units: list[Unit]) -> float:
     """Declared length of the audio in some units; what declares none counts as nothing."""
-    total = 0
-    for unit in units:
-        for piece in unit.pieces:
-            end = piece.end if piece.end is not None else piece.declared_samples
-            total += max(0, (end or 0) - piece.start)
-    return total / SAMPLE_RATE
+    return sum(_planned(piece, piece.declared_samples) for unit in units for piece in unit.pieces) / SAMPLE_RATE
 
 
 def expected_seconds(units: list[Unit]) -> float:
     """`declared_seconds`, and an estimate for what declares none."""
     pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
-    return declared_seconds(units) + sum(piece.estimated_samples or 0 for piece in pieces) / SAMPLE_RATE
+    undeclared = (piece for piece in pieces if piece.declared_samples is None)
+    return declared_seconds(units) + sum(_planned(piece, piece.estimated_samples) for piece in undeclared) / SAMPLE_RATE
+
+
+def _planned(piece: Piece, samples: int | None) -> int:
+    """Samples of a piece of a recording of so many; 0 where that is not known."""
+    return 0 if samples is None else max(0, (samples if piece.end is None else piece.end) - piece.start)
 
 
 def stored_config(store: Store) -> dict[str, Any]:

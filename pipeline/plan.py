@@ -66,10 +66,11 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
 
 def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) -> Iterator[Piece]:
     recording = file.recording()
-    # An estimate cuts nothing: an edge past the true end would be a piece of nothing.
     estimated = length.estimated if length.declared is None else None
+    # A guess cuts nothing: an edge past the true end would be a piece of nothing.
+    known = length.declared or (length.estimated if length.measured else None) or 0
     # The whole window of an edge lies inside the recording, so the last piece is a radius to a unit and a radius long.
-    edges = range(unit_samples, (length.declared or 0) - radius, unit_samples)
+    edges = range(unit_samples, known - radius, unit_samples)
     starts = [0, *edges]
     for start, end in zip(starts, [*edges, None], strict=True):
         yield Piece(

@@ -16,6 +16,7 @@ from operators.asr.hallucination import HallucinationRules
 from operators.asr.recogniser import ANY_LANGUAGE
 from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
 from operators.audio.decode import Limits
+from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.speech.segments import CutSettings
 from operators.storage.base import Store
@@ -40,6 +41,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
             decode_timeout_seconds=settings.audio.decode_timeout_seconds,
             decode_attempts=settings.audio.decode_attempts,
             edge_radius=edge_radius_samples(settings.plan.edge_radius_seconds),
+            most_samples=round(2 * settings.plan.unit_minutes * 60 * SAMPLE_RATE),
             resources=resources(settings.execution.segment),
         ),
         Transcribe(

@@ -24,6 +24,9 @@ from operators.speech.segments import CutSettings, cut, quiet_point
 from operators.speech.vad import VoiceActivity
 from stages.base import Fetcher, Resources
 
+_NEVER = 1 << 60
+"""Decoding from here on gives no sample and counts them all."""
+
 
 @dataclass(kw_only=True)
 class Segment:
@@ -36,6 +39,8 @@ class Segment:
     decode_attempts: int
     edge_radius: int
     """samples either side of a nominal edge that are searched for the quietest point."""
+    most_samples: int | None = None
+    """what a piece without an end may hold: memory is bounded however much longer than its plan a recording is."""
     resources: Resources = field(default_factory=Resources)
     name: str = "Segment"
 
@@ -91,12 +96,15 @@ class Segment:
         """The piece's PCM, the span it covers after its edges moved to quiet points, and what of its time was lost."""
         first = max(0, piece.start - self.edge_radius) if piece.start else 0
         last = None if piece.end is None else piece.end + self.edge_radius
+        if last is None and self.most_samples is not None:
+            last = piece.start + self.most_samples
         decoded = self._decoder.decode(_source(piece, path), (first, last))
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
         start = self._edge(piece.start, pcm, first) if piece.start else 0
         end = reached if piece.end is None else self._edge(piece.end, pcm, first)
         end = max(start, end)
+        beyond = self._beyond(piece, path, reached) if piece.end is None and not decoded.end_reached else []
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
         for problem in decoded.problems:
@@ -109,7 +117,15 @@ class Segment:
                 part = problem.span if start <= problem.span.start <= last_place else None
             if part is not None:
                 lost.append((part, Rejection(stage="decode", reason=problem.reason)))
-        return pcm[start - first : end - first], Span(start, end), lost
+        return pcm[start - first : end - first], Span(start, end), lost + beyond
+
+    def _beyond(self, piece: Piece, path: str, reached: int) -> list[tuple[Span, Rejection]]:
+        """What lies past the most that a piece may hold, as one loss."""
+        total = self._decoder.decode(_source(piece, path), (_NEVER, None)).total_samples or reached
+        if total <= reached:
+            return []
+        detail = "its header declares far less than it holds, so the plan did not cut it: repair the header (remux it)"
+        return [(Span(reached, total), Rejection(stage="decode", reason="too_large", detail=detail))]
 
     def _edge(self, nominal: int, pcm: np.ndarray, first: int) -> int:
         """Where two pieces part, given samples from `first` on. Both decode the whole window, so both find the same

@@ -39,6 +39,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from operators.audio.decode import AudioError, Collector, Decoded, Ending, Limits, Problem, Source, decode_into, probe
+from operators.audio.measure import measure
 from operators.audio.media import FileRange, Probe
 from operators.clip import Span, pcm_bytes
 from operators.errors import MachineTrouble
@@ -101,6 +102,11 @@ class IsolatedDecoder:
         MachineTrouble."""
         answer = self._ask({"do": "probe"}, source, None)
         return Probe(**answer)
+
+    def measure(self, source: Source) -> int:
+        """`operators.audio.measure.measure`; also raises as `probe`."""
+        answer: dict[str, int] = self._ask({"do": "measure"}, source, None)
+        return answer["samples"]
 
     def decode(self, source: Source, window: tuple[int, int | None] = (0, None)) -> Decoded:
         """`operators.audio.decode.decode`; also raises AudioError "decoder_crash" and "decoder_timeout", and
@@ -353,6 +359,8 @@ def _answer(connection: Connection, request: dict[str, Any]) -> bytes:
     try:
         if request["do"] == "probe":
             return _PROBE + json.dumps(asdict(probe(source, limits))).encode()
+        if request["do"] == "measure":
+            return _PROBE + json.dumps({"samples": measure(source, limits)}).encode()
         start, end = request["window"]
         ending = decode_into(emit, source, (start, end), limits)
         send()

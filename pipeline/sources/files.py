@@ -97,6 +97,8 @@ class Length:
     declared: int | None = None
     """None also where the headers declare nothing."""
     estimated: int | None = None
+    measured: bool = False
+    """the estimate was counted packet by packet, so that units may be cut by it"""
 
 
 def read_sources(
@@ -147,12 +149,14 @@ def probe_files(
     *,
     limits: Limits | None = None,
     timeout_seconds: float = 60.0,
+    unit_seconds: float | None = None,
 ) -> list[Length]:
     """Length of each file, as far as its headers tell.
 
-    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. Why a file cannot be read is
-    found again, and written down, when its unit is worked on. Raises StoreUnavailable and other UserErrors that are not
-    of one file.
+    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
+    and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file
+    cannot be read is found again, and written down, when its unit is worked on. Raises StoreUnavailable and other
+    UserErrors that are not of one file.
     """
     from operators.audio.isolated import IsolatedDecoder  # FFmpeg, which a look at sources alone does not need
 
@@ -169,7 +173,7 @@ def probe_files(
                 if index is None:
                     return
                 try:
-                    lengths[index] = _length(files[index], fetch, decoder)
+                    lengths[index] = _length(files[index], fetch, decoder, unit_seconds)
                 except MachineTrouble as error:
                     todo = iter([])
                     raise UserError(f"no recording can be looked at: {error}") from error
@@ -183,7 +187,12 @@ def probe_files(
     return lengths
 
 
-def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> Length:
+_LEAST_BYTES = 500
+"""Bytes that a second of sound takes at least: 4 kbit/s. What is smaller than a unit of such seconds is no more than a
+unit."""
+
+
+def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_seconds: float | None) -> Length:
     from operators.audio.decode import AudioError, FileRange
 
     try:
@@ -191,6 +200,8 @@ def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> Length:
         if file.member and isinstance(source, str):
             source = FileRange(source, *file.member)
         found = decoder.probe(source)
+        if found.declared_samples is None and unit_seconds and found.bytes > unit_seconds * _LEAST_BYTES:
+            return Length(estimated=decoder.measure(source), measured=True)
         return Length(declared=found.declared_samples, estimated=found.estimated_samples)
     except (AudioError, FileNotFoundError, AccessRefused):
         return Length()
