@@ -12,7 +12,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config
-from pipeline.display.terminal import escape_what_cannot_be_shown
+from pipeline.display.terminal import show_what_can_be_shown
 from pipeline.display.words import printable
 from pipeline.executor.dependencies import quiet_dependencies
 from pipeline.executor.ray_data import ClusterLost
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     settings += rest
     quiet_dependencies()
-    escape_what_cannot_be_shown(sys.stdout, sys.stderr)
+    show_what_can_be_shown(sys.stdout, sys.stderr)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:
         return command(arguments, console)

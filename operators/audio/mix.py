@@ -59,13 +59,13 @@ class Mixer:
         """Mix the next block."""
         if len(block) == 1:
             return block[0]
-        steps = np.rint(block * np.float32(32767)).astype(np.int64)  # integers: sums do not depend on their order
-        energies = _frame_energies(steps, self._frame)
+        energies, products = _measure(block, self._frame)
         known = energies if self._before is None else np.concatenate([self._before, energies], axis=1)
-        weights = _weights(known, steps)
+        weights = _weights(known, products)
         mono = _weighted_sum(block, weights)
-        gain = _gain(steps, mono)
-        weights, mono = weights * gain, mono * gain
+        gain = _gain(weights, products, block, mono)
+        if gain != 1:
+            weights, mono = weights * gain, mono * gain
         if self._weights is not None and (self._weights != weights).any():
             ramp = min(block.shape[1], self._ramp)
             share = np.arange(1, ramp + 1, dtype=np.float32) / np.float32(ramp)
@@ -74,59 +74,75 @@ class Mixer:
         return mono
 
 
-def _frame_energies(steps: np.ndarray, frame: int) -> np.ndarray:
-    """int64 [C, frames]: summed squares. A rest shorter than a frame is left out, unless it is all there is."""
-    channels, samples = steps.shape
+def _measure(block: np.ndarray, frame: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the energy of each frame, [C, frames], and the products of all channels with each other, [C, C].
+
+    Samples are taken in whole steps of 16 bits. Sums of their products stay below 2^53, so they are exact in float64
+    and do not depend on the order that a machine adds in. A rest shorter than a frame has no energy of its own, unless
+    it is all there is.
+    """
+    channels, samples = block.shape
     frame = min(frame, max(1, samples))
-    count = samples // frame
-    squares = steps[:, : count * frame] ** 2
-    return squares.reshape(channels, count, frame).sum(axis=2)
+    energies, products = np.zeros((channels, samples // frame)), np.zeros((channels, channels))
+    for at in range(0, samples, _TOGETHER * frame):
+        steps = np.rint(block[:, at : at + _TOGETHER * frame] * np.float32(32767)).astype(np.float64)
+        products += steps @ steps.T
+        count = steps.shape[1] // frame
+        frames = steps[:, : count * frame].reshape(channels, count, frame)
+        energies[:, at // frame : at // frame + count] = np.einsum("cfn,cfn->cf", frames, frames)
+    return energies, products
 
 
-def _weights(energies: np.ndarray, steps: np.ndarray) -> np.ndarray:
+_TOGETHER = 4
+"""Frames that are measured at once: few enough for their arrays to stay in the processor's cache."""
+
+
+def _weights(energies: np.ndarray, products: np.ndarray) -> np.ndarray:
     """Share of each channel in the mix, negative for mirror images: float32 [C], absolute values that sum to 1.
 
     Args:
-        energies: int64 [C, frames] of the last two blocks.
-        steps: int64 [C, n], the block itself, for the signs.
+        energies: [C, frames] of the last two blocks.
+        products: [C, C] of the block itself, for the signs.
     """
     live = energies[:, energies.any(axis=0)]  # silence in all channels at once tells nothing: a gap, or a pause
     if not live.size:
         return np.full(len(energies), 1 / len(energies), np.float32)
-    ordered = np.sort(live, axis=1).astype(np.float64)
+    ordered = np.sort(live, axis=1)
     floor, loud = (ordered[:, int(share * (ordered.shape[1] - 1))] for share in (_FLOOR, _LEVEL))
     level = np.maximum(0.0, loud - 2 * floor)
     level[level < _DEAD * level.max()] = 0
     if not level.any():
         mean = ordered.mean(axis=1)
         shares = (mean > _DEAD * mean.max()).astype(np.float64)
-        likeness = _likeness(steps, int(mean.argmax()))
+        likeness = _likeness(products, int(mean.argmax()))
     else:
         # Of channels that are all clean the quietest is the measure.
         cleanness = np.minimum(level / np.maximum(floor, 1.0), 1 / _CLEAN)
         cleanest = int(np.where(cleanness == cleanness.max(), level, np.inf).argmin())
-        likeness = _likeness(steps, cleanest)
+        likeness = _likeness(products, cleanest)
         shares = np.sqrt(np.minimum(level, level[cleanest])) / np.maximum(floor, _CLEAN * level.max())
         shares = np.where((np.abs(likeness) < _SAME) & (level > 0), shares[cleanest], shares)
     shares *= np.where(likeness < _MIRROR, -1.0, 1.0)
     return (shares / np.abs(shares).sum()).astype(np.float32)
 
 
-def _likeness(steps: np.ndarray, reference: int) -> np.ndarray:
+def _likeness(products: np.ndarray, reference: int) -> np.ndarray:
     """Correlation of each channel with one of them, -1 to 1."""
-    energy = (steps * steps).sum(axis=1).astype(np.float64)
-    products = (steps * steps[reference]).sum(axis=1).astype(np.float64)
-    return products / np.sqrt(energy * energy[reference] + 1)
+    energy = products.diagonal()
+    likeness: np.ndarray = products[reference] / np.sqrt(energy * energy[reference] + 1)
+    return likeness
 
 
-def _gain(steps: np.ndarray, mono: np.ndarray) -> np.float32:
+def _gain(weights: np.ndarray, products: np.ndarray, block: np.ndarray, mono: np.ndarray) -> np.float32:
     """What makes the mix as loud as the loudest channel, with a peak no higher than the highest."""
-    mixed = np.rint(mono * np.float32(32767)).astype(np.int64)
-    energy, peak = int((mixed * mixed).sum()), int(np.abs(mixed).max())
-    if not energy:
+    shares = weights.astype(np.float64)
+    # Term by term: exact sums, and none of BLAS's freedom.
+    energy = sum(a * b * product for a, row in zip(shares, products) for b, product in zip(shares, row))
+    peak = float(max(mono.max(initial=0), -mono.min(initial=0)))
+    if energy <= 0 or not peak:
         return np.float32(1)
-    louder = math.sqrt(int((steps * steps).sum(axis=1).max()) / energy)
-    return np.float32(max(1.0, min(louder, int(np.abs(steps).max()) / peak)))
+    louder = math.sqrt(float(products.diagonal().max()) / energy)
+    return np.float32(max(1.0, min(louder, float(max(block.max(), -block.min())) / peak)))
 
 
 def _weighted_sum(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
