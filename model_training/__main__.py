@@ -6,6 +6,7 @@ Its words are in help.py.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -151,6 +152,9 @@ def main(arguments: list[str] | None = None) -> int:
     if rest:
         options.settings += rest
     run: Command = options.run
+    for output in (sys.stdout, sys.stderr):  # a terminal of GBK or Latin-1 lacks signs of many languages
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
     try:
         return run(options)
     except UserError as error:

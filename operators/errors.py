@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The command line prints the line without a traceback and exits with code 2.
     """
+
+
+class MachineTrouble(RuntimeError):
+    """Something that is no recording's fault: a limit on memory or processor time, no process, no disk. The text says
+    what and how to fix it, in one line. Work is left undone for it; nothing is rejected.
+    """

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config
+from pipeline.display.terminal import show_what_can_be_shown
 from pipeline.display.words import printable
 from pipeline.executor.dependencies import quiet_dependencies
 from pipeline.executor.worker import ClusterLost
@@ -207,6 +208,7 @@ def main(argv: list[str] | None = None) -> int:
     elif settings is not None:
         settings += rest
     quiet_dependencies()
+    show_what_can_be_shown(sys.stdout, sys.stderr)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:
         return command(arguments, console)

@@ -101,7 +101,8 @@ class Curation:
             raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
         started = time.monotonic()
         workers = self.settings.plan.probe_workers
-        probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits)
+        seconds = self.settings.plan.unit_minutes * 60
+        probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits, unit_seconds=seconds)
         lengths = self.executor.scatter(probe, files, chunk=PROBE_CHUNK)
         units = make_plan(files, lengths, self.settings.plan)
         self.store.put(CONFIG_KEY, config_bytes(self.settings))

@@ -67,10 +67,11 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
 
 def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) -> Iterator[Piece]:
     recording = file.recording()
-    # An estimate cuts nothing: an edge past the true end would be a piece of nothing.
     estimated = length.estimated if length.declared is None else None
+    # A guess cuts nothing: an edge past the true end would be a piece of nothing.
+    known = length.declared or (length.estimated if length.measured else None) or 0
     # The whole window of an edge lies inside the recording, so the last piece is a radius to a unit and a radius long.
-    edges = range(unit_samples, (length.declared or 0) - radius, unit_samples)
+    edges = range(unit_samples, known - radius, unit_samples)
     starts = [0, *edges]
     for start, end in zip(starts, [*edges, None], strict=True):
         yield Piece(
@@ -291,15 +292,16 @@ def _to_json(recording: Recording) -> str:
 
 def declared_seconds(units: Iterable[Unit]) -> float:
     """Return the declared length of the audio in some units; what declares none counts as nothing."""
-    total = 0
-    for unit in units:
-        for piece in unit.pieces:
-            end = piece.end if piece.end is not None else piece.declared_samples
-            total += max(0, (end or 0) - piece.start)
-    return total / SAMPLE_RATE
+    return sum(_planned(piece, piece.declared_samples) for unit in units for piece in unit.pieces) / SAMPLE_RATE
 
 
 def expected_seconds(units: Sequence[Unit]) -> float:
     """Return `declared_seconds`, and an estimate for what declares none."""
     pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
-    return declared_seconds(units) + sum(piece.estimated_samples or 0 for piece in pieces) / SAMPLE_RATE
+    undeclared = (piece for piece in pieces if piece.declared_samples is None)
+    return declared_seconds(units) + sum(_planned(piece, piece.estimated_samples) for piece in undeclared) / SAMPLE_RATE
+
+
+def _planned(piece: Piece, samples: int | None) -> int:
+    """Return the samples of a piece of a recording of so many; 0 where that is not known."""
+    return 0 if samples is None else max(0, (samples if piece.end is None else piece.end) - piece.start)

@@ -9,6 +9,7 @@ from dataclasses import asdict
 
 from operators.asr.whisperx import canonical_language
 from operators.audio.decode import Limits
+from operators.clip import SAMPLE_RATE
 from operators.storage.base import Store
 from pipeline import engines
 from pipeline.config import AudioSettings, Settings, fingerprint
@@ -34,6 +35,7 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             decode_timeout_seconds=settings.audio.decode_timeout_seconds,
             decode_attempts=settings.audio.decode_attempts,
             edge_radius=edge_radius_samples(settings.plan.edge_radius_seconds),
+            most_samples=round(2 * settings.plan.unit_minutes * 60 * SAMPLE_RATE),
             resources=workers.segment,
         ),
         # What was said, and in which language; transcripts that look made up are rejected.

@@ -19,9 +19,13 @@ import numpy as np
 from operators.audio.decode import AudioError, FileRange, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Clip, Piece, Rejection, Span, Stretch, Unit, Verdict, clip_id
+from operators.errors import MachineTrouble
 from operators.speech.segments import CutSettings, cut, quiet_point
 from operators.speech.vad import VoiceActivity
 from stages.base import Fetcher, Resources
+
+_NEVER = 1 << 60
+"""Decoding from here on gives no sample and counts them all."""
 
 
 @dataclass(kw_only=True)
@@ -35,6 +39,8 @@ class Segment:
     decode_attempts: int
     edge_radius: int
     """samples either side of a nominal edge that are searched for the quietest point."""
+    most_samples: int | None = None
+    """what a piece without an end may hold: memory is bounded however much longer than its plan a recording is."""
     resources: Resources = field(default_factory=Resources)
     name: str = "Segment"
 
@@ -56,6 +62,7 @@ class Segment:
             clips += found.clips
             stretches += found.stretches
             audio += found.audio
+        _check_deaths(unit, stretches)
         joined = np.concatenate(audio) if audio else np.zeros(0, np.int16)
         return replace(unit, clips=tuple(clips), stretches=tuple(stretches), audio=joined)
 
@@ -93,12 +100,15 @@ class Segment:
         """The piece's PCM, the span it covers after its edges moved to quiet points, and what of its time was lost."""
         first = max(0, piece.start - self.edge_radius) if piece.start else 0
         last = None if piece.end is None else piece.end + self.edge_radius
+        if last is None and self.most_samples is not None:
+            last = piece.start + self.most_samples
         decoded = self._decoder.decode(_source(piece, path), (first, last))
         pcm, reached = decoded.pcm, first + len(decoded.pcm)
 
         start = self._edge(piece.start, pcm, first) if piece.start else 0
         end = reached if piece.end is None else self._edge(piece.end, pcm, first)
         end = max(start, end)
+        beyond = self._beyond(piece, path, reached) if piece.end is None and not decoded.end_reached else []
         nominal = Span(piece.start, max(piece.start, piece.end if piece.end is not None else 1 << 62))
         lost: list[tuple[Span, Rejection]] = []
         for problem in decoded.problems:
@@ -111,7 +121,15 @@ class Segment:
                 part = problem.span if start <= problem.span.start <= last_place else None
             if part is not None:
                 lost.append((part, Rejection(stage="decode", reason=problem.reason)))
-        return pcm[start - first : end - first], Span(start, end), lost
+        return pcm[start - first : end - first], Span(start, end), lost + beyond
+
+    def _beyond(self, piece: Piece, path: str, reached: int) -> list[tuple[Span, Rejection]]:
+        """What lies past the most that a piece may hold, as one loss."""
+        total = self._decoder.decode(_source(piece, path), (_NEVER, None)).total_samples or reached
+        if total <= reached:
+            return []
+        detail = "its header declares far less than it holds, so the plan did not cut it: repair the header (remux it)"
+        return [(Span(reached, total), Rejection(stage="decode", reason="too_large", detail=detail))]
 
     def _edge(self, nominal: int, pcm: np.ndarray, first: int) -> int:
         """Where two pieces part, given samples from `first` on. Both decode the whole window, so both find the same
@@ -157,6 +175,27 @@ class Segment:
             clip = Clip(clip_id=name, recording_id=recording_id, span=moved, speech_samples=speech, verdict=verdict)
             found.clips.append(clip)
             found.audio.append(pcm[span.start : span.end])
+
+
+def _check_deaths(unit: Unit, stretches: list[Stretch]) -> None:
+    """Raises MachineTrouble when most recordings of a unit killed their decoder in the same way.
+
+    So many bad ones do not lie side by side, and a machine that is short of something comes and goes.
+    """
+    tried = {piece.recording.recording_id for piece in unit.pieces if piece.problem is None}
+    deaths: dict[str, set[str]] = {}
+    for stretch in stretches:
+        if stretch.rejection and stretch.rejection.reason in ("decoder_crash", "decoder_timeout"):
+            deaths.setdefault(stretch.rejection.reason, set()).add(stretch.recording_id)
+    for reason, died in deaths.items():
+        if len(died) >= _MANY_DEATHS and 2 * len(died) > len(tried):
+            raise MachineTrouble(
+                f"{len(died)} of {len(tried)} recordings ended their decoder alike ({reason}): look for a limit on "
+                "memory or time, or run fewer workers"
+            )
+
+
+_MANY_DEATHS = 3
 
 
 @dataclass(slots=True)

@@ -1,19 +1,24 @@
 """One member of a shard, or a stretch of a long file, as 16 kHz mono samples; or the reason why not.
 
-    file ──soundfile (FLAC, Ogg Opus, WAV, MP3)──> float ──mean of channels──> ──resample──> int16 pcm   | BadSample
+    file ──operators.audio.decode: the reader and the mixer of curation──> int16 pcm   | BadSample
+         └─ FLAC that is int16 at 16 kHz already: libsndfile, the same samples in half the time
 
 Expected bad data raises `BadSample`, which names the clip; it costs that clip, never the run.
 """
 
 from __future__ import annotations
 
+import io
 from typing import BinaryIO
 
 import numpy as np
 import soundfile
 
-from model_training.data.augment import resample
+from operators.audio.decode import NO_SAMPLES, AudioError, Problem, audio_length
+from operators.audio.decode import decode as decode_any
 from operators.filterbank import SAMPLE_RATE
+
+__all__ = ["REASONS", "BadSample", "audio_length", "decode"]
 
 REASONS = (
     "unreadable",
@@ -30,9 +35,10 @@ REASONS = (
 )
 """Why a clip cannot be trained on; the closed list of the bad-sample ledger."""
 
-_MARGIN = 64
-"""Output samples decoded on both sides of a stretch, so that resampling it equals resampling the whole."""
-_MAX_RATE, _MAX_CHANNELS = 768_000, 64
+_REASON_OF = {"truncated": "truncated", "non_finite": "non_finite", "too_large": "too_long"}
+"""What a hole in a clip makes of it; other holes make it unreadable."""
+_HARMLESS = ("trailing_data", "other_track")
+"""Beside what was heard, not in it."""
 
 
 class BadSample(Exception):
@@ -46,47 +52,62 @@ class BadSample(Exception):
 def decode(clip_id: str, file: BinaryIO, start: int | None = None, end: int | None = None) -> np.ndarray:
     """Return the samples [start, end) at 16 kHz of an audio file, int16; all of them where None.
 
-    Samples at 16 kHz and 16 bits come back as they are; others are resampled and rounded, and clipped where they exceed
-    full scale.
+    They are the samples that curation hears. A label speaks of the whole clip, so one with a hole is refused.
 
     Raises:
-        BadSample: cannot be decoded, ends too early, holds no sample, NaN or infinity, or claims more than memory
-        holds.
+        BadSample: cannot be decoded, has a hole, ends too early, holds no sample, NaN or infinity, or more than memory.
     """
     try:
-        with soundfile.SoundFile(file) as audio:
-            if audio.samplerate > _MAX_RATE or audio.channels > _MAX_CHANNELS:
-                raise BadSample(clip_id, "unreadable", f"{audio.channels} channels at {audio.samplerate} Hz")
-            signal = _stretch(clip_id, audio, start or 0, end)
-    except soundfile.LibsndfileError as error:
-        raise BadSample(clip_id, "unreadable", error.error_string.strip()) from None
-    except MemoryError:  # a damaged header may claim any length
-        raise BadSample(clip_id, "too_long", "it says that it is longer than this machine's memory") from None
-    if not len(signal):
-        raise BadSample(clip_id, "empty", "no samples")
-    return np.clip(np.rint(signal * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def _stretch(clip_id: str, audio: soundfile.SoundFile, start: int, end: int | None) -> np.ndarray:
-    """Return float32 [end - start] at 16 kHz."""
-    shared = int(np.gcd(SAMPLE_RATE, audio.samplerate))
-    up, down = SAMPLE_RATE // shared, audio.samplerate // shared
-    # From a place where an input and an output sample coincide: so the filter falls on the samples as in the whole.
-    blocks = max(0, start - _MARGIN) // up
-    first = blocks * down
-    last = audio.frames if end is None else min(audio.frames, -(-(end + _MARGIN) * down // up))
-    if first and first < audio.frames:
-        audio.seek(first)
-    wanted = max(0, last - first)
-    native = audio.read(wanted, dtype="float32", always_2d=True)
-    if len(native) < wanted:
-        raise BadSample(clip_id, "truncated", f"{first + len(native)} of {audio.frames} samples could be decoded")
-    if not np.isfinite(native).all():
-        raise BadSample(clip_id, "non_finite", "NaN or infinity among the samples")
-    mono = native[:, 0] if native.shape[1] == 1 else native.mean(axis=1, dtype=np.float32)
-    offset = start - blocks * up
-    signal = resample(mono, up, down)[offset : None if end is None else offset + end - start]
-    if end is not None and len(signal) < end - start:
-        there = start + len(signal)
+        if (plain := _plain_flac(file, start or 0, end)) is not None:
+            return plain
+        file.seek(0)
+        heard = decode_any(file, (start or 0, end))
+    except AudioError as error:
+        reason = "empty" if error.detail == NO_SAMPLES else "unreadable"
+        raise BadSample(clip_id, reason, error.detail or error.reason) from None
+    except MemoryError:
+        raise BadSample(clip_id, "too_long", "it is longer than this machine's memory") from None
+    holes = [problem for problem in heard.problems if problem.reason not in _HARMLESS]
+    if holes:
+        raise BadSample(clip_id, _REASON_OF.get(holes[0].reason, "unreadable"), "; ".join(map(describe, holes[:3])))
+    if end is not None and len(heard.pcm) < end - (start or 0):
+        there = heard.total_samples if heard.total_samples is not None else (start or 0) + len(heard.pcm)
         raise BadSample(clip_id, "truncated", f"the file ends at sample {there}, the clip at {end}")
-    return signal
+    if not len(heard.pcm):
+        raise BadSample(clip_id, "empty", NO_SAMPLES)
+    return heard.pcm
+
+
+def describe(problem: Problem) -> str:
+    """Say what could not be read and where: "12.30 to 14.00 s could not be read (gap)"."""
+    span = problem.span
+    place = f"{span.start / SAMPLE_RATE:.2f} to {span.end / SAMPLE_RATE:.2f} s"
+    if not span.samples:
+        place = f"something at {span.start / SAMPLE_RATE:.2f} s"
+    return f"{place} could not be read ({problem.reason})"
+
+
+def _plain_flac(file: BinaryIO, start: int, end: int | None) -> np.ndarray | None:
+    """The stretch of a sound FLAC file of 16-bit mono at 16 kHz; None for anything else, and where anything is odd."""
+    head = file.read(26)
+    packed = int.from_bytes(head[18:26], "big")  # 20 bits rate, 3 channels - 1, 5 bits per sample - 1, 36 samples
+    total = packed & ((1 << 36) - 1)
+    if head[:4] != b"fLaC" or packed >> 36 != (SAMPLE_RATE << 8 | 0 << 5 | 15) or not total:
+        return None
+    if start >= total or (end is not None and end > total):
+        return None
+    file.seek(0)
+    if end is None:
+        data = file.read()
+        if data.find(b"fLaC", 4) >= 0:  # a second file may stand behind the first
+            return None
+        file = io.BytesIO(data)
+    wanted = (total if end is None else end) - start
+    try:
+        with soundfile.SoundFile(file) as audio:
+            if start:
+                audio.seek(start)
+            pcm: np.ndarray = audio.read(wanted, dtype="int16")
+    except (soundfile.LibsndfileError, RuntimeError, MemoryError):
+        return None
+    return pcm if len(pcm) == wanted else None

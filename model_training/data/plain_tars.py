@@ -202,7 +202,7 @@ def _sample(
         about = json.loads(content("json")) if "json" in members else {}
         if not isinstance(about, dict):
             raise TypeError
-        label = (content("txt").decode("utf-8") if "txt" in members else about.get("text") or "").strip()
+        label = (content("txt").decode("utf-8-sig") if "txt" in members else about.get("text") or "").strip()
         json.dumps([key, about], ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except (ValueError, TypeError, AttributeError, RecursionError):
         return BadSample(clip_id, "unreadable", "its name, .txt or .json is no UTF-8 text or JSON object")

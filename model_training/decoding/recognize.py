@@ -13,12 +13,13 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
+from model_training.data.audio import describe
 from model_training.data.features import MIN_FRAMES, Cmvn
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.search import METHODS, SearchSettings, decode_batch
@@ -26,6 +27,7 @@ from model_training.decoding.windows import windows
 from model_training.text.perception import Grammar, Recognition
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
+from operators.audio.decode import Problem
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE, SHIFT, WINDOW, filterbank
 
@@ -72,16 +74,19 @@ class Recognizer:
         ctc_weight: float = 0.5,
         task: str = TRANSCRIBE,
         given: Mapping[str, str] | None = None,
+        on_problem: Callable[[Problem], None] | None = None,
     ) -> list[Recognition]:
         """Return what each recording says.
 
         Recordings longer than the model heard in training are cut where they are quiet.
 
         Args:
-            audio: files (any rate, any number of channels) or arrays of 16 kHz samples, int16 or float in -1 ... 1.
+            audio: files (any container, rate and number of channels) or arrays of 16 kHz samples, int16 or float in
+                -1 ... 1.
             method: ctc_greedy | ctc_prefix_beam (text and events only) | attention | attention_rescoring.
             beam: hypotheses kept; 1 is greedy.
             given: attributes that the caller knows, for example {"language": "yue"}.
+            on_problem: told of every stretch of a file that could not be read; the rest of the file is recognised.
 
         Raises:
             UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.
@@ -96,7 +101,7 @@ class Recognizer:
         def heard() -> Iterator[_Window]:
             nonlocal recordings
             for one in audio:
-                for features_F80 in hear(one, self.config["max_frames"], self._folder.cmvn):
+                for features_F80 in hear(one, self.config["max_frames"], self._folder.cmvn, on_problem):
                     yield _Window(recordings, features_F80)
                 recordings += 1
 
@@ -122,7 +127,9 @@ def check_task(task: str, trained: Sequence[str], methods: Iterable[str]) -> Non
             raise UserError(f"{method} gives text and events, no {task}: take the method attention")
 
 
-def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
+def hear(
+    audio: Audio, max_frames: int, cmvn: Cmvn, on_problem: Callable[[Problem], None] | None = None
+) -> Iterator[np.ndarray]:
     """Yield the normalised features [F, 80] of a recording's windows.
 
     None is longer than the `max_frames` that the model heard in training.
@@ -131,7 +138,7 @@ def hear(audio: Audio, max_frames: int, cmvn: Cmvn) -> Iterator[np.ndarray]:
         UserError: audio that cannot be read.
     """
     longest = max(SAMPLE_RATE, WINDOW + (max_frames - 1) * SHIFT)  # pauses need a second's room
-    for pcm in windows(audio, longest):
+    for pcm in windows(audio, longest, on_problem):
         features_F80 = filterbank(pcm)
         if len(features_F80) >= MIN_FRAMES:  # fewer are no sound: nothing is said in them
             yield cmvn.apply(features_F80)
@@ -175,7 +182,7 @@ def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m model_training recognize`."""
     parser.add_argument("folder", metavar="FOLDER", help="an exported model: export --format onnx or onnx-int8")
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="WAV, FLAC, Ogg or MP3, of any length")
+    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="audio or video files of any format and length")
     parser.add_argument("--method", default="attention_rescoring", help=f"{' | '.join(METHODS)} (default: %(default)s)")
     parser.add_argument("--beam", type=int, default=10, help="hypotheses kept; 1 is greedy (default: %(default)s)")
     parser.add_argument("--task", default=TRANSCRIBE, help="transcribe, or one thing only: language, age, ..., event")
@@ -189,7 +196,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Print a line per recording and return the exit code.
 
-    A recording that cannot be read is named on stderr, the others go on; the code is then 2.
+    A recording that cannot be read is named on stderr, the others go on; the code is then 2. A stretch that could not
+    be read is named there, too.
     """
     given = {}
     for item in options.given:
@@ -203,14 +211,22 @@ def main(options: argparse.Namespace) -> int:
     Grammar(recognizer.tokenizer, task=options.task, given=given, known_labels=recognizer.known_labels)
     failed = False
     for path in options.audio:
+        holes: list[Problem] = []
         try:
             (found,) = recognizer.recognize(
-                [path], method=options.method, beam=options.beam, task=options.task, given=given
+                [path],
+                method=options.method,
+                beam=options.beam,
+                task=options.task,
+                given=given,
+                on_problem=holes.append,
             )
         except UserError as error:
             print(f"touchasp: {error}", file=sys.stderr)
             failed = True
             continue
+        for hole in holes:
+            print(f"touchasp: {path}: {describe(hole)}", file=sys.stderr)
         print(_json_line(path, found) if options.json else _line(path, found), flush=True)
     return 2 if failed else 0
 

@@ -1,41 +1,43 @@
 """Recordings of any length as windows that the model can hear: cut where it is quiet, joined again after recognition.
 
-    file or array ──blocks of minutes──> int16 pcm ──cut at the quietest point──> windows of `longest` samples at most
+    file or array ──operators.audio.decode.stream──> int16 pcm ──cut at the quietest point──> windows of `longest`
+    samples at most
 
-A window is cut in its second half and never leaves a rest shorter than a quarter of a window. An hour of audio is read
-in blocks, so it takes no more memory than a few minutes.
+A window is cut in its second half and never leaves a rest shorter than a quarter of a window. A file is heard as
+curation hears it, to its end, and read as it goes, so that an hour takes no more memory than a few windows.
 
 Shapes: T samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
-from model_training.data.audio import BadSample, decode
+from operators.audio.decode import NO_SAMPLES, AudioError, Problem, stream
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE
 
-_BLOCK = 300 * SAMPLE_RATE
 _HEARD = SAMPLE_RATE // 10
 """Samples over which loudness is measured: longer than a stop consonant's closure, shorter than a pause."""
 _HOP = SAMPLE_RATE // 100
 
 
-def windows(audio: str | Path | np.ndarray, longest: int) -> Iterator[np.ndarray]:
-    """Windows of int16 [T] that follow each other without a gap; at least one, which may be empty.
+def windows(
+    audio: str | Path | np.ndarray, longest: int, on_problem: Callable[[Problem], None] | None = None
+) -> Iterator[np.ndarray]:
+    """Yield windows of int16 [T] that follow each other without a gap; at least one, which may be empty.
 
-    `audio` is a file that soundfile reads (WAV, FLAC, Ogg, MP3), or samples at 16 kHz: int16, or float in -1 ... 1.
+    `audio` is a file with sound in any container, or samples at 16 kHz: int16, or float in -1 ... 1. `on_problem` is
+    told of every stretch that could not be read; where its length is known it is silence.
 
     Raises:
         UserError: the file cannot be read, or the array is not a recording.
     """
     rest = np.zeros(0, np.int16)
-    for block in _blocks(audio):
+    for block in _blocks(audio, longest, on_problem):
         rest = np.concatenate([rest, block])
         while len(rest) > 2 * longest:  # the end of the recording may still come near: see `cut`
             place = cut(rest, longest)
@@ -56,27 +58,32 @@ def cut(pcm: np.ndarray, longest: int) -> int:
     return first + int(loudness.argmin()) * _HOP
 
 
-def _blocks(audio: str | Path | np.ndarray) -> Iterator[np.ndarray]:
+def _blocks(
+    audio: str | Path | np.ndarray, least: int, on_problem: Callable[[Problem], None] | None
+) -> Iterator[np.ndarray]:
     if isinstance(audio, np.ndarray):
         yield _int16(audio)
         return
-    path = Path(audio)
+    parts, held = stream(str(audio)), list[np.ndarray]()
     try:
-        with open(path, "rb") as file:
+        while True:
             try:
-                with soundfile.SoundFile(file) as sound:
-                    samples = -(-sound.frames * SAMPLE_RATE // sound.samplerate)
-            except soundfile.LibsndfileError as error:
-                raise BadSample(path.name, "unreadable", error.error_string.strip(" .")) from None
-            for start in range(0, max(samples, 1), _BLOCK):
-                file.seek(0)
-                end = None if start + _BLOCK >= samples else start + _BLOCK
-                yield decode(path.name, file, start, end)
-    except BadSample as error:
-        mend = "convert it to WAV or FLAC first" if error.reason == "unreadable" else "copy or record it again"
-        raise UserError(f"cannot read {path} as audio ({error.detail}): {mend}") from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from None
+                held.append(next(parts))
+            except StopIteration as end:
+                if on_problem:
+                    for problem in end.value.problems:
+                        on_problem(problem)
+                break
+            if sum(map(len, held)) >= least:
+                yield np.concatenate(held)
+                held = []
+    except AudioError as error:
+        if error.reason in ("missing", "permission", "read_error", "not_a_file"):
+            raise UserError(f"cannot read {audio}: {error.detail or error.reason.replace('_', ' ')}") from None
+        fix = "copy or record it again" if error.detail == NO_SAMPLES else "convert it to WAV or FLAC first"
+        raise UserError(f"cannot read {audio} as audio ({error.detail or error.reason}): {fix}") from None
+    if held:
+        yield np.concatenate(held)
 
 
 def _int16(pcm: np.ndarray) -> np.ndarray:

@@ -8,20 +8,27 @@ The child lives long and is replaced when it dies, hangs or is asked to hold too
 fork, so it works under Ray and beside threads; it dies with its parent, whose end of the socket it watches; its memory
 and CPU time are bounded by the kernel. Messages are JSON and raw samples, never pickles: a decoder that was taken over
 must not reach the worker.
+
+**Whose fault is a death?** A recording's only if the machine is well: when the child was killed from outside, or dies
+on a sound recording of our own as well, the answer is `MachineTrouble`, and nobody's data are rejected. Limits are what
+is wanted or what the machine allows, whichever is less.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import resource
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from dataclasses import asdict
 from multiprocessing.connection import Connection
@@ -32,11 +39,13 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 
 from operators.audio.decode import AudioError, Collector, Decoded, Ending, Limits, Problem, Source, decode_into, probe
+from operators.audio.measure import measure
 from operators.audio.media import FileRange, Probe
 from operators.clip import Span, pcm_bytes
+from operators.errors import MachineTrouble
 
 # The first two bytes of a message; two, so that samples behind them stay aligned.
-_PCM, _ALIVE, _READ, _ENDING, _PROBE, _ERROR, _BUG = b"PC", b"..", b"RD", b"EN", b"PR", b"ER", b"BG"
+_PCM, _ALIVE, _READ, _ENDING, _PROBE, _ERROR, _BUG, _TROUBLE = b"PC", b"..", b"RD", b"EN", b"PR", b"ER", b"BG", b"MT"
 
 _MAX_MESSAGE = 1 << 26
 _PARCEL = 1 << 18
@@ -59,8 +68,7 @@ class IsolatedDecoder:
     Args:
         limits: bounds on a recording.
         timeout_seconds: how long the child may give no sign of life (it gives one every few seconds of audio) before it
-        counts
-            as hung. Reading a source that is the caller's own file object does not count.
+            counts as hung. Reading a source that is the caller's own file object does not count.
         cpu_seconds: processor time that one call may take.
         memory_bytes: address space of the child.
         attempts: how often a recording that kills its decoder is tried.
@@ -81,6 +89,8 @@ class IsolatedDecoder:
         self._attempts = attempts
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
+        self._asked_at = self._busy_seconds = 0.0
+        """since the child was started: at least its processor time"""
 
     @property
     def pid(self) -> int | None:
@@ -88,12 +98,19 @@ class IsolatedDecoder:
         return self._process.pid if self._process else None
 
     def probe(self, source: Source) -> Probe:
-        """`operators.audio.decode.probe`; also raises AudioError "decoder_crash" and "decoder_timeout"."""
+        """`operators.audio.decode.probe`; also raises AudioError "decoder_crash" and "decoder_timeout", and
+        MachineTrouble."""
         answer = self._ask({"do": "probe"}, source, None)
         return Probe(**answer)
 
+    def measure(self, source: Source) -> int:
+        """`operators.audio.measure.measure`; also raises as `probe`."""
+        answer: dict[str, int] = self._ask({"do": "measure"}, source, None)
+        return answer["samples"]
+
     def decode(self, source: Source, window: tuple[int, int | None] = (0, None)) -> Decoded:
-        """`operators.audio.decode.decode`; also raises AudioError "decoder_crash" and "decoder_timeout"."""
+        """`operators.audio.decode.decode`; also raises AudioError "decoder_crash" and "decoder_timeout", and
+        MachineTrouble."""
         return self._ask({"do": "decode", "window": window}, source, window)
 
     def close(self) -> None:
@@ -118,7 +135,7 @@ class IsolatedDecoder:
         self.close()
 
     def _ask(self, request: dict[str, Any], source: Source, window: tuple[int, int | None] | None) -> Any:
-        request |= {"limits": asdict(self._limits), **self._bounds}
+        request |= self._request()
         file = None
         if isinstance(source, str | FileRange):
             request["file"] = asdict(source if isinstance(source, FileRange) else FileRange(source))
@@ -131,10 +148,46 @@ class IsolatedDecoder:
                 return self._exchange(request, file, window)
             except _Died as error:
                 died = error
+            except AudioError as error:
+                if error.detail != _NO_MEMORY or not self._cramped():
+                    raise
+                died = _Died("too_large", error.detail)
+        self._check_machine(died)
         raise AudioError(died.reason, f"{died.detail} ({self._attempts} attempts)")
+
+    def _check_machine(self, died: _Died) -> None:
+        """Raises MachineTrouble when a recording's end says more about the machine than about the recording."""
+        if died.detail == signal.SIGKILL.name or died.reason == "too_large":
+            limit = self._cramped() or "too little memory, or somebody's kill"
+            raise MachineTrouble(f"the decoder was ended from outside ({limit}): give the machine's workers more room")
+        control = self._request() | {"do": "decode", "window": (0, None)}
+        file = io.BytesIO(_sound_recording())
+        try:
+            self._exchange(control | {"size": len(file.getvalue())}, file, (0, None))
+        except (_Died, AudioError) as error:
+            limit = self._cramped()
+            raise MachineTrouble(
+                f"the decoder fails on a sound recording as well ({error}{', ' + limit if limit else ''}): "
+                "raise the limits (ulimit -v, -t), or run fewer workers"
+            ) from None
+
+    def _cramped(self) -> str:
+        """The limit by which the machine allows the child less than is wanted; "" where there is none."""
+        for kind, name, wanted, unit in (
+            (resource.RLIMIT_AS, "ulimit -v", self._bounds["memory_bytes"], 1024),
+            (resource.RLIMIT_CPU, "ulimit -t", self._bounds["cpu_seconds"], 1),
+        ):
+            hard = resource.getrlimit(kind)[1]
+            if hard != resource.RLIM_INFINITY and hard < wanted:
+                return f"{name} {hard // unit}"
+        return ""
+
+    def _request(self) -> dict[str, Any]:
+        return {"limits": asdict(self._limits), **self._bounds}
 
     def _exchange(self, request: dict[str, Any], file: BinaryIO | None, window: tuple[int, int | None] | None) -> Any:
         connection = self._running()
+        self._asked_at = time.monotonic()
         collected = None if window is None else Collector(window)
         answered = False
         try:
@@ -161,15 +214,18 @@ class IsolatedDecoder:
                 elif kind == _ERROR:
                     answered = True
                     raise AudioError(*json.loads(body))
+                elif kind == _TROUBLE:
+                    answered = True
+                    raise MachineTrouble(body.decode())
                 elif kind == _BUG:
                     answered = True
                     raise RuntimeError(f"bug in the decoder:\n{body.decode()}")
         except (EOFError, ConnectionError):
             raise self._obituary() from None
         finally:
-            if (
-                not answered
-            ):  # hung, dead or interrupted half-way: nothing it says later may be taken for another answer
+            self._busy_seconds += time.monotonic() - self._asked_at
+            # Hung, dead or interrupted half-way: nothing it says later may be taken for another answer.
+            if not answered:
                 self.close()
 
     def _obituary(self) -> _Died:
@@ -183,6 +239,9 @@ class IsolatedDecoder:
         """The connection to a child that is alive, as far as one can know."""
         if self._process is not None and self._process.poll() is not None:
             self.close()  # it died while idle: no recording's fault
+        most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+        if most != resource.RLIM_INFINITY and self._busy_seconds > most / 2:
+            self.close()  # the limit counts for its whole life
         if self._connection is None:
             self._start()
         assert self._connection is not None
@@ -193,9 +252,10 @@ class IsolatedDecoder:
             self._launch()
         # No folder for temporary files, no process: trouble of this machine, not of the recording.
         except OSError as error:
-            raise RuntimeError(f"the decoder process could not be started: {error}") from error
+            raise MachineTrouble(f"the decoder process could not be started: {error}") from error
 
     def _launch(self) -> None:
+        self._busy_seconds = 0.0
         ours, theirs = socket.socketpair()
         root = str(Path(__file__).resolve().parents[2])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -219,14 +279,13 @@ class IsolatedDecoder:
             self._connection = Connection(ours.detach())
             try:
                 if not self._connection.poll(_START_SECONDS):
-                    raise RuntimeError(f"the decoder process did not start within {_START_SECONDS:g} s")
+                    raise MachineTrouble(f"the decoder process did not start within {_START_SECONDS:g} s")
                 self._connection.recv_bytes(_MAX_MESSAGE)
             except (EOFError, ConnectionError):
                 self._process.wait()
                 errors.seek(0)
-                raise RuntimeError(
-                    f"the decoder process did not start:\n{errors.read().decode(errors='replace')}"
-                ) from None
+                said = " ".join(errors.read().decode(errors="replace").split())[-300:]
+                raise MachineTrouble(f"the decoder process did not start: {said or self._cramped()}") from None
 
 
 def _ending(answer: dict[str, Any]) -> Ending:
@@ -300,13 +359,17 @@ def _answer(connection: Connection, request: dict[str, Any]) -> bytes:
     try:
         if request["do"] == "probe":
             return _PROBE + json.dumps(asdict(probe(source, limits))).encode()
+        if request["do"] == "measure":
+            return _PROBE + json.dumps({"samples": measure(source, limits)}).encode()
         start, end = request["window"]
         ending = decode_into(emit, source, (start, end), limits)
         send()
     except AudioError as error:
         return _ERROR + json.dumps([error.reason, error.detail]).encode()
+    except MachineTrouble as error:
+        return _TROUBLE + str(error).encode()
     except MemoryError:
-        return _ERROR + json.dumps(["too_large", "decoding needs too much memory"]).encode()
+        return _ERROR + json.dumps(["too_large", _NO_MEMORY]).encode()
     except ConnectionError:
         os._exit(0)  # the worker hung up
     except Exception:
@@ -316,8 +379,25 @@ def _answer(connection: Connection, request: dict[str, Any]) -> bytes:
 
 
 def _bound(memory_bytes: int, cpu_seconds: int) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
     used = resource.getrusage(resource.RUSAGE_SELF)
-    allowed = int(used.ru_utime + used.ru_stime) + cpu_seconds + 1
-    resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.getrlimit(resource.RLIMIT_CPU)[1]))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    wanted = {
+        resource.RLIMIT_AS: memory_bytes,
+        resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + cpu_seconds + 1,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in wanted.items():
+        hard = resource.getrlimit(kind)[1]
+        resource.setrlimit(kind, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
+
+
+_NO_MEMORY = "decoding needs too much memory"
+
+
+def _sound_recording() -> bytes:
+    """A second of a tone, WAV of two channels at 44.1 kHz: everything from demuxer to mixer has to work for it."""
+    rate = 44_100
+    tone = (8000 * np.sin(2 * np.pi * 440 * np.arange(rate) / rate)).astype("<i2")
+    data = np.repeat(tone[:, np.newaxis], 2, axis=1).tobytes()
+    fields = struct.pack("<HHIIHH", 1, 2, rate, 4 * rate, 4, 16)
+    chunks = b"WAVEfmt " + struct.pack("<I", 16) + fields + b"data" + struct.pack("<I", len(data)) + data
+    return b"RIFF" + struct.pack("<I", len(chunks)) + chunks

@@ -14,6 +14,7 @@ are not;
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,14 +25,15 @@ from typing import Any, BinaryIO, NoReturn
 import av
 import av.container
 
-# PyAV loads these two at the first file that it opens. The isolated decoder has a memory
+# PyAV loads these two at the first file that it opens. The isolated decoder has a memory limit by then, and a library
+# that no longer fits looks like a bug instead of a too large file.
 import av.subtitles.codeccontext
-
-# limit by then, and a library that no longer fits looks like a bug instead of a too large file.
 import av.subtitles.stream
 
-from operators.audio.headers import Claims, looks_like_media, name_of_text, read_claims
+from operators.audio.headers import Claims, is_placeholder, looks_like_media, name_of_text, read_claims
+from operators.audio.links import is_chained
 from operators.clip import SAMPLE_RATE
+from operators.errors import MachineTrouble
 
 REASONS = (
     "missing",  # no such file
@@ -117,7 +119,12 @@ class Media:
     stream: Any  # av.audio.AudioStream
     claims: Claims
     declared_samples: int | None
-    bytes: int
+    view: View
+
+    @property
+    def other_tracks(self) -> int:
+        """Audio tracks beside the one that is heard."""
+        return len(self.container.streams.audio) - 1
 
 
 def probe(source: Source, limits: Limits | None = None) -> Probe:
@@ -126,54 +133,58 @@ def probe(source: Source, limits: Limits | None = None) -> Probe:
     Raises:
         AudioError: it cannot be read; the reason says why.
     """
-    with open_media(source, limits or Limits()) as media:
-        codec = media.stream.codec_context
-        return Probe(
-            declared_samples=media.declared_samples,
-            estimated_samples=media.declared_samples or _estimated_samples(media, limits or Limits()),
-            codec=codec.codec.canonical_name,
-            container=media.container.format.name,
-            sample_rate=codec.sample_rate,
-            channels=codec.channels,
-            bytes=media.bytes,
-        )
-
-
-@contextmanager
-def open_media(source: Source, limits: Limits) -> Iterator[Media]:
-    """Open a recording and its best audio stream, decoder ready.
-
-    Raises:
-        AudioError: it cannot be read; the reason says why.
-    """
-    with _open_source(source, limits) as view:
-        claims = read_claims(view.read_at, view.size)
-        try:
-            container = av.open(
-                view,
-                mode="r",
-                options=_OPTIONS,
-                buffer_size=1 << 18,
-                metadata_errors="replace",
-                io_open=_refuse,
-            )
-        except av.FFmpegError as error:
-            head = view.read_at(0, 512)
-            if looks_like_media(head):
-                raise AudioError("bad_header", _explain(error)) from None
-            raise AudioError("not_audio", name_of_text(head) or _explain(error)) from None
-        with container:
-            stream = _audio_stream(container, limits)
-            yield Media(
-                container=container,
-                stream=stream,
-                claims=claims,
-                declared_samples=_declared_samples(container, stream, claims, limits),
+    limits = limits or Limits()
+    with open_source(source, limits) as view:
+        chained = is_chained(view.read_at, view.size)
+        with open_media(view, limits) as media:
+            codec = media.stream.codec_context
+            declared = None if chained else media.declared_samples
+            return Probe(
+                declared_samples=declared,
+                estimated_samples=declared or _estimated_samples(media, limits, chained),
+                codec=codec.codec.canonical_name,
+                container=media.container.format.name,
+                sample_rate=codec.sample_rate,
+                channels=codec.channels,
                 bytes=view.size,
             )
 
 
-class _View:
+@contextmanager
+def open_media(view: View, limits: Limits, track: int | None = None) -> Iterator[Media]:
+    """Open a recording and an audio stream of it, decoder ready: the `track`th, or the one that FFmpeg thinks best.
+
+    Raises:
+        AudioError: it cannot be read; the reason says why.
+    """
+    view.seek(0)
+    try:
+        container = av.open(
+            view,
+            mode="r",
+            options=_OPTIONS,
+            buffer_size=1 << 18,
+            metadata_errors="replace",
+            io_open=_refuse,
+        )
+    except av.FFmpegError as error:
+        head = view.read_at(0, 512)
+        if looks_like_media(head):
+            raise AudioError("bad_header", _explain(error)) from None
+        raise AudioError("not_audio", name_of_text(head) or _explain(error)) from None
+    with container:
+        stream = _audio_stream(container, limits, track)
+        claims = read_claims(view.read_at, view.size, container.format.name)
+        yield Media(
+            container=container,
+            stream=stream,
+            claims=claims,
+            declared_samples=_declared_samples(container, stream, claims, view.size, limits),
+            view=view,
+        )
+
+
+class View:
     """A bounded, seekable window on a source, as FFmpeg's reader wants it: `read` never returns more than was asked."""
 
     def __init__(self, source: int | BinaryIO, offset: int, size: int) -> None:
@@ -181,6 +192,12 @@ class _View:
         self._offset = offset
         self._at = 0
         self.size = size
+        self.reached = 0
+        """the farthest byte that was read: a demuxer that comes on is not lost."""
+
+    def part(self, offset: int, size: int) -> View:
+        """A window on a part of this one."""
+        return View(self._source, self._offset + offset, size)
 
     def read_at(self, at: int, size: int) -> bytes:
         size = max(0, min(size, self.size - at))
@@ -197,6 +214,7 @@ class _View:
     def read(self, size: int) -> bytes:
         data = self.read_at(self._at, size)
         self._at += len(data)
+        self.reached = max(self.reached, self._at)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -208,17 +226,18 @@ class _View:
 
 
 @contextmanager
-def _open_source(source: Source, limits: Limits) -> Iterator[_View]:
+def open_source(source: Source, limits: Limits) -> Iterator[View]:
+    """Give the bytes of a source, once they are seen to be a file's. Raises AudioError."""
     if isinstance(source, str | FileRange):
         part = source if isinstance(source, FileRange) else FileRange(source)
         descriptor = _open_regular(part.path)
         try:
             left = max(0, os.fstat(descriptor).st_size - part.offset)
-            yield _checked(_View(descriptor, part.offset, left if part.size is None else min(part.size, left)), limits)
+            yield _checked(View(descriptor, part.offset, left if part.size is None else min(part.size, left)), limits)
         finally:
             os.close(descriptor)
     else:
-        yield _checked(_View(source, 0, source.seek(0, os.SEEK_END)), limits)
+        yield _checked(View(source, 0, source.seek(0, os.SEEK_END)), limits)
 
 
 def _open_regular(path: str) -> int:
@@ -232,6 +251,8 @@ def _open_regular(path: str) -> int:
     except PermissionError as error:
         raise AudioError("permission", error.strerror or "") from None
     except OSError as error:  # a loop of links, a name too long, a failing disk
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise MachineTrouble(f"no file can be opened ({error.strerror}): raise the machine's limits") from error
         raise AudioError("read_error", error.strerror or "") from None
     except ValueError:  # a NUL byte in the name
         raise AudioError("missing", "not a file name") from None
@@ -246,7 +267,7 @@ def _kind(mode: int) -> str:
     return next((name for test, name in kinds if test(mode)), "device")
 
 
-def _checked(view: _View, limits: Limits) -> _View:
+def _checked(view: View, limits: Limits) -> View:
     if view.size == 0:
         raise AudioError("empty_file")
     if view.size > limits.max_bytes:
@@ -254,11 +275,11 @@ def _checked(view: _View, limits: Limits) -> _View:
     return view
 
 
-def _audio_stream(container: av.container.InputContainer, limits: Limits) -> Any:
+def _audio_stream(container: av.container.InputContainer, limits: Limits, track: int | None) -> Any:
     streams = container.streams.audio
     if not streams:
         raise AudioError("no_audio_stream")
-    stream = container.streams.best("audio") or streams[0]
+    stream = (container.streams.best("audio") or streams[0]) if track is None else streams[track]
     codec: Any = stream.codec_context
     if codec is None:
         raise AudioError("unsupported_codec")
@@ -283,31 +304,70 @@ def check_format(sample_rate: int, channels: int, limits: Limits) -> None:
         raise AudioError("too_large", f"{channels} channels at {sample_rate} Hz")
 
 
-def _declared_samples(container: Any, stream: Any, claims: Claims, limits: Limits) -> int | None:
+def _declared_samples(container: Any, stream: Any, claims: Claims, size: int, limits: Limits) -> int | None:
+    """The audio track's own length less its start; None where nothing but a guess, or a film's length, is to be had."""
+    names = set(container.format.name.split(","))
     if claims.guess:
         return None
     if claims.samples is not None and claims.sample_rate:
         samples = -(-claims.samples * SAMPLE_RATE // claims.sample_rate)
-    elif not set(container.format.name.split(",")) & _DECLARING:
+    elif not names & _DECLARING or _is_unfinished(stream, names, size):
         return None
-    elif stream.duration is not None:
-        samples = round(stream.duration * stream.time_base * SAMPLE_RATE)
-    elif container.duration is not None:
-        samples = round(container.duration * SAMPLE_RATE / av.time_base)
+    elif (seconds := _track_seconds(container, stream, names)) is not None:
+        samples = round(seconds * SAMPLE_RATE)
     else:
         return None
     # A claim past the limit is not believed: it would put days of audio that never was into the accounts.
     return samples if 0 < samples <= limits.max_seconds * SAMPLE_RATE else None
 
 
-def _estimated_samples(media: Media, limits: Limits) -> int:
+def _is_unfinished(stream: Any, names: set[str], size: int) -> bool:
+    """Whether the header holds what a writer puts there before it knows the length."""
+    codec = stream.codec_context
+    if codec.name.startswith("pcm_") and codec.format is not None:
+        return is_placeholder(stream.frames * codec.channels * codec.format.bytes, size) if stream.frames else False
+    return "avi" in names and stream.frames > 0 and is_placeholder(stream.frames, size)
+
+
+def _track_seconds(container: Any, stream: Any, names: set[str]) -> float | None:
+    tick = float(stream.time_base)
+    start = (stream.start_time or 0) * tick
+    alone = len(container.streams) == 1
+    if "matroska" in names:  # the segment's length is the longest track's; muxers may tag each track with its own
+        end = _clock_seconds(stream.metadata.get("DURATION") or stream.metadata.get("DURATION-eng"))
+        end = container.duration / av.time_base if end is None and alone and container.duration else end
+        return None if end is None else end - start
+    if stream.duration is None:
+        return container.duration / av.time_base - start if alone and container.duration is not None else None
+    if "asf" in names:  # one length for all streams
+        return stream.duration * tick - start if alone else None
+    if (
+        "ogg" in names and stream.codec_context.codec.canonical_name == "opus"
+    ):  # FFmpeg takes the start off for other codecs only
+        return stream.duration * tick - start
+    return stream.duration * tick
+
+
+def _clock_seconds(clock: str | None) -> float | None:
+    """Seconds of "00:00:20.023000000"."""
+    try:
+        hours, minutes, seconds = (clock or "").split(":")
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return None
+
+
+def _estimated_samples(media: Media, limits: Limits, chained: bool) -> int:
     """FFmpeg's figure where it has one to be believed, else what so many bytes usually hold; no more than is ever
     decoded.
     """
-    seconds = (media.container.duration or 0) / av.time_base
-    if not 0 < seconds <= limits.max_seconds:
+    size, seconds = media.view.size, (media.container.duration or 0) / av.time_base
+    unfinished = _is_unfinished(media.stream, set(media.container.format.name.split(",")), size)
+    if chained or unfinished or not 0 < seconds <= limits.max_seconds or size / seconds < _LEAST_BYTES:
         usual = _USUAL_VIDEO_BYTES if media.container.streams.video else _USUAL_AUDIO_BYTES
-        seconds = min(media.bytes / usual, limits.max_seconds)
+        if media.stream.codec_context.name.startswith("pcm_"):
+            usual = media.stream.codec_context.sample_rate * media.stream.codec_context.channels * 2
+        seconds = min(size / usual, limits.max_seconds)
     return round(seconds * SAMPLE_RATE)
 
 
@@ -354,8 +414,9 @@ _DECLARING = {
 """Containers whose header (for Ogg the last page) states the length; elsewhere FFmpeg's figure is an estimate."""
 
 
-_USUAL_AUDIO_BYTES, _USUAL_VIDEO_BYTES = 8_000, 100_000
-"""Bytes a second of a compressed recording without and with a picture: 64 and 800 kbit/s."""
+_USUAL_AUDIO_BYTES, _USUAL_VIDEO_BYTES, _LEAST_BYTES = 8_000, 100_000, 80
+"""Bytes a second of a compressed recording without and with a picture, 64 and 800 kbit/s; and less than any speech
+codec makes."""
 
 
 def _audio_decoders() -> list[str]:

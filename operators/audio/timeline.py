@@ -1,16 +1,13 @@
 """Lay decoded frames on the recording's 16 kHz mono timeline and hand out one window of it.
 
-    frame [C, n] at any rate ──mix to mono──> block ──libswresample──> 16 kHz ──clip to window──> emit(int16)
+    frame [C, n] at any rate ──Mixer──> block ──libswresample──> 16 kHz ──clip to window──> emit(int16)
 
 The timeline is a function of the recording alone, never of the window asked for: work is done in blocks that lie on a
 fixed grid, and a window that starts late runs in two blocks ahead of itself, by when the resampler and the mixer know
 nothing of where they began. So the samples of two neighbouring windows, end to end, are those of the one window that
 covers both.
 
-**Mono.** Each block of about half a second is the mean of its channels weighted by their energy, so a voice in one
-channel of eight is not drowned by seven silent ones, equal channels are unchanged, and the mix, being a mean, never
-exceeds the loudest channel. A channel that is another's mirror image (a miswired plug) is turned round first: it would
-cancel the voice. Weights are computed from integers and change over 10 ms.
+How channels become one is `operators.audio.mix`.
 """
 
 from __future__ import annotations
@@ -24,6 +21,7 @@ import av
 import numpy as np
 from av.audio.resampler import AudioResampler
 
+from operators.audio.mix import Mixer, block_seconds
 from operators.clip import SAMPLE_RATE, Span
 
 Emit = Callable[[np.ndarray], None]
@@ -31,8 +29,6 @@ Emit = Callable[[np.ndarray], None]
 life.
 """
 
-_BLOCK_SECONDS = 0.5
-_RAMP_SECONDS = 0.01
 _JOIN_SECONDS = 0.1
 """Non-finite samples closer than this are one unreadable stretch."""
 
@@ -121,6 +117,10 @@ class Timeline:
         """Start at `samples` of the stored rate instead of 0, where an exact seek has put the decoder."""
         self._at(sample_rate, channels).skip(samples)
 
+    def sign_of_life(self) -> None:
+        """Hand out nothing: whoever waits for the window sees that work goes on."""
+        self._emit(np.zeros(0, np.int16))
+
     def lose(self, seconds: float, reason: str, limit: int | None) -> None:
         """Keep time moving over something lost: silence, reported.
 
@@ -128,7 +128,7 @@ class Timeline:
         """
         start, segment = self.samples, self._segment
         room = 0 if limit is None else max(0, limit - start)
-        if segment is None or seconds * SAMPLE_RATE > room:
+        if segment is None or not seconds * SAMPLE_RATE <= room:
             self.report(start, start, reason)
             return
         left = round(seconds * segment.rate)
@@ -172,7 +172,7 @@ class _Segment:
     def __init__(self, rate: int, channels: int, start: int) -> None:
         self.rate, self.channels = rate, channels
         step = rate // math.gcd(rate, SAMPLE_RATE)  # both clocks tick together every `step` stored samples
-        self._block = step * max(1, math.ceil(_BLOCK_SECONDS * rate / step))
+        self._block = step * max(1, math.ceil(block_seconds(rate, channels) * rate / step))
         self._first = max(0, start * rate // SAMPLE_RATE // self._block - 2) * self._block
         """the stored sample from which on frames are wanted."""
         self._received = 0
@@ -180,7 +180,7 @@ class _Segment:
         self._held_samples = 0
         self._at = self._first  # of the next block to mix
         self.produced = self._first * SAMPLE_RATE // rate
-        self._weights: np.ndarray | None = None
+        self._mixer = Mixer(rate)
         self._resampler = (
             None if rate == SAMPLE_RATE else AudioResampler("fltp", "mono", SAMPLE_RATE, options=_RESAMPLER)
         )
@@ -220,7 +220,7 @@ class _Segment:
 
     def _convert(self, block: np.ndarray) -> tuple[np.ndarray, list[tuple[int, int]]]:
         block, bad = _finite(block, self.rate)
-        mono = self._mix(block)
+        mono = self._mixer.mix(block)
         if self._resampler is None:
             pcm = _quantise(mono)
         else:
@@ -235,18 +235,6 @@ class _Segment:
         pcm = pcm[: self.samples - self.produced]
         self.produced += len(pcm)
         return pcm, spans
-
-    def _mix(self, block: np.ndarray) -> np.ndarray:
-        if len(block) == 1:
-            return block[0]
-        weights = _weights(block)
-        mono = _weighted_sum(block, weights)
-        if self._weights is not None and (self._weights != weights).any():
-            ramp = min(block.shape[1], math.ceil(_RAMP_SECONDS * self.rate))
-            share = np.arange(1, ramp + 1, dtype=np.float32) / np.float32(ramp)
-            mono[:ramp] = share * mono[:ramp] + (1 - share) * _weighted_sum(block[:, :ramp], self._weights)
-        self._weights = weights
-        return mono
 
 
 def _to_float(frame: np.ndarray) -> np.ndarray:
@@ -271,25 +259,6 @@ def _finite(block: np.ndarray, rate: int) -> tuple[np.ndarray, list[tuple[int, i
         for low, high in bad:
             block[:, low:high] = 0
     return np.clip(block, -1, 1), bad
-
-
-def _weights(block: np.ndarray) -> np.ndarray:
-    """Share of each channel in the mono mix, negative for mirror images: float32 [C], the absolute values sum to 1."""
-    steps = np.rint(block * np.float32(32767)).astype(np.int64)  # integers: sums do not depend on their order
-    energy = (steps * steps).sum(axis=1)
-    if not energy.any():
-        return np.full(len(block), 1 / len(block), np.float32)
-    loudest = int(energy.argmax())
-    likeness = (steps * steps[loudest]).sum(axis=1) / np.sqrt(energy.astype(np.float64) * float(energy[loudest]) + 1)
-    return (np.where(likeness < -0.9, -1.0, 1.0) * energy / energy.sum()).astype(np.float32)
-
-
-def _weighted_sum(block: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    # Channel by channel, not a matrix product: BLAS may add in another order on another machine.
-    mono = block[0] * weights[0]
-    for channel, weight in zip(block[1:], weights[1:], strict=True):
-        mono += channel * weight
-    return mono
 
 
 def _quantise(mono: np.ndarray) -> np.ndarray:

@@ -66,7 +66,12 @@ def _members(headers: _Headers, size: int) -> Iterator[Member]:
     at = -1
     try:
         with tarfile.open(fileobj=headers, mode="r:", errors="surrogateescape", encoding="utf-8") as tar:  # type: ignore[call-overload]
-            while (info := tar.next()) is not None:
+            while True:
+                if (info := tar.next()) is None:
+                    if (place := _next_archive(headers, tar.offset)) is None:
+                        break
+                    tar.offset = place
+                    continue
                 tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep every header
                 if info.size < 0 or info.offset_data < at or tar.offset <= at:
                     raise TarError(f"a broken header at byte {max(at, 0)}")
@@ -87,6 +92,18 @@ def _members(headers: _Headers, size: int) -> Iterator[Member]:
         raise TarError(
             f"not a tar, or cut off: {error}" if at < 0 else f"broken or cut off after byte {at}: {error}"
         ) from error
+
+
+def _next_archive(headers: _Headers, at: int) -> int | None:
+    """Return where a tar begins behind the end of another, as `cat a.tar b.tar` writes it; None where there is none."""
+    headers.seek(at)
+    if headers.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        return None
+    while block := headers.read(tarfile.BLOCKSIZE):
+        at += tarfile.BLOCKSIZE
+        if block.strip(b"\0"):
+            return at if block[257:262] == b"ustar" else None
+    return None
 
 
 class _Headers:

@@ -1,4 +1,4 @@
-"""Tables for terminals of any width.
+"""Tables for terminals of any width and encoding.
 
 columns ──fit──> one table
     └──too many──> without the spare ones ──still──> closer together ──still──> the rest below, under the same names
@@ -6,14 +6,36 @@ columns ──fit──> one table
 
 from __future__ import annotations
 
+import codecs
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 _ANY_WIDTH = 10_000
+
+
+_PLAIN = str.maketrans("░█▓─│–…×·→≤≥“”‘’", "-##-|-.x.><>\"\"''")
+"""Signs of our own for terminals that lack them; what a crawl holds is spelled out instead."""
+
+
+def show_what_can_be_shown(*streams: TextIO) -> None:
+    """Let a terminal of GBK or Latin-1 print a table: a sign that it lacks becomes a plainer one or `\\u8bbf`."""
+    codecs.register_error("touchasp.terminal", _plainer)
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="touchasp.terminal")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    signs = error.object[error.start : error.end].translate(_PLAIN)
+    return signs.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from operators.clip import Unit, pcm_bytes
-from operators.errors import UserError
+from operators.errors import MachineTrouble, UserError
 from operators.shard import OUTCOMES
 from operators.storage.base import StoreUnavailable
 from pipeline.executor.dependencies import quiet_dependencies, use_threads
@@ -100,7 +100,8 @@ class Worker:
         use_threads(self._stage.resources.threads)
         try:
             done = timed(self._stage, unit)
-        except (StoreUnavailable, SourceChanged) as error:  # it costs this unit, and the run when it happens often
+        # It costs this unit, and the run when it happens often.
+        except (StoreUnavailable, SourceChanged, MachineTrouble) as error:
             return _answer(Outcome(unit_id=unit.unit_id, error=f"{self._stage.name}: {error}"))
         except Exception as error:
             return _answer(_failure(unit.unit_id, self._stage.name, error))

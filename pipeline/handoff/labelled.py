@@ -3,8 +3,8 @@
     FILE[:domain] ──rows──> uri, text, start, end, attributes ──headers of the audio──> batches of the spool
                                                              └─> Skipped: line, reason, detail
 
-A row that cannot be used costs that row. The audio is opened by libsndfile, as the trainer will: what it cannot read
-here, it could not read there.
+A row that cannot be used costs that row. The audio is opened as the trainer will open it. Its length is what its track
+declares; where it declares none, the file is decoded to its end.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import soundfile
 
+from operators.audio.decode import AudioError, audio_length, probe
 from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.errors import UserError
 from operators.shard import feature_frames
@@ -130,32 +130,21 @@ def _own_problem(file: SourceFile) -> tuple[str, str] | None:
     return file.problem.reason, file.problem.detail
 
 
-class _Readable(RangedFile):
-    """As libsndfile wants a file."""
-
-    def readinto(self, buffer: Any) -> int:
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-
 def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
-    """Place and length of a file's audio, from its header."""
+    """Place and length of a file's audio."""
     place = file.uri if file.member is None else split_member(file.uri)[0]
     try:
         store, key = locate(place, s3)
         offset, size = file.member or (0, store.size(key))
-        header = _Readable(store, key, offset, size)
-        header.read(min(size, 1 << 10))  # a store that does not answer is told from a bad file here: libsndfile cannot
-        header.seek(0)
-        info = soundfile.info(header)
+        audio: Any = RangedFile(store, key, offset, size)
+        samples = probe(audio).declared_samples or audio_length(audio)
     except FileNotFoundError:
         return _Unusable("missing", "there is no such file")
     except AccessRefused as error:
         return _Unusable("permission", str(error))
-    except (soundfile.LibsndfileError, RuntimeError) as error:
-        return _Unusable("not_audio", f"libsndfile: {error}")
-    return _Audio(place, offset, size, round(info.frames * SAMPLE_RATE / info.samplerate))
+    except AudioError as error:
+        return _Unusable(error.reason, error.detail)
+    return _Audio(place, offset, size, samples)
 
 
 def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolNames) -> dict[str, Any]:

@@ -22,14 +22,14 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from operators.clip import Recording, Rejection
-from operators.errors import UserError
+from operators.errors import MachineTrouble, UserError
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import Member, TarError, read_members
 from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, split_s3
 from pipeline.config import SourceSettings
 from pipeline.sources.manifest import is_manifest, read_rows, text
-from pipeline.sources.walk import NOT_LOOKED_INTO, Found, passed_by, walk
+from pipeline.sources.walk import NOT_LOOKED_INTO, OF_A_RUN, RUN_PLAN, RUN_SHARDS, Found, passed_by, walk
 
 if TYPE_CHECKING:
     from operators.audio.decode import Limits
@@ -52,6 +52,7 @@ REASONS = (
     "bad_uri",  # no file can have this name
     "unsupported_scheme",  # neither a path nor s3://
     "unreadable_tar",  # compressed or broken
+    "earlier_run",  # the shards of a run of ours
 )
 """Why the plan already knows that a recording cannot be used: `Rejection.reason` with stage "plan"."""
 
@@ -96,6 +97,8 @@ class Length:
     declared: int | None = None
     """None also where the headers declare nothing."""
     estimated: int | None = None
+    measured: bool = False
+    """the estimate was counted packet by packet, so that units may be cut by it"""
 
 
 def read_sources(
@@ -146,12 +149,14 @@ def probe_files(
     *,
     limits: Limits | None = None,
     timeout_seconds: float = 60.0,
+    unit_seconds: float | None = None,
 ) -> list[Length]:
     """Length of each file, as far as its headers tell.
 
-    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. Why a file cannot be read is
-    found again, and written down, when its unit is worked on. Raises StoreUnavailable and other UserErrors that are not
-    of one file.
+    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
+    and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file
+    cannot be read is found again, and written down, when its unit is worked on. Raises StoreUnavailable and other
+    UserErrors that are not of one file.
     """
     from operators.audio.isolated import IsolatedDecoder  # FFmpeg, which a look at sources alone does not need
 
@@ -168,7 +173,10 @@ def probe_files(
                 if index is None:
                     return
                 try:
-                    lengths[index] = _length(files[index], fetch, decoder)
+                    lengths[index] = _length(files[index], fetch, decoder, unit_seconds)
+                except MachineTrouble as error:
+                    todo = iter([])
+                    raise UserError(f"no recording can be looked at: {error}") from error
                 except BaseException:
                     todo = iter([])  # nobody needs the other answers any more
                     raise
@@ -179,7 +187,12 @@ def probe_files(
     return lengths
 
 
-def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> Length:
+_LEAST_BYTES = 500
+"""Bytes that a second of sound takes at least: 4 kbit/s. What is smaller than a unit of such seconds is no more than a
+unit."""
+
+
+def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_seconds: float | None) -> Length:
     from operators.audio.decode import AudioError, FileRange
 
     try:
@@ -187,6 +200,8 @@ def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder) -> Length:
         if file.member and isinstance(source, str):
             source = FileRange(source, *file.member)
         found = decoder.probe(source)
+        if found.declared_samples is None and unit_seconds and found.bytes > unit_seconds * _LEAST_BYTES:
+            return Length(estimated=decoder.measure(source), measured=True)
         return Length(declared=found.declared_samples, estimated=found.estimated_samples)
     except (AudioError, FileNotFoundError, AccessRefused):
         return Length()
@@ -234,7 +249,8 @@ def _read(source: SourceSettings, s3: S3Settings, extensions: frozenset[str]) ->
 def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozenset[str]) -> Iterator[SourceFile]:
     for found in _listing(root, s3) if is_s3(root) else walk(root):
         parts = found.path.split("/")
-        domain = source.domain or (text(parts[0]) if len(parts) > 1 else None)
+        first = _first_folder(text(found.path))
+        domain = source.domain or (first if first != UNSORTED else None)
         uri = f"{root.rstrip('/')}/{found.path}"
         uri = uri if is_s3(root) else path_to_uri(uri)
         file = SourceFile(
@@ -245,8 +261,8 @@ def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozens
             bytes=found.bytes,
         )
         name = parts[-1].lower()
-        if found.problem == "permission":
-            yield _with_problem(file, "permission", found.detail)
+        if found.problem in ("permission", "earlier_run"):
+            yield _with_problem(file, found.problem, found.detail)
         elif name.endswith(NOT_LOOKED_INTO):
             yield _with_problem(
                 file, "unreadable_tar", "compressed: only an uncompressed tar can be read in parts, so unpack it"
@@ -262,7 +278,18 @@ def _tree(source: SourceSettings, root: str, s3: S3Settings, extensions: frozens
 
 
 def _listing(root: str, s3: S3Settings) -> Iterator[Found]:
-    return (Found(key, bytes=size) for key, size in open_store(root, s3).list() if not passed_by(key))
+    runs: list[str] = []  # keys come sorted, so a run's plan before its shards
+    told: set[str] = set()
+    for key, size in open_store(root, s3).list():
+        if key == RUN_PLAN or key.endswith("/" + RUN_PLAN):
+            runs.append(key.removesuffix(RUN_PLAN) + RUN_SHARDS)
+        shards = next((run for run in runs if key.startswith(run + "/")), None)
+        if shards is None:
+            if not passed_by(key):
+                yield Found(key, bytes=size)
+        elif shards not in told:
+            told.add(shards)
+            yield Found(shards, problem="earlier_run", detail=OF_A_RUN)
 
 
 def _tar_files(
@@ -325,6 +352,8 @@ class _Manifest:
         if not isinstance(written, str) or not written:
             return _with_problem(bad, "bad_manifest_line", f"line {number}: no uri")
         for column in ("recording_id", "domain", "language"):
+            if isinstance(value := row.get(column), float) and value.is_integer():
+                row[column] = int(value)  # pandas makes integers float as soon as one of them is missing
             if not isinstance(row.get(column), str | int | None):
                 return _with_problem(bad, "bad_manifest_line", f"line {number}: {column} is not text")
         uri, problem = self._resolve(written)
@@ -385,7 +414,7 @@ class _Manifest:
         index = self.tars[tar]
         if isinstance(index, tuple):
             return _with_problem(file, *index)
-        member = index.get(name)
+        member = index.get(name) or index.get(_without_dots(name))
         if member is None:
             return _with_problem(file, "missing", "the tar has no such member")
         if member.problem:
@@ -397,6 +426,7 @@ class _Manifest:
         try:
             for member in read_members(tar, self.s3):
                 index.setdefault(text(member.name), member)
+                index.setdefault(_without_dots(text(member.name)), member)
         except (TarError, OSError) as error:
             if not index:
                 return _tar_problem(error)
@@ -409,6 +439,11 @@ _OWN_COLUMNS = frozenset(("uri", "recording_id", "domain", "language"))
 def _first_folder(path: str) -> str:
     folders = [part for part in path.split("/")[:-1] if part not in ("", ".", "..")]
     return folders[0] if folders else UNSORTED
+
+
+def _without_dots(path: str) -> str:
+    """The path without the parts that mean "here"."""
+    return "/".join(part for part in path.split("/") if part != ".")
 
 
 def _join_key(folder: str, written: str) -> str:

@@ -36,10 +36,21 @@ def read_rows(path: str, name: str) -> Iterator[Row]:
     Raises UserError when it is not a manifest at all: unreadable, empty, or without a `uri` column.
     """
     try:
+        _check_encoding(path, name)
         yield from _with_uri(_READERS[ending(name)](path, name), name)
     except OSError as error:
         why = error.strerror or error
         raise UserError(f"cannot read the manifest {name} ({why}): mend the path or its permissions") from error
+
+
+def _check_encoding(path: str, name: str) -> None:
+    """Refuse UTF-16, which Windows programs write: each of its lines would be a bad one. Raises UserError, OSError."""
+    if ending(name) == ".parquet":
+        return
+    with open(path, "rb") as file:
+        head = file.read(64)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")) or head.count(0) > len(head) // 4:
+        raise UserError(f"the manifest {name} is UTF-16: save it as UTF-8")
 
 
 def ending(name: str) -> str:
@@ -56,7 +67,9 @@ def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
     """
     waiting: list[Row] = []
     columns: set[str] = set()
+    array = False
     for row in rows:
+        array |= isinstance(row[1], str) and row[0] == 1 and row[1].startswith(_ARRAY)
         waiting.append(row)
         if isinstance(row[1], dict):
             columns |= row[1].keys()
@@ -69,6 +82,8 @@ def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
         if columns
         else "holds no rows that can be read"
     )
+    if array:
+        raise UserError(f"the manifest {name} is one JSON array: write an object a line instead (jq -c '.[]')")
     raise UserError(f"the manifest {name} {found}: every row needs 'uri', the path of its audio file")
 
 
@@ -95,19 +110,30 @@ def _lines(file: BinaryIO) -> Iterator[bytes | None]:
 def _parse_line(line: bytes) -> dict[str, Any] | str:
     try:
         values = json.loads(line.decode("utf-8"))
-        return plain_row(values) if isinstance(values, dict) else "not a JSON object"
+        return (
+            plain_row(values)
+            if isinstance(values, dict)
+            else _ARRAY
+            if isinstance(values, list)
+            else "not a JSON object"
+        )
     except UnicodeDecodeError:
         return "not UTF-8"
     except RecursionError:
         return "nested too deeply"
     except ValueError as error:
-        return f"not JSON: {error}"
+        return f"{_ARRAY}: {error}" if line.lstrip().startswith(b"[") else f"not JSON: {error}"
+
+
+_ARRAY = "not a JSON object but an array"
 
 
 def _read_csv(path: str, name: str) -> Iterator[Row]:
     csv.field_size_limit(max(_MAX_LINE, csv.field_size_limit()))
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file, delimiter="\t" if ending(name) == ".tsv" else ",", strict=True)
+        # TSV knows no quotes (IANA text/tab-separated-values): one in a title would swallow the rows behind it.
+        form: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if ending(name) == ".tsv" else {}
+        reader = csv.reader(file, strict=True, **form)
         header: list[str] | None = None
         while True:
             first = reader.line_num + 1

@@ -2,7 +2,7 @@
 
 folder ──scandir, sorted──> Found(path, bytes)       regular files, and links to files
                         └─> Found(path, problem)     folders that may not be listed, FIFOs, sockets, devices, second
-                        names
+                                                     names, the shards of earlier runs
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ NOT_LOOKED_INTO = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".
 """Endings of archives that hold audio for all we know, but cannot be read in parts."""
 
 
+RUN_PLAN, RUN_SHARDS = "plan.parquet", "shards"
+"""What a folder that a run of ours wrote holds, beside each other."""
+OF_A_RUN = "the shards of an earlier run: name this folder as a source of its own to curate them again"
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """One entry below the root: `path` relative to it, "/" between parts, bytes that are not UTF-8 as surrogates."""
@@ -23,7 +28,7 @@ class Found:
     path: str
     bytes: int | None = None
     problem: str | None = None
-    """ "not_a_file", "permission" or "duplicate"; None for a file that may be tried."""
+    """ "not_a_file", "permission", "duplicate" or "earlier_run"; None for a file that may be tried."""
     detail: str = ""
 
 
@@ -47,8 +52,12 @@ def walk(root: str) -> Iterator[Found]:
             )
             continue
         below: list[str] = []
+        is_run = {RUN_PLAN, RUN_SHARDS} <= {entry.name for entry in entries}
         for entry in entries:
             path = folder + entry.name
+            if is_run and entry.name == RUN_SHARDS:
+                yield Found(path, problem="earlier_run", detail=OF_A_RUN)
+                continue
             if passed_by(path + "/" if entry.is_dir() else path):
                 continue
             if entry.is_symlink():
@@ -69,10 +78,11 @@ def passed_by(path: str) -> bool:
     a file.
 
     Other names that start with a dot are taken: crawlers name files after titles, and titles start with "..." and
-    ".hack".
+    ".hack". A part "." is no folder: `tar cf x.tar .` writes "./talk/1.mp3".
     """
     *folders, name = path.split("/")
-    return name.startswith("._") or any(folder.startswith(".") and not folder.startswith("..") for folder in folders)
+    hidden = (folder.startswith(".") and folder != "." and not folder.startswith("..") for folder in folders)
+    return name.startswith("._") or any(hidden)
 
 
 def _look_at(path: str, full_path: str) -> Found:

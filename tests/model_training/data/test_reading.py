@@ -258,7 +258,7 @@ def clip(shard: str, frames: int, offset: int, size: int, start: int | None = No
 def test_a_stretch_of_a_long_file_is_that_of_the_whole(tmp_path: Path, format: str, subtype: str, rate: int) -> None:
     time = np.arange(rate * 6) / rate
     sweep, tone = np.sin(2 * np.pi * (200 + 50 * time) * time), 0.5 * np.sin(2 * np.pi * 900 * time)
-    stereo = 0.4 * np.stack([sweep, tone], axis=1)
+    stereo = 0.4 * np.stack([sweep + tone] * 2, axis=1)
     path = tmp_path / "long"
     soundfile.write(path, stereo, rate, format=format, subtype=subtype)
     size = path.stat().st_size

@@ -25,7 +25,7 @@ from model_training.export.export import export
 from model_training.text.perception import Grammar
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE, filterbank
-from tests.support.exports import full_model, make_checkpoint
+from tests.support.corpus import full_model, make_checkpoint
 
 SETTINGS = ("model.moe.experts=[3,7]", "data.max_clip_frames=200", "data.max_frames=2000")
 
@@ -183,12 +183,14 @@ def test_too_little_audio_says_nothing(recognizer: Recognizer) -> None:
 
 def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("no audio")
-    with pytest.raises(UserError, match=r"cannot read .*notes.wav as audio \(Format not recognised\): convert"):
+    with pytest.raises(
+        UserError, match=r"cannot read .*notes.wav as audio \(Invalid data found when processing input\): convert"
+    ):
         recognizer.recognize([tmp_path / "notes.wav"])
     soundfile.write(tmp_path / "empty.wav", speech(0.0), SAMPLE_RATE)
     with pytest.raises(UserError, match=r"cannot read .*empty.wav as audio \(no samples\): copy or record it again"):
         recognizer.recognize([tmp_path / "empty.wav"])
-    with pytest.raises(UserError, match=r"cannot read .*none.wav: No such file"):
+    with pytest.raises(UserError, match=r"cannot read .*none.wav: no such file"):
         recognizer.recognize([tmp_path / "none.wav"])
     with pytest.raises(UserError, match="one dimension"):
         recognizer.recognize([np.zeros((2, 16_000), np.int16)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import soundfile
 from operators.audio.decode import AudioError, FileRange, Limits, decode, probe
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE
+from operators.errors import MachineTrouble
 from tests.conftest import REPOSITORY
 
 
@@ -189,9 +191,52 @@ def test_processor_time_is_bounded(endless: FileRange) -> None:
 
 
 def test_memory_is_bounded(speech: str) -> None:
-    with IsolatedDecoder(memory_bytes=64 << 20, attempts=1) as decoder, pytest.raises(AudioError) as caught:
+    refused = pytest.raises((AudioError, MachineTrouble))
+    with IsolatedDecoder(memory_bytes=64 << 20, attempts=1) as decoder, refused as caught:
         decoder.decode(speech)
-    assert caught.value.reason in ("too_large", "decoder_crash")
+    assert isinstance(caught.value, MachineTrouble) or caught.value.reason == "too_large"
+
+
+@pytest.mark.parametrize("limit", ["-v 4100000", "-t 3000"])
+def test_a_limit_below_ours_is_kept_and_harms_no_recording(limit: str, speech: str) -> None:
+    """A hard limit that a batch system or a login shell sets."""
+    script = "from operators.audio.isolated import IsolatedDecoder as D; print(len(D(attempts=1).decode(%r).pcm))"
+    command = f"ulimit {limit}; exec {sys.executable} -c {shlex.quote(script % speech)}"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout == f"{20 * SAMPLE_RATE}\n", done.stderr
+
+
+def test_a_decoder_that_fails_on_anything_is_no_recordings_fault(
+    decoder: IsolatedDecoder, endless: FileRange, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("operators.audio.isolated._sound_recording", lambda: b"as good as nothing")
+    with (
+        Saboteur(decoder, signal.SIGSEGV, times=2),
+        pytest.raises(MachineTrouble, match="on a sound recording as well"),
+    ):
+        decoder.decode(endless, END)
+
+
+def test_a_kill_from_outside_is_no_recordings_fault(decoder: IsolatedDecoder, endless: FileRange, speech: str) -> None:
+    """As the kernel kills when memory runs out."""
+    with Saboteur(decoder, signal.SIGKILL, times=2), pytest.raises(MachineTrouble, match="ended from outside"):
+        decoder.decode(endless, END)
+    assert len(decoder.decode(speech).pcm) == 20 * SAMPLE_RATE
+
+
+def test_a_child_is_replaced_before_its_processor_time_runs_out(speech: str) -> None:
+    script = (
+        "from operators.audio.isolated import IsolatedDecoder as D\n"
+        "with D(attempts=1) as decoder:\n"
+        "    pids = set()\n"
+        "    while len(pids) < 3:\n"
+        f"        assert len(decoder.decode({speech!r}).pcm) == {20 * SAMPLE_RATE}\n"
+        "        pids.add(decoder.pid)\n"
+        "    print('replaced')"
+    )
+    command = f"ulimit -t 6; exec {sys.executable} -c {shlex.quote(script)}"
+    done = subprocess.run(["bash", "-c", command], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout == "replaced\n", done.stderr
 
 
 def test_opening_a_file_loads_no_library(speech: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,9 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
+from operators.audio.decode import decode
 from operators.clip import Span, clip_id
+from operators.shard import feature_frames
 from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
 from pipeline.__main__ import main
@@ -27,6 +30,7 @@ from tests.support.curated_handoffs import (
     ledger_rows,
     record,
 )
+from tests.support.odd_recordings import odd
 
 
 @pytest.fixture
@@ -100,13 +104,42 @@ def test_labelled_sets_are_mixed_in_where_they_lie(
     assert part["recording_id"] == last["recording_id"]
     skipped = [json.loads(line) for line in (out / "skipped.jsonl").read_text().splitlines()]
     assert [(Path(each["row"]).name, each["reason"]) for each in skipped] == [
-        ("bad.wav", "not_audio"),
+        ("bad.wav", "bad_header"),
         ("gone.wav", "missing"),
         ("a.wav", "no_text"),
         ("long.wav", "bad_span"),
     ]
     assert record(out)["labelled"][0]["used_clips"] == 4
     assert digests(labelled) == before
+
+
+def test_labelled_rows_have_the_lengths_that_are_heard(
+    runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path
+) -> None:
+    """VBR without a tag, joined files, chains, pipes: what their headers say is less than they hold, or nothing."""
+    names = (
+        "vbr.mp3",
+        "cbr.mp3",
+        "advert.mp3",
+        "rates.ogg",
+        "codecs.ogg",
+        "zero.wav",
+        "two.wav",
+        "pipe.flac",
+        "pipe.avi",
+    )
+    for name in names:
+        (tmp_path / name).write_bytes(odd(name))
+    given = [{"uri": name, "text": f"the words of {name}"} for name in names]
+    given.append({"uri": "vbr.mp3", "text": "its end", "start": 18, "end": 19.5})
+    manifest = write_manifest(tmp_path / "set.jsonl", given)
+    out = hand_off(runs[0], "--labelled", str(manifest), "--dev", "0", "--test", "0")
+    rows = {row["label"]: row for row in index(out, "train") if str(tmp_path) in row["shard"]}
+    assert len(rows) == len(given)
+    for name in names:
+        heard = decode(io.BytesIO(odd(name))).pcm
+        assert abs(rows[f"the words of {name}"]["frames"] - feature_frames(len(heard))) <= 1
+    assert rows["its end"]["frames"] == feature_frames(round(1.5 * 16_000))
 
 
 @pytest.mark.parametrize("spelt", ["{crawl}/{file}", "{crawl}/../{name}/{file}", "{link}/{file}"])

@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 
 from operators.errors import UserError
@@ -38,6 +39,22 @@ ODD_NAMES = [
 
 
 # Folders
+
+
+def test_the_shards_of_an_earlier_run_are_named_and_not_taken(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    crawl = tmp_path / "crawl"
+    names = ("a/1.mp3", "runs/first/plan.parquet", "runs/first/shards/a/a-000000.tar", "shards/2.mp3", "z.mp3")
+    make(crawl, *names)
+    (crawl / names[2]).write_bytes(tar_bytes({"clip.flac": b"x"}))
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    for name in names:
+        client.put_object(Bucket=bucket, Key=f"mixed/{name}", Body=(crawl / name).read_bytes())
+    s3 = S3Settings(endpoint_url=s3_server)
+    for files in (read(crawl), list(read_sources([SourceSettings(path=f"s3://{bucket}/mixed")], s3))):
+        assert problems(files) == {"runs/first/shards": "earlier_run"}
+        assert {file.recording_id for file in files if not file.problem} == {"a/1.mp3", "shards/2.mp3", "z.mp3"}
+    (again,) = read(crawl / "runs" / "first" / "shards")
+    assert again.recording_id == "a/a-000000.tar#clip.flac"
 
 
 def test_a_folder_gives_its_first_folders_as_domains(tmp_path: Path) -> None:
@@ -189,6 +206,46 @@ def test_a_manifest_and_a_folder_can_name_members(tmp_path: Path) -> None:
     folder = {file.recording_id: file.member for file in by_folder}
     assert all(file.member == folder[file.recording_id] for file in files if not file.problem)
     assert folder["pod/x.tar#plain.mp3"] is None  # a file of that very name
+
+
+def test_a_part_that_means_here_hides_nothing(tmp_path: Path, s3_server: str, bucket: str) -> None:
+    """`cd crawl && tar cf ../x.tar .`, and keys that were joined by hand."""
+    names = ("talk/1.mp3", "talk/deep/2.mp3", "3.mp3")
+    raw = tar_bytes({f"./{name}": name.encode() for name in (*names, ".git/x.mp3", "talk/._1.mp3")})
+    (tmp_path / "x.tar").write_bytes(raw)
+    for files in (read(tmp_path / "x.tar"), read(tmp_path)):
+        assert {file.uri: file.domain for file in files} == {
+            f"{tmp_path}/x.tar#./{name}": domain for name, domain in zip(names, ("talk", "talk", UNSORTED))
+        }
+    listed = manifest(tmp_path, "\n".join(json.dumps({"uri": f"x.tar#{name}"}) for name in names))
+    assert problems(read(listed)) == {}
+    assert all(file.member for file in read(listed))
+    s3 = S3Settings(endpoint_url=s3_server)
+    keys = ("crawl/./talk/1.mp3", "crawl/talk/./2.mp3", "crawl/./3.mp3", "crawl/.git/4.mp3")
+    client = boto3.client("s3", endpoint_url=s3_server, region_name="us-east-1")
+    for key in keys:
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    found = list(read_sources([SourceSettings(path=f"s3://{bucket}/crawl")], s3))
+    assert {file.uri.partition("crawl/")[2]: file.domain for file in found} == {
+        "./talk/1.mp3": "talk",
+        "talk/./2.mp3": "talk",
+        "./3.mp3": UNSORTED,
+    }
+    for file in found:
+        with Fetch(s3).fetch(file.uri) as path:
+            assert Path(path).read_text() == file.uri.partition(f"{bucket}/")[2]
+
+
+def test_tars_end_to_end_are_read_to_the_last(tmp_path: Path) -> None:
+    first, second = tar_bytes({"a/1.mp3": b"1" * 700}), tar_bytes({"b/2.mp3": b"2" * 900, "b/3.mp3": b"3"})
+    (tmp_path / "both.tar").write_bytes(first + second)
+    files = read(tmp_path / "both.tar")
+    assert [(file.recording_id, file.problem) for file in files] == [
+        (f"both.tar#{name}", None) for name in ("a/1.mp3", "b/2.mp3", "b/3.mp3")
+    ]
+    with Fetch().fetch(files[1].uri, files[1].member) as path:
+        offset, size = files[1].member or (0, 0)
+        assert Path(path).read_bytes()[offset : offset + size] == b"2" * 900
 
 
 def test_a_tar_that_cannot_be_read_in_parts_says_so(tmp_path: Path) -> None:

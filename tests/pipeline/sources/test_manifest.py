@@ -130,6 +130,26 @@ def test_csv_and_tsv(tmp_path: Path) -> None:
     assert (file.recording_id, file.provenance) == ("1,2.mp3", {"x": "3"})
 
 
+def test_a_quote_in_a_tsv_is_a_sign_like_any_other(tmp_path: Path) -> None:
+    raw = 'uri\ttitle\n1.mp3\t"Heroes\n"2.mp3"\tsay "hi"\n3.mp3\t5" disk\n'
+    files = read(manifest(tmp_path, raw, "m.tsv"))
+    assert [(file.recording_id, file.provenance["title"]) for file in files] == [
+        ("1.mp3", '"Heroes'),
+        ('"2.mp3"', 'say "hi"'),
+        ("3.mp3", '5" disk'),
+    ]
+    assert problems(files) == {}
+
+
+def test_integers_that_pandas_made_float_are_ids(tmp_path: Path) -> None:
+    rows = [{"uri": "1.mp3", "recording_id": 17.0}, {"uri": "2.mp3"}, {"uri": "3.mp3", "recording_id": 1.5}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    for path in (tmp_path / "m.parquet", manifest(tmp_path, "\n".join(map(json.dumps, rows)))):
+        files = read(path, domain="d")
+        assert [file.recording_id for file in files][:2] == ["17", "2.mp3"]
+        assert list(problems(files).values()) == ["bad_manifest_line"]
+
+
 def test_parquet_types_become_values_that_json_can_hold(tmp_path: Path) -> None:
     when = datetime.datetime(2024, 5, 1, 12, 30, tzinfo=datetime.UTC)
     table = pa.table(
@@ -169,6 +189,11 @@ def test_parquet_types_become_values_that_json_can_hold(tmp_path: Path) -> None:
         ("m.csv", b"url,x\n1,2\n", "has no column 'uri'"),
         ("m.csv", b"uri,uri\n1,2\n", "repeats a column"),
         ("m.csv", b"", "holds no rows"),
+        ("m.jsonl", json.dumps([{"uri": "a.mp3"}]).encode(), "is one JSON array: write an object a line"),
+        ("m.jsonl", json.dumps([{"uri": "a.mp3"}], indent=1).encode(), "is one JSON array: write an object a line"),
+        ("m.jsonl", '{"uri": "a.mp3"}\n'.encode("utf-16"), "is UTF-16: save it as UTF-8"),
+        ("m.csv", "uri,title\na.mp3,x\n".encode("utf-16-le"), "is UTF-16: save it as UTF-8"),
+        ("m.tsv", "uri\ttitle\na.mp3\tx\n".encode("utf-16-be"), "is UTF-16: save it as UTF-8"),
         ("m.parquet", b"PAR1 not really", "not a readable Parquet file"),
     ],
 )
