@@ -105,6 +105,8 @@ def main(crawl: str, folder: str, endpoint: str | None = None, bucket: str | Non
         root = f"s3://{bucket}/{name}" if s3 else f"{folder}/{name}"
         return config.load(None, fast_engines.settings(root, crawl, *reach))
 
+    import webdataset  # noqa: F401  # the writer of tars draws in torch: once here, not in every child
+
     sources = settings("peace")
     files = list(read_sources(sources.sources, sources.s3))
     units = make_plan(files, [Length(declared=60 * 16_000)] * len(files), sources.plan)[:1]
