@@ -14,9 +14,10 @@ from typing import Any
 from operators.agreement import Rules
 from operators.asr.hallucination import HallucinationRules
 from operators.asr.recogniser import ANY_LANGUAGE
-from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
+from operators.asr.whisperx import LANGUAGES
 from operators.audio.decode import Limits
 from operators.errors import UserError
+from operators.language import PROMPTED_AS, canonical
 from operators.speech.segments import CutSettings
 from operators.storage.base import Store
 from pipeline import config
@@ -47,7 +48,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
             rules=made(HallucinationRules, "hallucination", settings.hallucination),
             language=settings.asr.language,
             trust_source_language=settings.asr.trust_source_language,
-            languages=tuple(canonical_language(code) for code in settings.asr.languages),
+            languages=tuple(canonical(code) or code for code in settings.asr.languages),
             min_language_prob=settings.asr.min_language_prob,
             resources=resources(settings.execution.transcribe),
         ),
@@ -118,7 +119,7 @@ def check_languages(settings: config.Settings) -> None:
                 f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes"
             )
     for key, code in named:
-        if settings.asr.engine == "whisperx" and canonical_language(code) not in LANGUAGES | PROMPTED_AS.keys():
+        if settings.asr.engine == "whisperx" and canonical(code) not in LANGUAGES | PROMPTED_AS.keys():
             dialects = ", ".join(sorted(PROMPTED_AS))
             raise UserError(
                 f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}"
@@ -162,7 +163,7 @@ def copilots(settings: config.CopilotSettings, threads: int) -> LoadCopilots:
         if given:
             models[code] = [given] if isinstance(given, str) else list(given)
     for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
-        models.setdefault(canonical_language(code), models[code])
+        models.setdefault(canonical(code) or code, models[code])
     return LoadCopilots(models=models, engine=engine, arguments=arguments)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from operators.clip import Rejection
 from operators.errors import UserError
-from operators.text.phones import primary_language
+from operators.language import canonical
 
 EMPTY_ASR = "empty_asr"
 LOOP = "loop"
@@ -218,7 +218,7 @@ def find_loop(spoken: Sequence[str], rules: HallucinationRules) -> list[str]:
 def _check_rate(
     spoken: Sequence[str], seconds: float, language: str | None, rules: HallucinationRules
 ) -> Rejection | None:
-    limits = rules.rates.get(primary_language(language) or "default") or rules.rates["default"]
+    limits = rules.rates.get(canonical(language) or "default") or rules.rates["default"]
     han = sum(1 for token in spoken if _ONE_SYLLABLE.match(token))
     words = sum(_words(token) for token in spoken if not _ONE_SYLLABLE.match(token))
     said = f"{han} characters and {words:.0f} words in {seconds:.1f} s"

@@ -28,7 +28,7 @@ from rapidfuzz.distance import Levenshtein
 from operators.agreement import AgreementJudge, Rules
 from operators.clip import Agreement, Hypothesis, Span
 from operators.errors import UserError
-from operators.text.phones import primary_language
+from operators.language import is_unspaced
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import AGREEMENT_REASONS
@@ -40,7 +40,6 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 """What `count` needs of a ledger."""
 
-UNSPACED = frozenset(["zh", "cmn", "yue", "ja", "wuu", "nan", "hak", "sichuan", "minnan", "th", "lo", "my", "km"])
 """Languages written without spaces: scored by CER, the others by WER as well."""
 KEPT, REJECTED = 0, 1
 LABEL, ASR = 0, 1
@@ -302,18 +301,13 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) -> np.ndarray:
     """int64 [RIGHT + limits] of one transcript: edits and lengths of the truth, and at which limits it is right."""
     chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
-    words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
+    words, heard_words = ([], []) if is_unspaced(language) else (truth.split(), text.split())
     true_tokens, heard_tokens = _tokens(truth), _tokens(text)
     edits = Levenshtein.distance(true_tokens, heard_tokens)
     # Of an empty truth any word is wrong; whole numbers, so that 1 in 20 is within 5 %.
     right = [100 * edits <= limit * len(true_tokens) for limit in limits]
     char_edits, word_edits = Levenshtein.distance(chars, heard_chars), Levenshtein.distance(words, heard_words)
     return np.array([1, char_edits, len(chars), word_edits, len(words), edits, len(true_tokens), *right], np.int64)
-
-
-def _unspaced(language: str) -> bool:
-    """Also where the language is not known: what words would be is then not known either."""
-    return (primary_language(language) or "none") in UNSPACED | {"none", "und"}
 
 
 def _joint(asr: np.ndarray, copilot: np.ndarray, *, alike: bool) -> np.ndarray:
