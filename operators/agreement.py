@@ -20,9 +20,10 @@ from dataclasses import dataclass
 
 from operators.clip import Agreement, Hypothesis, Rejection, Verdict
 from operators.edits import error_rate
+from operators.language import canonical
 from operators.rover import vote
 from operators.settings import check, setting
-from operators.text.phones import Phonetiser, primary_language
+from operators.text.phones import Phonetiser
 from operators.text.spoken import Normaliser, tokens
 
 EMPTY_ASR = "empty_asr"
@@ -69,7 +70,9 @@ class AgreementRule:
 
     def side(self, choice: Mapping[str, str], language: str | None) -> str:
         """ "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
-        return choice.get(primary_language(language) or "default") or choice.get("default", "asr")
+        code = canonical(language) or "default"
+        # The keys are written by people: zh-CN or Mandarin say what is done with zh.
+        return next((said for key, said in choice.items() if canonical(key) == code), choice.get("default", "asr"))
 
 
 def _tokens(spoken: str) -> list[str]:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from operators.asr.recogniser import ANY_LANGUAGE, CopilotRouter
-from operators.asr.whisperx import LANGUAGES, PROMPTED_AS, canonical_language
+from operators.asr.whisperx import LANGUAGES
 from operators.errors import UserError
+from operators.language import PROMPTED_AS, canonical
 from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
 
 WHISPERX, FUNASR = "whisperx", "funasr"
@@ -102,7 +103,7 @@ def copilots(settings: CopilotSettings, threads: int) -> CopilotSpec:
         if given:
             models[code] = [given] if isinstance(given, str) else list(given)
     for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
-        models.setdefault(canonical_language(code), models[code])
+        models.setdefault(canonical(code) or code, models[code])
     return CopilotSpec(models, target("copilot", settings.engine), arguments | settings.options)
 
 
@@ -141,7 +142,7 @@ def check_languages(settings: Settings) -> None:
                 f"{key}: YAML reads yes, no, on and off as true and false: put the code no (Norwegian) in quotes"
             )
     for key, code in named:
-        if settings.asr.engine == WHISPERX and canonical_language(code) not in LANGUAGES | PROMPTED_AS.keys():
+        if settings.asr.engine == WHISPERX and canonical(code) not in LANGUAGES | PROMPTED_AS.keys():
             dialects = ", ".join(sorted(PROMPTED_AS))
             raise UserError(
                 f"{key}: no language '{code}': write a code of Whisper's, such as zh or en, or one of {dialects}"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from operators.asr.whisperx import canonical_language
 from operators.audio.decode import Limits
 from operators.clip import SAMPLE_RATE
+from operators.language import canonical
 from operators.storage.base import Store
 from pipeline import engines
 from pipeline.config import AudioSettings, Settings, fingerprint
@@ -44,7 +44,7 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             rules=settings.hallucination,
             language=settings.asr.language,
             trust_source_language=settings.asr.trust_source_language,
-            languages=tuple(canonical_language(code) for code in settings.asr.languages),
+            languages=tuple(canonical(code) or code for code in settings.asr.languages),
             min_language_prob=settings.asr.min_language_prob,
             resources=workers.transcribe,
         ),

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 
 from operators.asr.hallucination import HallucinationRules, check
 from operators.asr.recogniser import Recogniser
-from operators.asr.whisperx import canonical_language
 from operators.clip import Clip, Hypothesis, Rejection, Unit
+from operators.language import canonical
 from stages.base import Resources, clip_seconds, reject
 
 
@@ -59,7 +59,7 @@ class Transcribe:
 
     def _judge(self, clip: Clip, heard: Hypothesis) -> Clip:
         rejection = check(heard.text, clip.span.seconds, heard.language, heard.avg_logprob, self.rules)
-        if rejection is None and self.languages and canonical_language(heard.language or "") not in self.languages:
+        if rejection is None and self.languages and canonical(heard.language) not in self.languages:
             rejection = Rejection(stage="transcribe", reason="other_language", detail=f"{heard.language}")
         if rejection is None and heard.language_prob is not None and heard.language_prob < self.min_language_prob:
             rejection = Rejection(stage="transcribe", reason="uncertain_language", detail=f"{heard.language_prob:.2f}")

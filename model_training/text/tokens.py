@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
 from operators.errors import UserError
+from operators.language import canonical
 
 BLANK, UNK, SOT, EOT = 0, 1, 2, 3
 """Ids that every vocabulary shares: CTC blank, a character the tokenizer does not know, start and end of a
@@ -158,6 +159,8 @@ class Scheme:
             return None
         label = label.strip().lower()
         label = self.aliases.get(f"{kind}:{label}", label)
+        if kind == "language" and label not in self.labels(kind):
+            label = canonical(label)
         return label if label in self.labels(kind) else None
 
     def to_dict(self) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from operators.clip import Rejection
+from operators.language import canonical
 from operators.settings import check as check_settings
 from operators.settings import setting
-from operators.text.phones import primary_language
 
 EMPTY_ASR = "empty_asr"
 LOOP = "loop"
@@ -85,7 +85,7 @@ class HallucinationRules:
     def rate_limits(self, language: str | None) -> RateLimits:
         """Return the plausible speech rates of a language."""
         known = _RATES | self.rates
-        return known.get(primary_language(language) or _DEFAULT) or known[_DEFAULT]
+        return known.get(canonical(language) or _DEFAULT) or known[_DEFAULT]
 
 
 _HAN = "\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"

@@ -17,8 +17,9 @@ from typing import Protocol
 import numpy as np
 
 from operators.asr.funasr import FunAsr
-from operators.asr.whisperx import WhisperX, canonical_language
+from operators.asr.whisperx import WhisperX
 from operators.clip import Hypothesis
+from operators.language import canonical
 
 __all__ = ["ANY_LANGUAGE", "CopilotRouter", "FunAsr", "Recogniser", "WhisperX"]
 
@@ -94,11 +95,11 @@ class CopilotRouter:
         self._loaded.clear()
 
     def _route(self, language: str | None) -> tuple[Loader, ...] | None:
-        """Loaders for a language code: exactly, else as Whisper writes it (zh-CN: zh, zh-HK: yue), else the rest's,
-        else None.
+        """Loaders for a language code: exactly, else by its canonical name (zh-CN: zh, zh-HK: yue), else the
+        rest's, else None.
         """
         code = (language or "").lower().replace("_", "-")
-        for key in (code, canonical_language(code), ANY_LANGUAGE):
+        for key in (code, canonical(code) or "", ANY_LANGUAGE):
             if self.models.get(key):
                 loaders = self.models[key]
                 return (loaders,) if callable(loaders) else tuple(loaders)

@@ -22,6 +22,7 @@ import numpy as np
 
 from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.errors import UserError
+from operators.language import PROMPTED_AS, canonical
 from operators.speech.quiet import quiet
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
@@ -36,12 +37,6 @@ _LANGUAGES = (
 )
 LANGUAGES = frozenset(_LANGUAGES.split())
 """What Whisper can identify."""
-
-NEAREST_LANGUAGE = {"cmn": "zh", "zh-yue": "yue", "zh-hk": "yue", "zh-mo": "yue"}
-"""Other names of languages that Whisper has."""
-
-PROMPTED_AS = {"yue": "zh", "wuu": "zh", "nan": "zh", "hak": "zh", "sichuan": "zh", "minnan": "zh"}
-"""Languages prompted as another where the model has no token of their own (yue came with large-v3)."""
 
 
 class WhisperX:
@@ -270,7 +265,7 @@ def _model_class() -> type:
             self._max_new_tokens = max_new_tokens
             self._numerals = find_numeral_symbol_tokens(self._tokenizers["en"]) if suppress_numerals else []
             self._default = default
-            self._candidates = tuple(canonical_language(code) for code in candidates)
+            self._candidates = tuple(canonical(code) or code for code in candidates)
             missing = [code for code in self._candidates if code not in known]
             if default and self._prompt_language(default, self._tokenizers) is None:
                 missing.append(default)
@@ -278,8 +273,8 @@ def _model_class() -> type:
                 raise UserError(f"asr.language: this model has no language {missing[0]!r}; it has {', '.join(known)}")
 
         def _prompt_language(self, code: str, known: Container[str]) -> str | None:
-            code = canonical_language(code)
-            return next((c for c in (code, PROMPTED_AS.get(code)) if c in known), None)
+            language = canonical(code) or ""
+            return next((c for c in (language, PROMPTED_AS.get(language)) if c is not None and c in known), None)
 
         def _identify(self, encoded: Any, hints: list[str | None]) -> list[tuple[str, str, float | None]]:
             """(language to report, language to prompt with, probability of the latter) of each clip."""
@@ -293,7 +288,7 @@ def _model_class() -> type:
                 # ranking.
                 prompt = self._prompt_language(given, probability) if given else None
                 if given and prompt:
-                    answers.append((canonical_language(given), prompt, probability[prompt]))
+                    answers.append((canonical(given) or prompt, prompt, probability[prompt]))
                 else:
                     allowed = self._candidates or tuple(probability)
                     best = max(allowed, key=lambda code: probability[code])
@@ -353,12 +348,6 @@ def _model_class() -> type:
             }
 
     return PerClipLanguage
-
-
-def canonical_language(code: str) -> str:
-    """A language code as Whisper writes it: lower case, no region (zh-CN: zh), but zh-HK is yue."""
-    code = code.strip().lower().replace("_", "-")
-    return NEAREST_LANGUAGE.get(code) or NEAREST_LANGUAGE.get(code.partition("-")[0]) or code.partition("-")[0]
 
 
 def _first_line(error: Exception) -> str:

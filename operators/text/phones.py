@@ -20,14 +20,15 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from operators.language import MANDARIN, SINITIC, canonical
 from operators.text.phones_en import pronounce
 
 Phones = tuple[str, ...]
 
-_HAN_AS_CHARACTERS = frozenset({"ja", "ko", "vi", "nan", "minnan", "wuu", "wu", "hak"})
+_HAN_AS_CHARACTERS = SINITIC - MANDARIN - {"yue"} | {"ja", "ko", "vi"}
 """Languages that write Han and have no phone set here: a Mandarin reading would make up homophones they do not have."""
 
-_LATIN_AS_ENGLISH = frozenset({"en", "zh", "cmn", "sichuan", "yue", *_HAN_AS_CHARACTERS} - {"vi"})
+_LATIN_AS_ENGLISH = SINITIC | {"en", "ja", "ko"}
 """Languages in whose transcripts Latin letters are English words; elsewhere (fr, de, vi ...) they are their own."""
 
 _RUNS = re.compile(
@@ -148,7 +149,7 @@ class Phonetiser:
         Latin as English. Digits, which a spoken form does not have, are read one by one in the language. Marks that are
         not letters count as themselves, so nothing the tokens show is missing from the phones.
         """
-        primary = primary_language(language)
+        primary = canonical(language)
         phones: list[str] = []
         if _ENGLISH_WORDS.fullmatch(text) and (primary is None or primary in _LATIN_AS_ENGLISH):
             for word in text.split():  # the common case, twice as quick as looking for runs
@@ -172,16 +173,8 @@ class Phonetiser:
         return _cantonese(self.tones)(run) if language == "yue" else _mandarin(self.tones).read(run)
 
     def _digits(self, run: str, language: str | None) -> list[str] | Iterator[str]:
-        if language in ("zh", "cmn", "sichuan", "yue"):
+        if language == "yue" or language in MANDARIN:
             return self._han("".join(_DIGITS_HAN[int(digit)] for digit in run), language)
         if language is None or language in _LATIN_AS_ENGLISH:
             return (phone for digit in run for phone in pronounce(_DIGITS_ENGLISH[int(digit)]))
         return list(run)
-
-
-def primary_language(language: str | None) -> str | None:
-    """The part of a language code that settles how text is read: "zh-CN" -> "zh", "zh-yue" -> "yue", "EN" -> "en"."""
-    if not language:
-        return None
-    parts = re.split("[-_]", language.lower())
-    return "yue" if "yue" in parts else parts[0]

@@ -14,6 +14,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from operators.language import SINITIC, canonical
 from operators.text import chinese as text_zh
 from operators.text import english as text_en
 from operators.text.chinese import HAN
@@ -87,9 +88,6 @@ def _plain_letters() -> dict[int, str]:
 
 _PLAIN_LETTERS = _plain_letters()
 
-_MANDARIN = frozenset({"zh", "cmn", "zho", "chi", "sichuan", "minnan", "nan", "wuu", "mandarin"})
-_CANTONESE = frozenset({"yue", "cantonese"})
-_ENGLISH = frozenset({"en", "eng", "english"})
 _MAX_PASSES = 8
 
 
@@ -178,15 +176,10 @@ def _tongue(language: str | None) -> str:
     """The set of rules for a language code: zh, yue, ja, en, "" when unknown, "other" for languages whose numbers we
     leave.
     """
-    if not language:
-        return ""
-    code = re.split("[-_]", language.strip().lower())[0]
-    if language.lower() in ("zh-hk", "zh-yue"):
-        return "yue"
-    for tongue, codes in (("zh", _MANDARIN), ("yue", _CANTONESE), ("en", _ENGLISH), ("ja", {"ja", "jpn"})):
-        if code in codes:
-            return tongue
-    return "other" if code not in ("und", "auto", "nospeech") else ""
+    code = canonical(language)
+    if code is None or code in ("yue", "en", "ja"):
+        return code or ""
+    return "zh" if code in SINITIC else "other"
 
 
 def _clean(text: str) -> str:

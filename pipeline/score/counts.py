@@ -29,7 +29,7 @@ from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Agreement, Hypothesis, Span
 from operators.edits import edit_counts
 from operators.errors import UserError
-from operators.text.phones import primary_language
+from operators.language import is_unspaced
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import AGREEMENT_REASONS
@@ -41,7 +41,6 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 """What `count` needs of a ledger."""
 
-UNSPACED = frozenset(["zh", "cmn", "yue", "ja", "wuu", "nan", "hak", "sichuan", "minnan", "th", "lo", "my", "km"])
 """Languages written without spaces: scored by CER, the others by WER as well."""
 KEPT, DISAGREED, EARLIER = 0, 1, 2
 """Clips that were kept, that the agreement rule rejected, that were rejected before it could decide."""
@@ -301,18 +300,13 @@ def _tokens(text: str) -> tuple[str, ...]:
 def _measure(truth: str, text: str, language: str, limits: tuple[float, ...]) -> np.ndarray:
     """Return int64 [RIGHT + limits] of one transcript: edits, lengths of the truth, and where it is right."""
     chars, heard_chars = truth.replace(" ", ""), text.replace(" ", "")
-    words, heard_words = ([], []) if _unspaced(language) else (truth.split(), text.split())
+    words, heard_words = ([], []) if is_unspaced(language) else (truth.split(), text.split())
     true_tokens, heard_tokens = _tokens(truth), _tokens(text)
     edits = edit_counts(true_tokens, heard_tokens).total
     # Of an empty truth any word is wrong; whole numbers, so that 1 in 20 is within 5 %.
     right = [100 * edits <= limit * len(true_tokens) for limit in limits]
     char_edits, word_edits = edit_counts(chars, heard_chars).total, edit_counts(words, heard_words).total
     return np.array([1, char_edits, len(chars), word_edits, len(words), edits, len(true_tokens), *right], np.int64)
-
-
-def _unspaced(language: str) -> bool:
-    """Say whether words are not counted; also where the language is unknown, for then words are unknown too."""
-    return (primary_language(language) or "none") in UNSPACED | {"none", "und"}
 
 
 def _joint(asr: np.ndarray, copilot: np.ndarray, *, alike: bool) -> np.ndarray:

@@ -38,7 +38,7 @@ def run(folder: Path, crawl: Path, *settings: str) -> int:
         (["vad.engine=ears"], ["vad.engine=ears", "pyannote or silero or fsmn, or module:Class"]),
         (["cut.max_seconds=15"], ["target_seconds"]),
         (["asr.engine=whisperx", "asr.languages=[xx]"], ["asr.languages", "'xx'", "sichuan"]),
-        (["asr.engine=whisperx", "asr.language=english"], ["asr.language", "'english'"]),
+        (["asr.engine=whisperx", "asr.language=englisch"], ["asr.language", "'englisch'"]),
         (["asr.engine=whisperx", "copilot.models.klingon=hash"], ["copilot.models", "'klingon'"]),
         (["asr.language=no"], ["asr.language", "Norwegian", "quotes"]),
         (["copilot.models={EN: hash, en: hash}"], ["copilot.models", "twice"]),
@@ -66,6 +66,7 @@ def test_the_corrected_command_may_use_the_same_output(crawl: Path, tmp_path: Pa
     "settings",
     [
         ["asr.languages=[EN]"],
+        ["asr.languages=[english, eng, cmn]"],
         ["asr.languages=[en-US, zh]"],
         ["copilot.models={EN: hash}"],
         ["copilot.models={en_GB: hash}"],

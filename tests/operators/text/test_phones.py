@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pypinyin import Style, lazy_pinyin
 from rapidfuzz.distance import Levenshtein
 
-from operators.text.phones import Phonetiser, primary_language
+from operators.text.phones import Phonetiser
 from operators.text.phones_en import cmu_dictionary, guess, letter_to_sound
 
 PHONES = Phonetiser().phones
@@ -206,10 +206,3 @@ def test_the_decoder_that_carries_the_dictionary_is_not_imported() -> None:
 
 def test_a_phonetiser_can_be_pickled() -> None:
     assert pickle.loads(pickle.dumps(Phonetiser(tones=False))).phones("买", "zh") == ["m", "ai"]
-
-
-@pytest.mark.parametrize(
-    ("code", "primary"), [("zh-CN", "zh"), ("zh_yue", "yue"), ("EN", "en"), ("yue", "yue"), (None, None), ("", None)]
-)
-def test_primary_language(code: str | None, primary: str | None) -> None:
-    assert primary_language(code) == primary
