@@ -131,7 +131,7 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
     vad, asr = recipe.vad(settings.vad)(), recipe.recogniser(settings.asr, threads=1)()
     copilot, rover = (
         recipe.copilots(settings.copilot, threads=1)(),
-        AgreementJudge(recipe.rules(settings.rover), Normaliser()),
+        AgreementJudge(settings.rover, Normaliser()),
     )
     cutting = recipe.cutting(settings.cut)
     clock, heard = Clock(), list[tuple[str, list[str]]]()

@@ -1,11 +1,11 @@
 """Do two recognisers agree? Measure (WER over mixed tokens, PER over phones), then judge.
 
     Hypothesis (ASR) ────┐  spoken form ──tokens──> WER ┐
-    Hypothesis (copilot)─┘              ──phones──> PER ┴─> Agreement ──Rules──> Verdict: a label, or a reason
+    Hypothesis (copilot)─┘              ──phones──> PER ┴─> Agreement ──AgreementRule──> Verdict: a label, or a reason
 
 Measuring and judging are apart so that thresholds can change without a second listen: everything `judge` reads is in
 the ledger. The rule is the paper's, "drop data with WER greater than 10 and PER greater than 5" (TouchASP, section 2),
-read as "keep when both are within bounds"; the literal other reading is `Rules(drop_when="both")`.
+read as "keep when both are within bounds"; the literal other reading is `AgreementRule(drop_when="both")`.
 
 With several copilots the agreement is that of the copilot nearest to the ASR, and the label is a word-level vote of all
 engines (operators/rover.py). Nearest, because the rule asks for two independent recognisers that agree: an engine more
@@ -16,15 +16,15 @@ thresholds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from rapidfuzz.distance import Levenshtein
 
 from operators.clip import Agreement, Hypothesis, Rejection, Verdict
-from operators.errors import UserError
 from operators.language import canonical
 from operators.rover import vote
+from operators.settings import check, setting
 from operators.text.phones import Phonetiser
 from operators.text.spoken import Normaliser, tokens
 
@@ -65,38 +65,38 @@ class Edit(NamedTuple):
     hypothesis: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """When two transcripts agree well enough, and which of them becomes the label.
+ENGINES = ("asr", "copilot")
 
-    `reference` and `label` map a language to "asr" or "copilot", with "default" for the rest. `label_form` "written"
-    keeps the engine's own text; "spoken" writes the label as it was compared, which unifies more than a transcript
-    should (can't and can not, how a number is read). `reference` and `tones` take part in measuring, the rest in
-    judging alone.
+
+@dataclass(kw_only=True)
+class AgreementRule:
+    """An AgreementRule says when two transcripts agree well enough, and which of them becomes the label.
+
+    It is the section `rover` of the settings. `reference` and `label` name an engine for each language, with "default"
+    for the rest. `label_form` "spoken" unifies more than a transcript should (can't and can not, how a number is
+    read). `reference` and `tones` take part in measuring, the rest in judging alone. Raises UserError.
     """
 
-    max_wer: float = 10.0
-    """percent"""
-    max_per: float = 5.0
-    """percent"""
-    drop_when: Literal["either", "both"] = "either"
-    """"either": dropped when WER or PER exceeds its bound; "both": only when both do."""
-    reference: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label: Mapping[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label_form: Literal["spoken", "written"] = "written"
-    tones: bool = True
+    max_wer: float = setting(10.0, "percent; infinity switches the rule off", at_least=0, infinite=True)
+    max_per: float = setting(5.0, "percent", at_least=0, infinite=True)
+    drop_when: str = setting(
+        "either", "drop a clip when WER or PER exceeds its limit, or only when both do", choices=("either", "both")
+    )
+    tones: bool = setting(True, "compare the tones of Mandarin phones")
+    reference: dict[str, str] = setting(
+        {"zh": "copilot", "default": "asr"}, "by language, whose transcript the rates are counted on", choices=ENGINES
+    )
+    label: dict[str, str] = setting(
+        {"zh": "copilot", "default": "asr"}, "by language, whose transcript becomes the label", choices=ENGINES
+    )
+    label_form: str = setting(
+        "written",
+        "as the engine wrote it, or as compared: numbers in words, no punctuation",
+        choices=("written", "spoken"),
+    )
 
     def __post_init__(self) -> None:
-        if not self.max_wer >= 0 or not self.max_per >= 0:
-            raise UserError(f"rover.max_wer and rover.max_per are percentages from 0: {self.max_wer}, {self.max_per}")
-        if self.drop_when not in ("either", "both"):
-            raise UserError(f'rover.drop_when is "either" or "both", not {self.drop_when!r}')
-        if self.label_form not in ("spoken", "written"):
-            raise UserError(f'rover.label_form is "spoken" or "written", not {self.label_form!r}')
-        for name, choice in (("reference", self.reference), ("label", self.label)):
-            for language, side in choice.items():
-                if side not in ("asr", "copilot"):
-                    raise UserError(f'rover.{name}.{language} is "asr" or "copilot", not {side!r}')
+        check(self, "rover")
 
     def side(self, choice: Mapping[str, str], language: str | None) -> str:
         """ "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
@@ -155,11 +155,14 @@ class AgreementJudge:
     """Measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
 
     def __init__(
-        self, rules: Rules | None = None, normaliser: Normaliser | None = None, phonetiser: Phonetiser | None = None
+        self,
+        rule: AgreementRule | None = None,
+        normaliser: Normaliser | None = None,
+        phonetiser: Phonetiser | None = None,
     ) -> None:
-        self.rules = rules or Rules()
+        self.rule = rule or AgreementRule()
         self.normaliser = normaliser or Normaliser()
-        self.phonetiser = phonetiser or Phonetiser(tones=self.rules.tones)
+        self.phonetiser = phonetiser or Phonetiser(tones=self.rule.tones)
 
     def measure(
         self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float
@@ -182,7 +185,7 @@ class AgreementJudge:
             per=per,
             asr_norm=asr_norm,
             copilot_norm=copilot_norms[nearest],
-            reference=self.rules.side(self.rules.reference, language),
+            reference=self.rule.side(self.rule.reference, language),
             tokens_per_second=len(asr_tokens) / seconds if seconds > 0 else 0.0,
         )
 
@@ -194,14 +197,14 @@ class AgreementJudge:
         reference, hypothesis = asr_tokens, _tokens(copilot_norm)
         reference_phones = self.phonetiser.phones(asr_norm, language)
         hypothesis_phones = self.phonetiser.phones(copilot_norm, language)
-        if self.rules.side(self.rules.reference, language) == "copilot":
+        if self.rule.side(self.rule.reference, language) == "copilot":
             reference, hypothesis = hypothesis, reference
             reference_phones, hypothesis_phones = hypothesis_phones, reference_phones
         return error_rate(reference, hypothesis), error_rate(reference_phones, hypothesis_phones)
 
     def judge(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> Verdict:
         """Keep with a label, or reject with one of REASONS. `hypotheses` as in a clip: the ASR, then the copilots."""
-        rejection = reject(agreement, self.rules)
+        rejection = reject(agreement, self.rule)
         if rejection is not None:
             return Verdict(rejection=rejection)
         return Verdict(label=self._label(agreement, hypotheses, language))
@@ -209,30 +212,30 @@ class AgreementJudge:
     def _label(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> str:
         if len(hypotheses) > 2:
             return vote([self.normaliser.spoken(hypothesis.text, language) for hypothesis in hypotheses])
-        side = self.rules.side(self.rules.label, language)
-        if self.rules.label_form == "written":
+        side = self.rule.side(self.rule.label, language)
+        if self.rule.label_form == "written":
             return hypotheses[0 if side == "asr" else 1].text.strip()
         return agreement.asr_norm if side == "asr" else agreement.copilot_norm
 
 
-def reject(agreement: Agreement, rules: Rules) -> Rejection | None:
+def reject(agreement: Agreement, rule: AgreementRule) -> Rejection | None:
     """Why a measured clip is dropped, None when it is kept. A bound that is met exactly is not exceeded."""
     if not agreement.asr_norm:
         return Rejection(stage="rover", reason=EMPTY_ASR, detail="nothing is left of the ASR's text once normalised")
     if not agreement.copilot_norm:
         return Rejection(stage="rover", reason=EMPTY_COPILOT, detail="the copilot heard nothing")
-    wer, per = agreement.wer > rules.max_wer, agreement.per > rules.max_per
-    if not (wer and per if rules.drop_when == "both" else wer or per):
+    wer, per = agreement.wer > rule.max_wer, agreement.per > rule.max_per
+    if not (wer and per if rule.drop_when == "both" else wer or per):
         return None
     detail = f"WER {agreement.wer:.1f} %, PER {agreement.per:.1f} % of the {agreement.reference}'s transcript"
     return Rejection(stage="rover", reason=WER_AND_PER if wer and per else WER if wer else PER, detail=detail)
 
 
 def judge_pair(
-    asr_text: str, copilot_text: str, language: str | None, rules: Rules | None = None
+    asr_text: str, copilot_text: str, language: str | None, rule: AgreementRule | None = None
 ) -> tuple[Agreement, Verdict]:
     """Measure and judge two transcripts that belong to no clip (tables of pairs, a quick look): speech rate is 0."""
-    judge = AgreementJudge(rules)
+    judge = AgreementJudge(rule)
     asr = Hypothesis(engine="asr", text=asr_text, language=language)
     copilot = Hypothesis(engine="copilot", text=copilot_text, language=language)
     agreement = judge.measure(asr, [copilot], language, seconds=0.0)

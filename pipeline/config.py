@@ -22,6 +22,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from operators.agreement import AgreementRule
 from operators.errors import UserError
 from operators.storage.base import S3Settings
 
@@ -103,18 +104,6 @@ class TextSettings:
 
 
 @dataclass
-class RoverSettings:
-    max_wer: float = 10.0  # percent
-    max_per: float = 5.0
-    drop_when: str = "either"  # "either" exceeds its limit (default), or only when "both" do
-    tones: bool = True
-    # language -> whose transcript is the reference of the rates, and whose becomes the label: asr or copilot
-    reference: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label: dict[str, str] = field(default_factory=lambda: {"zh": "copilot", "default": "asr"})
-    label_form: str = "written"  # as the engine wrote it; "spoken": as compared, numbers in words, no punctuation
-
-
-@dataclass
 class WorkerSettings:
     cpus: float = 1.0
     gpus: float = 0.0
@@ -152,7 +141,7 @@ class Settings:
     hallucination: dict[str, Any] = field(default_factory=dict)  # see operators.asr.hallucination.HallucinationRules
     copilot: CopilotSettings = field(default_factory=CopilotSettings)
     text: TextSettings = field(default_factory=TextSettings)
-    rover: RoverSettings = field(default_factory=RoverSettings)
+    rover: AgreementRule = field(default_factory=AgreementRule)
     execution: ExecutionSettings = field(default_factory=ExecutionSettings)
 
 
@@ -308,11 +297,6 @@ def _check(settings: Settings) -> None:
     _check_finite(settings, "")
     one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
     one_of("execution.runner", settings.execution.runner, ("ray", "local"))
-    one_of("rover.drop_when", settings.rover.drop_when, ("either", "both"))
-    one_of("rover.label_form", settings.rover.label_form, ("spoken", "written"))
-    for table in ("reference", "label"):
-        for language, engine in getattr(settings.rover, table).items():
-            one_of(f"rover.{table}.{language}", engine, ("asr", "copilot"))
     built_ins = {"vad": ("pyannote", "silero", "fsmn"), "asr": ("whisperx",), "copilot": ("funasr",)}
     for section, known in built_ins.items():
         part = getattr(settings, section)
@@ -324,8 +308,6 @@ def _check(settings: Settings) -> None:
     between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
     at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
     between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further
-    at_least("rover.max_wer", settings.rover.max_wer, 0)
-    at_least("rover.max_per", settings.rover.max_per, 0)
     at_least("asr.batch_size", settings.asr.batch_size, 1)
     at_least("copilot.batch_seconds", settings.copilot.batch_seconds, 1)
     # Limits that let nothing through would put every recording into quarantine, one by one.

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from operators.agreement import Rules
 from operators.asr.hallucination import HallucinationRules
 from operators.asr.recogniser import ANY_LANGUAGE
 from operators.asr.whisperx import LANGUAGES
@@ -57,7 +56,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
             resources=resources(settings.execution.copilot),
         ),
         Rover(
-            rules=rules(settings.rover),
+            rule=settings.rover,
             normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
             resources=resources(settings.execution.rover),
         ),
@@ -81,10 +80,6 @@ def resources(workers: config.WorkerSettings) -> Resources:
 
 def limits(audio: config.AudioSettings) -> Limits:
     return Limits(max_seconds=audio.max_hours * 3600, max_bytes=int(audio.max_gigabytes * 2**30))
-
-
-def rules(rover: config.RoverSettings) -> Rules:
-    return made(Rules, "rover", asdict(rover))
 
 
 def cutting(cut: config.CutSettings) -> CutSettings:

@@ -58,7 +58,7 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
         old=old,
         new=curation.store,
         fetcher=curation.fetch,
-        rules=recipe.rules(settings.rover),
+        rule=settings.rover,
         measure_again=any(key.startswith(MEASURED) for key in changed),
         limits=recipe.limits(settings.audio),
         decode_timeout_seconds=settings.audio.decode_timeout_seconds,

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
-from operators.agreement import AgreementJudge, Rules
+from operators.agreement import AgreementJudge, AgreementRule
 from operators.audio.decode import AudioError, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
@@ -28,7 +28,7 @@ class Rejudge:
     old: Store
     new: Store
     fetcher: Fetcher
-    rules: Rules
+    rule: AgreementRule
     measure_again: bool
     """whether what is measured (not only what is decided) depends on a changed setting."""
     limits: Limits
@@ -40,7 +40,7 @@ class Rejudge:
     name: str = "Rejudge"
 
     def open(self) -> None:
-        self._rover = AgreementJudge(self.rules, Normaliser(**self.normaliser_settings))
+        self._rover = AgreementJudge(self.rule, Normaliser(**self.normaliser_settings))
         self._decoder = IsolatedDecoder(
             self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from operators.agreement import AgreementJudge, Rules
+from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Clip, Unit
 from operators.shard import clip_language
 from operators.text.spoken import Normaliser
@@ -18,13 +18,13 @@ from stages.base import Resources
 class Rover:
     """The Rover stage runs the `AgreementJudge` over every clip in play."""
 
-    rules: Rules
+    rule: AgreementRule
     normaliser_settings: dict[str, bool] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
     name: str = "Rover"
 
     def open(self) -> None:
-        self._judge = AgreementJudge(self.rules, Normaliser(**self.normaliser_settings))
+        self._judge = AgreementJudge(self.rule, Normaliser(**self.normaliser_settings))
 
     def close(self) -> None:
         pass

@@ -48,7 +48,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """The agreement rule of the run, as in operators.agreement.Rules: percent, and how the two limits combine."""
+    """The agreement rule of the run, as in operators.agreement.AgreementRule: percent, and how both combine."""
 
     max_wer: float = 10.0
     max_per: float = 5.0

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rapidfuzz.distance import Levenshtein
 
-from operators.agreement import AgreementJudge, Rules
+from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Agreement, Hypothesis, Span
 from operators.errors import UserError
 from operators.language import is_unspaced
@@ -123,7 +123,7 @@ class Tallied:
 
 
 def count(
-    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: Rules, normaliser: Normaliser
+    tables: Iterable[pa.Table], truth: Truth, question: Question, rules: AgreementRule, normaliser: Normaliser
 ) -> Tallied:
     """Count a stream of ledgers (LEDGER_SCHEMA, or only its SCORE_COLUMNS), each table one whole ledger.
 
@@ -136,7 +136,7 @@ def count(
 
 
 class _Tally:
-    def __init__(self, truth: Truth, question: Question, rules: Rules, normaliser: Normaliser) -> None:
+    def __init__(self, truth: Truth, question: Question, rules: AgreementRule, normaliser: Normaliser) -> None:
         self._truth = truth
         self._question = question
         # What label would a clip have under limits that everything meets? What `redecide` would write.

@@ -17,8 +17,8 @@ from operators.agreement import (
     WER,
     WER_AND_PER,
     AgreementJudge,
+    AgreementRule,
     Edits,
-    Rules,
     align,
     edit_counts,
     error_rate,
@@ -96,7 +96,7 @@ def heard(text: str, engine: str = "engine") -> Hypothesis:
 
 
 def measure(
-    asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: Rules | None = None
+    asr: str, *copilots: str, language: str = "zh", seconds: float = 4.0, rules: AgreementRule | None = None
 ) -> Agreement:
     return AgreementJudge(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
 
@@ -116,7 +116,7 @@ def test_a_homophone_costs_words_but_no_phones() -> None:
 
 def test_tones_count_unless_switched_off() -> None:
     assert measure("我要买花", "我要卖花").per > 0
-    assert measure("我要买花", "我要卖花", rules=Rules(tones=False)).per == 0.0
+    assert measure("我要买花", "我要卖花", rules=AgreementRule(tones=False)).per == 0.0
 
 
 def test_the_reference_is_the_copilot_for_chinese_and_the_asr_elsewhere() -> None:
@@ -124,7 +124,7 @@ def test_the_reference_is_the_copilot_for_chinese_and_the_asr_elsewhere() -> Non
     assert (chinese.reference, chinese.wer) == ("copilot", pytest.approx(100 / 3))
     assert (english.reference, english.wer) == ("asr", 25.0)
     assert measure("我们走吧", "我们走", language="zh-CN").reference == "copilot"
-    switched = Rules(reference={"zh": "asr", "default": "copilot"})
+    switched = AgreementRule(reference={"zh": "asr", "default": "copilot"})
     assert measure("我们走吧", "我们走", rules=switched).wer == 25.0
     assert measure("let us go", "let us go now", language="en", rules=switched).wer == 25.0
 
@@ -171,7 +171,7 @@ def agreement_of(wer: float, per: float, asr: str = "好", copilot: str = "好")
 )
 def test_both_readings_of_the_rule(wer: float, per: float, either: str | None, both: str | None) -> None:
     for drop_when, expected in (("either", either), ("both", both)):
-        rejection = reject(agreement_of(wer, per), Rules(drop_when=drop_when))
+        rejection = reject(agreement_of(wer, per), AgreementRule(drop_when=drop_when))
         assert (rejection.reason if rejection else None) == expected
         assert rejection is None or (rejection.stage == "rover" and rejection.reason in REASONS and rejection.detail)
 
@@ -181,7 +181,7 @@ def test_nothing_heard_is_a_reason_of_its_own() -> None:
     assert judge_pair("你好", "", "zh")[1].rejection.reason == EMPTY_COPILOT
     assert judge_pair("", "", "zh")[1].rejection.reason == EMPTY_ASR
     for text in ("", "你好"):  # whatever the bounds, also where the rate alone would pass
-        _, verdict = judge_pair(text, "", "zh", Rules(max_wer=1000, max_per=1000, drop_when="both"))
+        _, verdict = judge_pair(text, "", "zh", AgreementRule(max_wer=1000, max_per=1000, drop_when="both"))
         assert not verdict.kept
 
 
@@ -192,7 +192,7 @@ def test_the_label_follows_language_and_setting() -> None:
         "we have all seen the big gray cat sitting their",
         "en",
     )
-    loose = Rules(max_wer=15)
+    loose = AgreementRule(max_wer=15)
     assert judge_pair(*chinese, loose)[1].label == chinese[1]
     assert judge_pair(*chinese, replace(loose, label={"default": "asr"}))[1].label == chinese[0]
     assert judge_pair(*english, loose)[1].label == english[0]
@@ -204,7 +204,7 @@ def test_judging_again_with_other_bounds_needs_nothing_but_the_agreement() -> No
     hypotheses = [heard("他今天没有来学校上课了"), heard("她今天没有来学校上客了")]
     agreement = AgreementJudge().measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
     assert not AgreementJudge().judge(agreement, hypotheses, "zh").kept
-    loose = Rules(max_wer=20)
+    loose = AgreementRule(max_wer=20)
     again = AgreementJudge(loose).judge(agreement, hypotheses, "zh")
     measured = AgreementJudge(loose).measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
     assert again == AgreementJudge(loose).judge(measured, hypotheses, "zh")
@@ -213,7 +213,7 @@ def test_judging_again_with_other_bounds_needs_nothing_but_the_agreement() -> No
 
 def test_three_engines_vote_for_the_label() -> None:
     hypotheses = [heard("我们今天去公园看花吧"), heard("我们今天去工园看花吧"), heard("我们今天去公园看画吧")]
-    rover = AgreementJudge(Rules(max_wer=20, max_per=20))
+    rover = AgreementJudge(AgreementRule(max_wer=20, max_per=20))
     agreement = rover.measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
     assert rover.judge(agreement, hypotheses, "zh").label == "我们今天去公园看花吧"
 
@@ -231,7 +231,7 @@ def test_three_engines_vote_for_the_label() -> None:
 )
 def test_bad_rules_are_the_users_to_mend(settings_: dict) -> None:
     with pytest.raises(UserError, match=r"rover\."):
-        Rules(**settings_)
+        AgreementRule(**settings_)
 
 
 # vote

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from operators.agreement import Rules
+from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
 from operators.text.spoken import Normaliser, tokens
 from pipeline.report.write import Thresholds
@@ -51,8 +51,8 @@ def clip(domain: str, recording: str, **columns: Any) -> dict[str, Any]:
     return clip_row(domain, recording, columns.pop("start"), columns.pop("end"), **columns)
 
 
-def scored(rows: list[dict[str, Any]], truth: bytes, rules: Rules | None = None, **asked: Any) -> Score:
-    rules = rules or Rules()
+def scored(rows: list[dict[str, Any]], truth: bytes, rules: AgreementRule | None = None, **asked: Any) -> Score:
+    rules = rules or AgreementRule()
     question = Question(**asked)
     tallied = count([table(rows)], read_truth(truth, "truth.jsonl"), question, rules, Normaliser())
     return summarise(
@@ -87,7 +87,7 @@ def crawl_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[pa.Table],
     return ledgers, truth_bytes(*lines)
 
 
-def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any) -> Score:
+def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: AgreementRule, **asked: Any) -> Score:
     ledgers, truth = crawl_run
     question = Question(**asked)
     tallied = count(ledgers, read_truth(truth, "t"), question, rules, Normaliser())
@@ -98,4 +98,4 @@ def score_of(crawl_run: tuple[list[pa.Table], bytes], rules: Rules, **asked: Any
 
 @pytest.fixture(scope="session")
 def whole(crawl_run: tuple[list[pa.Table], bytes]) -> Score:
-    return score_of(crawl_run, Rules())
+    return score_of(crawl_run, AgreementRule())

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from operators.agreement import Rules, error_rate
+from operators.agreement import AgreementRule, error_rate
 from operators.errors import UserError
 from operators.text.spoken import evaluation_form, tokens
 from pipeline.score.counts import SCORE_COLUMNS, Question
@@ -278,7 +278,7 @@ def decided(crawl_run: tuple[list[pa.Table], bytes]) -> Iterator[tuple[dict[str,
 @pytest.mark.parametrize("drop_when", ["either", "both"])
 def test_curves_equal_a_plain_loop(crawl_run: tuple[list[pa.Table], bytes], drop_when: str) -> None:
     # 7.3 is no edge of any histogram: the run's own limits must be exact all the same.
-    rules = Rules(max_wer=10.0, max_per=7.3, drop_when=drop_when)  # type: ignore[arg-type]
+    rules = AgreementRule(max_wer=10.0, max_per=7.3, drop_when=drop_when)  # type: ignore[arg-type]
     found = score_of(crawl_run, rules)
     clips = list(decided(crawl_run))
 
@@ -329,14 +329,14 @@ def test_domains_add_up_to_the_total(whole: Score) -> None:
 
 def test_the_order_of_ledgers_changes_nothing(crawl_run: tuple[list[pa.Table], bytes], whole: Score) -> None:
     ledgers, truth = crawl_run
-    again = score_of((ledgers[::-1], truth), Rules())
+    again = score_of((ledgers[::-1], truth), AgreementRule())
     assert json.dumps(again.to_json()) == json.dumps(whole.to_json())
     assert render_page(again) == render_page(whole)
 
 
 def test_only_the_named_columns_are_needed(crawl_run: tuple[list[pa.Table], bytes], whole: Score) -> None:
     ledgers, truth = crawl_run
-    assert score_of(([ledger.select(SCORE_COLUMNS) for ledger in ledgers], truth), Rules()).total == whole.total
+    assert score_of(([ledger.select(SCORE_COLUMNS) for ledger in ledgers], truth), AgreementRule()).total == whole.total
 
 
 def test_a_vote_of_three_engines_scores_every_copilot() -> None:

@@ -1,0 +1,305 @@
+"""Settings whose default, bounds and meaning stand in one line; checks, schemas and pages are made from that line.
+
+    @dataclass(kw_only=True)
+    class CutSettings:
+        min_seconds: float = setting(2.0, "shorter speech is rejected", at_least=0.1)
+
+    record ──check──> UserError for a value out of bounds          ──nearest──> what a misspelt key was meant to be
+           ──json_schema──> for editors and other programs         ──as_yaml, as_table──> every setting, explained
+
+A settings record is a plain dataclass, so that OmegaConf can lay a YAML file over it; nobody changes one once it was
+checked. Annotations are bool, int, float, str, `X | None`, list, dict and other settings records.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+import math
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
+from typing import Any
+
+import yaml
+
+from operators.errors import UserError
+
+WIDTH = 120
+"""columns of the YAML that `as_yaml` writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """What is known of a setting beside its default. Bounds of a list or table are those of its entries."""
+
+    meaning: str = ""
+    at_least: float | None = None
+    above: float | None = None
+    at_most: float | None = None
+    below: float | None = None
+    choices: tuple[str, ...] = ()
+    infinite: bool = False
+    """whether infinity is allowed, where it switches a rule off."""
+
+    def allowed(self) -> str:
+        """Return the bounds in words; "" when there are none."""
+        if self.choices:
+            names = [choice or '""' for choice in self.choices]
+            return " or ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+        words = [
+            f"{name} {bound:g}" if abs(bound) < 10_000 else f"{name} {bound:,}"
+            for name, bound in (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
+            if bound is not None
+        ]
+        return ", ".join(words)
+
+
+def setting(
+    default: Any,
+    meaning: str = "",
+    *,
+    at_least: float | None = None,
+    above: float | None = None,
+    at_most: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    infinite: bool = False,
+) -> Any:
+    """Return a dataclass field with its default, its bounds, and what it means in one sentence without a full stop.
+
+    Lists, tables and records are copied, so they may be given as they are.
+    """
+    known = Setting(
+        meaning=meaning,
+        at_least=at_least,
+        above=above,
+        at_most=at_most,
+        below=below,
+        choices=choices,
+        infinite=infinite,
+    )
+    if isinstance(default, list | dict) or is_dataclass(default):
+        return field(default_factory=lambda: copy.deepcopy(default), metadata={"setting": known})
+    return field(default=default, metadata={"setting": known})
+
+
+def about(record_field: Field[Any]) -> Setting:
+    """Return what `setting` was given for a field; an empty record for a field without it."""
+    return record_field.metadata.get("setting", _UNBOUNDED)
+
+
+_UNBOUNDED = Setting()
+
+
+def check(record: Any, section: str = "") -> None:
+    """Refuse values out of bounds in a settings record and the records in it.
+
+    Args:
+        record: an instance of a dataclass.
+        section: its dotted place in the settings tree, for the error.
+
+    Raises:
+        UserError: one line that names the setting, its value and the bound.
+    """
+    hints = typing.get_type_hints(type(record))
+    for each in fields(record):
+        _check(getattr(record, each.name), _join(section, each.name), about(each), hints[each.name])
+
+
+def _check(value: Any, key: str, known: Setting, hint: Any) -> None:
+    inner = typing.get_args(hint)
+    if is_dataclass(value):
+        check(value, key)
+    elif isinstance(value, dict):
+        for name, entry in value.items():
+            _check(entry, _join(key, str(name)), known, inner[1] if len(inner) > 1 else Any)
+    elif isinstance(value, list | tuple):
+        for entry in value:
+            _check(entry, key, known, inner[0] if inner else Any)
+    elif value is not None or not _optional(hint):
+        _check_one(value, key, known, _number(hint))
+
+
+def _check_one(value: Any, key: str, known: Setting, is_number: bool) -> None:
+    if is_number and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+        if isinstance(value, float) and not known.infinite:
+            raise UserError(f"{key}={value}: must be a finite number")
+        raise UserError(f"{key}={value}: expected a number")
+    if isinstance(value, float) and math.isinf(value) and not known.infinite:
+        raise UserError(f"{key}={value}: must be a finite number")
+    if known.choices and value not in known.choices:
+        raise UserError(f"{key}={value}: expected one of {', '.join(choice or '(empty)' for choice in known.choices)}")
+    if known.at_least is not None and not value >= known.at_least:
+        raise UserError(f"{key}={value}: must be at least {known.at_least}")
+    if known.above is not None and not value > known.above:
+        raise UserError(f"{key}={value}: must be above {known.above}")
+    if known.at_most is not None and not value <= known.at_most:
+        raise UserError(f"{key}={value}: must be at most {known.at_most}")
+    if known.below is not None and not value < known.below:
+        raise UserError(f"{key}={value}: must be below {known.below}")
+
+
+def leaves(record: Any, section: str = "") -> Iterator[tuple[str, Any, Setting]]:
+    """Yield the dotted key, the value and the bounds of every setting that is no table of settings, in order."""
+    for each in fields(record):
+        key, value = _join(section, each.name), getattr(record, each.name)
+        if is_dataclass(value):
+            yield from leaves(value, key)
+        else:
+            yield key, value, about(each)
+
+
+def nearest(key: str, record: Any) -> str | None:
+    """Return the dotted key that a misspelt `key` was most likely meant to be, table by table; None without any.
+
+    >>> nearest("rovr.max_wer", settings)
+    'rover.max_wer'
+    """
+    known = list(dict.fromkeys(start for name, _, _ in leaves(record) for start in _starts(name)))
+    here = ""
+    for part in key.split("."):
+        inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == here}
+        match = difflib.get_close_matches(part, inside, n=1)
+        if not match:
+            break
+        here = inside[match[0]]
+    else:
+        return here
+    last = key.rpartition(".")[2]
+    found = [name for name in known if name.rpartition(".")[2] == last]
+    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return found[0] if found else None
+
+
+def _starts(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def json_schema(record: Any, title: str) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of files that may be laid over `record`: types, defaults, bounds, meanings."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title} | _schema_of(record)
+
+
+def _schema_of(record: Any) -> dict[str, Any]:
+    hints = typing.get_type_hints(type(record))
+    properties = {}
+    for each in fields(record):
+        value: Any = getattr(record, each.name)
+        known = about(each)
+        if is_dataclass(value):
+            schema = _schema_of(value)
+        else:
+            schema = _schema_of_type(hints[each.name], known) | {"default": value}
+        properties[each.name] = schema | ({"description": known.meaning} if known.meaning else {})
+    return {"type": "object", "additionalProperties": False, "properties": properties}
+
+
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
+
+
+def _schema_of_type(hint: Any, known: Setting) -> dict[str, Any]:
+    inner = typing.get_args(hint)
+    if hint is Any:
+        return {}
+    if is_dataclass(hint):
+        return _schema_of(hint())  # type: ignore[operator]
+    if typing.get_origin(hint) is list:
+        return {"type": "array", "items": _schema_of_type(inner[0], known)}
+    if typing.get_origin(hint) is dict:
+        return {"type": "object", "additionalProperties": _schema_of_type(inner[1], known)}
+    if _optional(hint):
+        one = _schema_of_type(next(each for each in inner if each is not types.NoneType), known)
+        return one | {"type": [one["type"], "null"]}
+    if _number(hint) and hint is not int:
+        hint = float
+    bounds = {
+        "minimum": known.at_least,
+        "exclusiveMinimum": known.above,
+        "maximum": known.at_most,
+        "exclusiveMaximum": known.below,
+        "enum": list(known.choices) or None,
+    }
+    return {"type": _TYPES[hint]} | {name: bound for name, bound in bounds.items() if bound is not None}
+
+
+def as_yaml(record: Any) -> str:
+    """Return every setting with its value, its meaning and its bounds, as YAML that loads as the same record."""
+    return "\n".join(_yaml_lines(record, "", set())) + "\n"
+
+
+def _yaml_lines(record: Any, indent: str, explained: set[type]) -> Iterator[str]:
+    explained.add(type(record))
+    hints = typing.get_type_hints(type(record))
+    for each in fields(record):
+        value: Any = getattr(record, each.name)
+        known = about(each)
+        words = "; ".join(word for word in (known.meaning, known.allowed()) if word)
+        if not is_dataclass(value):
+            yield from _commented(f"{indent}{each.name}: {_flow(value)}", words, indent)
+            yield from (f"{indent}#   {line}" for line in _entry_lines(hints[each.name]))
+        elif type(value) in explained:  # its settings were explained above
+            yield from _commented(f"{indent}{each.name}: {_flow(asdict(value))}", words, indent)  # type: ignore[arg-type]
+        else:
+            if not indent:
+                yield ""
+            yield from _commented(f"{indent}{each.name}:", words, indent)
+            yield from _yaml_lines(value, indent + "  ", explained)
+
+
+def _entry_lines(hint: Any) -> list[str]:
+    """Return what the settings of a list's or a table's records mean, one line each."""
+    entry = typing.get_args(hint)[-1] if typing.get_args(hint) else None
+    if not is_dataclass(entry):
+        return []
+    return [f"{each.name}: {about(each).meaning or about(each).allowed()}" for each in fields(entry)]
+
+
+def _commented(line: str, words: str, indent: str) -> Iterator[str]:
+    if not words:
+        yield line
+    elif len(padded := f"{line:<32}# {words}") <= WIDTH:
+        yield padded
+    else:
+        yield f"{indent}# {words}"
+        yield line
+
+
+def _flow(value: Any) -> str:
+    return (
+        yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
+        .removesuffix("\n...\n")
+        .strip()
+    )
+
+
+def as_table(record: Any) -> str:
+    """Return a Markdown table of every setting: key, default, bounds, meaning. One line ends each row."""
+    lines = ["| setting | default | allowed | meaning |", "|---|---|---|---|"]
+    for key, value, known in leaves(record):
+        default = json.dumps(value, ensure_ascii=False) if isinstance(value, str) else _flow(value)
+        cells = (f"`{key}`", f"`{default}`", known.allowed(), known.meaning)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _join(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _optional(hint: Any) -> bool:
+    return types.NoneType in typing.get_args(hint) or hint is Any
+
+
+def _number(hint: Any) -> bool:
+    """Return whether a value of this type is a number: int, float, either, or None."""
+    options = set(typing.get_args(hint)) - {types.NoneType} or {hint}
+    return options <= {int, float}
