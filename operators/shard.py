@@ -69,6 +69,7 @@ LEDGER_SCHEMA = pa.schema(
         ("wer", pa.float64()),  # percent
         ("per", pa.float64()),
         ("tokens_per_second", pa.float64()),
+        ("numbers_agree", pa.bool_()),
         # kept clips only
         ("label", pa.string()),
         ("tar_offset", pa.int64()),  # of the audio member's data in the tar, in bytes

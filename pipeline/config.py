@@ -25,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from operators.agreement import AgreementRule
 from operators.errors import UserError
 from operators.storage.base import S3Settings
+from operators.text.spoken import RULES_VERSION
 
 
 @dataclass
@@ -99,8 +100,9 @@ class CopilotSettings:
 
 @dataclass
 class TextSettings:
-    fillers: bool = True  # drop fillers before comparing
+    fillers: bool = True  # compare without fillers
     erhua: bool = True  # 花儿 equals 花
+    han: str = "simplified"  # the script of labels; "written": as the engine wrote it
 
 
 @dataclass
@@ -296,6 +298,7 @@ def _check(settings: Settings) -> None:
 
     _check_finite(settings, "")
     one_of("audio.codec", settings.audio.codec, ("flac", "opus"))
+    one_of("text.han", settings.text.han, ("simplified", "written"))
     one_of("execution.runner", settings.execution.runner, ("ray", "local"))
     built_ins = {"vad": ("pyannote", "silero", "fsmn"), "asr": ("whisperx",), "copilot": ("funasr",)}
     for section, known in built_ins.items():
@@ -395,5 +398,6 @@ def output_settings(settings: Settings) -> dict[str, Any]:
 
 def fingerprint(settings: Settings) -> str:
     """A short name of `output_settings`: two runs with equal fingerprints over equal sources write equal shards."""
-    text = json.dumps(output_settings(settings), sort_keys=True, ensure_ascii=False, default=str)
+    what = output_settings(settings) | {"text rules": RULES_VERSION}
+    text = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

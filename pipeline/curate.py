@@ -26,6 +26,7 @@ from operators.errors import UserError
 from operators.shard import clean
 from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
+from operators.text.spoken import RULES_VERSION
 from pipeline import ledger, recipe
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
 from pipeline.display.words import printable
@@ -141,7 +142,12 @@ class Curation:
                 versions[package] = importlib.metadata.version(package)
             except importlib.metadata.PackageNotFoundError:
                 versions[package] = "not installed"
-        content = {"fingerprint": fingerprint(self.settings), "settings": to_dict(self.settings), "versions": versions}
+        content = {
+            "fingerprint": fingerprint(self.settings),
+            "text_rules": RULES_VERSION,
+            "settings": to_dict(self.settings),
+            "versions": versions,
+        }
         return yaml.safe_dump(content, allow_unicode=True, sort_keys=False).encode("utf-8")
 
     def _same_settings(self) -> None:
@@ -149,6 +155,11 @@ class Curation:
         stored = stored_config(self.store)
         if stored["fingerprint"] == fingerprint(self.settings):
             return
+        if text_rules(stored) != RULES_VERSION:
+            raise UserError(
+                f"{self.store.root} was begun under version {text_rules(stored)} of the text rules and this is version "
+                f"{RULES_VERSION}, whose labels differ: choose another output, or 'redecide' the run once it is finished"
+            )
         before = output_settings(restore(stored["settings"]))
         now = output_settings(self.settings)
         changed = [
@@ -341,3 +352,9 @@ def report(settings: Settings, store: Store, console: Console) -> None:
         )
     console.print(render_terminal(retention))
     console.print(f"\nreport: {printable(store.url('report.html'))}", markup=False, highlight=False, soft_wrap=True)
+
+
+def text_rules(stored: dict[str, Any]) -> int:
+    """Return the version of the text rules that a run was begun under, from its config.yaml; 1 before it was written."""
+    version = stored.get("text_rules", 1)
+    return version if isinstance(version, int) else 1

@@ -19,6 +19,8 @@ from operators.errors import UserError
 from operators.language import PROMPTED_AS, canonical
 from operators.speech.segments import CutSettings
 from operators.storage.base import Store
+from operators.text.folded import Folder
+from operators.text.spoken import Normaliser
 from pipeline import config
 from stages.base import Fetcher, Resources, Stage
 from stages.copilot import Copilot
@@ -57,7 +59,7 @@ def build(settings: config.Settings, store: Store, fetcher: Fetcher) -> list[Sta
         ),
         Rover(
             rule=settings.rover,
-            normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
+            folder=folder(settings.text),
             resources=resources(settings.execution.rover),
         ),
         WriteShard(
@@ -72,6 +74,14 @@ def shard_format(settings: config.Settings) -> ShardFormat:
     return ShardFormat(
         codec=settings.audio.codec, opus_kbps=settings.audio.opus_kbps, fingerprint=config.fingerprint(settings)
     )
+
+
+def folder(text: config.TextSettings) -> Folder:
+    return Folder(fillers=text.fillers, erhua=text.erhua, normaliser=normaliser(text))
+
+
+def normaliser(text: config.TextSettings) -> Normaliser:
+    return Normaliser(han="simplified" if text.han == "simplified" else "written")
 
 
 def resources(workers: config.WorkerSettings) -> Resources:

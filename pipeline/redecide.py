@@ -13,14 +13,17 @@ from rich.console import Console
 
 from operators.errors import UserError
 from operators.storage.fetch import open_store
+from operators.text.spoken import RULES_VERSION
 from pipeline import config, ledger, recipe
-from pipeline.curate import Curation, stored_config
+from pipeline.curate import Curation, stored_config, text_rules
 from pipeline.plan import load_plan, save_plan
 from stages.rejudge import Rejudge
 
 CHANGEABLE = ("rover.", "text.")
-MEASURED = ("rover.tones", "rover.reference", "text.")
-"""Settings on which the measured rates depend; a change of the others only judges anew."""
+MEASURED = ("rover.tones", "rover.reference", "rover.numbers", "text.")
+"""Settings on which the measured rates depend; a change of the others only judges again. So do the text rules: a run of
+another version of them is measured again.
+"""
 
 
 def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
@@ -29,7 +32,8 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     """
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
-    before = config.restore(stored_config(old)["settings"])
+    stored_before = stored_config(old)
+    before = config.restore(stored_before["settings"])
     settings = config.override(before, overrides)
     old_values, new_values = config.output_settings(before), config.output_settings(settings)
     changed = [
@@ -38,7 +42,8 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     refused = [key for key in changed if not key.startswith(CHANGEABLE)]
     if refused:
         raise UserError(f"redecide can change rover.* and text.* only, not {refused[0]}: that needs a fresh run")
-    if not changed:
+    same_rules = text_rules(stored_before) == RULES_VERSION
+    if not changed and same_rules:
         raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
     settings = replace(settings, output=output or f"{run.rstrip('/')}-{config.fingerprint(settings)[:8]}")
     curation = Curation(settings=settings, console=console)
@@ -59,12 +64,12 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
         new=curation.store,
         fetcher=curation.fetch,
         rule=settings.rover,
-        measure_again=any(key.startswith(MEASURED) for key in changed),
+        measure_again=not same_rules or any(key.startswith(MEASURED) for key in changed),
         limits=recipe.limits(settings.audio),
         decode_timeout_seconds=settings.audio.decode_timeout_seconds,
         decode_attempts=settings.audio.decode_attempts,
         format=recipe.shard_format(settings),
-        normaliser_settings={"fillers": settings.text.fillers, "erhua": settings.text.erhua},
+        folder=recipe.folder(settings.text),
         resources=recipe.resources(settings.execution.segment),
     )
     todo = ledger.to_do(units, curation.store)

@@ -34,7 +34,7 @@ FOLD_COLUMNS = (
 """What `fold` needs of a ledger: read no more, and a million hours is gigabytes instead of terabytes."""
 
 TOO_SHORT = "too_short"
-AGREEMENT_REASONS = ("wer", "per", "wer_and_per")
+AGREEMENT_REASONS = ("wer", "per", "wer_and_per", "numbers")
 """Reasons that a change of the two thresholds can undo."""
 
 _BATCH_ROWS = 1 << 15

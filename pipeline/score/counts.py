@@ -29,6 +29,7 @@ from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Agreement, Hypothesis, Span
 from operators.errors import UserError
 from operators.language import is_unspaced
+from operators.text.folded import Folder
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.report.retention import AGREEMENT_REASONS
@@ -140,7 +141,9 @@ class _Tally:
         self._truth = truth
         self._question = question
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = AgreementJudge(replace(rules, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        self._lenient = AgreementJudge(
+            replace(rules, max_wer=float("inf"), max_per=float("inf"), numbers="counted"), Folder(normaliser=normaliser)
+        )
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
@@ -188,7 +191,7 @@ class _Tally:
         limits = self._question.limits
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
         truth = self._form(text, language)
-        forms = [self._form(hypothesis.text, language) for hypothesis in heard]
+        forms = [self._form(hypothesis.text, language, text) for hypothesis in heard]
         measured = [_measure(truth, form, language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
         group = KEPT if row["outcome"] == "kept" else REJECTED
@@ -201,7 +204,7 @@ class _Tally:
         if label is None:
             counts.undecided[:] += np.concatenate(([1], measured[0][RIGHT:]))
             return
-        form = self._form(label, language)
+        form = self._form(label, language, text)
         numbers = _measure(truth, form, language, limits)
         counts.errors[LABEL, group] += numbers
         wer, per = (
@@ -221,8 +224,8 @@ class _Tally:
         agreement = Agreement(**{name: row[name] for name in names}, tokens_per_second=0.0)
         return self._lenient.judge(agreement, heard, row["language"]).label
 
-    def _form(self, text: str, language: str) -> str:
-        return evaluation_form(self._normaliser.spoken(text, language) if self._question.spoken else text)
+    def _form(self, text: str, language: str, beside: str = "") -> str:
+        return evaluation_form(self._normaliser.spoken(text, language, beside) if self._question.spoken else text)
 
     def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
         key = (recording, domain, language)

@@ -36,8 +36,7 @@ from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import locate
-from operators.text.spoken import Normaliser
-from pipeline import ledger
+from pipeline import ledger, recipe
 from pipeline.config import Settings
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_factor, human_percent, human_time, printable
@@ -150,7 +149,7 @@ def score(settings: Settings, store: Store, truth_uri: str, question: Question, 
         raise UserError(f"no truth file {truth_uri}: give a JSONL file with a line per recording, local or s3://")
     truth = read_truth(truth_store.read(key), truth_uri)
     rules = settings.rover
-    normaliser = Normaliser(fillers=settings.text.fillers, erhua=settings.text.erhua)
+    normaliser = recipe.normaliser(settings.text)
     tallied = count(ledger.ledgers(store, SCORE_COLUMNS), truth, question, rules, normaliser)
     thresholds = Thresholds(max_wer=rules.max_wer, max_per=rules.max_per, drop_when=rules.drop_when)
     found = summarise(tallied, question, thresholds, seed)
