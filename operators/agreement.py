@@ -1,9 +1,9 @@
 """Do two recognisers agree? Measure (WER over mixed tokens, PER over phones), then judge.
 
     Hypothesis (ASR) ────┐ spoken ─┬─folded──tokens──> WER ┐
-    Hypothesis (copilot)─┘  forms  │        ──phones──> PER ┼─> Agreement ──AgreementRule──> Verdict: a label, or a reason
-                                   │        ──numbers─> same ┘                                           │
-                                   └──────────────────────────── the label is a spoken form ─────────────┘
+    Hypothesis (copilot)─┘  forms  │        ──phones──> PER ┼─> Agreement ──AgreementRule──> Verdict: label or reason
+                                   │        ──numbers─> same ┘                                       │
+                                   └──────────────────────────── the label is a spoken form ────────┘
 
 Measuring and judging are apart so that thresholds can change without a second listen: everything `judge` reads is in
 the ledger. The rule is the paper's, "drop data with WER greater than 10 and PER greater than 5" (TouchASP, section 2),

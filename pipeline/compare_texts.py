@@ -23,7 +23,7 @@ COLUMNS = ("lang", "a", "b")
 
 
 def judged(judge: AgreementJudge, first: str, second: str, language: str | None) -> dict[str, Any]:
-    """Return all that is known of two transcripts, `first` as the ASR's and `second` as the copilot's, and the verdict."""
+    """Return how two transcripts are judged, `first` as the ASR's and `second` as the copilot's, and why."""
     heard = (Hypothesis(engine="asr", text=first), Hypothesis(engine="copilot", text=second))
     agreement = judge.measure(heard[0], heard[1:], language, seconds=0.0)
     verdict = judge.judge(agreement, heard, language)
@@ -80,7 +80,7 @@ def _rows(path: str) -> Iterator[dict[str, str]]:
             missing = [column for column in COLUMNS if column not in (table.fieldnames or ())]
             if missing:
                 raise UserError(
-                    f"{path} has no column {missing[0]}: its first line names lang, a and b, parted by tabs"
+                    f"{path} has no column {missing[0]}: its first line names lang, a, b, with tabs between"
                 )
             for row in table:
                 if None in row or None in row.values():

@@ -157,8 +157,8 @@ class Curation:
             return
         if text_rules(stored) != RULES_VERSION:
             raise UserError(
-                f"{self.store.root} was begun under version {text_rules(stored)} of the text rules and this is version "
-                f"{RULES_VERSION}, whose labels differ: choose another output, or 'redecide' the run once it is finished"
+                f"{self.store.root} was begun under version {text_rules(stored)} of the text rules, and version "
+                f"{RULES_VERSION} gives other labels: choose another output, or 'redecide' the run once it is finished"
             )
         before = output_settings(restore(stored["settings"]))
         now = output_settings(self.settings)
@@ -355,6 +355,6 @@ def report(settings: Settings, store: Store, console: Console) -> None:
 
 
 def text_rules(stored: dict[str, Any]) -> int:
-    """Return the version of the text rules that a run was begun under, from its config.yaml; 1 before it was written."""
+    """Return the version of the text rules that a run was begun under; 1 where its config.yaml does not say."""
     version = stored.get("text_rules", 1)
     return version if isinstance(version, int) else 1

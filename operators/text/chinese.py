@@ -1,7 +1,7 @@
-"""The spoken form of Mandarin and Cantonese: every number and sign as the words a speaker says, and nothing else changed.
+"""The spoken form of Mandarin and Cantonese: every number and sign as a speaker says it, and nothing else changed.
 
     text ─addresses─> 点, at ─money, dates, times, scores, units, shares, signs─> words
-         ─numbers─> in the language of the script beside them; the reading that the other engine spelt out, else the usual
+         ─numbers─> in the language of the script beside them, as the other engine spelt them out, else as usual
 
 Where one sign has several readings (65kg, 100%, 3:30, 1-2线, 19年, 2层) the other engine's words say which one it was.
 Nothing is dropped or unified here: 嗯, 花儿 and 五十两 stay (operators.text.folded unifies them, to compare).
@@ -142,6 +142,13 @@ def _words(*readings: str) -> Callable[[re.Match[str], str], str]:
     return lambda match, beside: _choose(readings, beside)
 
 
+_SIGNS = {
+    "±": ("正负",), "≥": ("大于等于", "大于或等于"), "≤": ("小于等于", "小于或等于"), "≈": ("约等于",),
+    "≠": ("不等于",), "×": ("乘", "乘以"), "÷": ("除以",), "√": ("根号",), "∞": ("无穷",), "%": ("百分号",),
+    "‰": ("千分号",),
+}  # fmt: skip
+
+
 @lru_cache(maxsize=2)
 def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
     """(sign to look for, its rules), in the order in which they are used; "" stands for always."""
@@ -163,7 +170,8 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
         ("", ((re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元)?"),
                 _hong_kong_money if cantonese else _money),)),
         ("元", ((re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),)),
-        ("", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"), _date),)),
+        ("", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),
+                _date),)),
         (":", (
             (re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])"), _clock),
             (re.compile(r"(?<=\d):(?=\d)"), _words("比")),
@@ -194,19 +202,13 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
             (re.compile(r"(?<=\w)\s?\+\s?(?=\w)|(?<=\w)\+(?!\w)"), _words("加")),
             (re.compile(r"(?<![\w])\+(?=\d)"), _words("正")),
         )),
-        ("#", ((re.compile(r"(?<=[A-Ga-g])#"), lambda match, beside: " sharp " if "sharp" in beside else "井" if "井" in beside
-                else " sharp "),)),
+        ("#", ((re.compile(r"(?<=[A-Ga-g])#"), 
+                lambda match, beside: "井" if "井" in beside else " sharp "),)),
         ("=", ((re.compile(r"(?<=\w)\s?=\s?(?=[\w-])"), _words("等于")),)),
         ("*", ((re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), _words("乘", "乘以")),)),
         ("@", ((re.compile("@"), _words(" at ")),)),
         ("&", ((re.compile("&"), _words(" and ")),)),
-    ) + tuple(
-        (sign, ((re.compile(rf"\s?{re.escape(sign)}\s?"), _words(*words)),))
-        for sign, words in {
-            "±": ("正负",), "≥": ("大于等于", "大于或等于"), "≤": ("小于等于", "小于或等于"), "≈": ("约等于",), "≠": ("不等于",),
-            "×": ("乘", "乘以"), "÷": ("除以",), "√": ("根号",), "∞": ("无穷",), "%": ("百分号",), "‰": ("千分号",),
-        }.items()
-    ) + (
+        *((sign, ((re.compile(rf"\s?{re.escape(sign)}\s?"), _words(*words)),)) for sign, words in _SIGNS.items()),
         ("<", ((re.compile(r"(?<=\w)\s?<\s?(?=[\w-])"), _words("小于")),)),
         (">", ((re.compile(r"(?<=\w)\s?>\s?(?=[\w-])"), _words("大于")),)),
     )  # fmt: skip
@@ -238,7 +240,7 @@ def _number(match: re.Match[str], beside: str) -> str:
 
 
 def _in_place(readings: list[str], before: str, after: str, beside: str) -> str:
-    """The reading that the other engine has in this place, between the same neighbours, else anywhere, else the usual."""
+    """The reading that the other engine has between the same neighbours, else beside one of them, else the usual."""
     first, last = beside_form(before)[-1:], beside_form(after)[:1]
     for form in (f"{first}{{}}{last}", f"{{}}{last}" if last else "", f"{first}{{}}" if first else ""):
         for words in readings if form else ():

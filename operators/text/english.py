@@ -1,10 +1,10 @@
-"""The spoken form of English: every number, sign and abbreviation as the words a speaker says, and nothing else changed.
+"""The spoken form of English: every number, sign and abbreviation as a speaker says it, and nothing else changed.
 
     text ─addresses─> dot, at, slash ─chains of digits─> one by one ─money, times, dates, units, signs─> words
          ─numbers─> the reading that the other engine spelt out, else the usual one ─abbreviations, Roman numerals─>
 
-Where one sign has several readings ($4.99, 4 July, 3-1, 105, St.) the other engine's words say which one it was. Nothing
-is dropped or unified here: "can't", "um" and "grey" stay (operators.text.folded unifies them, to compare).
+Where one sign has several readings ($4.99, 4 July, 3-1, 105, St.) the other engine's words say which one it was.
+Nothing is dropped or unified here: "can't", "um" and "grey" stay (operators.text.folded unifies them, to compare).
 """
 
 from __future__ import annotations
@@ -276,6 +276,11 @@ def _number(match: re.Match[str], beside: str) -> str:
     return f" {words[0]} point {plain} "
 
 
+_SIGNS = {
+    "±": ("plus or minus",), "≥": ("greater than or equal to", "at least"), "≤": ("less than or equal to", "at most"),
+    "≈": ("approximately", "about"), "≠": ("is not equal to",), "×": ("times", "by"), "÷": ("divided by",),
+    "√": ("the square root of",), "∞": ("infinity",), "§": ("section",), "%": ("percent",), "°": ("degrees",),
+}  # fmt: skip
 _TLD = "com|org|net|edu|gov|cn|io|ai|tv|hk|uk|app|info|dev"
 # The trigger is looked for first: most texts have none of the signs, and a search for a character is cheap.
 _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
@@ -333,15 +338,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("@", ((re.compile(r"@(?=\w)"), _words("at")),)),
     ("=", ((re.compile(r"(?<=[\w)])\s?=\s?(?=[\w(-])"), _words("equals", "is")),)),
     ("*", ((re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), _words("times")),)),
-) + tuple(
-    (sign, ((re.compile(re.escape(sign)), _words(*words)),))
-    for sign, words in {
-        "±": ("plus or minus",), "≥": ("greater than or equal to", "at least"),
-        "≤": ("less than or equal to", "at most"), "≈": ("approximately", "about"), "≠": ("is not equal to",),
-        "×": ("times", "by"), "÷": ("divided by",), "√": ("the square root of",), "∞": ("infinity",), "§": ("section",),
-        "%": ("percent",), "°": ("degrees",),
-    }.items()
-) + (
+    *((sign, ((re.compile(re.escape(sign)), _words(*words)),)) for sign, words in _SIGNS.items()),
     ("<", ((re.compile(r"(?<=[\w)])\s?<\s?(?=[\w(-])"), _words("less than", "is less than")),)),
     (">", ((re.compile(r"(?<=[\w)])\s?>\s?(?=[\w(-])"), _words("greater than", "is greater than")),)),
     ("", (

@@ -1,11 +1,11 @@
 """The folded form: what two right transcripts of one speech may differ in, folded away. Only for comparing.
 
-    two written texts ─spoken, each beside the other─> ─fold─> ─what needs both─> Compared: spoken and folded forms, numbers
+    two written texts ─spoken, each beside the other─> ─fold─> ─what needs both─> Compared: both forms, numbers
                                     folded_zh.py, folded_en.py
 
-Folded away are fillers, 儿化, 二 and 两, spelling variants, open, closed and hyphenated compounds, contractions, letters
-spelt apart or not, and how a number is read. In a language without rules of its own only case, width and punctuation
-are. Equal folded forms mean that the same words were said; numbers are also told apart on their own, because in a
+Folded away are fillers, 儿化, 二 and 两, spelling variants, open, closed and hyphenated compounds, contractions,
+letters spelt apart or not, and how a number is read. In a language without rules of its own only case, width and
+punctuation are. Equal folded forms mean that the same words were said; numbers are also told apart on their own, because in a
 long clip a wrong one is a small share of the words. Nothing here ever becomes a label.
 """
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 from rapidfuzz.distance import Levenshtein
 
@@ -115,7 +116,7 @@ def open_clitics(words: Sequence[str], other: Sequence[str]) -> list[str]:
     """Return the words with 's and 'd opened as the other text has them: he's is "he has" beside "he has"."""
     if not any(word[-2:] in _OPEN_TWO_WAYS for word in words):
         return list(words)
-    pairs = set(zip(other, other[1:], strict=False))
+    pairs = set(pairwise(other))
     out: list[str] = []
     for word in words:
         head, clitic = word[:-2], word[-2:]

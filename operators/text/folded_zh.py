@@ -1,6 +1,6 @@
 """The Han parts of a folded form: what two right transcripts of Mandarin or Cantonese may differ in, brought together.
 
-    spoken form ─spelling variants─> ─numbers read one way, 二 and 两─> ─clock times─> ─fillers, 儿化─> folded form ─> numbers
+    spoken form ─spelling variants─> ─numbers read one way─> ─clock times─> ─fillers, 儿化─> folded form ─> numbers
 
 Rules are kept to what spelling leaves open: what a listener hears (日 or 号, 元 or 块) stays apart. A syllable that is
 part of a word stays too: 五十两, 托儿所, 幸运儿, 重点整治.

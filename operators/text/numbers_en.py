@@ -1,6 +1,6 @@
 """Numbers as English words, and words back to numbers.
 
-    "737" ──readings──> seven thirty seven | seven hundred thirty seven | seven three seven   what a speaker may have said
+    "737" ──readings──> seven thirty seven | seven hundred thirty seven | seven three seven     what may have been said
     words ──reread──> every run of number words read one way, and the numbers of the text       what a comparison needs
 
 An engine that writes digits hides which reading it heard. The spoken form takes the reading that the other engine
@@ -13,27 +13,9 @@ import re
 from collections.abc import Sequence
 
 _ONES = [
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-    "thirteen",
-    "fourteen",
-    "fifteen",
-    "sixteen",
-    "seventeen",
-    "eighteen",
-    "nineteen",
-]
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 _TENS = "zero ten twenty thirty forty fifty sixty seventy eighty ninety".split()  # noqa: SIM905
 _SCALES = {"quadrillion": 10**15, "trillion": 10**12, "billion": 10**9, "million": 10**6, "thousand": 1000}
 _VALUE = {word: value for value, word in enumerate(_ONES)} | {word: 10 * i for i, word in enumerate(_TENS) if i > 1}
@@ -84,7 +66,7 @@ _ORDINAL_VALUE |= {"hundredth": 100, "thousandth": 1000, "millionth": 10**6}
 
 
 def reading_english(digits: str) -> str:
-    """Return how the digits of a whole number are usually read: 1999 -> nineteen ninety nine, 0826 -> digit by digit."""
+    """Return how a whole number is usually read: 1999 -> nineteen ninety nine, 0826 -> digit by digit."""
     size = len(digits)
     if (digits[0] == "0" and size > 1) or (size >= 3 and _is_count(digits)):
         return english_digits(digits)
@@ -276,7 +258,7 @@ def _parse(words: Sequence[str], at: int) -> tuple[int | None, int]:
 
 
 def _parse_group(words: Sequence[str], at: int, *, joined: bool) -> tuple[int | None, int]:
-    """A number below 10,000 spelt with at most one "hundred"; `joined` allows a leading "and" (one thousand and five)."""
+    """A number below 10,000 spelt with at most one "hundred"; `joined` allows a leading "and" (a thousand and five)."""
     if joined and at < len(words) and words[at] == "and":
         at += 1
     if joined and at < len(words) and words[at] in ("a", "an") and words[at + 1 : at + 2] != ["hundred"]:

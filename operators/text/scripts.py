@@ -1,7 +1,7 @@
 """Scripts and marks: what is a letter, what is a token, and one way to write each character.
 
     raw text ──clean──> tags and sounds nobody said gone, widths folded (NFKC), 10² -> 10^2, 2½ -> 2 1/2
-             ──tokens──> one per Han, kana, Thai, Lao, Burmese or Khmer character; one per word, its signs with it, elsewhere
+             ──tokens──> one per Han, kana, Thai, Lao, Burmese or Khmer character, else one per word with its signs
              ──join──> one text again
 
 Every script passes through here, so no pattern below names a letter by an ASCII range: a border is a border between

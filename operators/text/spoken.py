@@ -87,11 +87,8 @@ def text_rules(language: str | None) -> Rules:
     code = canonical(language)
     if code is None:
         return ""
-    if code == "yue":
-        return "yue"
-    if code == "en" or code == "ja":
-        return code
-    return "zh" if code in SINITIC else "other"
+    own: dict[str, Rules] = {"yue": "yue", "en": "en", "ja": "ja"}
+    return own.get(code) or ("zh" if code in SINITIC else "other")
 
 
 def evaluation_form(text: str) -> str:

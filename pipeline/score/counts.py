@@ -141,9 +141,8 @@ class _Tally:
         self._truth = truth
         self._question = question
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = AgreementJudge(
-            replace(rules, max_wer=float("inf"), max_per=float("inf"), numbers="counted"), Folder(normaliser=normaliser)
-        )
+        lenient = replace(rules, max_wer=float("inf"), max_per=float("inf"), numbers="counted")
+        self._lenient = AgreementJudge(lenient, Folder(normaliser=normaliser))
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
