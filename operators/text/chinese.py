@@ -122,20 +122,25 @@ def _share(match: re.Match[str], beside: str) -> str:
 
 def _span(match: re.Match[str], beside: str) -> str:
     """1-2线: 到 unless the other engine heard 一二, 一比二 or 一至二."""
+    first, last = match.groups()
+    ones, others = (readings_han(number[:16]) for number in (first, last))
+    for word in ("到", "至", "比", "杠", "减", ""):
+        for one in ones:
+            for other in others:
+                if f"{one}{word}{other}" in beside:
+                    return f"{one}{word}{other}"
     text = match.string
-    first = re.search(r"\d+(?=(?:度|%)?$)", text[: match.start()])
-    last = re.match(r"\d+", text[match.end() :])
-    if first and last and not re.search(r"度$|%$", text[: match.start()]):
-        ones, others = (
-            [*readings_han(number[:16]), *(["两"] if number == "2" else [])] for number in (first.group(), last.group())
-        )
-        for word in ("到", "至", "比", "杠", "减", ""):
-            if any(f"{one}{word}{other}" in beside for one in ones for other in others):
-                return word or " "
-        around = _SCORE_BEFORE.search(text[: first.start()]) or _SCORE_AFTER.match(text[match.end() + last.end() :])
-        if around:
-            return "比"
-    return "到"
+    around = _SCORE_BEFORE.search(text[: match.start()]) or _SCORE_AFTER.match(text[match.end() :])
+    return f"{first}{'比' if around else '到'}{last}"
+
+
+def _with_tenths(match: re.Match[str], beside: str) -> str:
+    """99.9元: 九十九块九 where the other engine has it."""
+    for unit in ("块", "蚊", "元"):
+        spelt = f"{han_value(int(match[1]))}{unit}{han_digits(match[2])}"
+        if spelt in beside:
+            return spelt
+    return match.group()
 
 
 def _words(*readings: str) -> Callable[[re.Match[str], str], str]:
@@ -167,9 +172,14 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
                            r"\d+(?:-\d+){2,})(?![\d-])"),
                 lambda match, beside: han_digits(re.sub("[^0-9]", "", match.group()))),)),
         ("", ((english.SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),)),
-        ("", ((re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元)?"),
+        ("", ((re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元|块|蚊)?"),
                 _hong_kong_money if cantonese else _money),)),
-        ("元", ((re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),)),
+        ("", (
+            (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
+            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d)(?:元|块|蚊)"), _with_tenths),
+        )),
+        ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
+                lambda match, beside: han_digits(match[1] + match[2])),)),
         ("", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),
                 _date),)),
         (":", (
@@ -194,7 +204,8 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
             (re.compile(r"(?<![\d/])(\d{1,3})/(\d{1,3})(?![\d/])"), lambda match, beside: f"{match[2]}分之{match[1]}"),
         )),
         ("", (
-            (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _span),
+            (re.compile(r"(?<![\d.])(\d+)\s?[~～—–-]+\s?(\d+)(?![\d.])"), _span),
+            (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _words("到", "至")),
             (re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})"), lambda match, beside: f"{match[1]}负"),
         )),
         ("+", (

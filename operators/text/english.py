@@ -130,8 +130,10 @@ def _money(match: re.Match[str], beside: str) -> str:
     if not int(whole):
         return f"{minus}{small}"
     large = f"{whole} {_plural(unit, whole)}"
-    bare = f" {_plural(unit, whole)} {english_value(int(cents))} {small.split()[1]} "
-    return f"{minus}{large} {'' if bare in beside else 'and '}{small}"
+    spelt = f" {_plural(unit, whole)} {english_value(int(cents))} "
+    if spelt in beside:
+        return f"{minus}{large} {small if f'{spelt}{small.split()[1]} ' in beside else cents} "
+    return f"{minus}{large} and {small}"
 
 
 def _plural(unit: str, amount: str = "") -> str:
@@ -150,8 +152,9 @@ def _clock(match: re.Match[str], beside: str) -> str:
 
 def _day_first(match: re.Match[str], beside: str) -> str:
     day, month = ordinal_english(int(match["day"])), _month(match["month"])
-    the = "" if match["the"] or match["of"] else "the "
-    return " " + _choose([f"{match['the'] or the}{day} of {month}", f"{month} {day}", f"{day} {month}"], beside) + " "
+    the = match["the"] or ("" if match["of"] else "the ")
+    readings = [f"{the}{day} of {month}", f"{month} {day}", f"{day} of {month}", f"{day} {month}"]
+    return f" {_choose(readings, beside)} "
 
 
 def _month_first(match: re.Match[str], beside: str) -> str:
@@ -190,19 +193,19 @@ def _fraction(match: re.Match[str], beside: str) -> str:
         return f"{whole + ' ' if whole else ''}{above} {'slash ' if ' slash ' in beside else ''}{below}"
     part = {2: "half", 4: "quarter"}.get(below) or ordinal_english(below)
     single = "an" if below == 8 else "a"
-    count = english_value(above) if above > 1 or not whole else _choose([single, "one"], beside.replace(" and ", " "))
-    if whole and above == 1:
-        count = "one" if f" one {part} " in beside else single
-    if not whole and above == 1 and f" {single} {part} " in beside:
-        count = single
-    return f"{whole + ' and ' if whole else ''}{count} {part}{'s' if above > 1 else ''}"
+    if above > 1:
+        return f"{whole + ' and ' if whole else ''}{english_value(above)} {part}s"
+    readings = [f"{single} {part}", f"one {part}"] if whole else [f"one {part}", f"{single} {part}", part]
+    return f"{whole + ' and ' if whole else ''}{_choose(readings, beside)}"
 
 
 def _power(match: re.Match[str], beside: str) -> str:
     minus, exponent = match.groups()
     if not minus and exponent in ("2", "3"):
         return " squared " if exponent == "2" else " cubed "
-    return f" to the power of {'minus ' if minus else ''}{exponent}"
+    value = int(exponent)
+    readings = [f"to the power of {english_value(value)}", f"to the {ordinal_english(value)}", f"to the {exponent}"]
+    return f" to the power of minus {exponent}" if minus else f" {_choose(readings, beside)} "
 
 
 def _decade(match: re.Match[str], beside: str) -> str:
@@ -234,7 +237,10 @@ def _version(match: re.Match[str], beside: str) -> str:
 
 
 def _ordinal(match: re.Match[str], beside: str) -> str:
-    return f" {ordinal_english(int(match[1]))} " if len(match[1]) < 13 else match.group()
+    if len(match[1]) > 12:
+        return match.group()
+    words = ordinal_english(int(match[1]))
+    return f" {_choose([words, words.removeprefix('one ')], beside)} "
 
 
 def _roman(match: re.Match[str], beside: str) -> str:
@@ -267,6 +273,10 @@ def _number(match: re.Match[str], beside: str) -> str:
     if fraction is None:
         return f" {_choose(readings_english(whole), beside)} "
     words = readings_english(whole.lstrip("0") or "0")
+    if fraction == "5":
+        for first in words:
+            if f" {first} and a half " in beside:
+                return f" {first} and a half "
     plain = english_digits(fraction)
     for last in (plain, plain.replace("zero", "oh"), *([english_value(int(fraction))] if fraction[0] != "0" else [])):
         for first in (*words, ""):
@@ -323,6 +333,9 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
         (re.compile(r"(?<!\w)(\d+)(?:st|nd|rd|th)\b", re.I), _ordinal),
         (re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b"), _decade),
         (re.compile(r"(?<!\w)#\s?(?=\d)"), _words("number")),
+        (re.compile(r"(?<=\d)x\b(?=\s\w+er\b|\s(?:more|less|as)\b)", re.I), _words("times", "x")),
+        (re.compile(r"(?<=\d)\s?x\s?(?=\d)", re.I), _words("by", "times")),
+        (re.compile(r"(?<=\d)x\b", re.I), _words("x", "times")),
         (re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.]\d|\d)"), _range),
         (re.compile(rf"(?:^|(?<=[\s(=:<>,]))-(?={_NUMBER})"), _words("minus", "negative")),
     )),

@@ -65,7 +65,8 @@ class Normaliser:
         if han and rules != "ja" and self.han == "simplified":
             text = simplify(text)
         if rules != "other":
-            if _in_han(text, rules, han):
+            # "iPhone 14" alone is read in Chinese where the other engine wrote 十四.
+            if _in_han(text, rules, han or (rules in ("zh", "yue") and has_han(beside))):
                 heard = chinese.beside_form(simplify(beside) if self.han == "simplified" else beside) if beside else ""
                 text = chinese.write(text, heard, cantonese=rules == "yue")
             else:
