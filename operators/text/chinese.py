@@ -134,6 +134,12 @@ def _span(match: re.Match[str], beside: str) -> str:
     return f"{first}{'比' if around else '到'}{last}"
 
 
+def _heard_minus(match: re.Match[str], beside: str) -> str:
+    """余额-200 is 负二百 where the other engine has it; the dash of 歼-20 is silent."""
+    heard = any(f"负{words}" in beside for words in readings_han(match[1][:16]))
+    return f"负{match[1]}" if heard else match.group()
+
+
 def _with_tenths(match: re.Match[str], beside: str) -> str:
     """99.9元: 九十九块九 where the other engine has it."""
     for unit in ("块", "蚊", "元"):
@@ -207,6 +213,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
             (re.compile(r"(?<![\d.])(\d+)\s?[~～—–-]+\s?(\d+)(?![\d.])"), _span),
             (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _words("到", "至")),
             (re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})"), lambda match, beside: f"{match[1]}负"),
+            (re.compile(r"(?<=\w)-(\d+)"), _heard_minus),
         )),
         ("+", (
             (re.compile(r"(?<=[A-Za-z])\+\+(?![A-Za-z])"), _words("加加", " plus plus ")),

@@ -362,7 +362,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 )  # fmt: skip
 _TITLES = frozenset(["gen", "gov", "sen", "rep", "rev", "hon", "col", "lt", "mt", "ft", "sr"])
 _HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*]|\.(?:{_TLD})\b")
-_ROMAN = re.compile(r"((?:\b[^\W\d_]+ )+?)\b([IVXLC]+)\b(?!')")
+_ROMAN = re.compile(r"\b((?:[^\W\d_]+ )?[^\W\d_]+ )([IVXLC]+)\b(?!')")
 _ABBREVIATED = re.compile(r"(?<![\w'.])([A-Za-z]{2,6})(\.?)(?![\w'])")
 
 

@@ -5,8 +5,8 @@
 
 Folded away are fillers, 儿化, 二 and 两, spelling variants, open, closed and hyphenated compounds, contractions,
 letters spelt apart or not, and how a number is read. In a language without rules of its own only case, width and
-punctuation are. Equal folded forms mean that the same words were said; numbers are also told apart on their own, because in a
-long clip a wrong one is a small share of the words. Nothing here ever becomes a label.
+punctuation are. Equal folded forms mean that the same words were said; numbers are also told apart on their own, as in
+a long clip a wrong one is a small share of the words. Nothing here ever becomes a label.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ MEASURES = (
     "间家所户排组群帮批节课篇页句行段首支"
     "枚颗粒滴片朵棵株根束串堆双对副套米厘毫公里英尺寸斤克吨升倍人种类样项款份岁成股门则亩平立码年步把晚杆圈场站桌局颗趟笔扇封顶"
     "面道处摄度蚊架啖餐件樽罐仙"
+    "個條張塊頭週禮遍場頓盤間戶組節課篇頁顆雙對釐畝類樣項歲門碼趟筆輛臺層處"
 )
 """First characters of measure words and units: a bare 2 before one of them is read 两."""
 

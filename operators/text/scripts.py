@@ -49,7 +49,7 @@ _TOKEN = re.compile(rf"[{_UNSPACED}][{_MARK}]*|{_SIGN_BEFORE}?{_LETTER}+(?:{_SIG
 
 _HAS_HAN = re.compile(f"[{HAN}]")
 _HAS_KANA = re.compile(r"[\u3041-\u30ff]")
-_PLAIN = re.compile(r"[\u4e00-\u9fff]*|[a-z]+(?:'?[a-z]+)*(?: [a-z]+(?:'?[a-z]+)*)*")
+_PLAIN = re.compile(r"[\u4e00-\u9fff]*|[a-z]+(?:'[a-z]+)*(?: [a-z]+(?:'[a-z]+)*)*")
 
 _TAG = re.compile(r"<\|[^|<>]*\|>|\[[^\[\]]{0,40}\]|[♩-♯]")
 _BRACKETED = re.compile(r"\(([^()]{1,40})\)|（([^（）]{1,40})）|【([^【】]{1,40})】|\*([^*]{1,40})\*")
