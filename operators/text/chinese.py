@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from operators.text import english
 from operators.text.numbers_zh import MEASURES, ORDINAL_NEIGHBOURS, han_digits, han_value, readings_han
-from operators.text.scripts import CURRENCY_SIGNS, table
+from operators.text.scripts import CURRENCY_SIGNS, HAN, table
 
 Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
 
@@ -106,7 +106,12 @@ def _units() -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=1)
 def _unit_pattern() -> re.Pattern[str]:
-    return re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _units()))})(?![A-Za-z\d])")
+    signs = "|".join(re.escape(sign) if len(sign) == 1 else f"(?i:{re.escape(sign)})" for sign in _units())
+    return re.compile(rf"(?<=\d)\s?({signs})(?![A-Za-z\d])")
+
+
+def _unit(match: re.Match[str], beside: str) -> str:
+    return _choose(_units().get(match[1]) or _units()[match[1].lower().replace("°c", "°C").replace("°f", "°F")], beside)
 
 
 def drop_units(text: str) -> str:
@@ -198,7 +203,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
              lambda match, beside: f"{_choose(('零下', '负'), beside)}{match[1]}"),
             (re.compile(rf"(?<![A-Za-z)]){_NO_RANGE}-(?={_NUMBER}\s?(?:[%‰]|个百分点))"), _words("负")),
         )),
-        ("", ((_unit_pattern(), lambda match, beside: _choose(_units()[match[1]], beside)),)),
+        ("", ((_unit_pattern(), _unit),)),
         ("%", (
             (re.compile(rf"负({_NUMBER})\s?%"),
              lambda match, beside: f"百分之负{match[1]}" if "百分之负" in beside else f"负百分之{match[1]}"),
@@ -233,11 +238,15 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
 
 
 _DIGITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?!\.\d)|[0-9]+")
+# Many write 23 度 and 2023 年 with blanks that say nothing.
+_BLANK_BESIDE_HAN = re.compile(rf"(?<=[{HAN}])\s+(?=[\d{HAN}])|(?<=[\d{HAN}])\s+(?=[{HAN}])")
 _MULTIPLIED = re.compile(r"(?<![\d.])([0-9]{1,4})(?=[百千万亿])")
 
 
 def write(text: str, beside: str, *, cantonese: bool) -> str:
     """Return Chinese with numbers and signs as words; `beside` is `beside_form` of the other text."""
+    if " " in text:
+        text = _BLANK_BESIDE_HAN.sub("", text)
     for trigger, rules in _rules(cantonese):
         if trigger in text:
             for pattern, rule in rules:

@@ -115,7 +115,7 @@ def _money(match: re.Match[str], beside: str) -> str:
     unit, hundredth = _CURRENCY.get(sign) or (currency_name(sign), "")
     minus = " minus " if minus else ""
     if scale:
-        return f"{minus}{amount} {_SCALE.get(scale, scale)} {_plural(unit)} "
+        return f"{minus}{amount} {_SCALE.get(scale, scale.lower())} {_plural(unit)} "
     whole, _, cents = amount.partition(".")
     if len(cents) == 2 and int(cents) and f" {unit}" not in beside:
         bare = f"{english_value(int(whole))} {english_value(int(cents))}"
@@ -310,7 +310,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     )),
     ("", (
         (SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),
-        (re.compile(rf"(?<!\w)(-?)([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|tn"
+        (re.compile(rf"(?<!\w)(-?)([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?((?i:thousand|million|billion|trillion|bn|tn)"
                     r"|[kKmMbBT])\b)?"), _money),
         (re.compile(r"(?<=\d )(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)"),
          lambda match, beside: match[1]),

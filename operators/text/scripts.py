@@ -41,11 +41,16 @@ def _mark_class() -> str:
 
 _MARK = _mark_class()
 _LETTER = rf"(?:(?![{_UNSPACED}])[^\W_][{_MARK}]*)"
-# What is said and is no letter stays with its number or letter: -5 $12.50 10^2 1,000 3:30 1/2 5% 30° C# A+ C++ R&D.
-_SIGN_BEFORE = rf"(?:(?<![\w%°,.])[-+±≤≥<>#]?[{CURRENCY_SIGNS}]?(?=\d)|[{CURRENCY_SIGNS}](?=\d)|(?<![\w#])[#@](?=\w))"
-_SIGN_WITHIN = r"(?:'|(?<=\d)[.,:/×÷=-](?=\d)|(?<=[\d\w])\^-?(?=\d)|[&@](?=\w)|(?<=\d)[+](?=\d))"
-_SIGN_AFTER = rf"(?:(?<=\d)\s?(?:[%‰{CURRENCY_SIGNS}](?!\.?\d)|°(?:[CF]\b)?|\+(?!\w))|(?<=[^\W\d_])(?:\+\+|[+#])(?!\w))"
-_TOKEN = re.compile(rf"[{_UNSPACED}][{_MARK}]*|{_SIGN_BEFORE}?{_LETTER}+(?:{_SIGN_WITHIN}{_LETTER}+)*{_SIGN_AFTER}?")
+# What is said and is no letter stays. With its number or letter: -5 10^2 1,000 3:30 1/2 C# A+ C++ R&D; beside a number,
+# as a token of its own: $ % ° ≥. A dash after a letter is silent (COVID-19), except after 是 and its like.
+_SIGN = rf"[{CURRENCY_SIGNS}%‰°±≤≥≈≠×÷=<>#*]"
+_LONE_SIGN = rf"{_SIGN}(?=\s?[-+]?\d)|(?:(?<=\d)|(?<=\d\s)|(?<=\d°)){_SIGN}|(?<!\w)#(?=\w)"
+_SIGN_BEFORE = rf"(?:(?:(?<![\w%°,.)])|(?<=[是为到至于]))[-+](?=[{CURRENCY_SIGNS}]?\d)|(?<!\w)@(?=\w))"
+_SIGN_WITHIN = r"(?:'|(?<=\d)[.,:/-](?=\d)|(?<=\w)\^-?(?=\d)|[&@](?=\w)|(?<=\d)[+](?=\d))"
+_SIGN_AFTER = rf"(?:(?<=[^\W_])(?:\+\+|[+#])(?!(?![{_UNSPACED}])\w))"
+_TOKEN = re.compile(
+    rf"[{_UNSPACED}][{_MARK}]*|{_SIGN_BEFORE}?{_LETTER}+(?:{_SIGN_WITHIN}{_LETTER}+)*{_SIGN_AFTER}?|{_LONE_SIGN}"
+)
 
 _HAS_HAN = re.compile(f"[{HAN}]")
 _HAS_KANA = re.compile(r"[\u3041-\u30ff]")
