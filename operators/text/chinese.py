@@ -237,16 +237,22 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
     )  # fmt: skip
 
 
+_HAS_NUMBER_OR_SIGN = re.compile(
+    rf"[0-9{CURRENCY_SIGNS}{''.join(_SIGNS)}#&@=<>^*+]|\.(?:com|org|net|edu|gov|cn|io|ai|tv|hk)"
+)
 _DIGITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?!\.\d)|[0-9]+")
 # Many write 23 度 and 2023 年 with blanks that say nothing.
 _BLANK_BESIDE_HAN = re.compile(rf"(?<=[{HAN}])\s+(?=[\d{HAN}])|(?<=[\d{HAN}])\s+(?=[{HAN}])")
 _MULTIPLIED = re.compile(r"(?<![\d.])([0-9]{1,4})(?=[百千万亿])")
 
 
-def write(text: str, beside: str, *, cantonese: bool) -> str:
-    """Return Chinese with numbers and signs as words; `beside` is `beside_form` of the other text."""
+def write(text: str, other: str, *, cantonese: bool) -> str:
+    """Return Chinese with numbers and signs as words; `other` is what another engine wrote, in the same script."""
     if " " in text:
         text = _BLANK_BESIDE_HAN.sub("", text)
+    if not _HAS_NUMBER_OR_SIGN.search(text):
+        return text
+    beside = beside_form(other) if other else ""
     for trigger, rules in _rules(cantonese):
         if trigger in text:
             for pattern, rule in rules:

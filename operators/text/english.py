@@ -363,19 +363,31 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 _TITLES = frozenset(["gen", "gov", "sen", "rep", "rev", "hon", "col", "lt", "mt", "ft", "sr"])
 _HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*]|\.(?:{_TLD})\b")
 _ROMAN = re.compile(r"\b((?:[^\W\d_]+ )?[^\W\d_]+ )([IVXLC]+)\b(?!')")
-_ABBREVIATED = re.compile(r"(?<![\w'.])([A-Za-z]{2,6})(\.?)(?![\w'])")
+_HAS_CAPITAL = re.compile("[A-Z]")
 
 
-def write(text: str, beside: str) -> str:
-    """Return English with numbers, signs and abbreviations as words; `beside` is `beside_form` of the other text."""
-    if any("A" <= letter <= "Z" for letter in text) and not text.isupper():
+def write(text: str, other: str) -> str:
+    """Return English with numbers, signs and abbreviations as words; `other` is what another engine wrote."""
+    roman = _HAS_CAPITAL.search(text) is not None and _ROMAN.search(text) is not None and not text.isupper()
+    signs = _HAS_NUMBER_OR_SIGN.search(text) is not None
+    short = _abbreviated().search(text) is not None
+    if not (roman or signs or short):
+        return text
+    beside = beside_form(other) if other else ""
+    if roman:
         text = _ROMAN.sub(lambda match: _roman(match, beside), text)
-    if _HAS_NUMBER_OR_SIGN.search(text):
+    if signs:
         for trigger, rules in _RULES:
             if trigger in text:
                 for pattern, rule in rules:
                     text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
-    return _ABBREVIATED.sub(lambda match: _abbreviation(match, beside), text)
+    return _abbreviated().sub(lambda match: _abbreviation(match, beside), text) if short else text
+
+
+@lru_cache(maxsize=1)
+def _abbreviated() -> re.Pattern[str]:
+    words = "|".join(sorted({word.rstrip(".") for word in _abbreviations()}, key=len, reverse=True))
+    return re.compile(rf"(?<![\w'.])({words})(\.?)(?![\w'])", re.I)
 
 
 @lru_cache(maxsize=1)
@@ -386,7 +398,7 @@ def _abbreviations() -> dict[str, tuple[str, ...]]:
 def _abbreviation(match: re.Match[str], beside: str) -> str:
     short = match[1].lower()
     found = _abbreviations().get(short + match[2]) or _abbreviations().get(short)
-    if found is None or (match[1].isupper() and short not in ("mr", "mrs", "dr", "blvd")):
+    if found is None:
         return match.group()
     if short in _TITLES and not re.match(r"\s+[A-Z]", match.string[match.end() :]):
         return match.group()  # at the end of a sentence it is a word of its own: a sales rep.

@@ -10,7 +10,7 @@ beside the other text. A compound must also sound like its parts (operators.text
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
@@ -132,29 +132,33 @@ def respace(
     words: Sequence[str], other: Sequence[str], sounds: Callable[[str], Sequence[str]]
 ) -> tuple[list[str], list[str]]:
     """Return both texts with words that one of them writes apart written together: sea water, to morrow, ph d."""
-    mine, theirs = _joinable(words), _joinable(other)
     together: set[tuple[str, ...]] = set()
-    for joined, ways in mine.items():
-        for way in ways:
-            for their_way in theirs.get(joined, ()):
-                # Ways that begin or end alike say nothing that their shorter parts do not.
-                if way[0] != their_way[0] and way[-1] != their_way[-1] and _sound_alike(way, their_way, sounds):
-                    together |= {way, their_way}
+    for mine, theirs in ((words, other), (other, words)):
+        known = set(theirs)
+        for at, word in enumerate(mine):
+            if word in known:
+                continue
+            # A word that the other text lacks, alone or with a neighbour, may be some of its words in a row.
+            for way in {(word,), tuple(mine[at : at + 2]), tuple(mine[max(at - 1, 0) : at + 1])}:
+                for their_way in _in_a_row("".join(way), theirs):
+                    # Ways that begin or end alike say nothing that their shorter parts do not.
+                    if way[0] != their_way[0] and way[-1] != their_way[-1] and _sound_alike(way, their_way, sounds):
+                        together |= {way, their_way}
     if not together:
         return list(words), list(other)
     return _written_together(words, together), _written_together(other, together)
 
 
-def _joinable(words: Sequence[str]) -> dict[str, set[tuple[str, ...]]]:
-    """Every word, and up to four in a row (eight if they are letters), by the string that they are without blanks."""
-    found: dict[str, set[tuple[str, ...]]] = {}
-    for at in range(len(words)):
-        for size in range(1, _MOST_LETTERS + 1):
-            way = tuple(words[at : at + size])
-            if len(way) < size or (size > _MOST_PARTS and any(len(word) > 1 for word in way)):
-                break
-            found.setdefault("".join(way), set()).add(way)
-    return found
+def _in_a_row(joined: str, words: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Words that are `joined` without the blanks between them: at most four, eight if they are letters."""
+    for at, word in enumerate(words):
+        if joined.startswith(word):
+            length, end = len(word), at + 1
+            while length < len(joined) and end < len(words) and joined.startswith(words[end], length):
+                length, end = length + len(words[end]), end + 1
+            way = tuple(words[at:end])
+            if length == len(joined) and (len(way) <= _MOST_PARTS or all(len(part) == 1 for part in way)):
+                yield way
 
 
 def _sound_alike(one: tuple[str, ...], other: tuple[str, ...], sounds: Callable[[str], Sequence[str]]) -> bool:
