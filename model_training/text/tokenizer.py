@@ -4,8 +4,8 @@
 
 The written form is upper case without punctuation, as test sets are scored, except that Han stays in the script of the
 label. What is said stays: -5, $ 12.50, C#. One character is one unit also for kana, Thai and other scripts without
-spaces. All other words are split by byte-pair merges of characters (Sennrich et al. 2016), their first unit carrying the
-mark ▁ of a word boundary.
+spaces. All other words are split by byte-pair merges of characters (Sennrich et al. 2016), their first unit carrying
+the mark ▁ of a word boundary.
 
 Neither torch nor any tokenizer library is needed here: the recognizer loads the same tokenizer.json.
 """

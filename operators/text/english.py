@@ -370,7 +370,7 @@ def write(text: str, other: str) -> str:
     """Return English with numbers, signs and abbreviations as words; `other` is what another engine wrote."""
     roman = _HAS_CAPITAL.search(text) is not None and _ROMAN.search(text) is not None and not text.isupper()
     signs = _HAS_NUMBER_OR_SIGN.search(text) is not None
-    short = _abbreviated().search(text) is not None
+    short = has_abbreviation(text)
     if not (roman or signs or short):
         return text
     beside = beside_form(other) if other else ""
@@ -382,6 +382,10 @@ def write(text: str, other: str) -> str:
                 for pattern, rule in rules:
                     text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
     return _abbreviated().sub(lambda match: _abbreviation(match, beside), text) if short else text
+
+
+def has_abbreviation(text: str) -> bool:
+    return _abbreviated().search(text) is not None
 
 
 @lru_cache(maxsize=1)

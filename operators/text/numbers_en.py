@@ -104,10 +104,15 @@ def readings_english(digits: str) -> list[str]:
             head, _, tail = by_value.rpartition(" thousand ")
             if head:
                 found.append(f"{head} thousand and {tail}")
-        found += [f"a {words.removeprefix('one ')}" for words in list(found) if words.startswith(("one h", "one t"))]
+        found += [
+            f"a {words.removeprefix('one ')}"
+            for words in list(found)
+            if words.startswith(("one hundred", "one thousand"))
+        ]
         if size in (3, 4):
             found.append(_by_pairs(digits))
-    found += [english_digits(digits), english_digits(digits).replace("zero", "oh")]
+    if size > 1:
+        found += [english_digits(digits), english_digits(digits).replace("zero", "oh")]
     if size == 3 and digits.startswith("00"):
         found.append(f"double oh {_ONES[int(digits[2])]}")
     return list(dict.fromkeys(found))
@@ -209,12 +214,13 @@ def _fraction(words: Sequence[str], at: int) -> tuple[list[str], int]:
     """What follows the point, and the second point of a version: "point one four" -> 14, "point four point two"."""
     found: list[str] = []
     while at + 1 < len(words) and words[at] in ("point", "dot"):
-        chain, end = _chain(words, at + 1)
-        if not chain and words[at + 1] in ("oh", "o"):
-            chain, end = ["0"], at + 2
-        if not chain:
+        digits, end = "", at + 1
+        while end < len(words) and (words[end] in ("oh", "o") or words[end] in _VALUE):
+            value, after = (0, end + 1) if words[end] in ("oh", "o") else _parse_below_100(words, end)
+            digits, end = digits + str(value), after
+        if not digits:
             break
-        found.append("".join(chain))
+        found.append(digits)
         at = end
     return found, at
 

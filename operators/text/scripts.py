@@ -44,8 +44,8 @@ _LETTER = rf"(?:(?![{_UNSPACED}])[^\W_][{_MARK}]*)"
 # What is said and is no letter stays. With its number or letter: -5 10^2 1,000 3:30 1/2 C# A+ C++ R&D; beside a number,
 # as a token of its own: $ % ° ≥. A dash after a letter is silent (COVID-19), except after 是 and its like.
 _SIGN = rf"[{CURRENCY_SIGNS}%‰°±≤≥≈≠×÷=<>#*]"
-_LONE_SIGN = rf"{_SIGN}(?=\s?[-+]?\d)|(?:(?<=\d)|(?<=\d\s))(?:°[CFcf]\b|{_SIGN})|(?<!\w)#(?=\w)"
-_SIGN_BEFORE = rf"(?:(?:(?<![\w%°,.)])|(?<=[是为到至于]))[-+](?=[{CURRENCY_SIGNS}]?\d)|(?<!\w)@(?=\w))"
+_LONE_SIGN = rf"{_SIGN}(?=\s?[-+]?\d)|(?:(?<=\d)|(?<=\d\s))(?:°[CFcf]\b|{_SIGN})"
+_SIGN_BEFORE = rf"(?:(?:(?<![\w%°,.)])|(?<=[是为到至于]))[-+](?=[{CURRENCY_SIGNS}]?\d)|(?<!\w)(?:@(?=\w)|#(?=[^\W\d])))"
 _SIGN_WITHIN = r"(?:'|(?<=\d)[.,:/-](?=\d)|(?<=\w)\^-?(?=\d)|[&@](?=\w)|(?<=\d)[+](?=\d))"
 _SIGN_AFTER = rf"(?:(?<=[^\W_])(?:\+\+|[+#])(?!(?![{_UNSPACED}])\w))"
 _TOKEN = re.compile(

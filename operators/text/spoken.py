@@ -55,11 +55,11 @@ class Normaliser:
         any word gives "".
         """
         rules = text_rules(language)
-        text = clean(text)
+        text, beside = clean(text), clean(beside)
         # Words may bring rules of their own (a dot that parts two numbers goes), so they run until nothing changes.
         for _ in range(_MAX_PASSES):
             done = self._one_pass(text, rules, beside)
-            if done == text or _SAID.fullmatch(done):
+            if done == text or (_SAID.fullmatch(done) and not english.has_abbreviation(done)):
                 return done
             text = done
         return text

@@ -19,15 +19,17 @@ FOLDER = Folder()
 # Words as people of each language write them, marks and all: none may be joined, cut or changed.
 WORDS = {
     "de": "für fünf Äpfel größer schöne Straße über e-mail", "fr": "été où cœur ça déjà naïve l'école à",
-    "es": "más años niño él tú pingüino y o", "pt": "não há coração avô é à", "it": "perché è più città o e",
-    "vi": "tôi có một cái bàn ở đâu đã", "tr": "ışık çok güzel şey İzmir ve", "pl": "żółć łódź się w z i",
-    "cs": "příliš žluťoučký kůň a v", "el": "Ελλάδα είναι ωραία ο η", "ru": "ёлка съел й в с и", "uk": "їжак є ґанок і у",
-    "hi": "नमस्ते दुनिया में है", "th": "สวัสดี น้ำ ก็", "ar": "السلام عليكم و في", "he": "שלום עולם ב", "fa": "سلام دنیا و",
-    "ja": "カメラ が 東京 です", "ko": "안녕 하세요 나 는", "sv": "år ö på i å", "da": "øl å på æble i", "no": "å ære på i",
-    "fi": "hän ääni yö ja", "hu": "őz űr ő és a", "ro": "și ța în a", "hr": "šuma đak ž i u", "lt": "žąsis ū ir",
-    "lv": "ķēde ē un", "et": "öö õun ja", "is": "þú ð á í", "nl": "één coördinatie o u", "ca": "l·lusió ç i a", "cy": "tŷ ŵyn y a",
-    "ta": "தமிழ் மொழி", "bn": "বাংলা ভাষা", "ka": "საქართველო და", "hy": "հայ եվ", "am": "ሰላም ነው", "km": "ខ្មែរ",
-    "my": "မြန်မာ",
+    "es": "más años niño él tú pingüino y o", "pt": "não há coração avô é à",
+    "it": "perché è più città o e", "vi": "tôi có một cái bàn ở đâu đã",
+    "tr": "ışık çok güzel şey İzmir ve", "pl": "żółć łódź się w z i", "cs": "příliš žluťoučký kůň a v",
+    "el": "Ελλάδα είναι ωραία ο η", "ru": "ёлка съел й в с и", "uk": "їжак є ґанок і у",
+    "hi": "नमस्ते दुनिया में है", "th": "สวัสดี น้ำ ก็", "ar": "السلام عليكم و في", "he": "שלום עולם ב",
+    "fa": "سلام دنیا و", "ja": "カメラ が 東京 です", "ko": "안녕 하세요 나 는", "sv": "år ö på i å",
+    "da": "øl å på æble i", "no": "å ære på i", "fi": "hän ääni yö ja", "hu": "őz űr ő és a",
+    "ro": "și ța în a", "hr": "šuma đak ž i u", "lt": "žąsis ū ir", "lv": "ķēde ē un", "et": "öö õun ja",
+    "is": "þú ð á í", "nl": "één coördinatie o u", "ca": "l·lusió ç i a", "cy": "tŷ ŵyn y a",
+    "ta": "தமிழ் மொழி", "bn": "বাংলা ভাষা", "ka": "საქართველო და", "hy": "հայ եվ", "am": "ሰላም ነው",
+    "km": "ខ្មែរ", "my": "မြန်မာ",
 }  # fmt: skip
 
 
