@@ -16,8 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from rapidfuzz.distance import Levenshtein
-
 from operators.text import folded_en, folded_zh
 from operators.text.phones_en import pronounce
 from operators.text.scripts import has_han, join, tokens, without_accents
@@ -48,19 +46,17 @@ class Compared(NamedTuple):
 
     def numbers_agree(self, language: str | None) -> bool:
         """Return whether both hold the same numbers in the same order. A one that only one of them has may be an
-        article (有一个人, "a thing"); in a language without rules only digits that stand against other digits count.
+        article (有一个人, "a thing"). In a language without rules a number may be a word on one side, so the digits of
+        one text must only be among those of the other.
         """
         one, other = self.first.numbers, self.second.numbers
         if one == other:
             return True
-        operations = Levenshtein.editops(one, other)
         if text_rules(language) == "other":
-            return not any(operation.tag == "replace" for operation in operations)
-        return all(
-            (operation.tag == "delete" and one[operation.src_pos] == "1")
-            or (operation.tag == "insert" and other[operation.dest_pos] == "1")
-            for operation in operations
-        )
+            shorter, longer = sorted((one, other), key=len)
+            rest = iter(longer)
+            return all(number in rest for number in shorter)  # in order
+        return [number for number in one if number != "1"] == [number for number in other if number != "1"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
