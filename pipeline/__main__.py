@@ -132,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
         text += " (default: %(default)s)"
         command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
     command.add_argument(
-        "--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, can't is cannot"
+        "--spoken", action="store_true", help="compare spoken forms: 23 is twenty three, $5 is five dollars"
     )
     command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")

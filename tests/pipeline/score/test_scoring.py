@@ -179,10 +179,12 @@ def test_labels_as_good_as_the_paper_hopes_read_so() -> None:
     )
 
 
-def test_spoken_forms_forgive_spelling() -> None:
-    rows = [clip("d", "r", **heard(0, 4, "en", "I can't see 23", "i cannot see twenty three"), label="I can't see 23")]
+def test_spoken_forms_forgive_how_a_number_is_written() -> None:
+    rows = [
+        clip("d", "r", **heard(0, 4, "en", "I cannot see 23", "i cannot see twenty three"), label="I cannot see 23")
+    ]
     truth = truth_bytes(truth_line("r", "en", (0, 4, "I cannot see twenty three")))
-    assert scored(rows, truth).total.systems[0].kept.mer.value == near(100 * 3 / 5)
+    assert scored(rows, truth).total.systems[0].kept.mer.value == near(100 * 2 / 5)
     assert scored(rows, truth, spoken=True).total.systems[0].kept.mer.value == 0
 
 
