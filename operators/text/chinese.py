@@ -134,9 +134,19 @@ def _span(match: re.Match[str], beside: str) -> str:
             for other in others:
                 if f"{one}{word}{other}" in beside:
                     return f"{one}{word}{other}"
+    if len(first) == len(last) and 1 < len(first) < 6 and not int(first[1:]) and not int(last[1:]):
+        spelt = f"{han_digits(first[0] + last[0])}{'十百千万'[len(first) - 2]}"  # 五六百
+        if spelt in beside:
+            return spelt
     text = match.string
     around = _SCORE_BEFORE.search(text[: match.start()]) or _SCORE_AFTER.match(text[match.end() :])
     return f"{first}{'比' if around else '到'}{last}"
+
+
+def _two_in_a_row(match: re.Match[str], beside: str) -> str:
+    """2、3天 is 两三天 where the other engine has it."""
+    spelt = f"{'两' if match[1] == '2' else han_digits(match[1])}{han_digits(match[2])}"
+    return spelt if spelt in beside else match.group()
 
 
 def _heard_minus(match: re.Match[str], beside: str) -> str:
@@ -146,12 +156,15 @@ def _heard_minus(match: re.Match[str], beside: str) -> str:
 
 
 def _with_tenths(match: re.Match[str], beside: str) -> str:
-    """99.9元: 九十九块九 where the other engine has it."""
-    for unit in ("块", "蚊", "元"):
-        spelt = f"{han_value(int(match[1]))}{unit}{han_digits(match[2])}"
+    """99.9元 is 九十九块九, 1.8米 一米八, 0.5元 五毛 where the other engine has it."""
+    whole, tenths, unit = match.groups()
+    money = unit in "元块蚊"
+    for spelt_unit in ("块", "蚊", "元") if money else (unit,):
+        spelt = f"{han_value(int(whole))}{spelt_unit}{han_digits(tenths)}"
         if spelt in beside:
             return spelt
-    return match.group()
+    dimes = f"{han_digits(tenths)}毛"
+    return dimes if money and whole == "0" and len(tenths) == 1 and dimes in beside else match.group()
 
 
 def _words(*readings: str) -> Callable[[re.Match[str], str], str]:
@@ -187,7 +200,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
                 _hong_kong_money if cantonese else _money),)),
         ("", (
             (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
-            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d)(?:元|块|蚊)"), _with_tenths),
+            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度)"), _with_tenths),
         )),
         ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
                 lambda match, beside: han_digits(match[1] + match[2])),)),
@@ -216,6 +229,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
         )),
         ("", (
             (re.compile(r"(?<![\d.])(\d+)\s?[~～—–-]+\s?(\d+)(?![\d.])"), _span),
+            (re.compile(r"(?<![\d.])(\d)、(\d)(?![\d.、])"), _two_in_a_row),
             (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _words("到", "至")),
             (re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})"), lambda match, beside: f"{match[1]}负"),
             (re.compile(r"(?<=\w)-(\d+)"), _heard_minus),
@@ -232,8 +246,10 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
         ("@", ((re.compile("@"), _words(" at ")),)),
         ("&", ((re.compile("&"), _words(" and ")),)),
         *((sign, ((re.compile(rf"\s?{re.escape(sign)}\s?"), _words(*words)),)) for sign, words in _SIGNS.items()),
-        ("<", ((re.compile(r"(?<=\w)\s?<\s?(?=[\w-])"), _words("小于")),)),
-        (">", ((re.compile(r"(?<=\w)\s?>\s?(?=[\w-])"), _words("大于")),)),
+        ("<", ((re.compile(r"(?<![A-Za-z\d\s<])\s?<(?=\s?\d)|^<(?=\s?\d)"), _words("小于", "低于")),
+               (re.compile(r"(?<=\w)\s?<\s?(?=[\w-])"), _words("小于")),)),
+        (">", ((re.compile(r"(?<![A-Za-z\d\s>])\s?>(?=\s?\d)|^>(?=\s?\d)"), _words("大于", "超过")),
+               (re.compile(r"(?<=\w)\s?>\s?(?=[\w-])"), _words("大于")),)),
     )  # fmt: skip
 
 

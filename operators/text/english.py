@@ -113,6 +113,8 @@ def _iso_date(match: re.Match[str], beside: str) -> str:
 def _money(match: re.Match[str], beside: str) -> str:
     minus, sign, amount, scale = match.groups()
     unit, hundredth = _CURRENCY.get(sign) or (currency_name(sign), "")
+    if f" {unit} " in beside and f" {unit}s " not in beside:
+        return f"{'minus ' if minus else ''}{amount} {_SCALE.get(scale, scale.lower()) + ' ' if scale else ''}{unit} "
     minus = " minus " if minus else ""
     if scale:
         return f"{minus}{amount} {_SCALE.get(scale, scale.lower())} {_plural(unit)} "
@@ -160,7 +162,8 @@ def _day_first(match: re.Match[str], beside: str) -> str:
 def _month_first(match: re.Match[str], beside: str) -> str:
     month, day = _month(match["month"]), int(match["day"])
     ordinal = ordinal_english(day)
-    return f" {_choose([f'{month} {ordinal}', f'{month} the {ordinal}', f'{month} {english_value(day)}'], beside)} "
+    readings = [f"{month} {ordinal}", f"{month} the {ordinal}", f"the {ordinal} of {month}", f"{ordinal} of {month}"]
+    return f" {_choose([*readings, f'{month} {english_value(day)}'], beside)} "
 
 
 def _month(name: str) -> str:
@@ -173,14 +176,18 @@ def _thousands(match: re.Match[str], beside: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _units() -> dict[str, tuple[str, str]]:
-    return {sign: (one.replace("_", " "), many.replace("_", " ")) for sign, one, many in table("units_en.txt")}
+def _units() -> dict[str, tuple[str, ...]]:
+    return {row[0]: tuple(words.replace("_", " ") for words in row[1:]) for row in table("units_en.txt")}
 
 
 def _unit(match: re.Match[str], beside: str) -> str:
     sign = match[1]
     units = _units()
-    one, many = units.get(sign) or units.get(sign.lower()) or (sign, sign)
+    one, many, *others = units.get(sign) or units.get(sign.lower()) or (sign, sign)
+    if f" {one} " not in beside and f" {many} " not in beside:
+        for words in others:
+            if f" {words} " in beside:
+                return f" {words} "
     # A 12 oz can is a twelve ounce can; how many there are says the rest.
     before = re.search(r"[\d.]+$", match.string[: match.start()])
     single = (before is not None and before.group() == "1") or (f" {one} " in beside and f" {many} " not in beside)
@@ -221,7 +228,7 @@ def _range(match: re.Match[str], beside: str) -> str:
     """10-15 is a range and says "to"; 3-2 is a score and does not, unless the other engine heard it."""
     first, second = match.groups()
     spelt = [f" {english_value(int(number[:12]))} " for number in (first, second)]
-    for word in ("to", "through", "minus", "dash"):
+    for word in ("to", "or", "through", "minus", "dash"):
         if f"{spelt[0]}{word}{spelt[1]}" in beside:
             return f"{first} {word} {second}"
     return (
@@ -246,9 +253,14 @@ def _ordinal(match: re.Match[str], beside: str) -> str:
 def _roman(match: re.Match[str], beside: str) -> str:
     cue, numeral = match[1], match[2]
     value = _roman_value(numeral)
-    if not value or (len(numeral) == 1 and not re.search(rf"\b(?:world )?(?:{_ROMAN_CUES}) $", cue, re.I)):
+    cued = re.search(rf"\b(?:{_ROMAN_CUES}|{_REIGNS}) $", cue, re.I) is not None
+    if not value or (len(numeral) == 1 and not cued):
         return match.group()
+    if numeral == "I" and re.search(rf"\b(?:{_REIGNS}) $", cue, re.I) and " the first " not in beside:
+        return match.group()  # "Henry, I said": a king only where the other engine heard one
     ordinal = f"the {ordinal_english(value)}"
+    if len(numeral) == 1 and f" {ordinal} " not in beside and numeral not in "VX":
+        return match.group() if not cued else cue + english_value(value)
     reign = re.search(rf"\b(?:{_REIGNS}) $", cue, re.I) is not None
     return cue + _choose([ordinal, english_value(value)] if reign else [english_value(value), ordinal], beside)
 
@@ -328,7 +340,10 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
          _unit(match, beside) if match[1] in _units() or (match[1].lower() in _units() and match[1] != "M")
          else match.group()),
     )),
-    ("/", ((re.compile(r"(?<![\d/.])(?:(\d{1,3})[ -])?(\d{1,2})/(\d{1,2})(?![\d/])"), _fraction),)),
+    ("/", (
+        (re.compile(r"(?<=\d)\s/\s(?=\d)"), _words("divided by", "over")),
+        (re.compile(r"(?<![\d/.])(?:(\d{1,3})[ -])?(\d{1,2})/(\d{1,2})(?![\d/])"), _fraction),
+    )),
     ("", (
         (re.compile(r"(?<!\w)(\d+)(?:st|nd|rd|th)\b", re.I), _ordinal),
         (re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b"), _decade),
@@ -337,6 +352,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
         (re.compile(r"(?<=\d)\s?x\s?(?=\d)", re.I), _words("by", "times")),
         (re.compile(r"(?<=\d)x\b", re.I), _words("x", "times")),
         (re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.]\d|\d)"), _range),
+        (re.compile(r"(?<=\b[A-F])-(?=\s|$)"), _words("minus")),
         (re.compile(rf"(?:^|(?<=[\s(=:<>,]))-(?={_NUMBER})"), _words("minus", "negative")),
     )),
     ("+", (
@@ -352,8 +368,11 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     ("=", ((re.compile(r"(?<=[\w)])\s?=\s?(?=[\w(-])"), _words("equals", "is")),)),
     ("*", ((re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), _words("times")),)),
     *((sign, ((re.compile(re.escape(sign)), _words(*words)),)) for sign, words in _SIGNS.items()),
-    ("<", ((re.compile(r"(?<=[\w)])\s?<\s?(?=[\w(-])"), _words("less than", "is less than")),)),
-    (">", ((re.compile(r"(?<=[\w)])\s?>\s?(?=[\w(-])"), _words("greater than", "is greater than")),)),
+    ("~", ((re.compile(r"(?<![\w~])~(?=\s?\d)"), _words("about", "around")),)),
+    ("<", ((re.compile(r"(?<![\w\s<])\s?<(?=\s?\d)|^<(?=\s?\d)"), _words("less than", "under")),
+           (re.compile(r"(?<=[\w)])\s?<\s?(?=[\w(-])"), _words("less than", "is less than")),)),
+    (">", ((re.compile(r"(?<![\w\s>])\s?>(?=\s?\d)|^>(?=\s?\d)"), _words("more than", "over")),
+           (re.compile(r"(?<=[\w)])\s?>\s?(?=[\w(-])"), _words("greater than", "is greater than")),)),
     ("", (
         (re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)"), _version),
         (re.compile(r"([0-9]+)(?:\.([0-9]+))?(?!\.\d)|([0-9]+)"), lambda match, beside:
@@ -361,7 +380,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
     )),
 )  # fmt: skip
 _TITLES = frozenset(["gen", "gov", "sen", "rep", "rev", "hon", "col", "lt", "mt", "ft", "sr"])
-_HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*]|\.(?:{_TLD})\b")
+_HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*~]|\b[A-F]-(?:\s|$)|\.(?:{_TLD})\b")
 _ROMAN = re.compile(r"\b((?:[^\W\d_]+ )?[^\W\d_]+ )([IVXLC]+)\b(?!')")
 _HAS_CAPITAL = re.compile("[A-Z]")
 

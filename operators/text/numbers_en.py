@@ -113,6 +113,8 @@ def readings_english(digits: str) -> list[str]:
             found.append(_by_pairs(digits))
     if size > 1:
         found += [english_digits(digits), english_digits(digits).replace("zero", "oh")]
+    if size == 4 and digits[0] == "0" and digits.endswith("00") and digits[1] != "0":
+        found += [f"oh {_ONES[int(digits[1])]} hundred", f"zero {_ONES[int(digits[1])]} hundred"]
     if size == 3 and digits.startswith("00"):
         found.append(f"double oh {_ONES[int(digits[2])]}")
     return list(dict.fromkeys(found))

@@ -177,6 +177,8 @@ def readings_han(digits: str, before: str = "", after: str = "") -> list[str]:
             found += [value, value.replace("二百", "两百")]
             if len(value) > 3 and value[-1] in "百十千" and value[-3] in "百千万":
                 found.append(value[:-1])  # 一百五, 三千六
+        if len(digits) == 2 and after[:1] == "年":
+            found += [han_digits(f"20{digits}"), han_digits(f"19{digits}")]  # 23年 is 二零二三年 too
         # 56个人 is never 五六个人, which is five or six; 19年 may be 一九年.
         if len(digits) > 2 or digits[0] == "0" or not after or after[0] == "年" or after[0] not in MEASURES:
             found += [han_digits(digits), han_digits(digits).replace("一", "幺")]
