@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from operators.text import english
 from operators.text.numbers_zh import MEASURES, ORDINAL_NEIGHBOURS, han_digits, han_value, readings_han
-from operators.text.scripts import CURRENCY_SIGNS, HAN, table
+from operators.text.scripts import CURRENCY_SIGNS, HAN, simplify, table
 
 Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
 
@@ -125,6 +125,12 @@ def _share(match: re.Match[str], beside: str) -> str:
     return f"百分之{match[1]}"
 
 
+def _shares(match: re.Match[str], beside: str) -> str:
+    """20%-30% is 百分之二十到三十 where the other engine has it."""
+    spelt = f"百分之{han_value(int(match[1]))}到{han_value(int(match[2]))}"
+    return spelt if spelt in beside else match.group()
+
+
 def _span(match: re.Match[str], beside: str) -> str:
     """1-2线: 到 unless the other engine heard 一二, 一比二 or 一至二."""
     first, last = match.groups()
@@ -135,9 +141,10 @@ def _span(match: re.Match[str], beside: str) -> str:
                 if f"{one}{word}{other}" in beside:
                     return f"{one}{word}{other}"
     if len(first) == len(last) and 1 < len(first) < 6 and not int(first[1:]) and not int(last[1:]):
-        spelt = f"{han_digits(first[0] + last[0])}{'十百千万'[len(first) - 2]}"  # 五六百
-        if spelt in beside:
-            return spelt
+        unit = "十百千万"[len(first) - 2]
+        for start in (han_digits(first[0]), "两" if first[0] == "2" else ""):
+            if start and f"{start}{han_digits(last[0])}{unit}" in beside:
+                return f"{start}{han_digits(last[0])}{unit}"  # 五六百, 两三百
     text = match.string
     around = _SCORE_BEFORE.search(text[: match.start()]) or _SCORE_AFTER.match(text[match.end() :])
     return f"{first}{'比' if around else '到'}{last}"
@@ -159,7 +166,7 @@ def _with_tenths(match: re.Match[str], beside: str) -> str:
     """99.9元 is 九十九块九, 1.8米 一米八, 0.5元 五毛 where the other engine has it."""
     whole, tenths, unit = match.groups()
     money = unit in "元块蚊"
-    for spelt_unit in ("块", "蚊", "元") if money else (unit,):
+    for spelt_unit in ("块", "蚊", "元") if money else (unit, "度") if unit[0] == "°" else (unit,):
         spelt = f"{han_value(int(whole))}{spelt_unit}{han_digits(tenths)}"
         if spelt in beside:
             return spelt
@@ -188,7 +195,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
                         r"(?![A-Za-z0-9])(?:/[A-Za-z0-9./-]*)?"), _address),
             (re.compile(r"(?<=www)\.(?=\w)"), _words("点")),
             (re.compile(r"(?<![A-Za-z\d_.])\.(?=\d)"), lambda match, beside: "0."),
-            (re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)(?![年月日号])"),
+            (re.compile(r"(?<![\d.])(?!(?:19|20)\d\d\.[01]?\d\.[0-3]?\d(?!\d))\d+(?:\.\d+){2,}(?!\.?\d)(?![年月日号])"),
              lambda match, beside: "点".join(han_digits(part) for part in match.group().split("."))),
         )),
         (",", ((re.compile(r"(?<=\d),(?=\d{3}(?:\D|,|$))"), lambda match, beside: ""),)),
@@ -200,7 +207,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
                 _hong_kong_money if cantonese else _money),)),
         ("", (
             (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
-            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度)"), _with_tenths),
+            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度|°C?)"), _with_tenths),
         )),
         ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
                 lambda match, beside: han_digits(match[1] + match[2])),)),
@@ -218,6 +225,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
         )),
         ("", ((_unit_pattern(), _unit),)),
         ("%", (
+            (re.compile(r"(\d+)%\s?[-~–—到至]\s?(\d+)%"), _shares),
             (re.compile(rf"负({_NUMBER})\s?%"),
              lambda match, beside: f"百分之负{match[1]}" if "百分之负" in beside else f"负百分之{match[1]}"),
             (re.compile(rf"({_NUMBER})\s?%"), _share),
@@ -263,12 +271,16 @@ _MULTIPLIED = re.compile(r"(?<![\d.])([0-9]{1,4})(?=[百千万亿])")
 
 
 def write(text: str, other: str, *, cantonese: bool) -> str:
-    """Return Chinese with numbers and signs as words; `other` is what another engine wrote, in the same script."""
+    """Return Chinese with numbers and signs as words; `other` is what another engine wrote."""
     if " " in text:
         text = _BLANK_BESIDE_HAN.sub("", text)
     if not _HAS_NUMBER_OR_SIGN.search(text):
         return text
-    beside = beside_form(other) if other else ""
+    beside = beside_form(simplify(other)) if other else ""
+    for match in english.GROUPED.finditer(text):  # 12,345 is never said digit by digit
+        digits = match.group().replace(",", "")
+        if not any(words in beside for words in readings_han(digits[:16])):
+            beside += han_value(int(digits))
     for trigger, rules in _rules(cantonese):
         if trigger in text:
             for pattern, rule in rules:

@@ -49,6 +49,7 @@ SIGN_LAST = re.compile(
     rf"(?:\s?(?:(?:thousand|million|billion|trillion|bn|[kKmMB])\b|[万亿]+))?)\s?([{CURRENCY_SIGNS}])(?!\s?[\d.]\d?)"
 )
 """An amount whose currency stands behind it: 20 €."""
+GROUPED = re.compile(r"(?<![\d,])(?<!\d\.)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _WITH_PLURAL = frozenset(["dollar", "euro", "pound", "cent", "rupee", "peso", "ruble", "shekel", "bitcoin"])
 _ROMAN_CUES = "war|part|chapter|volume|phase|type|act|scene|book|title|class|grade|level|stage|section|article|appendix"
 _REIGNS = (
@@ -80,7 +81,13 @@ def currency_name(sign: str) -> str:
 
 def _address(match: re.Match[str], beside: str) -> str:
     spelt = match.group().rstrip("./")
-    for sign, word in (("@", "at"), (".", "dot"), ("/", "slash"), ("-", "dash" if " dash " in beside else "")):
+    for sign, word in (
+        ("@", "at"),
+        (".", "dot"),
+        ("_", "underscore"),
+        ("/", "slash"),
+        ("-", "dash" if " dash " in beside else ""),
+    ):
         spelt = spelt.replace(sign, f" {word} ")
     return f" {spelt.replace('://', ' ').replace(':', ' ')} "
 
@@ -94,15 +101,23 @@ def _digit_words(digits: str, beside: str) -> str:
     return spelt.replace("zero", "oh") if f" {spelt.replace('zero', 'oh')} " in beside else spelt
 
 
-def _grouped(match: re.Match[str], beside: str) -> str:
-    """12,345 is said by value, never digit by digit."""
-    digits = match.group().replace(",", "")
-    if match.string[match.end() : match.end() + 2].strip(" ").startswith(".") and re.match(
-        r"\.\d", match.string[match.end() :]
-    ):
-        return digits
-    words = english_value(int(digits))
-    return f" {_choose([words, *readings_english(digits)], beside)} "
+def _by_value(text: str, beside: str) -> str:
+    """What the other engine wrote, and every grouped number by value: 12,345 is never said digit by digit."""
+    for match in GROUPED.finditer(text):
+        digits = match.group().replace(",", "")
+        if not any(f" {words} " in beside for words in readings_english(digits)):
+            beside = f"{beside or ' '}{english_value(int(digits))} "
+    return beside
+
+
+def _ratio(match: re.Match[str], beside: str) -> str:
+    first, second = (english_value(int(number[:15])) for number in match.groups())
+    return f"{match[1]} {match[2]}" if f" {first} {second} " in beside else f"{match[1]} to {match[2]}"
+
+
+def _height(match: re.Match[str], beside: str) -> str:
+    feet, inches = (english_value(int(number)) for number in match.groups())
+    return f" {_choose([f'{feet} foot {inches}', f'{feet} {inches}', f'{feet} feet {inches} inches'], beside)} "
 
 
 def _iso_date(match: re.Match[str], beside: str) -> str:
@@ -313,8 +328,7 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
         (re.compile(r"\bNo\.\s?(?=\d)", re.I), _words("number")),
         (re.compile(r"(?<![\w.])\.(?=\d)"), lambda match, beside: "0."),
     )),
-    (",", ((re.compile(r"(?<![\d,.])(?<!\d\.)\d{1,3}(?:,\d{3})+(?!\d|,\d|\.\d|[ ]?(?:k|m|bn)\b)"), _grouped),
-           (re.compile(r"(?<=\d),(?=\d{3}(?!\d))"), lambda match, beside: ""))),
+    (",", ((GROUPED, lambda match, beside: match.group().replace(",", "")),)),
     ("-", (
         (re.compile(r"(?<![\d-])((?:19|20)\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?![\d-])"), _iso_date),
         (re.compile(r"(?<![\w-])(?:\+?1[ -]?)?\(\d{3}\)[ -]?\d{3}-\d{4}(?![\d-])|(?<![\w-])\+?\d+(?:-\d+){2,}(?![\w-])"
@@ -328,9 +342,10 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
          lambda match, beside: match[1]),
         (re.compile(r"(?<![\w.,])(?!401k)(\d{2,3}|\d{1,3}\.\d+)k\b(\s?[–—~-]\s?(?=\d))?", re.I), _thousands),
     )),
+    ("'", ((re.compile(r"(?<![\w'])(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))"), _height),)),
     ("^", ((re.compile(r"\^(-?)(\d{1,4})(?!\d)"), _power),)),
     (":", ((re.compile(r"(?<![\d:])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\d:])"), _clock),
-           (re.compile(r"(?<=\d):(?=\d)"), _words("to")))),
+           (re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])"), _ratio))),
     ("", (
         (re.compile(rf"\b(?P<month>{_MONTH}|(?:{_SHORT_MONTH})\b\.?)\s(?P<day>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?\b"
                     r"(?![:.]\d|\s?[-%])", re.I), _month_first),
@@ -396,6 +411,7 @@ def write(text: str, other: str) -> str:
     if roman:
         text = _ROMAN.sub(lambda match: _roman(match, beside), text)
     if signs:
+        beside = _by_value(text, beside) if "," in text else beside
         for trigger, rules in _RULES:
             if trigger in text:
                 for pattern, rule in rules:

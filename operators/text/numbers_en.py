@@ -24,6 +24,7 @@ _ORDINALS = {
     "twelve": "twelfth",
 }  # fmt: skip
 _REPEATED = {"double": 2, "triple": 3}
+_BEFORE_AND = re.compile(rf" hundred (?!{'|'.join(_SCALES)})")
 _STARTS = frozenset([*_VALUE, *_REPEATED, "oh", "o", "a", "an"])
 
 
@@ -98,8 +99,9 @@ def readings_english(digits: str) -> list[str]:
     if digits[0] != "0" or size == 1:
         by_value = english_value(number)
         found.append(by_value)
-        if number > 100 and " hundred " in by_value:
-            found.append(by_value[::-1].replace(" derdnuh ", " dna derdnuh ", 1)[::-1])
+        last = list(_BEFORE_AND.finditer(by_value))
+        if last:
+            found.append(f"{by_value[: last[-1].end()]}and {by_value[last[-1].end() :]}")
         elif number > 1000 and number % 1000 < 100 and number % 1000:
             head, _, tail = by_value.rpartition(" thousand ")
             if head:

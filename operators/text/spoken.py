@@ -71,8 +71,7 @@ class Normaliser:
         if rules != "other":
             # "iPhone 14" alone is read in Chinese where the other engine wrote 十四.
             if _in_han(text, rules, han or (rules in ("zh", "yue") and has_han(beside))):
-                same_script = simplify(beside) if beside and han and self.han == "simplified" else beside
-                text = chinese.write(text, same_script, cantonese=rules == "yue")
+                text = chinese.write(text, beside, cantonese=rules == "yue")
             else:
                 text = english.write(text, beside)
             plain = _without_marks(text)
