@@ -125,13 +125,12 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
     from operators.agreement import AgreementJudge
     from operators.audio.decode import decode
     from operators.speech.segments import cut
-    from operators.text.spoken import Normaliser
 
     settings = settings_of(work)
     vad, asr = engines.vad(settings.vad)(), engines.recogniser(settings.asr, threads=1)()
     copilot, rover = (
         engines.copilots(settings.copilot, threads=1)(),
-        AgreementJudge(settings.rover, Normaliser()),
+        AgreementJudge(settings.rover),
     )
     cutting = settings.cut
     clock, heard = Clock(), list[tuple[str, list[str]]]()

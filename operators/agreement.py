@@ -1,11 +1,14 @@
 """Do two recognisers agree? Measure (WER over mixed tokens, PER over phones), then judge.
 
-    Hypothesis (ASR) ────┐  spoken form ──tokens──> WER ┐
-    Hypothesis (copilot)─┘              ──phones──> PER ┴─> Agreement ──AgreementRule──> Verdict: a label, or a reason
+    Hypothesis (ASR) ────┐ spoken ─┬─folded──tokens──> WER ┐
+    Hypothesis (copilot)─┘  forms  │        ──phones──> PER ┼─> Agreement ──AgreementRule──> Verdict: label or reason
+                                   │        ──numbers─> same ┘                                       │
+                                   └──────────────────────────── the label is a spoken form ────────┘
 
 Measuring and judging are apart so that thresholds can change without a second listen: everything `judge` reads is in
 the ledger. The rule is the paper's, "drop data with WER greater than 10 and PER greater than 5" (TouchASP, section 2),
-read as "keep when both are within bounds"; the literal other reading is `AgreementRule(drop_when="both")`.
+read as "keep when both are within bounds"; the literal other reading is `AgreementRule(drop_when="both")`. To it we add
+that the numbers must be the same (`numbers: strict`): in a long clip a wrong number is a small share of the words.
 
 With several copilots the agreement is that of the copilot nearest to the ASR, and the label is a word-level vote of all
 engines (operators/rover.py). Nearest, because the rule asks for two independent recognisers that agree: an engine more
@@ -23,15 +26,17 @@ from operators.edits import error_rate
 from operators.language import canonical
 from operators.rover import vote
 from operators.settings import check, setting
+from operators.text.folded import Compared, Folder
 from operators.text.phones import Phonetiser
-from operators.text.spoken import Normaliser, tokens
+from operators.text.spoken import tokens
 
 EMPTY_ASR = "empty_asr"
 EMPTY_COPILOT = "empty_copilot"
 WER = "wer"
 PER = "per"
 WER_AND_PER = "wer_and_per"
-REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER)
+NUMBERS = "numbers"
+REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER, NUMBERS)
 """The closed list of why stage "rover" rejects a clip."""
 
 
@@ -43,8 +48,7 @@ class AgreementRule:
     """An AgreementRule says when two transcripts agree well enough, and which of them becomes the label.
 
     It is the section `rover` of the settings. `reference` and `label` name an engine for each language, with "default"
-    for the rest. `label_form` "spoken" unifies more than a transcript should (can't and can not, how a number is
-    read). `reference` and `tones` take part in measuring, the rest in judging alone. Raises UserError.
+    for the rest. `reference` and `tones` take part in measuring, the rest in judging alone. Raises UserError.
     """
 
     max_wer: float = setting(10.0, "percent; infinity switches the rule off", at_least=0, infinite=True)
@@ -60,9 +64,14 @@ class AgreementRule:
         {"zh": "copilot", "default": "asr"}, "by language, whose transcript becomes the label", choices=ENGINES
     )
     label_form: str = setting(
-        "written",
-        "as the engine wrote it, or as compared: numbers in words, no punctuation",
-        choices=("written", "spoken"),
+        "spoken",
+        "the words as they are said, numbers and signs among them, without punctuation; or as the engine wrote it",
+        choices=("spoken", "written"),
+    )
+    numbers: str = setting(
+        "strict",
+        "drop a clip whose transcripts hold different numbers, however long it is; or count them as any other word",
+        choices=("strict", "counted"),
     )
 
     def __post_init__(self) -> None:
@@ -86,46 +95,51 @@ class AgreementJudge:
     def __init__(
         self,
         rule: AgreementRule | None = None,
-        normaliser: Normaliser | None = None,
+        folder: Folder | None = None,
         phonetiser: Phonetiser | None = None,
     ) -> None:
         self.rule = rule or AgreementRule()
-        self.normaliser = normaliser or Normaliser()
+        self.folder = folder or Folder()
         self.phonetiser = phonetiser or Phonetiser(tones=self.rule.tones)
 
     def measure(
         self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float
     ) -> Agreement:
-        """How far the ASR agrees with the nearest copilot (lowest WER + PER, the first of equals).
+        """How far the ASR agrees with the nearest copilot: one with the same numbers if there is any, then the lowest
+        WER + PER, then the first.
 
         `seconds` is the clip's length, for the speech rate. Raises ValueError without a copilot: that clip is the
         copilot stage's `no_copilot`.
         """
         if not copilots:
             raise ValueError("no copilot to compare with")
-        asr_norm = self.normaliser.spoken(asr.text, language)
-        asr_tokens = _tokens(asr_norm)
-        copilot_norms = [self.normaliser.spoken(copilot.text, language) for copilot in copilots]
-        rates = [self._rates(asr_norm, asr_tokens, copilot_norm, language) for copilot_norm in copilot_norms]
-        nearest = min(range(len(rates)), key=lambda index: (sum(rates[index]), index))
-        wer, per = rates[nearest]
+        measured = []
+        for copilot in copilots:
+            compared = self.folder.compare(asr.text, copilot.text, language)
+            measured.append((compared, compared.numbers_agree(language), self.rates(compared, language)))
+        strict = self.rule.numbers == "strict"
+        compared, same_numbers, (wer, per) = min(measured, key=lambda one: (strict and not one[1], sum(one[2])))
+        asr_norm, copilot_norm = compared.first.spoken, compared.second.spoken
         return Agreement(
             wer=wer,
             per=per,
             asr_norm=asr_norm,
-            copilot_norm=copilot_norms[nearest],
+            copilot_norm=copilot_norm,
             reference=self.rule.side(self.rule.reference, language),
-            tokens_per_second=len(asr_tokens) / seconds if seconds > 0 else 0.0,
+            tokens_per_second=len(_tokens(asr_norm)) / seconds if seconds > 0 else 0.0,
+            numbers_agree=same_numbers,
         )
 
-    def _rates(
-        self, asr_norm: str, asr_tokens: list[str], copilot_norm: str, language: str | None
-    ) -> tuple[float, float]:
-        if asr_norm == copilot_norm:  # most pairs worth keeping
+    def rates(self, compared: Compared, language: str | None) -> tuple[float, float]:
+        """Return WER and PER of two folded forms, in percent of the reference's length."""
+        asr, copilot = compared.first.folded, compared.second.folded
+        if compared.first.spoken == compared.second.spoken:  # most pairs worth keeping
             return 0.0, 0.0
-        reference, hypothesis = asr_tokens, _tokens(copilot_norm)
-        reference_phones = self.phonetiser.phones(asr_norm, language)
-        hypothesis_phones = self.phonetiser.phones(copilot_norm, language)
+        if asr == copilot:  # two fillers that differ are not one word that agrees
+            return (0.0, 0.0) if asr else (100.0, 100.0)
+        reference, hypothesis = _tokens(asr), _tokens(copilot)
+        reference_phones = self.phonetiser.phones(asr, language)
+        hypothesis_phones = self.phonetiser.phones(copilot, language)
         if self.rule.side(self.rule.reference, language) == "copilot":
             reference, hypothesis = hypothesis, reference
             reference_phones, hypothesis_phones = hypothesis_phones, reference_phones
@@ -140,7 +154,11 @@ class AgreementJudge:
 
     def _label(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> str:
         if len(hypotheses) > 2:
-            return vote([self.normaliser.spoken(hypothesis.text, language) for hypothesis in hypotheses])
+            texts = [hypothesis.text for hypothesis in hypotheses]
+            spoken = self.folder.normaliser.spoken
+            return vote(
+                [spoken(text, language, " ".join(texts[:at] + texts[at + 1 :])) for at, text in enumerate(texts)]
+            )
         side = self.rule.side(self.rule.label, language)
         if self.rule.label_form == "written":
             return hypotheses[0 if side == "asr" else 1].text.strip()
@@ -155,6 +173,8 @@ def reject(agreement: Agreement, rule: AgreementRule) -> Rejection | None:
         return Rejection(stage="rover", reason=EMPTY_COPILOT, detail="the copilot heard nothing")
     wer, per = agreement.wer > rule.max_wer, agreement.per > rule.max_per
     if not (wer and per if rule.drop_when == "both" else wer or per):
+        if rule.numbers == "strict" and agreement.numbers_agree is False:
+            return Rejection(stage="rover", reason=NUMBERS, detail="the transcripts hold different numbers")
         return None
     detail = f"WER {agreement.wer:.1f} %, PER {agreement.per:.1f} % of the {agreement.reference}'s transcript"
     return Rejection(stage="rover", reason=WER_AND_PER if wer and per else WER if wer else PER, detail=detail)

@@ -76,10 +76,13 @@ class Agreement:
     wer: float
     per: float
     asr_norm: str
+    """spoken form: what the label may be."""
     copilot_norm: str
     reference: str
     """which transcript was the reference: "asr" or "copilot"."""
     tokens_per_second: float
+    numbers_agree: bool | None = None
+    """whether both hold the same numbers in the same order; None: not measured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

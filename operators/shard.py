@@ -82,6 +82,7 @@ LEDGER_SCHEMA = pa.schema(
         ("wer", pa.float64()),  # percent
         ("per", pa.float64()),
         ("tokens_per_second", pa.float64()),
+        ("numbers_agree", pa.bool_()),
         # kept clips only
         _clip_column("label"),
         _clip_column("offset"),  # of the audio member's data in the tar, in bytes

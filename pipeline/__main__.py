@@ -1,4 +1,4 @@
-"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | handoff |
+"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | compare | handoff |
 settings."""
 
 from __future__ import annotations
@@ -80,6 +80,14 @@ Writes score.json and score.html into the run; docs/how-to/check-label-quality.m
 examples:
   python -m pipeline score runs/first --truth truth.jsonl
   python -m pipeline score runs/first --truth truth.jsonl --right 0,2,5""",
+    "compare": """\
+Says how two transcripts are judged, and why: spoken and folded forms, WER, PER, the numbers found. A is taken as the
+ASR's, B as the copilot's. FILE has the columns lang, a, b; every pair gives one JSON object a line, "keep" among it.
+
+examples:
+  python -m pipeline compare "I paid $5" "i paid five dollars" --language en
+  python -m pipeline compare 23度 二十三度 --language zh rover.max_wer=5
+  python -m pipeline compare --pairs pairs.tsv > judged.jsonl""",
     "handoff": handoff_command.EXAMPLES,
     "settings": """\
 examples:
@@ -116,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
     )
     command = add("redecide", "judge a finished run again under other thresholds")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
-    command.add_argument("settings", metavar="key=value", nargs="+", help="new settings: rover.* and text.*")
+    command.add_argument("settings", metavar="key=value", nargs="*", help="new settings: rover.* and text.*")
     command.add_argument("--output", metavar="DIR", help="new run directory (default: RUN plus a hash of the settings)")
     command = add("score", "compare a run's labels and engines with a truth file")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
@@ -132,13 +140,17 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--written",
         action="store_true",
-        help="compare texts as they are written: 23 is then not twenty three, nor can't cannot",
+        help="compare texts as they are written: 23 is then not twenty three, nor $5 five dollars",
     )
     command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
     command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command = add("compare", "say how two transcripts are judged, and why")
+    command.add_argument("texts", metavar="A B", nargs="*", help="two transcripts, and rover.* and text.* settings")
+    command.add_argument("--language", metavar="CODE", help="of both, for example en, zh or yue (default: not known)")
+    command.add_argument("--pairs", metavar="FILE", help="a TSV file of pairs instead, - for the standard input")
     command = add("settings", "print every setting of run, plan and check with its default")
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
     handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
@@ -163,6 +175,8 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
             return curation.check()
         show_plan(curation.store, curation.plan(), console)
         return 0
+    if arguments.command == "compare":
+        return _compare(arguments)
     if arguments.command == "redecide":
         from pipeline.redecide import redecide
 
@@ -195,6 +209,23 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _compare(arguments: argparse.Namespace) -> int:
+    from operators.agreement import AgreementJudge
+    from pipeline import recipe
+    from pipeline.compare_texts import compare_pairs, compare_texts
+
+    texts = [text for text in arguments.texts if not text.startswith(("rover.", "text."))]
+    settings = config.load(None, [text for text in arguments.texts if text not in texts])
+    judge = AgreementJudge(settings.rover, recipe.folder(settings.text))
+    if arguments.pairs is not None and not texts:
+        compare_pairs(arguments.pairs, judge)
+        return 0
+    if arguments.pairs is not None or len(texts) != 2:
+        raise UserError(f"compare takes two transcripts, or --pairs FILE; it was given {len(texts)} transcripts")
+    compare_texts(texts[0], texts[1], arguments.language, judge)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     commands = parser()
     if not (sys.argv[1:] if argv is None else argv):
@@ -202,7 +233,8 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     arguments, rest = commands.parse_known_args(argv)
     # argparse takes the positional arguments in one stretch; settings may stand behind options too.
-    settings = getattr(arguments, "runs", getattr(arguments, "settings", None))
+    names = (name for name in ("runs", "texts", "settings") if hasattr(arguments, name))
+    settings = next((getattr(arguments, name) for name in names), None)
     if rest and (settings is None or any(argument.startswith("-") or "=" not in argument for argument in rest)):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     elif settings is not None:

@@ -27,6 +27,7 @@ from operators.errors import UserError
 from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting
 from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
+from operators.text.spoken import RULES_VERSION
 from stages.base import Resources
 
 
@@ -109,10 +110,13 @@ class CopilotSettings:
 
 @dataclass(kw_only=True)
 class TextSettings:
-    """TextSettings say what two transcripts are forgiven (operators/text/spoken.py)."""
+    """TextSettings say how labels are spelt, and what two transcripts are forgiven (operators/text/)."""
 
-    fillers: bool = setting(True, "drop 嗯, um, ...")
+    fillers: bool = setting(True, "compare without 嗯, um, ...")
     erhua: bool = setting(True, "花儿 equals 花")
+    han: str = setting(
+        "simplified", "script of labels; written: as the engine wrote it", choices=("simplified", "written")
+    )
 
 
 @dataclass(kw_only=True)
@@ -153,7 +157,7 @@ class Settings:
     asr: AsrSettings = setting(AsrSettings(), "the first recogniser")
     hallucination: HallucinationRules = setting(HallucinationRules(), "transcripts that the ASR made up")
     copilot: CopilotSettings = setting(CopilotSettings(), "the second, independent recogniser")
-    text: TextSettings = setting(TextSettings(), "both transcripts, before they are compared")
+    text: TextSettings = setting(TextSettings(), "both transcripts: as labels, and as they are compared")
     rover: AgreementRule = setting(AgreementRule(), "which clips are kept")
     execution: ExecutionSettings = setting(ExecutionSettings(), "where and how fast; no label depends on it")
 
@@ -396,5 +400,6 @@ def _changed(value: Any) -> Any:
 
 def fingerprint(settings: Settings) -> str:
     """Return a short name of `output_settings`: equal ones over equal sources write equal shards."""
-    text = json.dumps(output_settings(settings), sort_keys=True, ensure_ascii=False, default=str)
+    what = output_settings(settings) | {"text rules": RULES_VERSION}
+    text = json.dumps(what, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -5,14 +5,14 @@ Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from operators.audio.decode import Limits
 from operators.clip import SAMPLE_RATE
 from operators.language import canonical
 from operators.storage.base import Store
+from operators.text.folded import Folder
+from operators.text.spoken import Normaliser
 from pipeline import engines
-from pipeline.config import AudioSettings, Settings, fingerprint
+from pipeline.config import AudioSettings, Settings, TextSettings, fingerprint
 from stages.base import Fetcher, Stage
 from stages.copilot import Copilot
 from stages.rover import Rover
@@ -56,7 +56,7 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
         # Kept where they agree.
         Rover(
             rule=settings.rover,
-            normaliser_settings=asdict(settings.text),
+            folder=folder(settings.text),
             resources=workers.rover,
         ),
         # The unit's tar and its ledger, whose presence says that the unit is done.
@@ -77,3 +77,13 @@ def shard_format(settings: Settings) -> ShardFormat:
     """Return how clips are encoded, and the fingerprint that goes into each ledger."""
     audio = settings.audio
     return ShardFormat(codec=audio.codec, opus_kbps=audio.opus_kbps, fingerprint=fingerprint(settings))
+
+
+def folder(text: TextSettings) -> Folder:
+    """Return what brings two transcripts to forms that can be compared."""
+    return Folder(fillers=text.fillers, erhua=text.erhua, normaliser=normaliser(text))
+
+
+def normaliser(text: TextSettings) -> Normaliser:
+    """Return what spells a transcript as it is said."""
+    return Normaliser(han="simplified" if text.han == "simplified" else "written")

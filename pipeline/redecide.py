@@ -7,30 +7,34 @@ The new run is a run like any other; an interrupted redecide goes on where it st
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from rich.console import Console
 
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
+from operators.text.spoken import RULES_VERSION
 from pipeline import config, ledger, recipe
 from pipeline.curate import Curation
 from pipeline.plan import PLAN_KEY, load_plan, save_plan
-from pipeline.run_directory import CONFIG_KEY, config_bytes, stored_config
+from pipeline.run_directory import CONFIG_KEY, config_bytes, stored_config, text_rules
 from stages.base import Stage
 from stages.rejudge import Rejudge
 
 CHANGEABLE = ("rover.", "text.")
-MEASURED = ("rover.tones", "rover.reference", "text.")
-"""Settings on which the measured rates depend; a change of the others only judges again."""
+MEASURED = ("rover.tones", "rover.reference", "rover.numbers", "text.")
+"""Settings on which the measured rates depend; a change of the others only judges again. So do the text rules: a run of
+another version of them is measured again.
+"""
 
 
 def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
     """Write the run that `run` would have been under `overrides`. Return the exit code. Raises UserError."""
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
-    before = config.restore(stored_config(old)["settings"])
+    stored = stored_config(old)
+    before = config.restore(stored["settings"])
     settings = config.override(before, overrides)
     old_values, new_values = config.output_settings(before), config.output_settings(settings)
     changed = [
@@ -39,7 +43,8 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     refused = [key for key in changed if not key.startswith(CHANGEABLE)]
     if refused:
         raise UserError(f"redecide can change rover.* and text.* only, not {refused[0]}: that needs a fresh run")
-    if not changed:
+    same_rules = text_rules(stored) == RULES_VERSION
+    if not changed and same_rules:
         raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
     settings = replace(settings, output=output or f"{run.rstrip('/')}-{config.fingerprint(settings)[:8]}")
     units = load_plan(old)
@@ -56,12 +61,12 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
                 new=store,
                 fetcher=fetch,
                 rule=settings.rover,
-                measure_again=any(key.startswith(MEASURED) for key in changed),
+                measure_again=not same_rules or any(key.startswith(MEASURED) for key in changed),
                 limits=recipe.limits(settings.audio),
                 decode_timeout_seconds=settings.audio.decode_timeout_seconds,
                 decode_attempts=settings.audio.decode_attempts,
                 format=recipe.shard_format(settings),
-                normaliser_settings=asdict(settings.text),
+                folder=recipe.folder(settings.text),
                 resources=settings.execution.segment,
             )
         ]

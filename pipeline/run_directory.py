@@ -15,6 +15,7 @@ import yaml
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import open_store
+from operators.text.spoken import RULES_VERSION
 from pipeline import ledger
 from pipeline.config import Settings, fingerprint, load, output_settings, restore, to_dict
 
@@ -56,7 +57,12 @@ def config_bytes(settings: Settings) -> bytes:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             versions[package] = "not installed"
-    content = {"fingerprint": fingerprint(settings), "settings": to_dict(settings), "versions": versions}
+    content = {
+        "fingerprint": fingerprint(settings),
+        "text_rules": RULES_VERSION,
+        "settings": to_dict(settings),
+        "versions": versions,
+    }
     return yaml.safe_dump(content, allow_unicode=True, sort_keys=False).encode("utf-8")
 
 
@@ -71,6 +77,12 @@ def stored_config(store: Store) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"settings", "fingerprint"} <= content.keys():
         raise UserError(f"{store.url(CONFIG_KEY)} is damaged: put back a copy of it, or choose another output")
     return content
+
+
+def text_rules(stored: dict[str, Any]) -> int:
+    """Return the version of the text rules that a run was begun under; 1 where its config.yaml does not say."""
+    version = stored.get("text_rules", 1)
+    return version if isinstance(version, int) else 1
 
 
 def existing_run(root: str, overrides: list[str]) -> tuple[Settings, Store]:
@@ -91,6 +103,11 @@ def refuse_other_settings(settings: Settings, store: Store) -> None:
     stored = stored_config(store)
     if stored["fingerprint"] == fingerprint(settings):
         return
+    if text_rules(stored) != RULES_VERSION:
+        raise UserError(
+            f"{store.root} was begun under version {text_rules(stored)} of the text rules, and version "
+            f"{RULES_VERSION} gives other labels: choose another output, or 'redecide' the run once it is finished"
+        )
     before = output_settings(restore(stored["settings"]))
     now = output_settings(settings)
     changed = [

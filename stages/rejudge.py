@@ -17,7 +17,7 @@ from operators.audio.decode import AudioError, Limits
 from operators.audio.isolated import IsolatedDecoder
 from operators.clip import SAMPLE_RATE, Agreement, Clip, Hypothesis, Piece, Rejection, Span, Stretch, Unit, Verdict
 from operators.shard import LedgerRow, clean, content_hash, read_ledger, rejection_columns
-from operators.text.spoken import Normaliser
+from operators.text.folded import Folder
 from stages.base import Fetcher, Resources, SourceChanged, Store, clip_seconds
 from stages.segment import LastFetched, read_span
 from stages.write_shard import ShardFormat, commit, shard_keys
@@ -35,12 +35,12 @@ class Rejudge:
     decode_timeout_seconds: float
     decode_attempts: int
     format: ShardFormat = field(default_factory=ShardFormat)
-    normaliser_settings: dict[str, bool] = field(default_factory=dict)
+    folder: Folder = field(default_factory=Folder)
     resources: Resources = field(default_factory=Resources)
     name: str = "Rejudge"
 
     def open(self) -> None:
-        self._rover = AgreementJudge(self.rule, Normaliser(**self.normaliser_settings))
+        self._rover = AgreementJudge(self.rule, self.folder)
         self._decoder = IsolatedDecoder(
             self.limits, timeout_seconds=self.decode_timeout_seconds, attempts=self.decode_attempts
         )

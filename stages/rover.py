@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from operators.agreement import AgreementJudge, AgreementRule
 from operators.clip import Clip, Unit
 from operators.shard import clip_language
-from operators.text.spoken import Normaliser
+from operators.text.folded import Folder
 from stages.base import Resources, clip_seconds
 
 
@@ -19,12 +19,12 @@ class Rover:
     """The Rover stage runs the `AgreementJudge` over every clip in play."""
 
     rule: AgreementRule
-    normaliser_settings: dict[str, bool] = field(default_factory=dict)
+    folder: Folder = field(default_factory=Folder)
     resources: Resources = field(default_factory=Resources)
     name: str = "Rover"
 
     def open(self) -> None:
-        self._judge = AgreementJudge(self.rule, Normaliser(**self.normaliser_settings))
+        self._judge = AgreementJudge(self.rule, self.folder)
 
     def close(self) -> None:
         pass

@@ -22,7 +22,7 @@ from operators.audio.decode import encode_flac, encode_opus
 from operators.clip import Unit
 from operators.filterbank import MelSums, filterbank
 from operators.shard import LedgerRow, decode_member, ledger_bytes, unit_rows, write_tar
-from operators.text.spoken import Normaliser, tokens
+from operators.text.spoken import RULES_VERSION, Normaliser, tokens
 from stages.base import Resources, Store, clip_seconds
 
 
@@ -90,6 +90,7 @@ def commit(
     metadata = {
         "unit_id": unit_id,
         "fingerprint": shard_format.fingerprint,
+        "text_rules": str(RULES_VERSION),
         "tar_bytes": str(len(tar)),
         "tar_sha256": hashlib.sha256(tar).hexdigest(),
         "kept_clips": str(sum(row["outcome"] == "kept" for row in placed)),
@@ -103,7 +104,7 @@ def commit(
     store.put(ledger_key, ledger_bytes(placed, metadata))
 
 
-_spoken = Normaliser(fillers=False)
+_spoken = Normaliser()
 
 
 def label_length(label: str, language: str | None) -> int:

@@ -89,7 +89,7 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
     scheme = tokenizer.scheme
     if task not in scheme.tasks:
         raise UserError(f"task {task!r} is not in the scheme: it has {', '.join(scheme.tasks)}")
-    content = tokenizer.encode(row.label or "")
+    content = tokenizer.encode(row.label or "", row.language)
     event_ids = tokenizer.ids_of("event")
     named = [scheme.known("event", event) for event in row.events or ()]
     inline = {token for token in content if token in event_ids}

@@ -3,8 +3,9 @@
     "Hey 你好 <event:dog>" ──written form──> HEY 你 好 <event:dog> ──units──> ▁HE Y 你 好 <event:dog> ──> ids
 
 The written form is upper case without punctuation, as test sets are scored, except that Han stays in the script of the
-label. One character is one unit also for kana, Thai and other scripts without spaces. All other words are split by
-byte-pair merges of characters (Sennrich et al. 2016), their first unit carrying the mark ▁ of a word boundary.
+label. What is said stays: -5, $ 12.50, C#. One character is one unit also for kana, Thai and other scripts without
+spaces. All other words are split by byte-pair merges of characters (Sennrich et al. 2016), their first unit carrying
+the mark ▁ of a word boundary.
 
 Neither torch nor any tokenizer library is needed here: the recognizer loads the same tokenizer.json.
 """
@@ -25,15 +26,12 @@ from model_training.text.bpe import BOUNDARY, Merge, learn_merges, split_word
 from model_training.text.tokens import KINDS, UNK, UNKNOWN, Scheme, spell
 from operators.errors import UserError
 from operators.storage.atomic import replace
-from operators.text.spoken import tokens
+from operators.text.spoken import tokens, training_form
 
 FILE = "tokenizer.json"
 SCHEMA_VERSION = 1
 
 _EVENT = re.compile(r"<event:([^\s<>:|]+)>")
-# What recognisers write into a transcript that nobody said: <|zh|>, [Music].
-_TAG = re.compile(r"<\|[^|<>]*\|>|\[[^\[\]]{0,40}\]")
-_APOSTROPHES = str.maketrans("’‘ʼ＇`´", "''''''")
 _FORMAT = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\U000e0100-\U000e01ef]")
 # The blocks of operators.text that are written without spaces: kana, bopomofo, Thai, Lao, Burmese, Khmer; then all Han.
 _UNSPACED = re.compile(
@@ -111,16 +109,16 @@ class Tokenizer:
     def encode(self, text: str, language: str | None = None) -> list[int]:
         """Return the ids of a text with its `<event:…>` tokens, one `<unk>` per character that the vocabulary lacks.
 
-        `language` is accepted for callers that know it; the units are the same for every language.
+        `language` says how a sign is said that the written form would lose; the units are the same for every language.
         """
         ids: list[int] = []
         place = 0
         for event in _EVENT.finditer(text):
-            ids += self._encode_words(text[place : event.start()])
+            ids += self._encode_words(text[place : event.start()], language)
             label = self.scheme.known("event", event[1])
             ids.append(UNK if label is None else self.special_id("event", label))
             place = event.end()
-        return ids + self._encode_words(text[place:])
+        return ids + self._encode_words(text[place:], language)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of the ids in written form, events inline, all other special tokens left out."""
@@ -153,9 +151,9 @@ class Tokenizer:
         ]
         return list(dict.fromkeys((*characters, *events)))
 
-    def _encode_words(self, text: str) -> list[int]:
+    def _encode_words(self, text: str, language: str | None) -> list[int]:
         ids: list[int] = []
-        for token in written_tokens(text):
+        for token in written_tokens(text, language):
             if is_unspaced(token):
                 ids += [self._character_id.get(character, UNK) for character in token]
                 continue
@@ -272,10 +270,9 @@ class Tokenizer:
         return hashlib.sha256(self.to_bytes()).hexdigest()
 
 
-def written_tokens(text: str) -> list[str]:
-    """Return words and characters in written form: widths folded (NFKC), upper case, no tags and punctuation."""
-    text = _FORMAT.sub("", _TAG.sub(" ", text)).translate(_APOSTROPHES)
-    return tokens(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).translate(_APOSTROPHES).upper()))
+def written_tokens(text: str, language: str | None = None) -> list[str]:
+    """Return the words and characters of a text: upper case, tags and punctuation gone, no sign that is said lost."""
+    return tokens(_FORMAT.sub("", training_form(text, language)))
 
 
 def is_unspaced(token: str) -> bool:

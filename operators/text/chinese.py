@@ -1,350 +1,323 @@
-"""Spoken form of the Han parts of a transcript: one script, numbers as words, no fillers, no 儿化.
+"""The spoken form of Mandarin and Cantonese: every number and sign as a speaker says it, and nothing else changed.
 
-    text ─one_script─> 买了 23 个 ─write_symbols, write_number─> 买了二十三个 ─reread_numbers─> one reading per number
-         ─strip_fillers, strip_erhua─> 嗯花儿 -> 花
+    text ─addresses─> 点, at ─money, dates, times, scores, units, shares, signs─> words
+         ─numbers─> in the language of the script beside them, as the other engine spelt them out, else as usual
 
-Rules are kept to what an engine's spelling leaves open. What a listener can hear (日 or 号, 元 or 块) stays as it is.
+Where one sign has several readings (65kg, 100%, 3:30, 1-2线, 19年, 2层) the other engine's words say which one it was.
+Nothing is dropped or unified here: 嗯, 花儿 and 五十两 stay (operators.text.folded unifies them, to compare).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Any
 
-from operators.text.numbers import (
-    CURRENCY_SIGNS,
-    HAN_DIGITS,
-    MEASURES,
-    ORDINAL_NEIGHBOURS,
-    currency_name,
-    han_digits,
-    han_value,
-    parse_han,
-    reading_english,
-    reading_han,
-)
+from operators.text import english
+from operators.text.numbers_zh import MEASURES, ORDINAL_NEIGHBOURS, han_digits, han_value, readings_han
+from operators.text.scripts import CURRENCY_SIGNS, HAN, simplify, table
 
-# Two spellings with one pronunciation (异形词; many are pairs of GF 1001-2001): no listener can tell which was meant.
-_VARIANTS_ZH = {
-    "甚么": "什么",
-    "妳": "你",
-    "牠": "它",
-    "想像": "想象",
-    "好象": "好像",
-    "其它": "其他",
-    "部份": "部分",
-    "身分": "身份",
-    "成份": "成分",
-    "惟一": "唯一",
-    "帐号": "账号",
-    "帐户": "账户",
-    "当做": "当作",
-    "叫作": "叫做",
-    "看作": "看做",
-    "定购": "订购",
-    "预定": "预订",
-    "定金": "订金",
-    "思惟": "思维",
-    "倒楣": "倒霉",
-    "辞汇": "词汇",
-    "计画": "计划",
-    "连络": "联络",
-    "份量": "分量",
-    "图象": "图像",
-    "录象": "录像",
-    "装璜": "装潢",
-    "交待": "交代",
-    "渡假": "度假",
-    "做为": "作为",
-    "做客": "作客",
-    "凭藉": "凭借",
-    "热呼呼": "热乎乎",
-    "祇": "只",
-    "衹": "只",
-    "麽": "么",
-}
+Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
 
-# Cantonese has no one spelling: the same word written two ways.
-_VARIANTS_YUE = {
-    "俾": "畀",
-    "噉": "咁",
-    "依家": "而家",
-    "搵": "揾",
-    "哂": "晒",
-    "嗮": "晒",
-    "喇": "啦",
-    "嘞": "啦",
-    "咯": "啰",
-    "噃": "喎",
-    "咩嘢": "乜嘢",
-    "尐": "啲",
-    "吖": "啊",
-    "系度": "喺度",
-    "嗰": "𠮶",
-    "甚么": "什么",
-    "妳": "你",
-}
-
-_VARIANT_PATTERN = {
-    True: re.compile("|".join(_VARIANTS_YUE)),
-    False: re.compile("|".join(_VARIANTS_ZH)),
-}
-# 著 is 着 in Taiwan and Hong Kong spelling; OpenCC's tw2s also breaks 显著 in text that was simplified all along,
-# so not tw2s.
-_ASPECT_ZHE = re.compile(r"(?<![名显土原编专巨昭合译论卓拙遗])著(?![名作者书称述录于有])")
-# 著书 and 著录 are words, unless what stands before is something one does with a book or a recording: 拿著書, 聽著錄音.
-_ASPECT_ZHE_BOOK = re.compile("(?<=[拿看读抱带背捧翻念教握提拎挎夹摆放堆听开跟])著(?=[书录])")
-_LETTER_D = re.compile(r"(?<=[\u3400-\u9fff])\s?[dD](?![A-Za-z0-9])")
-
-HAN = r"\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_N = "[零一二三四五六七八九十百千万亿两]"
-_D = f"[{HAN_DIGITS}幺]"
-_ODD_NUMERALS = re.compile(rf"[〇○廿卅]|幺(?={_D}{{2}})|(?<={_D}{{2}})幺|(?<={_D})幺(?={_D})")
-_ODD_VALUE = {"〇": "零", "○": "零", "廿": "二十", "卅": "三十", "幺": "一"}
-_RUN = re.compile(rf"{_N}{{2,}}")
-_AFTER_LATIN = re.compile(
-    rf"(?<=[A-Za-z])\s?((?:{_N}{{2,}}|[二三四五六七八九]|一(?=[的季])|一(?![{HAN}])))(?![{MEASURES}{ORDINAL_NEIGHBOURS}]|{_N})"
-)
-_TWO_MEASURED = re.compile(rf"(?<![第十百千万亿零一二三四五六七八九两初周期老点之])二(?=[{MEASURES}](?!级|手))")
-_TWO_DECIMAL = re.compile(r"两点(?=[零一二三四五六七八九])")
-_TWO_O_CLOCK = re.compile(r"(?<![第十百千万亿零一二三四五六七八九两])二点(?![零一二三四五六七八九])")
-_DECIMAL_MYRIAD = re.compile(rf"(?<!{_N})({_N}{{1,8}})点([{HAN_DIGITS}]{{1,2}})([万亿])(?!{_N})")
-_NEGATIVE_DEGREES = re.compile(
-    rf"(?<!正)负(?={_N}{{1,4}}(?:点{_N}{{1,4}})?(?:到(?:零下)?{_N}{{1,4}}(?:点{_N}{{1,4}})?)?度)"
-)
-_WHOLE_PERCENT = re.compile(rf"百分之一百(?!{_N}|点)")
-
-# Clock times: the parts that digits leave unsaid (3:30 is 三点半 or 三点三十分) fall together.
-_CLOCK = (
-    (re.compile("点三十(?:分(?![之钟])|(?![一二三四五六七八九分]))"), "点半"),
-    (re.compile("点一刻"), "点十五"),
-    (re.compile("点三刻"), "点四十五"),
-    (re.compile("点整"), "点"),
-)
-# 八点五分 is 8:05 after a time of day; without one it may be a score of 8.5.
-_CLOCK_SHORT_MINUTE = re.compile(
-    rf"((?:[上下中]午|[早晚]上|[早清凌]晨|傍晚|夜里|夜晚|朝早|下昼|[今明][早晚]|昨晚)的?{_N}{{1,3}}点)([一二三四五六七八九])分(?![之钟])"
-)
-_CLOCK_MINUTE = re.compile("(点(?:[二三四五]?十[一二三四五六七八九]?|零[一二三四五六七八九]))分(?![之钟])")
-
-_UNITS = {
-    "km/h": "公里每小时",
-    "m/s": "米每秒",
-    "km2": "平方公里",
-    "m2": "平方米",
-    "m3": "立方米",
-    "km": "公里",
-    "kg": "公斤",
-    "cm": "厘米",
-    "mm": "毫米",
-    "ml": "毫升",
-    "mL": "毫升",
-    "mg": "毫克",
-    "m": "米",
-    "g": "克",
-    "L": "升",
-    "°C": "度",
-    "°F": "华氏度",
-    "°": "度",
-    "℃": "度",
-    "¢": "美分",
-}
 _NUMBER = r"\d+(?:\.\d+)?"
-_UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
-_CURRENCY = {"¥": "元", "￥": "元", "US$": "美元", "HK$": "港元", "NT$": "台币", "$": "美元", "€": "欧元", "£": "英镑"}
-_CURRENCY |= {
-    "₹": "卢比",
-    "₩": "韩元",
-    "₽": "卢布",
-    "₺": "里拉",
-    "₫": "越南盾",
-    "₱": "比索",
-    "฿": "泰铢",
-    "₪": "谢克尔",
-}
-_MONEY = re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)(?:[美港欧韩]?元)?")
-_DATE = re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])")
-_TIME = re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])")
-_PHONE = re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4})(?![\d-])")
-_SCORE = re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])")
-_SCORE_BEFORE = re.compile(r"(?:比分|以|赢|输|败|胜|打成|领先|落后|战平)(?:了|是|为)?\s?$")
+_CURRENCY = {
+    "¥": ("元", "块"), "US$": ("美元", "美金"), "HK$": ("港元", "港币"), "NT$": ("台币",), "$": ("美元", "美金", "刀"),
+    "€": ("欧元",), "£": ("英镑",), "₹": ("卢比",), "₩": ("韩元",), "₽": ("卢布",), "₺": ("里拉",), "₫": ("越南盾",),
+    "₱": ("比索",), "฿": ("泰铢",), "₪": ("谢克尔",),
+}  # fmt: skip
+_SCORE_BEFORE = re.compile(r"(?:比分|以|赢|输|败|胜|打成|领先|落后|战平|半场)(?:了|是|为)?\s?$")
+_SCORE_AFTER = re.compile(r"\s?(?:领先|落后|战平|获胜|取胜|击败|战胜|大胜|完胜|赢|输|负于|战平|平局|不敌|逆转)")
 # A dash before a number is a minus only where nothing measured stands before it: 5度-10度 and 5%-10% are ranges. After
 # Han it needs a percentage or a temperature behind it, or 是 为 到 至 于 before it: the dash of 歼-20 is not said.
 _NO_RANGE = r"(?<![\d.%‰°])(?<!\d度)(?<!\d\s)(?<!°[CF])"
-_BELOW_ZERO = re.compile(
-    rf"{_NO_RANGE}-\s?({_NUMBER})(?=(?:\s?(?:到|至|[~～—–-]+)\s?-?\s?{_NUMBER})?\s?(?:°|度|摄氏度))"
-)
-_NEGATIVE_SHARE = re.compile(rf"(?<![A-Za-z)]){_NO_RANGE}-(?={_NUMBER}\s?(?:[%‰]|个百分点))")
-_MINUS = re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})")
-_SPAN = re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)")
-_WITH_FRACTION = re.compile(r"(?<![\d/.])(\d{1,3}) (\d{1,2})/(\d{1,2})(?![\d/])")
-_POWER = re.compile(r"\^(-?)(\d{1,4})(?!\d)")
-_CENTS = re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)")
-
-_FILLERS = re.compile("[嗯呃啊呀哦噢喔诶欸哎唉]+")
-_ERHUA = re.compile(rf"(?<=[{HAN}])(?<![女婴幼少孤健胎产宠血男育生小侄患弃妻乞儿])儿(?![子童女媳歌科孙时戏郎茶化])")
 
 
-@lru_cache(maxsize=1)
-def _simplifier() -> Any:
-    from opencc import OpenCC
-
-    return OpenCC("t2s")
+def beside_form(text: str) -> str:
+    """Return what the other engine wrote without blanks and punctuation, for looking up a reading in it."""
+    return re.sub(r"[\W_]+", "", text.lower())
 
 
-def simplify(text: str) -> str:
-    """Traditional Han to simplified, by phrases where one character has two forms (乾隆, 干净). OpenCC, t2s."""
-    return str(_simplifier().convert(text))
-
-
-def one_script(text: str, *, cantonese: bool) -> str:
-    """Simplified Han with one spelling per word. Cantonese too: traditional to simplified merges, the other way
-    guesses.
-    """
-    text = simplify(text)
-    if "著" in text:
-        text = _ASPECT_ZHE_BOOK.sub("着", _ASPECT_ZHE.sub("着", text))
-    variants = _VARIANTS_YUE if cantonese else _VARIANTS_ZH
-    text = _VARIANT_PATTERN[cantonese].sub(lambda match: variants[match.group()], text)
-    return _LETTER_D.sub("啲", text) if cantonese else text
-
-
-def write_symbols(text: str, *, cantonese: bool) -> str:
-    """Symbols around Arabic digits to Han.
-
-    ￥5 -> 5元, 12% -> 百分之12, 3:05 -> 3点零5, 5km -> 5公里, -3°C -> 零下3度.
-    """
-    currency = _CURRENCY | ({"$": "蚊"} if cantonese else {})
-    text = _PHONE.sub(lambda match: match.group().replace("-", ""), text)
-    text = _MONEY.sub(
-        lambda match: f"{match[2]}{match[3]}{currency.get(match[1]) or f' {currency_name(match[1])} '}", text
+def _choose(candidates: Iterable[str], beside: str) -> str:
+    """The first reading that the other engine spelt out, else the first of all."""
+    readings = list(candidates)
+    # 度 is part of 摄氏度: of readings that are there, the longest.
+    return (
+        max((words for words in readings if words in beside), key=len, default=readings[0]) if beside else readings[0]
     )
-    text = _CENTS.sub(r"\1", text)
-    text = _DATE.sub(lambda match: f"{match[1]}年{int(match[3])}月{int(match[4])}日", text)
-    text = _TIME.sub(_clock, text)
-    text = _SCORE.sub(r"\1比\2", text)
-    if "^" in text:
-        text = _POWER.sub(_power, text)
-    if "-" in text:
-        text = _NEGATIVE_SHARE.sub("负", _BELOW_ZERO.sub(r"零下\1", text))
-    text = _UNIT.sub(lambda match: _UNITS[match[1]], text)
-    text = re.sub(rf"({_NUMBER})\s?%", r"百分之\1", text)
-    text = re.sub(rf"({_NUMBER})\s?‰", r"千分之\1", text)
-    text = _WITH_FRACTION.sub(_with_fraction, text)
-    text = re.sub(r"(?<![\d/])(\d{1,3})/(\d{1,3})(?![\d/])", r"\2分之\1", text)
-    text = _MINUS.sub(r"\1负", _SPAN.sub("到", text))
-    for symbol, word in (("+", "加"), ("×", "乘"), ("*", "乘"), ("÷", "除以"), ("=", "等于")):
-        if symbol in text:
-            text = re.sub(rf"(?<=\d)\s?{re.escape(symbol)}\s?(?=\d)", word, text)
-    return text
 
 
-def _power(match: re.Match[str]) -> str:
+def _address(match: re.Match[str], beside: str) -> str:
+    spelt = match.group().rstrip("./").replace("@", " at ")
+    return spelt.replace(".", "点").replace("/", "斜杠" if "斜杠" in beside else " ").replace(":", " ")
+
+
+def _money(match: re.Match[str], beside: str) -> str:
+    sign, amount, myriads, unit = match.groups()
+    amount = re.sub(r"(\.\d)0$|\.00$", r"\1", amount)  # the closing zero of an amount is written and not said
+    names = _CURRENCY.get("¥" if sign == "￥" else sign) or (f" {english.currency_name(sign)} ",)
+    return f"{amount}{myriads}{unit or _choose(names, beside)}"
+
+
+def _hong_kong_money(match: re.Match[str], beside: str) -> str:
+    return f"{match[2]}{match[3]}蚊" if match[1] == "$" else _money(match, beside)
+
+
+def _date(match: re.Match[str], beside: str) -> str:
+    year, _, month, day = match.groups()
+    last = "号" if f"{han_value(int(day))}号" in beside else "日"
+    return f"{year}年{int(month)}月{int(day)}{last}"
+
+
+def _clock(match: re.Match[str], beside: str) -> str:
+    hour, minute, second = match.groups()
+    if not second:
+        score = f"{han_value(int(hour))}比{han_value(int(minute))}"
+        around = _SCORE_BEFORE.search(match.string[: match.start()]) or _SCORE_AFTER.match(match.string[match.end() :])
+        if around or score in beside:
+            return f"{int(hour)}比{int(minute)}"
+    spelt = f"{'两' if int(hour) == 2 else han_value(int(hour))}点"
+    two = han_value(int(minute))
+    two = two if int(minute) > 9 else f"零{two}"
+    if second:
+        return f"{spelt}{two}分{'零' if int(second) < 10 else ''}{han_value(int(second))}秒"
+    if not int(minute):
+        return _choose((spelt, f"{spelt}整", f"{spelt}钟"), "") if f"{spelt}整" not in beside else f"{spelt}整"
+    readings = [f"{spelt}{two}分", f"{spelt}{two}"]
+    if int(minute) < 10:
+        readings.append(f"{spelt}{han_value(int(minute))}分")
+    readings += {15: [f"{spelt}一刻"], 30: [f"{spelt}半"], 45: [f"{spelt}三刻"]}.get(int(minute), [])
+    return _choose(readings, beside)
+
+
+def _power(match: re.Match[str], beside: str) -> str:
     minus, exponent = match.groups()
     return f"的{'负' if minus else ''}{exponent}次方" if minus or exponent != "2" else "的平方"
 
 
-def _with_fraction(match: re.Match[str]) -> str:
+def _with_fraction(match: re.Match[str], beside: str) -> str:
     whole, above, below = match.groups()
     return f"{whole}又{below}分之{above}" if 0 < int(above) < int(below) else match.group()
 
 
+@lru_cache(maxsize=1)
+def _units() -> dict[str, tuple[str, ...]]:
+    return {row[0]: tuple(row[1:]) for row in table("units_zh.txt")}
+
+
+@lru_cache(maxsize=1)
+def _unit_pattern() -> re.Pattern[str]:
+    signs = "|".join(re.escape(sign) if len(sign) == 1 else f"(?i:{re.escape(sign)})" for sign in _units())
+    return re.compile(rf"(?<=\d)\s?({signs})(?![A-Za-z\d])")
+
+
+def _unit(match: re.Match[str], beside: str) -> str:
+    return _choose(_units().get(match[1]) or _units()[match[1].lower().replace("°c", "°C").replace("°f", "°F")], beside)
+
+
 def drop_units(text: str) -> str:
-    """Without the Latin letters that are units of a number, to see whether any other Latin is there."""
-    return _UNIT.sub("", text)
+    """Return the text without the Latin letters that are units of a number, to see whether any other Latin is there."""
+    return _unit_pattern().sub("", text)
 
 
-def _clock(match: re.Match[str]) -> str:
-    hour, minute, second = match.groups()
-    if _SCORE_BEFORE.search(match.string[: match.start()]):
-        return match.group()
-    words = f"{int(hour)}点"
-    if int(minute) or second:
-        words += f"零{int(minute)}" if int(minute) < 10 else minute
-    return words + (f"分{int(second)}秒" if second and int(second) else "")
+def _share(match: re.Match[str], beside: str) -> str:
+    if match[1] == "100":
+        return _choose(("百分之百", "百分百", "百分之一百"), beside)
+    return f"百分之{match[1]}"
 
 
-def write_number(whole: str, fraction: str | None, before: str, after: str) -> str:
-    """One Arabic number in Han words: digits of the whole part, digits after the point if any, and the text around
-    it.
-    """
-    if fraction is not None:
-        return f"{reading_han(whole.lstrip('0') or '0', before, '点')}点{han_digits(fraction)}"
-    return reading_han(whole, before, after)
+def _shares(match: re.Match[str], beside: str) -> str:
+    """20%-30% is 百分之二十到三十 where the other engine has it."""
+    spelt = f"百分之{han_value(int(match[1]))}到{han_value(int(match[2]))}"
+    return spelt if spelt in beside else match.group()
 
 
-def reread_numbers(text: str) -> str:
-    """Every spelt number read in the one canonical way, so that 203室, 二零三室 and 二百零三室 come out alike."""
-    if _ODD_NUMERALS.search(text):
-        text = _ODD_NUMERALS.sub(lambda match: _ODD_VALUE[match.group()], text)
-    if "摄氏度" in text:
-        text = text.replace("摄氏度", "度")
-    text = _AFTER_LATIN.sub(_english_number, text)
-    if "负" in text:
-        text = _NEGATIVE_DEGREES.sub("零下", text.replace("百分之负", "负百分之"))
-    if "点" in text:
-        text = _DECIMAL_MYRIAD.sub(_decimal_myriad, text)
-    text = _RUN.sub(_reread_run, text)
-    if "二" in text:
-        text = _TWO_MEASURED.sub("两", text)
-    if "点" in text:
-        for pattern, words in _CLOCK:
-            text = pattern.sub(words, text)
-        text = _CLOCK_SHORT_MINUTE.sub(r"\1零\2", text)
-        text = _CLOCK_MINUTE.sub(r"\1", text)
-        text = _TWO_O_CLOCK.sub("两点", _TWO_DECIMAL.sub("二点", text))
-    if "百分之一百" in text:
-        text = _WHOLE_PERCENT.sub("百分之百", text)
-    return text
+def _span(match: re.Match[str], beside: str) -> str:
+    """1-2线: 到 unless the other engine heard 一二, 一比二 or 一至二."""
+    first, last = match.groups()
+    ones, others = (readings_han(number[:16]) for number in (first, last))
+    for word in ("到", "至", "比", "杠", "减", ""):
+        for one in ones:
+            for other in others:
+                if f"{one}{word}{other}" in beside:
+                    return f"{one}{word}{other}"
+    if len(first) == len(last) and 1 < len(first) < 6 and not int(first[1:]) and not int(last[1:]):
+        unit = "十百千万"[len(first) - 2]
+        for start in (han_digits(first[0]), "两" if first[0] == "2" else ""):
+            if start and f"{start}{han_digits(last[0])}{unit}" in beside:
+                return f"{start}{han_digits(last[0])}{unit}"  # 五六百, 两三百
+    text = match.string
+    around = _SCORE_BEFORE.search(text[: match.start()]) or _SCORE_AFTER.match(text[match.end() :])
+    return f"{first}{'比' if around else '到'}{last}"
 
 
-def _arabic(digits: str) -> str:
-    return "".join(str(HAN_DIGITS.index(digit)) for digit in digits)
+def _two_in_a_row(match: re.Match[str], beside: str) -> str:
+    """2、3天 is 两三天 where the other engine has it."""
+    spelt = f"{'两' if match[1] == '2' else han_digits(match[1])}{han_digits(match[2])}"
+    return spelt if spelt in beside else match.group()
 
 
-def _decimal_myriad(match: re.Match[str]) -> str:
-    """一点二万 -> 一万两千: written 1.2万 and 12000, it is said either way, or 一万二."""
-    whole, tenths, myriad = match.groups()
-    value = parse_han(whole)
-    if value is None:
-        return match.group()
-    value = (100 * value + int(_arabic(tenths).ljust(2, "0"))) * (100 if myriad == "万" else 1_000_000)
-    return han_value(value) if value < 10**11 else match.group()
+def _heard_minus(match: re.Match[str], beside: str) -> str:
+    """余额-200 is 负二百 where the other engine has it; the dash of 歼-20 is silent."""
+    heard = any(f"负{words}" in beside for words in readings_han(match[1][:16]))
+    return f"负{match[1]}" if heard else match.group()
 
 
-def _reread_run(match: re.Match[str]) -> str:
-    run, text = match.group(), match.string
-    if match.start() and text[match.start() - 1] in "点几数":
-        return run  # decimals are digits already; 几十 and 数百 are no numbers
+def _with_tenths(match: re.Match[str], beside: str) -> str:
+    """99.9元 is 九十九块九, 1.8米 一米八, 0.5元 五毛 where the other engine has it."""
+    whole, tenths, unit = match.groups()
+    money = unit in "元块蚊"
+    for spelt_unit in ("块", "蚊", "元") if money else (unit, "度") if unit[0] == "°" else (unit,):
+        spelt = f"{han_value(int(whole))}{spelt_unit}{han_digits(tenths)}"
+        if spelt in beside:
+            return spelt
+    dimes = f"{han_digits(tenths)}毛"
+    return dimes if money and whole == "0" and len(tenths) == 1 and dimes in beside else match.group()
+
+
+def _words(*readings: str) -> Callable[[re.Match[str], str], str]:
+    return lambda match, beside: _choose(readings, beside)
+
+
+_SIGNS = {
+    "±": ("正负",), "≥": ("大于等于", "大于或等于"), "≤": ("小于等于", "小于或等于"), "≈": ("约等于",),
+    "≠": ("不等于",), "×": ("乘", "乘以"), "÷": ("除以",), "√": ("根号",), "∞": ("无穷",), "%": ("百分号",),
+    "‰": ("千分号",),
+}  # fmt: skip
+
+
+@lru_cache(maxsize=2)
+def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
+    """(sign to look for, its rules), in the order in which they are used; "" stands for always."""
+    return (
+        (".", (
+            (re.compile(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"), _address),
+            (re.compile(r"(?:https?://)?(?<![A-Za-z0-9])(?:[A-Za-z0-9-]+\.)+(?:com|org|net|edu|gov|cn|io|ai|tv|hk)"
+                        r"(?![A-Za-z0-9])(?:/[A-Za-z0-9./-]*)?"), _address),
+            (re.compile(r"(?<=www)\.(?=\w)"), _words("点")),
+            (re.compile(r"(?<![A-Za-z\d_.])\.(?=\d)"), lambda match, beside: "0."),
+            (re.compile(r"(?<![\d.])(?!(?:19|20)\d\d\.[01]?\d\.[0-3]?\d(?!\d))\d+(?:\.\d+){2,}(?!\.?\d)(?![年月日号])"),
+             lambda match, beside: "点".join(han_digits(part) for part in match.group().split("."))),
+        )),
+        (",", ((re.compile(r"(?<=\d),(?=\d{3}(?:\D|,|$))"), lambda match, beside: ""),)),
+        ("-", ((re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4}|(?!(?:19|20)\d\d-[01]?\d-[0-3]?\d(?!\d))"
+                           r"\d+(?:-\d+){2,})(?![\d-])"),
+                lambda match, beside: han_digits(re.sub("[^0-9]", "", match.group()))),)),
+        ("", ((english.SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),)),
+        ("", ((re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元|块|蚊)?"),
+                _hong_kong_money if cantonese else _money),)),
+        ("", (
+            (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
+            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度|°C?)"), _with_tenths),
+        )),
+        ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
+                lambda match, beside: han_digits(match[1] + match[2])),)),
+        ("", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),
+                _date),)),
+        (":", (
+            (re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])"), _clock),
+            (re.compile(r"(?<=\d):(?=\d)"), _words("比")),
+        )),
+        ("^", ((re.compile(r"\^(-?)(\d{1,4})(?!\d)"), _power),)),
+        ("-", (
+            (re.compile(rf"{_NO_RANGE}-\s?({_NUMBER})(?=(?:\s?(?:到|至|[~～—–-]+)\s?-?\s?{_NUMBER})?\s?(?:°|度|摄氏度))"),
+             lambda match, beside: f"{_choose(('零下', '负'), beside)}{match[1]}"),
+            (re.compile(rf"(?<![A-Za-z)]){_NO_RANGE}-(?={_NUMBER}\s?(?:[%‰]|个百分点))"), _words("负")),
+        )),
+        ("", ((_unit_pattern(), _unit),)),
+        ("%", (
+            (re.compile(r"(\d+)%\s?[-~–—到至]\s?(\d+)%"), _shares),
+            (re.compile(rf"负({_NUMBER})\s?%"),
+             lambda match, beside: f"百分之负{match[1]}" if "百分之负" in beside else f"负百分之{match[1]}"),
+            (re.compile(rf"({_NUMBER})\s?%"), _share),
+        )),
+        ("‰", ((re.compile(rf"({_NUMBER})\s?‰"), lambda match, beside: f"千分之{match[1]}"),)),
+        ("/", (
+            (re.compile(r"(?<![\d/.])(\d{1,3}) (\d{1,2})/(\d{1,2})(?![\d/])"), _with_fraction),
+            (re.compile(r"(?<![\d/])(\d{1,3})/(\d{1,3})(?![\d/])"), lambda match, beside: f"{match[2]}分之{match[1]}"),
+        )),
+        ("", (
+            (re.compile(r"(?<![\d.])(\d+)\s?[~～—–-]+\s?(\d+)(?![\d.])"), _span),
+            (re.compile(r"(?<![\d.])(\d)、(\d)(?![\d.、])"), _two_in_a_row),
+            (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _words("到", "至")),
+            (re.compile(rf"(^|[^\w)]|[是为到至于])-(?={_NUMBER})"), lambda match, beside: f"{match[1]}负"),
+            (re.compile(r"(?<=\w)-(\d+)"), _heard_minus),
+        )),
+        ("+", (
+            (re.compile(r"(?<=[A-Za-z])\+\+(?![A-Za-z])"), _words("加加", " plus plus ")),
+            (re.compile(r"(?<=\w)\s?\+\s?(?=\w)|(?<=\w)\+(?!\w)"), _words("加")),
+            (re.compile(r"(?<![\w])\+(?=\d)"), _words("正")),
+        )),
+        ("#", ((re.compile(r"(?<=[A-Ga-g])#"), 
+                lambda match, beside: "井" if "井" in beside else " sharp "),)),
+        ("=", ((re.compile(r"(?<=\w)\s?=\s?(?=[\w-])"), _words("等于")),)),
+        ("*", ((re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), _words("乘", "乘以")),)),
+        ("@", ((re.compile("@"), _words(" at ")),)),
+        ("&", ((re.compile("&"), _words(" and ")),)),
+        *((sign, ((re.compile(rf"\s?{re.escape(sign)}\s?"), _words(*words)),)) for sign, words in _SIGNS.items()),
+        ("<", ((re.compile(r"(?<![A-Za-z\d\s<])\s?<(?=\s?\d)|^<(?=\s?\d)"), _words("小于", "低于")),
+               (re.compile(r"(?<=\w)\s?<\s?(?=[\w-])"), _words("小于")),)),
+        (">", ((re.compile(r"(?<![A-Za-z\d\s>])\s?>(?=\s?\d)|^>(?=\s?\d)"), _words("大于", "超过")),
+               (re.compile(r"(?<=\w)\s?>\s?(?=[\w-])"), _words("大于")),)),
+    )  # fmt: skip
+
+
+_HAS_NUMBER_OR_SIGN = re.compile(
+    rf"[0-9{CURRENCY_SIGNS}{''.join(_SIGNS)}#&@=<>^*+]|\.(?:com|org|net|edu|gov|cn|io|ai|tv|hk)"
+)
+_DIGITS = re.compile(r"([0-9]+)(?:\.([0-9]+))?(?!\.\d)|[0-9]+")
+# Many write 23 度 and 2023 年 with blanks that say nothing.
+_BLANK_BESIDE_HAN = re.compile(rf"(?<=[{HAN}])\s+(?=[\d{HAN}])|(?<=[\d{HAN}])\s+(?=[{HAN}])")
+_MULTIPLIED = re.compile(r"(?<![\d.])([0-9]{1,4})(?=[百千万亿])")
+
+
+def write(text: str, other: str, *, cantonese: bool) -> str:
+    """Return Chinese with numbers and signs as words; `other` is what another engine wrote."""
+    if " " in text:
+        text = _BLANK_BESIDE_HAN.sub("", text)
+    if not _HAS_NUMBER_OR_SIGN.search(text):
+        return text
+    beside = beside_form(simplify(other)) if other else ""
+    for match in english.GROUPED.finditer(text):  # 12,345 is never said digit by digit
+        digits = match.group().replace(",", "")
+        if not any(words in beside for words in readings_han(digits[:16])):
+            beside += han_value(int(digits))
+    for trigger, rules in _rules(cantonese):
+        if trigger in text:
+            for pattern, rule in rules:
+                text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
+    text = _MULTIPLIED.sub(lambda match: _choose(readings_han(match[1]), beside), text)
+    return _DIGITS.sub(lambda match: _number(match, beside), text)
+
+
+def _number(match: re.Match[str], beside: str) -> str:
+    text, whole, fraction = match.string, match[1] or match.group(), match[2]
     before, after = text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 3]
-    if all(char in HAN_DIGITS for char in run):
-        if len(run) < 3:
-            return run  # 五六个 is five or six
-        return reading_han(_arabic(run), before, after)
-    if run[-1] in HAN_DIGITS and run[-2] in "百千万亿" and after and after[0] in MEASURES:
-        return run  # 三百一个 is 300 apiece, not 310
-    value = parse_han(run)
-    return run if value is None else reading_han(str(value), before, after)
+    if _belongs_to_latin(before, after) and not _said_in_han(whole, fraction, before, beside):
+        return english.write_number(whole, fraction)
+    if fraction is None:
+        return _in_place(readings_han(whole, before, after), before, after, beside)
+    readings = readings_han(whole.lstrip("0") or "0", before, ".")
+    return f"{_choose([f'{one}点{han_digits(fraction)}' for one in readings], beside)}"
 
 
-def _english_number(match: re.Match[str]) -> str:
-    run = match[1]
-    if all(char in HAN_DIGITS for char in run):
-        digits = _arabic(run)
-    else:
-        value = parse_han(run)
-        if value is None:
-            return match.group()
-        digits = str(value)
-    return f" {reading_english(digits)} "
+def _in_place(readings: list[str], before: str, after: str, beside: str) -> str:
+    """The reading that the other engine has between the same neighbours, else beside one of them, else the usual."""
+    first, last = beside_form(before)[-1:], beside_form(after)[:1]
+    for form in (f"{first}{{}}{last}", f"{{}}{last}" if last else "", f"{first}{{}}" if first else ""):
+        for words in readings if form else ():
+            if form.format(words) in beside:
+                return words
+    return readings[0]
 
 
-def strip_fillers(text: str) -> str:
-    """嗯 呃 啊 and their like dropped, also as particles: engines disagree on them and a label loses nothing."""
-    return _FILLERS.sub("", text)
+def _belongs_to_latin(before: str, after: str) -> bool:
+    """In a sentence with Han: does the number belong to the Latin word before it (iPhone 15) or after it (3 apples)?"""
+    if re.search(r"[A-Za-z][ -]?$", before):
+        return not re.match(rf"\s?[{MEASURES}{ORDINAL_NEIGHBOURS}]", after)
+    return re.match(r" [A-Za-z]{2}", after) is not None
 
 
-def strip_erhua(text: str) -> str:
-    """花儿 -> 花, 玩儿 -> 玩; 女儿, 儿子, 婴儿 and the like keep a syllable of their own."""
-    return _ERHUA.sub("", text) if "儿" in text else text
+def _said_in_han(whole: str, fraction: str | None, before: str, beside: str) -> bool:
+    tail = f"点{han_digits(fraction)}" if fraction else ""
+    letter = beside_form(before)[-1:]
+    return any(f"{letter}{words}{tail}" in beside for words in readings_han(whole.lstrip("0") or "0"))

@@ -1,28 +1,25 @@
-"""Spoken form of the Latin parts of a transcript: numbers as words, contractions open, one spelling, no fillers.
+"""The spoken form of English: every number, sign and abbreviation as a speaker says it, and nothing else changed.
 
-    text ─write_symbols, write_number─> "five dollars", "march fifth" ─lower case─> respell ─> "can not", "going to",
-    "color"
-         ─reread_english (operators.text.numbers)─> one reading per number ─strip_fillers─>
+    text ─addresses─> dot, at, slash ─chains of digits─> one by one ─money, times, dates, units, signs─> words
+         ─numbers─> the reading that the other engine spelt out, else the usual one ─abbreviations, Roman numerals─>
 
-Contractions and reduced forms are opened on purpose: "can't", "cannot" and "can not" differ by an engine's house style
-far more often than by what was said.
+Where one sign has several readings ($4.99, 4 July, 3-1, 105, St.) the other engine's words say which one it was.
+Nothing is dropped or unified here: "can't", "um" and "grey" stay (operators.text.folded unifies them, to compare).
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
-from operators.text.numbers import (
-    CURRENCY_SIGNS,
-    currency_name,
-    english_digits,
-    english_value,
-    ordinal_english,
-    reading_english,
-)
+from operators.text.numbers_en import english_digits, english_value, ordinal_english, readings_english
+from operators.text.scripts import CURRENCY_SIGNS, table
 
-_MONTHS = [
+Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
+
+MONTHS = [
     "january",
     "february",
     "march",
@@ -36,308 +33,204 @@ _MONTHS = [
     "november",
     "december",
 ]
-_MONTH = "|".join(_MONTHS)
-_PLAIN_MONTH = "|".join(month for month in _MONTHS if month not in ("march", "may"))  # these two are words of their own
-_MONTH_SHORT = re.compile(r"\b(jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec)\.?(?=\s\d)", re.I)
-_MONTH_DAY = re.compile(rf"\b({_MONTH})\s(\d{{1,2}})(?:st|nd|rd|th)?\b(?![:.]\d)", re.I)
-_DAY_MONTH = re.compile(rf"\b(\d{{1,2}})\s(?=(?:{_MONTH})\b)", re.I)
-_DAY_WORDS = "|".join(english_value(day) for day in range(31, 0, -1))
-
+_MONTH = "|".join(MONTHS)
+_SHORT_MONTH = "jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec"
 _NUMBER = r"\d+(?:\.\d+)?"
 _SCALE = {"k": "thousand", "K": "thousand", "m": "million", "M": "million", "bn": "billion", "B": "billion"}
+_SCALE |= {"b": "billion", "tn": "trillion", "T": "trillion"}
 _CURRENCY = {"$": ("dollar", "cent"), "€": ("euro", "cent"), "£": ("pound", "pence"), "¥": ("yuan", "cent")} | {
     sign: (unit, "")  # in hundredths too seldom to say how
     for sign, unit in {
-        "₹": "rupee",
-        "₱": "peso",
-        "₽": "ruble",
-        "₪": "shekel",
-        "₿": "bitcoin",
-        "₺": "lira",
-        "฿": "baht",
+        "₹": "rupee", "₱": "peso", "₽": "ruble", "₪": "shekel", "₿": "bitcoin", "₺": "lira", "฿": "baht",
     }.items()
-}
+}  # fmt: skip
+SIGN_LAST = re.compile(
+    rf"(?<![\d.{CURRENCY_SIGNS}])(?<![{CURRENCY_SIGNS}] )(\d+(?:[.,]\d+)*"
+    rf"(?:\s?(?:(?:thousand|million|billion|trillion|bn|[kKmMB])\b|[万亿]+))?)\s?([{CURRENCY_SIGNS}])(?!\s?[\d.]\d?)"
+)
+"""An amount whose currency stands behind it: 20 €."""
+GROUPED = re.compile(r"(?<![\d,])(?<!\d\.)\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _WITH_PLURAL = frozenset(["dollar", "euro", "pound", "cent", "rupee", "peso", "ruble", "shekel", "bitcoin"])
-_MONEY = re.compile(rf"([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?(thousand|million|billion|trillion|bn|[kKmMB])\b)?")
-_TIME = re.compile(r"(?<![\d:])(\d{1,2}):([0-5]\d)(?![\d:])")
-_PHONE = re.compile(r"(?<![\d-])(?:(?:\+?1[ -]?)?\(\d{3}\)[ -]?|(?:\+?1[ -])?\d{3}-)?\d{3}-\d{4}(?![\d-])")
-# A 4K screen, a 5k and a 401k are said as they are written.
-_THOUSANDS = re.compile(r"(?<![\w.,])(?!401k)(\d{2,3}|\d{1,3}\.\d+)k\b(\s?[–—~-]\s?(?=\d))?", re.I)
-_WITH_FRACTION = re.compile(r"(?<![\d/.])(\d{1,3})[ -](\d{1,2})/(\d{1,2})(?![\d/])")
-_FRACTION = re.compile(r"(?<![\d/])(\d{1,2})/(\d{1,2})(?![\d/])")
-_POWER = re.compile(r"\^(-?)(\d{1,4})(?!\d)")
-_UNITS = {
-    "km/h": "kilometers per hour",
-    "km2": "square kilometers",
-    "cm2": "square centimeters",
-    "m2": "square meters",
-    "m3": "cubic meters",
-    "ft2": "square feet",
-    "mph": "miles per hour",
-    "km": "kilometers",
-    "kg": "kilograms",
-    "cm": "centimeters",
-    "mm": "millimeters",
-    "ml": "milliliters",
-    "mg": "milligrams",
-    "lbs": "pounds",
-    "lb": "pounds",
-    "oz": "ounces",
-    "ft": "feet",
-    "°F": "degrees fahrenheit",
-    "°C": "degrees celsius",
-    "°": "degrees",
-    "¢": "cents",
-}
-_UNIT = re.compile(rf"(?<=\d)\s?({'|'.join(map(re.escape, _UNITS))})(?![A-Za-z])")
-_ORDINAL = re.compile(r"(?<!\w)(\d+)(st|nd|rd|th)\b", re.I)
-_DECADE = re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b")
-_RANGE = re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.])")
-_ROMAN_VALUE = {"ii": 2, "iii": 3, "iv": 4, "vi": 6, "vii": 7, "viii": 8, "ix": 9, "xi": 11, "xii": 12}
-_ROMAN = re.compile(
-    r"(?:(?<=\bwar )|(?<=\bpart )|(?<=\bchapter )|(?<=\bvolume )|(?<=\bphase )|(?<=\btype "
-    rf"))(?:{'|'.join(_ROMAN_VALUE)})\b"
+_ROMAN_CUES = "war|part|chapter|volume|phase|type|act|scene|book|title|class|grade|level|stage|section|article|appendix"
+_REIGNS = (
+    "king|queen|pope|emperor|tsar|czar|henry|elizabeth|louis|charles|edward|george|william|james|richard|paul|benedict"
+    "|napoleon|philip|catherine|peter|nicholas|alexander|frederick|leo|pius|mary|gregory|innocent|clement|urban|ramses"
 )
-_ONE_ITEM = re.compile(r"\b(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)")
-_HALVES = {2: "half", 4: "quarter"}
-
-# What a word is scored as: contractions and reduced forms open, abbreviations spoken, one spelling.
-_WORDS = {
-    "mins": "minutes",
-    "secs": "seconds",
-    "hrs": "hours",
-    "mr": "mister",
-    "mrs": "missus",
-    "dr": "doctor",
-    "prof": "professor",
-    "vs": "versus",
-    "etc": "et cetera",
-    "ok": "okay",
-    "jr": "junior",
-    "sr": "senior",
-    "mt": "mount",
-    "sgt": "sergeant",
-    "capt": "captain",
-    "lt": "lieutenant",
-    "can't": "can not",
-    "cannot": "can not",
-    "cant": "can not",
-    "won't": "will not",
-    "wont": "will not",
-    "shan't": "shall not",
-    "dont": "do not",
-    "doesnt": "does not",
-    "didnt": "did not",
-    "isnt": "is not",
-    "arent": "are not",
-    "wasnt": "was not",
-    "werent": "were not",
-    "havent": "have not",
-    "hasnt": "has not",
-    "hadnt": "had not",
-    "couldnt": "could not",
-    "wouldnt": "would not",
-    "shouldnt": "should not",
-    "im": "i am",
-    "ive": "i have",
-    "youre": "you are",
-    "youve": "you have",
-    "theyre": "they are",
-    "weve": "we have",
-    "thats": "that is",
-    "whats": "what is",
-    "theres": "there is",
-    "let's": "let us",
-    "gonna": "going to",
-    "wanna": "want to",
-    "gotta": "got to",
-    "kinda": "kind of",
-    "sorta": "sort of",
-    "gimme": "give me",
-    "lemme": "let me",
-    "dunno": "do not know",
-    "outta": "out of",
-    "hafta": "have to",
-    "coulda": "could have",
-    "shoulda": "should have",
-    "woulda": "would have",
-    "y'all": "you all",
-    "ma'am": "madam",
-    "maam": "madam",
-    "'em": "them",
-    "'cause": "because",
-    "cuz": "because",
-    "'til": "until",
-    "till": "until",
-    "c'mon": "come on",
-    "alright": "all right",
-    "o'clock": "",
-    "oclock": "",
-    "thru": "through",
-    "learnt": "learned",
-    "whilst": "while",
-    "amongst": "among",
-    "towards": "toward",
-    "mum": "mom",
-    "mums": "moms",
-    "grey": "gray",
-    "ageing": "aging",
-    "storey": "story",
-    "storeys": "stories",
-    "fourty": "forty",
-    "enrol": "enroll",
-    "fulfil": "fulfill",
-}
-
-# British to American: a word that begins with the first is spelt with the second, whatever its ending.
-_STEMS = {
-    "colour": "color",
-    "favour": "favor",
-    "flavour": "flavor",
-    "honour": "honor",
-    "labour": "labor",
-    "neighbour": "neighbor",
-    "behaviour": "behavior",
-    "harbour": "harbor",
-    "humour": "humor",
-    "rumour": "rumor",
-    "organis": "organiz",
-    "realis": "realiz",
-    "recognis": "recogniz",
-    "apologis": "apologiz",
-    "criticis": "criticiz",
-    "specialis": "specializ",
-    "civilis": "civiliz",
-    "travell": "travel",
-    "cancelled": "canceled",
-    "cancelling": "canceling",
-    "modell": "model",
-    "labell": "label",
-    "centre": "center",
-    "theatre": "theater",
-    "metre": "meter",
-    "kilometre": "kilometer",
-    "centimetre": "centimeter",
-    "litre": "liter",
-    "defence": "defense",
-    "offence": "offense",
-    "licence": "license",
-    "catalogue": "catalog",
-    "dialogue": "dialog",
-    "programme": "program",
-    "plough": "plow",
-    "mould": "mold",
-    "jewellery": "jewelry",
-    "aluminium": "aluminum",
-    "skilful": "skillful",
-    "moustache": "mustache",
-    "pyjama": "pajama",
-    "cosy": "cozy",
-    "judgement": "judgment",
-    "acknowledgement": "acknowledgment",
-    "sceptic": "skeptic",
-}
-_UNCHANGED_STEMS = ("realist", "realism", "criticism", "specialist", "organism", "organist", "programmer", "programmed")
-_STEM = re.compile("|".join(_STEMS))
-_CLITICS = {"n't": " not", "'re": " are", "'ve": " have", "'ll": " will", "'m": " am", "'d": " would"}
-_WITH_IS = frozenset(["it", "he", "she", "that", "what", "there", "here", "where", "who", "how", "this", "when", "why"])
-
-_WORD = re.compile(r"(?<![\w'])'?[a-z]+(?:'[a-z]+)*(?![\w])")
-_FILLER = re.compile(r"u+h+|u+m+|e+r+m?|u+hm|h+m+|m{2,}|a+h+")
-_PHRASES = (
-    (re.compile(r"\bper cent\b"), "percent"),
-    (re.compile(r"\b(dollars?|pounds?|euros?) and (?=[a-z]+(?: [a-z]+)? (?:cents?|pence)\b)"), r"\1 "),
-    (re.compile(r"\bnegative (?=(?:zero|one|two|three|four|five|six|seven|eight|nine|ten)\b)"), "minus "),
-    (re.compile(r"\be[- ](mail|book|commerce)(?=s?\b)"), r"e\1"),
-    (re.compile(r"\bwi[- ]fi\b"), "wifi"),
-    (re.compile(r"\b(web|health|good)[- ](site|care|bye)(?=s?\b)"), r"\1\2"),
-    (re.compile(r"\b([ap]) m\b(?! i\b)"), r"\1m"),
-    (re.compile(rf"\b({_PLAIN_MONTH}) ({_DAY_WORDS})\b(?! hundred| thousand)"), None),
-)
-_WORTH_PHRASES = re.compile(rf"per cent|cent|pence|negative|\be[- ]|wi[- ]|web|health|good|[ap] m\b|{_MONTH}")
-_DOTTED = re.compile(r"\b(?:[a-z]\.){2,}(?:[a-z]\b)?")
+_ROMAN_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100}
 
 
-def write_symbols(text: str) -> str:
-    """Symbols around Arabic digits to English: $5.50 -> 5 dollars 50 cents, 3:05 pm -> 3 oh 5 pm, March 5 -> March
-    fifth.
-    """
-    if "-" in text:
-        text = _PHONE.sub(lambda match: f" {english_digits(re.sub(r'[^0-9]', '', match.group()))} ", text)
-    text = _ONE_ITEM.sub(r"\1", _MONEY.sub(_money, text))
-    text = _THOUSANDS.sub(lambda match: f"{match[1]} thousand{' to ' if match[2] else ''}", text)
-    if "^" in text:
-        text = _POWER.sub(_power, text)
-    text = _TIME.sub(_clock, text)
-    text = _MONTH_SHORT.sub(lambda match: next(m for m in _MONTHS if m.startswith(match[1].lower()[:3])), text)
-    text = _MONTH_DAY.sub(lambda match: f"{match[1]} {ordinal_english(int(match[2]))}", text)
-    text = _DAY_MONTH.sub(lambda match: f"{ordinal_english(int(match[1]))} ", text)
-    text = _UNIT.sub(lambda match: f" {_UNITS[match[1]]} ", text)
-    if "/" in text:
-        text = _FRACTION.sub(_fraction, _WITH_FRACTION.sub(_with_fraction, text))
-    text = _ORDINAL.sub(lambda match: ordinal_english(int(match[1])) if len(match[1]) < 13 else match.group(), text)
-    text = _DECADE.sub(_decade, text)
-    text = re.sub(r"(?<=\d)\s?%", " percent", text)
-    text = re.sub(r"(?:#|\bno\.\s?|\bNo\.\s?)(?=\d)", "number ", text)
-    text = _RANGE.sub(_range, text)
-    text = re.sub(rf"(^|[\s(])-(?={_NUMBER})", r"\1minus ", text)
-    for symbol, word in (("+", "plus"), ("×", "times"), ("÷", "divided by"), ("=", "equals")):
-        if symbol in text:
-            text = re.sub(rf"(?<=\d)\s?{re.escape(symbol)}\s?(?=\d)", f" {word} ", text)
-    return text
+def beside_form(text: str) -> str:
+    """Return what the other engine wrote as words between single blanks, for looking up a reading in it."""
+    words = re.sub(r"[^\w']|_", " ", text.lower().replace("’", "'")).split()
+    return f" {' '.join(words)} "
 
 
-def _range(match: re.Match[str]) -> str:
-    """10-15 is a range and says "to"; 3-2 is a score and does not."""
-    first, second = match.groups()
-    return f"{first} to {second}" if int(first) < int(second) else f"{first} {second}"
+def _choose(candidates: Iterable[str], beside: str) -> str:
+    """The first reading that the other engine spelt out, else the first of all."""
+    readings = list(candidates)
+    return next((words for words in readings if f" {words} " in beside), readings[0])
 
 
-def _money(match: re.Match[str]) -> str:
-    sign, amount, scale = match.groups()
+def currency_name(sign: str) -> str:
+    """Return the English name of a sign that has no word in our tables: ₲ -> guarani. A sign is said: it stays."""
+    return unicodedata.name(sign, "currency").lower().removesuffix(" sign")
+
+
+# Rules: each takes a match and the other engine's words, and answers with words and Arabic numbers still to be read.
+
+
+def _address(match: re.Match[str], beside: str) -> str:
+    spelt = match.group().rstrip("./")
+    for sign, word in (
+        ("@", "at"),
+        (".", "dot"),
+        ("_", "underscore"),
+        ("/", "slash"),
+        ("-", "dash" if " dash " in beside else ""),
+    ):
+        spelt = spelt.replace(sign, f" {word} ")
+    return f" {spelt.replace('://', ' ').replace(':', ' ')} "
+
+
+def _chain(match: re.Match[str], beside: str) -> str:
+    return f" {_digit_words(re.sub('[^0-9]', '', match.group()), beside)} "
+
+
+def _digit_words(digits: str, beside: str) -> str:
+    spelt = english_digits(digits)
+    return spelt.replace("zero", "oh") if f" {spelt.replace('zero', 'oh')} " in beside else spelt
+
+
+def _by_value(text: str, beside: str) -> str:
+    """What the other engine wrote, and every grouped number by value: 12,345 is never said digit by digit."""
+    for match in GROUPED.finditer(text):
+        digits = match.group().replace(",", "")
+        if not any(f" {words} " in beside for words in readings_english(digits)):
+            beside = f"{beside or ' '}{english_value(int(digits))} "
+    return beside
+
+
+def _ratio(match: re.Match[str], beside: str) -> str:
+    first, second = (english_value(int(number[:15])) for number in match.groups())
+    return f"{match[1]} {match[2]}" if f" {first} {second} " in beside else f"{match[1]} to {match[2]}"
+
+
+def _height(match: re.Match[str], beside: str) -> str:
+    feet, inches = (english_value(int(number)) for number in match.groups())
+    return f" {_choose([f'{feet} foot {inches}', f'{feet} {inches}', f'{feet} feet {inches} inches'], beside)} "
+
+
+def _iso_date(match: re.Match[str], beside: str) -> str:
+    year, month, day = match.groups()
+    return f" {MONTHS[int(month) - 1]} {ordinal_english(int(day))} {year} "
+
+
+def _money(match: re.Match[str], beside: str) -> str:
+    minus, sign, amount, scale = match.groups()
     unit, hundredth = _CURRENCY.get(sign) or (currency_name(sign), "")
+    if f" {unit} " in beside and f" {unit}s " not in beside:
+        return f"{'minus ' if minus else ''}{amount} {_SCALE.get(scale, scale.lower()) + ' ' if scale else ''}{unit} "
+    minus = " minus " if minus else ""
     if scale:
-        return f"{amount} {_SCALE.get(scale, scale)} {_plural(unit)} "
+        return f"{minus}{amount} {_SCALE.get(scale, scale.lower())} {_plural(unit)} "
     whole, _, cents = amount.partition(".")
-    words = "" if cents and not int(whole) else f"{whole} {_plural(unit, whole)}"
-    if cents and int(cents):
-        if len(cents) > 2 or not hundredth:
-            return f"{amount} {_plural(unit)}"
-        cents = str(int(cents.ljust(2, "0")))
-        words += f" {cents} {hundredth if hundredth == 'pence' else _plural(hundredth, cents)}"
-    return words
+    if len(cents) == 2 and int(cents) and f" {unit}" not in beside:
+        bare = f"{english_value(int(whole))} {english_value(int(cents))}"
+        if f" {bare} " in beside:
+            return f"{minus}{bare} "  # four ninety nine
+    if not cents or not int(cents):
+        return f"{minus}{whole} {_plural(unit, whole)}"
+    if len(cents) > 2 or not hundredth:
+        return f"{minus}{amount} {_plural(unit)}"
+    cents = str(int(cents.ljust(2, "0")))
+    small = f"{cents} {hundredth if hundredth == 'pence' else _plural(hundredth, cents)}"
+    if not int(whole):
+        return f"{minus}{small}"
+    large = f"{whole} {_plural(unit, whole)}"
+    spelt = f" {_plural(unit, whole)} {english_value(int(cents))} "
+    if spelt in beside:
+        return f"{minus}{large} {small if f'{spelt}{small.split()[1]} ' in beside else cents} "
+    return f"{minus}{large} and {small}"
 
 
 def _plural(unit: str, amount: str = "") -> str:
     return unit + "s" if unit in _WITH_PLURAL and (not amount or int(amount) != 1) else unit
 
 
-def _clock(match: re.Match[str]) -> str:
-    minute = int(match[2])
-    return str(int(match[1])) + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
+def _clock(match: re.Match[str], beside: str) -> str:
+    hour, minute, second = int(match[1]), int(match[2]), match[3]
+    if not second and hour > 0 and f" {english_value(hour)} to {english_value(minute)} " in beside:
+        return f" {hour} to {minute} "  # a score, a ratio
+    words = str(hour) + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
+    if not minute and not second and f" {english_value(hour)} o'clock " in beside:
+        words += " o'clock"
+    return words + (f" {'oh ' if int(second) < 10 else ''}{int(second)}" if second else "")
 
 
-def _fraction(match: re.Match[str]) -> str:
-    above, below = int(match[1]), int(match[2])
+def _day_first(match: re.Match[str], beside: str) -> str:
+    day, month = ordinal_english(int(match["day"])), _month(match["month"])
+    the = match["the"] or ("" if match["of"] else "the ")
+    readings = [f"{the}{day} of {month}", f"{month} {day}", f"{day} of {month}", f"{day} {month}"]
+    return f" {_choose(readings, beside)} "
+
+
+def _month_first(match: re.Match[str], beside: str) -> str:
+    month, day = _month(match["month"]), int(match["day"])
+    ordinal = ordinal_english(day)
+    readings = [f"{month} {ordinal}", f"{month} the {ordinal}", f"the {ordinal} of {month}", f"{ordinal} of {month}"]
+    return f" {_choose([*readings, f'{month} {english_value(day)}'], beside)} "
+
+
+def _month(name: str) -> str:
+    return next(month for month in MONTHS if month.startswith(name.lower()[:3]))
+
+
+def _thousands(match: re.Match[str], beside: str) -> str:
+    spelt = f"{english_value(int(float(match[1])))} k "
+    return f"{match[1]} {'k' if f' {spelt}' in beside else 'thousand'}{' to ' if match[2] else ''}"
+
+
+@lru_cache(maxsize=1)
+def _units() -> dict[str, tuple[str, ...]]:
+    return {row[0]: tuple(words.replace("_", " ") for words in row[1:]) for row in table("units_en.txt")}
+
+
+def _unit(match: re.Match[str], beside: str) -> str:
+    sign = match[1]
+    units = _units()
+    one, many, *others = units.get(sign) or units.get(sign.lower()) or (sign, sign)
+    if f" {one} " not in beside and f" {many} " not in beside:
+        for words in others:
+            if f" {words} " in beside:
+                return f" {words} "
+    # A 12 oz can is a twelve ounce can; how many there are says the rest.
+    before = re.search(r"[\d.]+$", match.string[: match.start()])
+    single = (before is not None and before.group() == "1") or (f" {one} " in beside and f" {many} " not in beside)
+    return f" {one if single else many} "
+
+
+def _fraction(match: re.Match[str], beside: str) -> str:
+    whole, above, below = match[1], int(match[2]), int(match[3])
     if not 0 < above < below <= 10:
-        return f"{above} {below}"
-    part = _HALVES.get(below) or ordinal_english(below)
-    return f"{english_value(above)} {part}{'s' if above > 1 else ''}"
+        return f"{whole + ' ' if whole else ''}{above} {'slash ' if ' slash ' in beside else ''}{below}"
+    part = {2: "half", 4: "quarter"}.get(below) or ordinal_english(below)
+    single = "an" if below == 8 else "a"
+    if above > 1:
+        return f"{whole + ' and ' if whole else ''}{english_value(above)} {part}s"
+    readings = [f"{single} {part}", f"one {part}"] if whole else [f"one {part}", f"{single} {part}", part]
+    return f"{whole + ' and ' if whole else ''}{_choose(readings, beside)}"
 
 
-def _with_fraction(match: re.Match[str]) -> str:
-    whole, above, below = match.groups()
-    return f"{whole} and {above}/{below}" if 0 < int(above) < int(below) <= 10 else match.group()
-
-
-def _power(match: re.Match[str]) -> str:
+def _power(match: re.Match[str], beside: str) -> str:
     minus, exponent = match.groups()
     if not minus and exponent in ("2", "3"):
         return " squared " if exponent == "2" else " cubed "
-    return f" to the power of {'minus ' if minus else ''}{exponent}"
+    value = int(exponent)
+    readings = [f"to the power of {english_value(value)}", f"to the {ordinal_english(value)}", f"to the {exponent}"]
+    return f" to the power of minus {exponent}" if minus else f" {_choose(readings, beside)} "
 
 
-def _decade(match: re.Match[str]) -> str:
+def _decade(match: re.Match[str], beside: str) -> str:
     century, decade = match[1], int(match[2])
     if century and decade == 0:
         return f"{english_value(int(century))} hundreds" if century != "20" else "two thousands"
@@ -346,60 +239,219 @@ def _decade(match: re.Match[str]) -> str:
     return f"{english_value(int(century)) if century else ''} {english_value(decade)[:-1]}ies"
 
 
-def write_number(whole: str, fraction: str | None) -> str:
-    """One Arabic number in English words, a space on either side: "15" -> " fifteen ", "3.5" -> " three point five
-    ".
-    """
-    words = reading_english(whole.lstrip("0") or "0" if fraction is not None else whole)
+def _range(match: re.Match[str], beside: str) -> str:
+    """10-15 is a range and says "to"; 3-2 is a score and does not, unless the other engine heard it."""
+    first, second = match.groups()
+    spelt = [f" {english_value(int(number[:12]))} " for number in (first, second)]
+    for word in ("to", "or", "through", "minus", "dash"):
+        if f"{spelt[0]}{word}{spelt[1]}" in beside:
+            return f"{first} {word} {second}"
+    return (
+        f"{first} {second}"
+        if int(first) >= int(second) or "".join(spelt).replace("  ", " ") in beside
+        else (f"{first} to {second}")
+    )
+
+
+def _version(match: re.Match[str], beside: str) -> str:
+    word = "dot" if " dot " in beside else "point"
+    return f" {f' {word} '.join(match.group().split('.'))} "
+
+
+def _ordinal(match: re.Match[str], beside: str) -> str:
+    if len(match[1]) > 12:
+        return match.group()
+    words = ordinal_english(int(match[1]))
+    return f" {_choose([words, words.removeprefix('one ')], beside)} "
+
+
+def _roman(match: re.Match[str], beside: str) -> str:
+    cue, numeral = match[1], match[2]
+    value = _roman_value(numeral)
+    cued = re.search(rf"\b(?:{_ROMAN_CUES}|{_REIGNS}) $", cue, re.I) is not None
+    if not value or (len(numeral) == 1 and not cued):
+        return match.group()
+    if numeral == "I" and re.search(rf"\b(?:{_REIGNS}) $", cue, re.I) and " the first " not in beside:
+        return match.group()  # "Henry, I said": a king only where the other engine heard one
+    ordinal = f"the {ordinal_english(value)}"
+    if len(numeral) == 1 and f" {ordinal} " not in beside and numeral not in "VX":
+        return match.group() if not cued else cue + english_value(value)
+    reign = re.search(rf"\b(?:{_REIGNS}) $", cue, re.I) is not None
+    return cue + _choose([ordinal, english_value(value)] if reign else [english_value(value), ordinal], beside)
+
+
+def _roman_value(numeral: str) -> int:
+    """0 for letters that are no Roman numeral, or that are seldom one (XL is a size, CC a copy)."""
+    if numeral in ("XL", "XX", "XXL", "CC", "LL", "LX", "CV", "CI", "CL", "LI", "C", "L", "XC", "IC"):
+        return 0
+    if not re.fullmatch("C{0,3}(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})", numeral):
+        return 0
+    values = [_ROMAN_VALUES[letter] for letter in numeral]
+    return sum(-one if one < following else one for one, following in zip(values, [*values[1:], 0], strict=True))
+
+
+def _words(first: str, second: str = "") -> Callable[[re.Match[str], str], str]:
+    """A rule that writes words for a sign: the second reading where the other engine has that one."""
+    return lambda match, beside: f" {second if second and f' {second} ' in beside else first} "
+
+
+def _number(match: re.Match[str], beside: str) -> str:
+    whole, fraction = match[1], match[2]
+    if fraction is None:
+        return f" {_choose(readings_english(whole), beside)} "
+    words = readings_english(whole.lstrip("0") or "0")
+    if fraction == "5":
+        for first in words:
+            if f" {first} and a half " in beside:
+                return f" {first} and a half "
+    plain = english_digits(fraction)
+    for last in (plain, plain.replace("zero", "oh"), *([english_value(int(fraction))] if fraction[0] != "0" else [])):
+        for first in (*words, ""):
+            for point in ("point", "dot"):
+                if first and f" {first} {point} {last} " in beside:
+                    return f" {first} {point} {last} "
+    return f" {words[0]} point {plain} "
+
+
+_SIGNS = {
+    "±": ("plus or minus",), "≥": ("greater than or equal to", "at least"), "≤": ("less than or equal to", "at most"),
+    "≈": ("approximately", "about"), "≠": ("is not equal to",), "×": ("times", "by"), "÷": ("divided by",),
+    "√": ("the square root of",), "∞": ("infinity",), "§": ("section",), "%": ("percent",), "°": ("degrees",),
+}  # fmt: skip
+_TLD = "com|org|net|edu|gov|cn|io|ai|tv|hk|uk|app|info|dev"
+# The trigger is looked for first: most texts have none of the signs, and a search for a character is cheap.
+_RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+    (".", (
+        (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), _address),
+        (re.compile(rf"(?:\bhttps?://)?\b(?:[\w-]+\.)+(?:{_TLD})\b(?!\.\w)(?:/[\w./-]*)?"), _address),
+        (re.compile(r"(?<=\bwww)\.(?=\w)"), _words("dot")),
+        (re.compile(r"\bNo\.\s?(?=\d)", re.I), _words("number")),
+        (re.compile(r"(?<![\w.])\.(?=\d)"), lambda match, beside: "0."),
+    )),
+    (",", ((GROUPED, lambda match, beside: match.group().replace(",", "")),)),
+    ("-", (
+        (re.compile(r"(?<![\d-])((?:19|20)\d\d)-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])(?![\d-])"), _iso_date),
+        (re.compile(r"(?<![\w-])(?:\+?1[ -]?)?\(\d{3}\)[ -]?\d{3}-\d{4}(?![\d-])|(?<![\w-])\+?\d+(?:-\d+){2,}(?![\w-])"
+                    r"|(?<![\w-])\d{3}-\d{4}(?![\w-])"), _chain),
+    )),
+    ("", (
+        (SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),
+        (re.compile(rf"(?<!\w)(-?)([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?((?i:thousand|million|billion|trillion|bn|tn)"
+                    r"|[kKmMbBT])\b)?"), _money),
+        (re.compile(r"(?<=\d )(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)"),
+         lambda match, beside: match[1]),
+        (re.compile(r"(?<![\w.,])(?!401k)(\d{2,3}|\d{1,3}\.\d+)k\b(\s?[–—~-]\s?(?=\d))?", re.I), _thousands),
+    )),
+    ("'", ((re.compile(r"(?<![\w'])(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))"), _height),)),
+    ("^", ((re.compile(r"\^(-?)(\d{1,4})(?!\d)"), _power),)),
+    (":", ((re.compile(r"(?<![\d:])(\d{1,2}):(\d\d)(?::(\d\d))?(?![\d:])"), _clock),
+           (re.compile(r"(?<![\d:])(\d+):(\d+)(?![\d:])"), _ratio))),
+    ("", (
+        (re.compile(rf"\b(?P<month>{_MONTH}|(?:{_SHORT_MONTH})\b\.?)\s(?P<day>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?\b"
+                    r"(?![:.]\d|\s?[-%])", re.I), _month_first),
+        (re.compile(rf"(?P<the>\bthe )?(?<![\w.-])(?P<day>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?(?P<of> of)? (?P<month>"
+                    rf"{_MONTH}|(?:{_SHORT_MONTH})\b\.?)\b", re.I), _day_first),
+        (re.compile(r"(?<=\d)\s?(km/h|m/s|°[FC]?|[%‰¢]|[A-Za-z]{1,4}[23]?)(?![\w°])"), lambda match, beside:
+         _unit(match, beside) if match[1] in _units() or (match[1].lower() in _units() and match[1] != "M")
+         else match.group()),
+    )),
+    ("/", (
+        (re.compile(r"(?<=\d)\s/\s(?=\d)"), _words("divided by", "over")),
+        (re.compile(r"(?<![\d/.])(?:(\d{1,3})[ -])?(\d{1,2})/(\d{1,2})(?![\d/])"), _fraction),
+    )),
+    ("", (
+        (re.compile(r"(?<!\w)(\d+)(?:st|nd|rd|th)\b", re.I), _ordinal),
+        (re.compile(r"(?<![\w.])'?((?:1[1-9]|20)?)(\d0)'?s\b"), _decade),
+        (re.compile(r"(?<!\w)#\s?(?=\d)"), _words("number")),
+        (re.compile(r"(?<=\d)x\b(?=\s\w+er\b|\s(?:more|less|as)\b)", re.I), _words("times", "x")),
+        (re.compile(r"(?<=\d)\s?x\s?(?=\d)", re.I), _words("by", "times")),
+        (re.compile(r"(?<=\d)x\b", re.I), _words("x", "times")),
+        (re.compile(r"(?<![\d.])(\d{1,12})\s?[–—~-]\s?(\d{1,12})(?![\d.]\d|\d)"), _range),
+        (re.compile(r"(?<=\b[A-F])-(?=\s|$)"), _words("minus")),
+        (re.compile(rf"(?:^|(?<=[\s(=:<>,]))-(?={_NUMBER})"), _words("minus", "negative")),
+    )),
+    ("+", (
+        (re.compile(r"(?<=[^\W\d_])\+\+(?!\w)"), _words("plus plus")),
+        (re.compile(rf"(?<![\w.])\+(?={_NUMBER})|(?<=\w)\s?\+\s?(?=\w)|(?<=\w)\+(?!\w)"), _words("plus")),
+    )),
+    ("#", (
+        (re.compile(r"(?<=\b[A-Ga-g])#(?!\w)"), _words("sharp")),
+        (re.compile(r"(?<!\w)#(?=\w)"), _words("hashtag", "hash")),
+    )),
+    ("&", ((re.compile("&"), _words("and")),)),
+    ("@", ((re.compile(r"@(?=\w)"), _words("at")),)),
+    ("=", ((re.compile(r"(?<=[\w)])\s?=\s?(?=[\w(-])"), _words("equals", "is")),)),
+    ("*", ((re.compile(r"(?<=\d)\s?\*\s?(?=\d)"), _words("times")),)),
+    *((sign, ((re.compile(re.escape(sign)), _words(*words)),)) for sign, words in _SIGNS.items()),
+    ("~", ((re.compile(r"(?<![\w~])~(?=\s?\d)"), _words("about", "around")),)),
+    ("<", ((re.compile(r"(?<![\w\s<])\s?<(?=\s?\d)|^<(?=\s?\d)"), _words("less than", "under")),
+           (re.compile(r"(?<=[\w)])\s?<\s?(?=[\w(-])"), _words("less than", "is less than")),)),
+    (">", ((re.compile(r"(?<![\w\s>])\s?>(?=\s?\d)|^>(?=\s?\d)"), _words("more than", "over")),
+           (re.compile(r"(?<=[\w)])\s?>\s?(?=[\w(-])"), _words("greater than", "is greater than")),)),
+    ("", (
+        (re.compile(r"(?<![\d.])\d+(?:\.\d+){2,}(?!\.?\d)"), _version),
+        (re.compile(r"([0-9]+)(?:\.([0-9]+))?(?!\.\d)|([0-9]+)"), lambda match, beside:
+         _number(match, beside) if match[1] else f" {_choose(readings_english(match[3]), beside)} "),
+    )),
+)  # fmt: skip
+_TITLES = frozenset(["gen", "gov", "sen", "rep", "rev", "hon", "col", "lt", "mt", "ft", "sr"])
+_HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*~]|\b[A-F]-(?:\s|$)|\.(?:{_TLD})\b")
+_ROMAN = re.compile(r"\b((?:[^\W\d_]+ )?[^\W\d_]+ )([IVXLC]+)\b(?!')")
+_HAS_CAPITAL = re.compile("[A-Z]")
+
+
+def write(text: str, other: str) -> str:
+    """Return English with numbers, signs and abbreviations as words; `other` is what another engine wrote."""
+    roman = _HAS_CAPITAL.search(text) is not None and _ROMAN.search(text) is not None and not text.isupper()
+    signs = _HAS_NUMBER_OR_SIGN.search(text) is not None
+    short = has_abbreviation(text)
+    if not (roman or signs or short):
+        return text
+    beside = beside_form(other) if other else ""
+    if roman:
+        text = _ROMAN.sub(lambda match: _roman(match, beside), text)
+    if signs:
+        beside = _by_value(text, beside) if "," in text else beside
+        for trigger, rules in _RULES:
+            if trigger in text:
+                for pattern, rule in rules:
+                    text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
+    return _abbreviated().sub(lambda match: _abbreviation(match, beside), text) if short else text
+
+
+def has_abbreviation(text: str) -> bool:
+    return _abbreviated().search(text) is not None
+
+
+@lru_cache(maxsize=1)
+def _abbreviated() -> re.Pattern[str]:
+    words = "|".join(sorted({word.rstrip(".") for word in _abbreviations()}, key=len, reverse=True))
+    return re.compile(rf"(?<![\w'.])({words})(\.?)(?![\w'])", re.I)
+
+
+@lru_cache(maxsize=1)
+def _abbreviations() -> dict[str, tuple[str, ...]]:
+    return {row[0]: tuple(word.replace("_", " ") for word in row[1:]) for row in table("abbreviations_en.txt")}
+
+
+def _abbreviation(match: re.Match[str], beside: str) -> str:
+    short = match[1].lower()
+    found = _abbreviations().get(short + match[2]) or _abbreviations().get(short)
+    if found is None:
+        return match.group()
+    if short in _TITLES and not re.match(r"\s+[A-Z]", match.string[match.end() :]):
+        return match.group()  # at the end of a sentence it is a word of its own: a sales rep.
+    if len(found) > 1:
+        # Before a name it is the first (Dr. Lee, St. Paul), behind one the second (Ocean Dr., Main St.).
+        name_first = re.search(r"(?:[A-Z]\w*|\d(?:st|nd|rd|th))\s$", match.string[: match.start()]) is not None
+        name_last = re.match(r"\s+[A-Z]", match.string[match.end() :]) is not None
+        if name_first == name_last:
+            return _choose(found, beside)
+        return found[name_first]
+    return found[0]
+
+
+def write_number(whole: str, fraction: str | None, beside: str = "") -> str:
+    """Return one Arabic number in English words, a space on either side: 3.5 -> three point five."""
+    words = _choose(readings_english(whole.lstrip("0") or "0" if fraction is not None else whole), beside)
     return f" {words} point {english_digits(fraction)} " if fraction is not None else f" {words} "
-
-
-def write_romans(text: str) -> str:
-    """A Roman numeral behind a word that numbers things, in lower-case text: "world war ii" -> "world war two"."""
-    return _ROMAN.sub(lambda match: english_value(_ROMAN_VALUE[match.group()]), text)
-
-
-def respell(text: str, *, contractions: bool, fillers: bool) -> str:
-    """Lower-case text with contractions open, abbreviations spoken, British spellings turned American, no um or uh."""
-    if "." in text:
-        text = _DOTTED.sub(lambda match: match.group().replace(".", ""), text)
-    if fillers:
-        text = _WORD.sub(lambda match: "" if _is_filler(match.group()) else match.group(), text)
-    if contractions:
-        text = _WORD.sub(lambda match: _scored_as(match.group()), text)
-        if _WORTH_PHRASES.search(text):
-            for pattern, words in _PHRASES:
-                text = pattern.sub(words or _ordinal_day, text)
-    return text
-
-
-@lru_cache(maxsize=1 << 16)
-def _is_filler(word: str) -> bool:
-    """um, uh, er, hmm, ah; "oh", "yeah" and "mhm" are words and stay."""
-    return _FILLER.fullmatch(word) is not None
-
-
-@lru_cache(maxsize=1 << 16)
-def _scored_as(word: str) -> str:
-    """One word as it is scored: "can't" -> "can not", "colours" -> "colors", "they'll" -> "they will"."""
-    if word in _WORDS:
-        return _WORDS[word]
-    stem = _STEM.match(word)
-    if stem is not None and not word.startswith(_UNCHANGED_STEMS):
-        return _STEMS[stem.group()] + word[stem.end() :]
-    if "'" in word:
-        head, clitic = (
-            (word[:-3], "n't") if word.endswith("n't") else (word[: word.rindex("'")], word[word.rindex("'") :])
-        )
-        if head and clitic in _CLITICS:
-            return _scored_as(head) + _CLITICS[clitic]
-        if clitic == "'s" and head in _WITH_IS:
-            return f"{head} is"
-    return word
-
-
-_ORDINAL_DAYS = {english_value(day): ordinal_english(day) for day in range(1, 32)}
-
-
-def _ordinal_day(match: re.Match[str]) -> str:
-    return f"{match[1]} {_ORDINAL_DAYS[match[2]]}"

@@ -1,11 +1,12 @@
-"""Transcripts made comparable: the spoken form both engines' texts go through before scoring, and its tokens.
+"""The spoken form: the same words as a speaker says them, nothing lost and nothing merged. It is the label.
 
-    raw transcript ─clean─> NFKC ─one script─> symbols and digits to words ─> numbers read one way ─> fillers, 儿化
-                  ─> letters joined, punctuation dropped ─ until nothing changes ─> spoken form ─tokens─> WER
+    written text ─clean─> one width, no tags ─han: simplified─> ─numbers and signs to words (english.py, chinese.py)─>
+                 ─lower case, punctuation gone─> spoken form ─tokens─> WER, label length, training units
     any text ─evaluation_form─> Han simplified, Latin upper case (what test sets are scored in)
 
-Two texts that can be the same words said aloud should have one spoken form; two that cannot should not. The public
-table tests/data/rover_pairs.tsv is the judge. Nothing here repairs an engine's hallucinated loops: they must disagree.
+Fillers, 儿, contractions and spellings stay as they were written: only a comparison may unify them
+(operators.text.folded), and what it unifies never becomes a label. A number that was written in digits has several
+readings; `beside` is what another engine wrote of the same speech, and the reading that it spelt out is taken.
 """
 
 from __future__ import annotations
@@ -13,242 +14,126 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Literal
 
 from operators.language import SINITIC, canonical
-from operators.text import chinese as text_zh
-from operators.text import english as text_en
-from operators.text.chinese import HAN
-from operators.text.numbers import CURRENCY_SIGNS, MEASURES, ORDINAL_NEIGHBOURS, reread_english
+from operators.text import chinese, english
+from operators.text.scripts import clean, has_han, has_kana, join, simplify, tokens
 
-# Scripts written without spaces: a token is one character with its marks. Kana has no word boundary to count by.
-_UNSPACED = rf"{HAN}\u3041-\u312f\u31a0-\u31ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
-_MARK_BLOCKS = (range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
+__all__ = ["RULES_VERSION", "Normaliser", "evaluation_form", "text_rules", "tokens", "training_form"]
 
+RULES_VERSION = 2
+"""Of the rules of this package, from written text to folded form and numbers. A change that moves any form raises it:
+it stands in the fingerprint of a run and in every ledger, so no run mixes labels of two sets of rules."""
 
-def _mark_class() -> str:
-    """Combining marks as a regular-expression class: Python's \\w leaves them out, and Hindi or Thai words are full of
-    them.
-    """
-    ranges: list[list[int]] = []
-    for block in _MARK_BLOCKS:
-        for code in block:
-            if unicodedata.category(chr(code))[0] == "M":
-                if ranges and ranges[-1][1] == code - 1:
-                    ranges[-1][1] = code
-                else:
-                    ranges.append([code, code])
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in ranges)
+Rules = Literal["zh", "yue", "ja", "en", "other", ""]
 
-
-_MARK = _mark_class()
-_LETTER = rf"(?:(?![{_UNSPACED}])[^\W_][{_MARK}]*)"
-_TOKEN = re.compile(rf"[{_UNSPACED}][{_MARK}]*|{_LETTER}+(?:'{_LETTER}+)*")
-
-_HAS_HAN = re.compile(f"[{HAN}]")
-_HAS_KANA = re.compile(r"[\u3041-\u30ff]")
 _HAS_LATIN = re.compile("[A-Za-z]")
 _HAS_DIGIT = re.compile("[0-9]")
-_PLAIN = re.compile(r"[\u4e00-\u9fff]*")
-
-_TAG = re.compile(r"<\|[^|<>]*\|>|\[[^\[\]]{0,40}\]")
-_DROPPED = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff™®©]"
-)
-_APOSTROPHES = str.maketrans(
-    {"’": "'", "‘": "'", "ʼ": "'", "＇": "'", "`": "'", "´": "'", "²": "2", "³": "3", "−": "-", "⁄": "/", "∶": ":"}
-)
-# NFKC makes 10² into 102 and 2½ into 21⁄2: a power gets its ^ and a fraction its space first. m² stays m2, a unit.
-_POWER = re.compile(r"(?:(?<=[0-9)])|(?<=(?<![A-Za-z])[A-LN-Za-ln-z]))(?=⁻?[⁰¹²³⁴-⁹])")
-_VULGAR = re.compile(r"(?<=\d)(?=[¼½¾⅐-⅞])")
-_RAISED = re.compile("[²³¹⁰⁴-⁹¼½¾⅐-⅞]")
-_SIGN = re.compile(f"[{CURRENCY_SIGNS}]")
-_ACCENTED = re.compile("[\u00c0-\u024f\u1e00-\u1eff]")
-_POINT_FIRST = re.compile(r"(?<![A-Za-z\d_.])\.(?=\d)")
-_SIGN_LAST = re.compile(
-    rf"(?<![\d.{CURRENCY_SIGNS}])(?<![{CURRENCY_SIGNS}] )(\d+(?:\.\d+)?"
-    rf"(?:\s?(?:(?:thousand|million|billion|trillion|bn|[kKmMB])\b|[万亿]+))?)\s?([{CURRENCY_SIGNS}])(?!\s?[\d.])"
-)
-_GROUPED = re.compile(r"(?<![\d,.])\d{1,3}(?:,\d{3})+(?![\d,])")
-_DIGITS = re.compile(r"(\d+)(?:\.(\d+))?(?!\.\d)|\d+")
-_MULTIPLIED = re.compile(r"(?<![\d.])\d{1,4}(?=[百千万亿])")
-_DOMAIN = re.compile(
-    r"(?<=\bwww)\.(?=\w)|(?<=[A-Za-z0-9])\.(?=(?:com|org|net|edu|gov|cn|io|ai|tv)(?![A-Za-z0-9]))", re.A
-)
-_LETTER_RUN = re.compile(r"(?<![A-Za-z0-9'])[A-Za-z](?:[ .-][A-Za-z])+(?![A-Za-z0-9'])")
-
-
-def _plain_letters() -> dict[int, str]:
-    """Accented Latin letters and the letters they are written as without: é -> e, ø -> o, æ -> ae."""
-    plain = {code: unicodedata.normalize("NFD", chr(code))[0] for code in (*range(0xC0, 0x250), *range(0x1E00, 0x1F00))}
-    plain = {code: letter for code, letter in plain.items() if letter.isascii()}
-    return plain | str.maketrans(
-        {"ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "đ": "d", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE"}
-    )
-
-
-_PLAIN_LETTERS = _plain_letters()
-
-_MAX_PASSES = 8
+_NO_WORD = re.compile(r"[^a-z0-9']+")
+_LOOSE_APOSTROPHE = re.compile(r"(?<![a-z0-9])'+|'+(?![a-z0-9])|'{2,}")
+_HAN_MARKS = re.compile(r"[，。！？、；：,.!?\s]+")
+_HAN_ONLY = re.compile(r"[\u4e00-\u9fff]*")
+# No rule has anything to do in such a text again.
+_SAID = re.compile(r"[\u4e00-\u9fff]*|[a-z]+(?:'[a-z]+)*(?: [a-z]+(?:'[a-z]+)*)*")
+_MAX_PASSES = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Normaliser:
-    """Turns a transcript into its spoken form. Holds settings only: cheap to build, picklable, safe to share."""
+    """A Normaliser turns a transcript into its spoken form. It holds settings only: cheap to build, picklable."""
 
-    fillers: bool = True
-    """drop 嗯 啊 呃 um uh."""
-    erhua: bool = True
-    """drop the 儿 of 儿化 (花儿 -> 花)."""
-    numbers: bool = True
-    """write digits as words and read spelt numbers one way."""
-    contractions: bool = True
-    """open English contractions and reduced forms, one spelling for British and American."""
+    han: Literal["simplified", "written"] = "simplified"
+    """the script of Han in the spoken form: simplified, or as the engine wrote it."""
 
-    def spoken(self, text: str, language: str | None) -> str:
-        """The spoken form of `text`: lower case, no punctuation, Han simplified and unspaced, one space between other
-        words.
+    def spoken(self, text: str, language: str | None, beside: str = "") -> str:
+        """Return the spoken form of `text`: lower case, no punctuation, Han unspaced, one space between other words.
 
-        `language` is a code such as zh, en, yue or ja (None: unknown). Numbers follow the script around them, the
-        language only where there is none. Idempotent, and defined for every string; text without any word gives "".
+        `language` is a code such as zh, en, yue or ja (None: unknown); `beside` what another engine wrote of the same
+        speech. Numbers follow the script around them, the language only where there is none. In a language without
+        rules of its own, numbers keep their digits and signs. Idempotent, and defined for every string; text without
+        any word gives "".
         """
-        tongue = _tongue(language)
-        text = _clean(text)
-        # Rules feed one another (a dropped filler joins two numerals), so they run until they agree.
+        rules = text_rules(language)
+        text, beside = clean(text), clean(beside)
+        # Words may bring rules of their own (a dot that parts two numbers goes), so they run until nothing changes.
         for _ in range(_MAX_PASSES):
-            done = self._one_pass(text, tongue)
-            if done == text:
-                break
+            done = self._one_pass(text, rules, beside)
+            if done == text or (_SAID.fullmatch(done) and not english.has_abbreviation(done)):
+                return done
             text = done
         return text
 
-    def _one_pass(self, text: str, tongue: str) -> str:
-        # In English an accent is house style (résumé, resume); in other languages it is spelling.
-        if tongue in ("en", "zh", "yue") and not text.isascii() and _ACCENTED.search(text):
-            text = text.translate(_PLAIN_LETTERS)
-        han = _HAS_HAN.search(text) is not None
-        latin = _HAS_LATIN.search(text) is not None
-        if han and tongue != "ja":
-            text = text_zh.one_script(text, cantonese=tongue == "yue")
-        if self.numbers:
-            if _HAS_DIGIT.search(text):
-                text = _write_digits(text, tongue, han=han or _HAS_KANA.search(text) is not None, latin=latin)
-            if han and tongue != "other":
-                text = text_zh.reread_numbers(text)
-        text = _DOMAIN.sub(" dot " if not han else "点", text) if "." in text else text
-        if latin:
-            text = _LETTER_RUN.sub(_join_letters_among_han if han else _join_letters, text)
-            if "++" in text:
-                text = re.sub(r"(?<=[A-Za-z])\+\+", "加加" if han else " plus plus", text)
-        text = text.casefold()
-        if tongue != "other" and _HAS_LATIN.search(text):
-            if "&" in text:
-                text = text.replace("&", " and ")
-            text = text_en.respell(text, contractions=self.contractions, fillers=self.fillers)
-            if self.numbers:
-                text = reread_english(text_en.write_romans(text.replace("-", " ")))
-        text = _join(_TOKEN.findall(unicodedata.normalize("NFKC", text)))
-        if han and tongue != "other":
-            if self.fillers:
-                text = text_zh.strip_fillers(text)
-            if self.erhua and tongue not in ("yue", "ja"):
-                text = text_zh.strip_erhua(text)
-        return text
+    def _one_pass(self, text: str, rules: Rules, beside: str) -> str:
+        han = has_han(text)
+        if han and rules != "ja" and self.han == "simplified":
+            text = simplify(text)
+        if rules != "other":
+            # "iPhone 14" alone is read in Chinese where the other engine wrote 十四.
+            if _in_han(text, rules, han or (rules in ("zh", "yue") and has_han(beside))):
+                text = chinese.write(text, beside, cantonese=rules == "yue")
+            else:
+                text = english.write(text, beside)
+            plain = _without_marks(text)
+            if plain is not None:
+                return plain
+        return join(tokens(unicodedata.normalize("NFKC", text.lower())))
 
 
-def tokens(text: str) -> list[str]:
-    """Mixed tokens of a spoken form: one per Han, kana, Thai, Lao, Burmese or Khmer character, one per word elsewhere.
+def _without_marks(text: str) -> str | None:
+    """`join(tokens(text))` in a fifth of the time, for texts of Han alone and of ASCII words; None for any other."""
+    if text.isascii():
+        text = _NO_WORD.sub(" ", text.lower())
+        if "'" in text:
+            text = _LOOSE_APOSTROPHE.sub(" ", text)
+        return None if _HAS_DIGIT.search(text) else " ".join(text.split())
+    text = _HAN_MARKS.sub("", text)
+    return text if _HAN_ONLY.fullmatch(text) else None
 
-    An apostrophe inside a word belongs to it. Hangul is written with spaces, so a token is a word there. Punctuation
-    and symbols are no tokens.
+
+def _in_han(text: str, rules: Rules, han: bool) -> bool:
+    """Are the numbers of this text said in Chinese? So say the script around them, else the language."""
+    if han or (rules == "ja" and has_kana(text)):
+        return True
+    if rules not in ("zh", "yue", "ja"):
+        return has_kana(text)
+    return _HAS_LATIN.search(chinese.drop_units(text)) is None
+
+
+def text_rules(language: str | None) -> Rules:
+    """Return which rules a language has: zh, yue, ja, en, "" when it is not known, "other" when it has none."""
+    code = canonical(language)
+    if code is None:
+        return ""
+    own: dict[str, Rules] = {"yue": "yue", "en": "en", "ja": "ja"}
+    return own.get(code) or ("zh" if code in SINITIC else "other")
+
+
+def training_form(text: str, language: str | None = None) -> str:
+    """Return a label as the trainer's units spell it: upper case, no punctuation, every sign that is said still there.
+
+    A sign stays as it is ($ 12.50, -5, C#) where its words can still be told from it; else it becomes words (Henry
+    VIII, example.com, St. Paul, which upper case without punctuation would lose). So the spoken form of this form is
+    that of the text, but for ß, whose upper case is SS.
     """
-    return _TOKEN.findall(text)
+    plain = join(tokens(unicodedata.normalize("NFKC", clean(text).upper())))
+    if not _MAY_BE_LOST.search(text):
+        return plain
+    said = _AS_WRITTEN.spoken(text, language)
+    if _AS_WRITTEN.spoken(plain, language).casefold() == said.casefold():
+        return plain
+    return unicodedata.normalize("NFKC", said.upper())
+
+
+_AS_WRITTEN = Normaliser(han="written")
+# Digits and signs, dots of addresses and abbreviations, letters that may be a Roman numeral.
+_MAY_BE_LOST = re.compile(r"[^\w\s,!?;:'\"，。！？；：、…“”‘’（）()《》-]|\d|\b[IVXLC]+\b")
 
 
 def evaluation_form(text: str) -> str:
-    """The form test sets are scored in: Han simplified, Latin upper case, punctuation dropped.
+    """Return the form test sets are scored in: Han simplified, Latin upper case, punctuation dropped, signs that are
+    said kept with their number or letter (-5, $12.50, C#).
 
     TouchASP, "Multilingual Speech Recognition".
     """
-    return _join(_TOKEN.findall(unicodedata.normalize("NFKC", text_zh.simplify(_clean(text)).upper())))
-
-
-def _tongue(language: str | None) -> str:
-    """The set of rules for a language code: zh, yue, ja, en, "" when unknown, "other" for languages whose numbers we
-    leave.
-    """
-    code = canonical(language)
-    if code is None or code in ("yue", "en", "ja"):
-        return code or ""
-    return "zh" if code in SINITIC else "other"
-
-
-def _clean(text: str) -> str:
-    """Tags, control characters and marks without sound gone, widths and compatibility forms folded (NFKC)."""
-    if _PLAIN.fullmatch(text):
-        return text
-    if _RAISED.search(text):
-        text = _VULGAR.sub(" ", _POWER.sub("^", text))
-    text = unicodedata.normalize("NFKC", _DROPPED.sub("", _TAG.sub(" ", text)).translate(_APOSTROPHES))
-    return _DROPPED.sub("", text).translate(_APOSTROPHES)
-
-
-def _write_digits(text: str, tongue: str, *, han: bool, latin: bool) -> str:
-    """Arabic numbers and the symbols around them to words, each in the language of the script beside it."""
-    text = _GROUPED.sub(lambda match: match.group().replace(",", ""), text)
-    if tongue == "other":
-        return text
-    if "." in text:
-        text = _POINT_FIRST.sub("0.", text)
-    if _SIGN.search(text):
-        text = _SIGN_LAST.sub(r"\2\1", text)
-    if tongue in ("zh", "yue", "ja") and latin and not han:
-        latin = _HAS_LATIN.search(text_zh.drop_units(text)) is not None
-    default = "zh" if han or (tongue in ("zh", "yue", "ja") and not latin) else "en"
-    if default == "zh":
-        text = text_zh.write_symbols(text, cantonese=tongue == "yue")
-        text = _MULTIPLIED.sub(lambda match: text_zh.write_number(match.group(), None, "", ""), text)
-    else:
-        text = text_en.write_symbols(text)
-
-    def write(match: re.Match[str]) -> str:
-        whole, fraction = match[1] or match.group(), match[2]
-        before, after = text[max(0, match.start() - 6) : match.start()], text[match.end() : match.end() + 3]
-        if default == "en" or _is_english_number(before, after):
-            return text_en.write_number(whole, fraction)
-        return text_zh.write_number(whole, fraction, before, after)
-
-    return _DIGITS.sub(write, text)
-
-
-def _is_english_number(before: str, after: str) -> bool:
-    """In a sentence with Han: does the number belong to the Latin word before it (iPhone 15), or after it (3
-    apples)?
-    """
-    if re.search(r"[A-Za-z][ -]?$", before):
-        return not re.match(rf"\s?[{MEASURES}{ORDINAL_NEIGHBOURS}]", after)
-    return re.match(r" [A-Za-z]{2}", after) is not None
-
-
-def _join_letters(match: re.Match[str]) -> str:
-    """A I -> AI, U.S. -> US; but "i a" and "a a" among English words are words ("am I a ...")."""
-    letters = _join_letters_among_han(match)
-    return letters if letters.lower() == "ai" or set(letters) - set("aiAI") else match.group()
-
-
-def _join_letters_among_han(match: re.Match[str]) -> str:
-    return "".join(re.findall("[A-Za-z]", match.group()))
-
-
-def _join(parts: list[str]) -> str:
-    """Tokens as one text: a space wherever a word that is no Han character begins or ends beside another word."""
-    out: list[str] = []
-    unspaced = True
-    for part in parts:
-        alone = (
-            (part[0] > "\u2fff" and part[0] < "\uac00") or part[0] >= "\U00020000" or "\uf900" <= part[0] <= "\ufaff"
-        )
-        if out and not (alone and unspaced):
-            out.append(" ")
-        out.append(part)
-        unspaced = alone
-    return "".join(out)
+    return join(tokens(unicodedata.normalize("NFKC", simplify(clean(text)).upper())))

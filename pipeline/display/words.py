@@ -51,6 +51,7 @@ EXPLANATIONS = {
     "wer": "The two transcripts differ in too many words, though they sound alike.",
     "per": "The two transcripts differ in too many sounds.",
     "wer_and_per": "The two transcripts differ in too many words and too many sounds.",
+    "numbers": "The two transcripts hold different numbers; in a long clip that is a small share of the words.",
 }
 """In plain words what each reason means."""
 

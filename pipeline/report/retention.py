@@ -34,8 +34,10 @@ FOLD_COLUMNS = (
 """What `fold` needs of a ledger: read no more, and a million hours is gigabytes instead of terabytes."""
 
 TOO_SHORT = "too_short"
-AGREEMENT_REASONS = ("wer", "per", "wer_and_per")
+THRESHOLD_REASONS = ("wer", "per", "wer_and_per")
 """Reasons that a change of the two thresholds can undo."""
+AGREEMENT_REASONS = (*THRESHOLD_REASONS, "numbers")
+"""Reasons why two transcripts disagree."""
 
 _BATCH_ROWS = 1 << 15
 
@@ -332,7 +334,7 @@ def _distributions(clips: pa.Table, by: str) -> dict[str, Distributions]:
         samples=clips["samples"].to_numpy(),
         rejected=_flags(pc.equal(clips["outcome"], "rejected")),
         rule_decides=_flags(
-            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(AGREEMENT_REASONS)))
+            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(THRESHOLD_REASONS)))
         ),
         wer=_rates(clips["wer"]),
         per=_rates(clips["per"]),

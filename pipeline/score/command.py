@@ -16,8 +16,7 @@ from operators.clip import SAMPLE_RATE
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import locate
-from operators.text.spoken import Normaliser
-from pipeline import ledger
+from pipeline import ledger, recipe
 from pipeline.config import Settings
 from pipeline.plan import PLAN_KEY, load_plan
 from pipeline.score.counts import SCORE_COLUMNS, ScoreSettings, count
@@ -47,7 +46,7 @@ def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings
     if not truth_store.exists(key):
         raise UserError(f"no truth file {truth_uri}: give a JSONL file with a line per recording, local or s3://")
     truth = read_truth(truth_store.read(key), truth_uri)
-    normaliser = Normaliser(fillers=settings.text.fillers, erhua=settings.text.erhua)
+    normaliser = recipe.normaliser(settings.text)
     counts = count(ledger.ledgers(store, SCORE_COLUMNS), truth, asked, settings.rover, normaliser)
     found = summarise(counts, asked, settings.rover, seed)
     if not store.exists(PLAN_KEY):

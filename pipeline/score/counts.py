@@ -30,9 +30,10 @@ from operators.clip import Agreement, Hypothesis, Span
 from operators.edits import edit_counts
 from operators.errors import UserError
 from operators.language import is_unspaced
+from operators.text.folded import Folder
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
-from pipeline.report.retention import AGREEMENT_REASONS
+from pipeline.report.retention import AGREEMENT_REASONS, THRESHOLD_REASONS
 from pipeline.score.truth import Tolerance, TrueRecording, Truth, align
 
 SCORE_COLUMNS = (
@@ -139,7 +140,8 @@ class _Tally:
         self._truth = truth
         self._settings = settings
         # What label would a clip have under limits that everything meets? What `redecide` would write.
-        self._lenient = AgreementJudge(replace(rule, max_wer=float("inf"), max_per=float("inf")), normaliser)
+        lenient = replace(rule, max_wer=float("inf"), max_per=float("inf"), numbers="counted")
+        self._lenient = AgreementJudge(lenient, Folder(normaliser=normaliser))
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
@@ -189,7 +191,7 @@ class _Tally:
         limits = self._settings.limits
         heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
         truth = self._form(text, language)
-        forms = [self._form(hypothesis.text, language) for hypothesis in heard]
+        forms = [self._form(hypothesis.text, language, text) for hypothesis in heard]
         measured = [_measure(truth, form, language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
         label = self._label(row, heard)
@@ -201,9 +203,11 @@ class _Tally:
                 counts.joint[index - 1] += _joint(measured[0], numbers, alike=forms[0] == forms[index])
         if label is None:
             return
-        form = self._form(label, language)
+        form = self._form(label, language, text)
         numbers = _measure(truth, form, language, limits)
         counts.errors[LABEL, group] += numbers
+        if group == DISAGREED and row["reason"] not in THRESHOLD_REASONS:
+            return  # no threshold brings it back, so it has no place in the curve
         wer, per = (
             int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True)
         )
@@ -221,8 +225,8 @@ class _Tally:
         agreement = Agreement(**{name: row[name] for name in names}, tokens_per_second=0.0)
         return self._lenient.judge(agreement, heard, row["language"]).label
 
-    def _form(self, text: str, language: str) -> str:
-        return evaluation_form(self._normaliser.spoken(text, language) if self._settings.spoken else text)
+    def _form(self, text: str, language: str, beside: str = "") -> str:
+        return evaluation_form(self._normaliser.spoken(text, language, beside) if self._settings.spoken else text)
 
     def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
         key = (recording, domain, language)

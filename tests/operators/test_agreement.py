@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from operators.agreement import (
     EMPTY_ASR,
     EMPTY_COPILOT,
+    NUMBERS,
     PER,
     REASONS,
     WER,
@@ -41,7 +42,13 @@ def measure(
     return AgreementJudge(rules).measure(heard(asr), [heard(copilot) for copilot in copilots], language, seconds)
 
 
-def test_measure_scores_spoken_forms() -> None:
+def test_measure_scores_folded_forms_and_keeps_spoken_ones() -> None:
+    agreement = measure("嗯，今天 23 度。", "今天二十三度")
+    assert (agreement.wer, agreement.per) == (0.0, 0.0)
+    assert (agreement.asr_norm, agreement.copilot_norm) == ("嗯今天二十三度", "今天二十三度")
+
+
+def test_measure_reads_numbers_as_they_are_said() -> None:
     agreement = measure("今天 23 度。", "今天二十三度")
     assert (agreement.wer, agreement.per) == (0.0, 0.0)
     assert agreement.asr_norm == agreement.copilot_norm == "今天二十三度"
@@ -132,7 +139,7 @@ def test_the_label_follows_language_and_setting() -> None:
         "we have all seen the big gray cat sitting their",
         "en",
     )
-    loose = AgreementRule(max_wer=15)
+    loose = AgreementRule(max_wer=15, label_form="written")
     assert judge_pair(*chinese, loose)[1].label == chinese[1]
     assert judge_pair(*chinese, replace(loose, label={"default": "asr"}))[1].label == chinese[0]
     assert judge_pair(*english, loose)[1].label == english[0]
@@ -149,6 +156,37 @@ def test_judging_again_with_other_bounds_needs_nothing_but_the_agreement() -> No
     measured = AgreementJudge(loose).measure(hypotheses[0], hypotheses[1:], "zh", 3.0)
     assert again == AgreementJudge(loose).judge(measured, hypotheses, "zh")
     assert again.label == "她今天没有来学校上客了"
+
+
+LONG = "经过连续多天的紧张施工这座长约六百米的大桥终于在国庆节之前的{}号顺利通车"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"), [("17", "十七", True), ("17", "十一", False), ("二十", "二十三", False)]
+)
+def test_numbers_that_differ_disagree_however_long_the_clip(one: str, other: str, same: bool) -> None:
+    agreement, verdict = judge_pair(LONG.format(one), LONG.format(other), "zh")
+    assert agreement.numbers_agree is same
+    assert verdict.kept is same
+    assert verdict.rejection is None or verdict.rejection.reason == NUMBERS
+    assert judge_pair(LONG.format(one), LONG.format(other), "zh", AgreementRule(numbers="counted"))[1].kept
+
+
+def test_a_copilot_with_the_same_numbers_counts_before_one_that_is_nearer() -> None:
+    asr, nearer, farther = LONG.format("17"), LONG.format("十一"), LONG.format("十七").replace("顺利", "胜利")
+    agreement = measure(asr, nearer, farther)
+    assert agreement.numbers_agree
+    assert agreement.copilot_norm == farther
+
+
+def test_what_is_folded_away_stays_in_the_label() -> None:
+    agreement, verdict = judge_pair("Um, we can't see the sea-water.", "we cannot see the seawater", "en")
+    assert (agreement.wer, agreement.per) == (0.0, 0.0)
+    assert verdict.label == "um we can't see the sea water"
+
+
+def test_two_fillers_that_differ_agree_on_nothing() -> None:
+    assert not judge_pair("嗯", "啊", "zh")[1].kept
 
 
 def test_three_engines_vote_for_the_label() -> None:

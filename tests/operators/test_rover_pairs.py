@@ -19,7 +19,7 @@ from operators.clip import Hypothesis
 
 TABLE = Path(__file__).resolve().parent.parent / "data" / "rover_pairs.tsv"
 COLUMNS = ["id", "category", "language", "asr", "copilot", "verdict", "why"]
-LEAST_AGREEMENT = 0.99
+LEAST_AGREEMENT = 0.98
 
 
 class Judged(NamedTuple):
@@ -59,11 +59,11 @@ def judged(rows: list[dict[str, str]]) -> list[Judged]:
 
 
 def test_table_is_well_formed(rows: list[dict[str, str]]) -> None:
-    assert len(rows) >= 400
+    assert len(rows) >= 1000
     assert len({row["id"] for row in rows}) == len(rows)
     assert len({(row["language"], row["asr"], row["copilot"]) for row in rows}) == len(rows)
     assert {row["verdict"] for row in rows} == {"keep", "drop"}
-    assert {row["language"] for row in rows} == {"zh", "en", "yue"}
+    assert {row["language"] for row in rows} == {"zh", "en", "yue", "de", "fr", "es", "vi", "ja", "ko"}
     assert all(row["asr"].strip() and row["copilot"].strip() for row in rows)
     assert min(Counter(row["category"] for row in rows).values()) >= 10
     # A table of one verdict could be passed by a judge that always gives it.

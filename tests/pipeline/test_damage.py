@@ -125,7 +125,7 @@ def test_a_tar_of_an_older_run_is_not_copied_into_a_new_one(
     table, _ = read_ledger(tar.with_suffix(".parquet").read_bytes())
     last = max(row["tar_offset"] for row in table.to_pylist() if row["outcome"] == "kept")
     tar.write_bytes(tar.read_bytes()[: last + 100])
-    new = ["rover.label_form=spoken", "execution.runner=local", "--output", str(tmp_path / "new")]
+    new = ["rover.label_form=written", "execution.runner=local", "--output", str(tmp_path / "new")]
     assert main(["redecide", str(old), *new]) == 1
     told = capsys.readouterr().out
     assert "ends before" in told

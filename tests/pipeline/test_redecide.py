@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import boto3
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from operators.text.spoken import RULES_VERSION
 from pipeline.__main__ import main
 from tests.support import fast_engines
 from tests.support.curated_handoffs import curate, ledger_rows
@@ -67,3 +70,27 @@ def test_a_source_that_is_gone_or_changed_costs_its_unit_and_one_line(
     assert main(again) == 0
     before, now = ({row["clip_id"] for row in ledger_rows(each)} for each in (run, str(tmp_path / "again")))
     assert before < now, "clips that only the source had"
+
+
+def test_a_run_begun_under_other_text_rules_is_told_so_and_can_be_judged_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fast_engines.write_crawl(tmp_path / "crawl", 6, seed=4, domains=["live"])
+    run = curate(tmp_path, "run", str(tmp_path / "crawl"), "plan.unit_minutes=30")
+    config = Path(run) / "config.yaml"
+    stored = yaml.safe_load(config.read_text())
+    assert stored["text_rules"] == RULES_VERSION
+    config.write_text(yaml.safe_dump(stored | {"text_rules": RULES_VERSION - 1, "fingerprint": "of other rules"}))
+    capsys.readouterr()
+    same = fast_engines.settings(run, str(tmp_path / "crawl"), "execution.runner=local", "plan.unit_minutes=30")
+    (tmp_path / "empty.yaml").write_text("{}")
+    assert main(["run", str(tmp_path / "empty.yaml"), *same]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"version {RULES_VERSION - 1} of the text rules" in error
+    assert "redecide" in error
+    again = str(tmp_path / "again")
+    assert main(["redecide", run, "--output", again]) == 0, "no new setting is needed: the rules are new"
+    assert ledger_rows(again) == ledger_rows(run)
+    for path in Path(again).glob("shards/*/*.parquet"):
+        assert pq.read_schema(path).metadata[b"touchasp.text_rules"] == str(RULES_VERSION).encode()

@@ -15,7 +15,7 @@ from model_training.text.bpe import BOUNDARY
 from model_training.text.tokenizer import Tokenizer, is_unspaced, written_tokens
 from model_training.text.tokens import UNK, Scheme
 from operators.errors import UserError
-from operators.text.spoken import evaluation_form
+from operators.text.spoken import Normaliser, evaluation_form
 
 # The first assigned character of each block: URO, A to I, compatibility ideographs and their supplement, 〇 and 々.
 HAN_BLOCKS = "一㐀\U00020000\U0002a700\U0002b740\U0002b820\U0002ceb0\U0002ebf0\U00030000\U00031350豈\U0002f800〇々"
@@ -163,3 +163,30 @@ def test_tokenizer_and_grammar_need_no_torch() -> None:
     )
     root = Path(__file__).resolve().parents[3]
     subprocess.run([sys.executable, "-c", script], check=True, cwd=root)
+
+
+def test_no_label_loses_a_sign_that_is_said() -> None:
+    """Whatever its form, a label says the same after the tokenizer; ß, whose upper case is SS, says it too."""
+    lines = (Path(__file__).parents[2] / "data" / "rover_pairs.tsv").read_text(encoding="utf-8").splitlines()[1:]
+    texts = [(line.split("\t")[2], text) for line in lines for text in line.split("\t")[3:5]]
+    trained = Tokenizer.train([form for code, text in texts for form in forms(text, code)], Scheme(), bpe_size=2000)
+    as_written = Normaliser(han="written")
+    for code, text in texts:
+        for label in forms(text, code):
+            again = trained.decode(trained.encode(label, code))
+            assert as_written.spoken(again, code).casefold() == as_written.spoken(label, code).casefold(), (
+                label,
+                again,
+            )
+
+
+def forms(text: str, code: str) -> tuple[str, str]:
+    """A label as the engine wrote it and as it is said: `label_form` is one or the other."""
+    return text, Normaliser().spoken(text, code)
+
+
+def test_signs_are_kept_as_they_are_where_they_can_be() -> None:
+    trained = Tokenizer.train(["It was -5 for $12.50, a 100% C# job"], Scheme(), bpe_size=80)
+    assert trained.decode(trained.encode("it was -5, for $12.50!")) == "IT WAS -5 FOR $ 12.50"
+    assert written_tokens("King Henry VIII.", "en") == ["KING", "HENRY", "THE", "EIGHTH"]
+    assert written_tokens("10²") != written_tokens("102")

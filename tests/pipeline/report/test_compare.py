@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     fast_engines.write_crawl(folder / "other", 12, seed=4, domains=["<b>meeting</b>"])
     first = curate(folder, "first", folder / "crawl")
     lenient = folder / "lenient"
-    more = ["execution.runner=local", "rover.drop_when=both", "rover.max_wer=90", "rover.label_form=spoken"]
+    more = ["execution.runner=local", "rover.drop_when=both", "rover.max_wer=90", "rover.label_form=written"]
     assert main(["redecide", str(first), *more[1:], "--output", str(lenient)]) == 0
     return first, lenient, curate(folder, "other-run", folder / "other")
 
