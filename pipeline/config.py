@@ -77,6 +77,8 @@ class AsrSettings:
     device: str = "cpu"
     compute_type: str = "default"
     batch_size: int = 16
+    share_windows: bool = True  # consecutive clips of a recording in one 30-s window of Whisper
+    window_gap_seconds: float = 0.8  # of silence between them
     language: str | None = None  # one language for everything; otherwise per clip, or per source where it is given
     trust_source_language: bool = True
     languages: list[str] = field(default_factory=list)  # keep these only; empty: all
@@ -327,6 +329,7 @@ def _check(settings: Settings) -> None:
     at_least("rover.max_wer", settings.rover.max_wer, 0)
     at_least("rover.max_per", settings.rover.max_per, 0)
     at_least("asr.batch_size", settings.asr.batch_size, 1)
+    between("asr.window_gap_seconds", settings.asr.window_gap_seconds, 0.1, 5.0)
     at_least("copilot.batch_seconds", settings.copilot.batch_seconds, 1)
     # Limits that let nothing through would put every recording into quarantine, one by one.
     between("audio.max_hours", settings.audio.max_hours, 0.001, 10_000)

@@ -144,6 +144,8 @@ def recogniser(settings: config.AsrSettings, threads: int) -> Load:
         "device": settings.device,
         "compute_type": settings.compute_type,
         "batch_size": settings.batch_size,
+        "share_windows": settings.share_windows,
+        "window_gap_seconds": settings.window_gap_seconds,
         "threads": threads,
     }
     return Load("operators.asr.recogniser:WhisperX", arguments | settings.options)

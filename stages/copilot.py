@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from operators.asr.recogniser import CopilotRouter
+from operators.asr.recogniser import CopilotRouter, Progress
 from operators.clip import Rejection, Unit
 from operators.shard import clip_language
 from stages.base import Resources, reject
@@ -19,6 +19,8 @@ class Copilot:
     load: Callable[[], CopilotRouter]
     resources: Resources = field(default_factory=Resources)
     name: str = "Copilot"
+    progress: Progress | None = None
+    """told what is finished inside a unit, where the runner shows it."""
 
     def open(self) -> None:
         self._router = self.load()
@@ -33,7 +35,7 @@ class Copilot:
             return unit
         audio = unit.clip_audio()
         languages = [clip_language(unit.clips[index]) for index in chosen]
-        heard = self._router.transcribe([audio[index] for index in chosen], languages)
+        heard = self._router.transcribe([audio[index] for index in chosen], languages, self.progress)
         clips = list(unit.clips)
         for index, language, hypotheses in zip(chosen, languages, heard, strict=True):
             if hypotheses is None:

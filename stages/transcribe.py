@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from operators.asr.hallucination import HallucinationRules, check
-from operators.asr.recogniser import Recogniser
+from operators.asr.recogniser import Progress, Recogniser, transcribe
 from operators.asr.whisperx import canonical_language
 from operators.clip import Clip, Hypothesis, Rejection, Unit
 from stages.base import Resources, reject
@@ -28,6 +28,8 @@ class Transcribe:
     min_language_prob: float = 0.0
     resources: Resources = field(default_factory=Resources)
     name: str = "Transcribe"
+    progress: Progress | None = None
+    """told what is finished inside a unit, where the runner shows it."""
 
     def open(self) -> None:
         self._recogniser = self.load()
@@ -45,7 +47,13 @@ class Transcribe:
             piece.recording.recording_id: piece.recording.language for piece in unit.pieces if piece.problem is None
         }
         hints = [self._hint(known[unit.clips[index].recording_id]) for index in chosen]
-        heard = self._recogniser.transcribe([audio[index] for index in chosen], hints)
+        heard = transcribe(
+            self._recogniser,
+            [audio[index] for index in chosen],
+            hints,
+            recordings=[unit.clips[index].recording_id for index in chosen],
+            progress=self.progress,
+        )
         clips = list(unit.clips)
         for index, hypothesis in zip(chosen, heard, strict=True):
             clips[index] = self._judge(replace(clips[index], hypotheses=(hypothesis,)), hypothesis)

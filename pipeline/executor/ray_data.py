@@ -32,7 +32,7 @@ from operators.clip import Unit, pcm_bytes
 from operators.errors import UserError
 from operators.storage.base import StoreUnavailable
 from pipeline.config import ExecutionSettings
-from pipeline.executor.dependencies import native_stderr_silenced, quiet_dependencies, use_threads
+from pipeline.executor.dependencies import keep_freed_memory, native_stderr_silenced, quiet_dependencies, use_threads
 from stages.base import Resources, SourceChanged, Stage
 
 WAVE_UNITS = 10_000
@@ -73,6 +73,7 @@ class Worker:
     """One stage in one process. Holds its models from construction on; turns a bug into an answer that names it."""
 
     def __init__(self, stage: Stage, last: bool) -> None:
+        keep_freed_memory()
         quiet_dependencies()
         use_threads(stage.resources.threads)
         self._stage, self._last = stage, last
