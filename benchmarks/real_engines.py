@@ -81,16 +81,15 @@ class Moonshine:
 
     def hear(self, audio: np.ndarray) -> str:
         """The transcript of float32 [samples] in [-1, 1), 16 kHz."""
-        hidden = self._encoder.run(
-            None, {"input_values": audio[None], "attention_mask": np.ones((1, len(audio)), np.int64)}
-        )[0]
+        # of the samples in both: the decoder, too, thins it out to the encoder's steps
+        mask = np.ones((1, len(audio)), np.int64)
+        hidden = self._encoder.run(None, {"input_values": audio[None], "attention_mask": mask})[0]
         past = {
             f"past_key_values.{layer}.{side}.{kind}": np.zeros((1, self.HEADS, 0, self.WIDTH), np.float32)
             for layer in range(self.LAYERS)
             for side in ("decoder", "encoder")
             for kind in ("key", "value")
         }
-        mask = np.ones((1, hidden.shape[1]), np.int64)
         tokens = [self.START]
         for step in range(max(1, int(len(audio) / SAMPLE_RATE * self.TOKENS_PER_SECOND))):
             logits, *present = self._decoder.run(
@@ -180,7 +179,7 @@ class Meter(threading.Thread):
         self._seconds: dict[int, tuple[float, float]] = {}
         self._peak = 0
         self._begun = (0.0, 0.0)
-        self._started = self._ready = time.time()
+        self._opened = self._ready = time.time()
         self.start()
 
     def run(self) -> None:
@@ -195,7 +194,7 @@ class Meter(threading.Thread):
     def read(self) -> dict[str, float]:
         user, system = (now - before for now, before in zip(self._sample(), self._begun, strict=True))
         return {
-            "startup": self._ready - self._started,
+            "startup": self._ready - self._opened,
             "wall": time.time() - self._ready,
             "cpu": user + system,
             "system": system,
@@ -236,7 +235,7 @@ def ours(work: Path, weights: Path, variant: str, meter: Meter) -> dict[str, Any
 
     from rich.console import Console
 
-    if Metered(settings, Console(file=io.StringIO())).run():
+    if Metered(settings=settings, console=Console(file=io.StringIO())).run():
         raise RuntimeError("units were left undone")
     rows = [row for table in ledger.ledgers(open_store(settings.output)) for row in table.to_pylist()]
     heard = [(row, row["hypotheses"][0]) for row in rows if row["hypotheses"]]
@@ -302,9 +301,11 @@ def script(work: Path, weights: Path, meter: Meter) -> dict[str, Any]:
 
 def child(variant: str, work: Path, weights: Path) -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    meter = Meter()
-    from pipeline.executor.dependencies import quiet_dependencies, use_threads
+    from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies, use_threads
 
+    if variant != "script":
+        keep_freed_memory()  # as the command line does, before there is a thread
+    meter = Meter()
     quiet_dependencies()
     use_threads(1)
     import torch
