@@ -13,7 +13,7 @@ from rich.console import Console
 from operators.errors import UserError
 from pipeline import config
 from pipeline.display.words import printable
-from pipeline.executor.dependencies import quiet_dependencies
+from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 from pipeline.executor.ray_data import ClusterLost
 from pipeline.handoff import command as handoff_command
 
@@ -190,6 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     if any(argument.startswith("-") or "=" not in argument for argument in rest):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     settings += rest
+    keep_freed_memory()
     quiet_dependencies()
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
     try:

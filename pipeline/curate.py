@@ -37,7 +37,7 @@ from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
 from pipeline.report.write import Thresholds, render_terminal, write_report
 from pipeline.sources.files import Length, SourceFile, probe_files, read_sources
-from stages.base import Stage
+from stages.base import Stage, Tell
 from stages.segment import LastFetched, read_span
 
 PROBE_CHUNK = 256
@@ -228,7 +228,7 @@ class Curation:
         started = time.monotonic()
         try:
             with Display(progress, self.console) as display:
-                for outcome in self._outcomes(stages, todo):
+                for outcome in self._outcomes(stages, todo, display.tell):
                     self._check(outcome)
                     if outcome.unit_id == running.ROLL_CALL.unit_id:
                         if outcome.error is not None:
@@ -254,9 +254,9 @@ class Curation:
                     running.disconnect()
         return progress.failed
 
-    def _outcomes(self, stages: list[Stage], todo: list[Unit]) -> Iterator[running.Outcome]:
+    def _outcomes(self, stages: list[Stage], todo: list[Unit], tell: Tell) -> Iterator[running.Outcome]:
         if self.settings.execution.runner == "local":
-            return running.run_local(stages, todo)
+            return running.run_local(stages, todo, tell)
         return running.run_ray(stages, todo, self.settings.execution)
 
     def _check(self, outcome: running.Outcome) -> None:

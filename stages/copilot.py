@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from operators.asr.recogniser import CopilotRouter, Progress
+from operators.asr.recogniser import CopilotRouter
 from operators.clip import Rejection, Unit
 from operators.shard import clip_language
-from stages.base import Resources, reject
+from stages.base import Resources, Tell, counting, reject
 
 
 @dataclass(kw_only=True)
@@ -19,8 +19,8 @@ class Copilot:
     load: Callable[[], CopilotRouter]
     resources: Resources = field(default_factory=Resources)
     name: str = "Copilot"
-    progress: Progress | None = None
-    """told what is finished inside a unit, where the runner shows it."""
+    tell: Tell | None = None
+    """set by a runner that shows what is finished inside a unit."""
 
     def open(self) -> None:
         self._router = self.load()
@@ -35,7 +35,8 @@ class Copilot:
             return unit
         audio = unit.clip_audio()
         languages = [clip_language(unit.clips[index]) for index in chosen]
-        heard = self._router.transcribe([audio[index] for index in chosen], languages, self.progress)
+        progress = counting(self.tell, self.name, [unit.clips[index] for index in chosen])
+        heard = self._router.transcribe([audio[index] for index in chosen], languages, progress)
         clips = list(unit.clips)
         for index, language, hypotheses in zip(chosen, languages, heard, strict=True):
             if hypotheses is None:

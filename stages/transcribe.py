@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from operators.asr.hallucination import HallucinationRules, check
-from operators.asr.recogniser import Progress, Recogniser, transcribe
+from operators.asr.recogniser import Recogniser, transcribe
 from operators.asr.whisperx import canonical_language
 from operators.clip import Clip, Hypothesis, Rejection, Unit
-from stages.base import Resources, reject
+from stages.base import Resources, Tell, counting, reject
 
 
 @dataclass(kw_only=True)
@@ -28,8 +28,8 @@ class Transcribe:
     min_language_prob: float = 0.0
     resources: Resources = field(default_factory=Resources)
     name: str = "Transcribe"
-    progress: Progress | None = None
-    """told what is finished inside a unit, where the runner shows it."""
+    tell: Tell | None = None
+    """set by a runner that shows what is finished inside a unit."""
 
     def open(self) -> None:
         self._recogniser = self.load()
@@ -52,7 +52,7 @@ class Transcribe:
             [audio[index] for index in chosen],
             hints,
             recordings=[unit.clips[index].recording_id for index in chosen],
-            progress=self.progress,
+            progress=counting(self.tell, self.name, [unit.clips[index] for index in chosen]),
         )
         clips = list(unit.clips)
         for index, hypothesis in zip(chosen, heard, strict=True):

@@ -40,6 +40,14 @@ _ARENA_MAX, _TRIM_THRESHOLD, _MMAP_THRESHOLD = -8, -1, -3
 """Names of glibc's `mallopt`, from malloc.h."""
 
 
+KEEP_FREED_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+    "MALLOC_MMAP_THRESHOLD_": str(2**31 - 1),
+}
+"""`keep_freed_memory` as environment of processes yet to start; other allocators than glibc's do not read it."""
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc's allocator to keep what native code frees; call it before the first thread. Whether it took that.
 

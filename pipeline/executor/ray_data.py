@@ -32,8 +32,14 @@ from operators.clip import Unit, pcm_bytes
 from operators.errors import UserError
 from operators.storage.base import StoreUnavailable
 from pipeline.config import ExecutionSettings
-from pipeline.executor.dependencies import keep_freed_memory, native_stderr_silenced, quiet_dependencies, use_threads
-from stages.base import Resources, SourceChanged, Stage
+from pipeline.executor.dependencies import (
+    KEEP_FREED_MEMORY,
+    keep_freed_memory,
+    native_stderr_silenced,
+    quiet_dependencies,
+    use_threads,
+)
+from stages.base import Resources, SourceChanged, Stage, Tell
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
@@ -191,9 +197,15 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
     return {"unit": b"", "audio": b"", "outcome": pickle.dumps(outcome)}
 
 
-def run_local(stages: list[Stage], units: list[Unit]) -> Iterator[Outcome]:
-    """The same stages in one plain loop: the reference that Ray must equal. The first outcome is the roll call's."""
+def run_local(stages: list[Stage], units: list[Unit], tell: Tell | None = None) -> Iterator[Outcome]:
+    """The same stages in one plain loop: the reference that Ray must equal. The first outcome is the roll call's.
+
+    tell: called with what a stage has finished inside a unit, by the stages that count it.
+    """
     workers: list[Worker] = []
+    for stage in stages:
+        if hasattr(stage, "tell"):
+            stage.tell = tell
     try:
         workers += [Worker(stage, last=stage is stages[-1]) for stage in stages]
         for unit in [ROLL_CALL, *units]:
@@ -295,6 +307,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the
         # stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
+        os.environ.update(KEEP_FREED_MEMORY | os.environ)  # for Ray's workers: they have threads before they are ours
         # "local": without it Ray would join any cluster that happens to run on this machine.
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends in a native stack trace
