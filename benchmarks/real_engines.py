@@ -157,8 +157,6 @@ def settings_of(work: Path, weights: Path, variant: str) -> list[str]:
         f"asr.share_windows={str(variant != 'alone').lower()}",
         "copilot.engine=benchmarks.real_engines:Moonshine",
         f"copilot.models={{en: '{weights / 'moonshine-tiny-en'}'}}",
-        "plan.unit_minutes=2.5",
-        "plan.edge_radius_seconds=5",
         f"execution.runner={'ray' if variant == 'two' else 'local'}",
         *(
             f"execution.{stage}.{side}_workers={workers}"

@@ -33,9 +33,14 @@ class SourceSettings:
     language: str | None = None  # what is spoken, when it is known for the whole source
 
 
+LEAST_UNIT_MINUTES, MOST_UNIT_MINUTES = 2.0, 30.0
+"""Of units whose length the plan chooses."""
+
+
 @dataclass
 class PlanSettings:
-    unit_minutes: float = 30.0  # about this much raw audio of one domain is one unit of work
+    # about this much raw audio of one domain is one unit of work; None: 30, less where the sources are short
+    unit_minutes: float | None = None
     edge_radius_seconds: float = 15.0  # a long recording is cut at the quietest point this near a unit's edge
     probe_workers: int = 4
 
@@ -323,7 +328,8 @@ def _check(settings: Settings) -> None:
             raise UserError(
                 f"{section}.engine={part.engine}: give {built_in}, or module:Class for an engine of your own"
             )
-    between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
+    if settings.plan.unit_minutes is not None:
+        between("plan.unit_minutes", settings.plan.unit_minutes, 0.5, 10_000)
     at_least("cut.min_seconds", settings.cut.min_seconds, 0.1)
     between("cut.max_seconds", settings.cut.max_seconds, 2 * settings.cut.min_seconds, 30)  # Whisper hears no further
     at_least("rover.max_wer", settings.rover.max_wer, 0)
@@ -362,7 +368,8 @@ def _check(settings: Settings) -> None:
         raise UserError(
             f"s3.endpoint_url={settings.s3.endpoint_url}: write the scheme and the host, as in http://store:9000"
         )
-    if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
+    unit_minutes = LEAST_UNIT_MINUTES if settings.plan.unit_minutes is None else settings.plan.unit_minutes
+    if settings.plan.edge_radius_seconds * 4 > unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
         workers = getattr(settings.execution, stage)
