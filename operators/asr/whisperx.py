@@ -16,71 +16,25 @@ included, is as in whisperX 3.8. Neither its VAD nor any alignment model of its 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from operators.asr.hallucination import HallucinationRules
 from operators.asr.whisper_folder import check_compute, check_mels, find_whisper, first_line, has_alignment_heads
-from operators.asr.windows import FRAME, Window, Word, alone, fill, pack, share_out
-from operators.clip import SAMPLE_RATE, Hypothesis, Span
+from operators.asr.whisper_languages import LANGUAGES, NEAREST_LANGUAGE, PROMPTED_AS, canonical_language
+from operators.asr.whisper_model import Asked, Heard, model_class
+from operators.asr.windows import Window, alone, fill, pack, share_out
+from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.errors import UserError
 from operators.speech.quiet import quiet
 
+__all__ = ["LANGUAGES", "NEAREST_LANGUAGE", "PROMPTED_AS", "WINDOW_SAMPLES", "WhisperX", "canonical_language"]
+
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 """What Whisper's encoder always computes, whatever the clip's length."""
-
-_LANGUAGES = (
-    "af am ar as az ba be bg bn bo br bs ca cs cy da de el en es et eu fa fi fo fr gl gu ha haw he hi hr ht hu hy "
-    "id is it ja jw "
-    "ka kk km kn ko la lb ln lo lt lv mg mi mk ml mn mr ms mt my ne nl nn no oc pa pl ps pt ro ru sa sd si sk sl "
-    "sn so sq sr su "
-    "sv sw ta te tg th tk tl tr tt uk ur uz vi yi yo yue zh"
-)
-LANGUAGES = frozenset(_LANGUAGES.split())
-"""What Whisper can identify."""
-
-NEAREST_LANGUAGE = {"cmn": "zh", "zh-yue": "yue", "zh-hk": "yue", "zh-mo": "yue"}
-"""Other names of languages that Whisper has."""
-
-PROMPTED_AS = {"yue": "zh", "wuu": "zh", "nan": "zh", "hak": "zh", "sichuan": "zh", "minnan": "zh"}
-"""Languages prompted as another where the model has no token of their own (yue came with large-v3)."""
-
-
-MIN_LANGUAGE_PROB = 0.5
-"""A shared window whose language is less sure than this is taken apart (faster-whisper's own threshold)."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What is known of a window before it is heard."""
-
-    window: Window
-    hint: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Heard:
-    """What the model made of a window."""
-
-    text: str
-    language: str
-    language_prob: float | None
-    avg_logprob: float
-    words: tuple[Word, ...] | None = None
-    """with times, of a shared window; None where its clips have to be heard alone."""
-
-
-class _Spoken(NamedTuple):
-    """The language to report, the one to prompt with, what the model gives the latter, and whether nobody said so."""
-
-    language: str
-    prompt: str
-    probability: float | None
-    identified: bool
 
 
 class WhisperX:
@@ -137,7 +91,7 @@ class WhisperX:
             torch.set_num_threads(threads)
             kind, _, index = device.partition(":")
             compute_type = check_compute(kind, compute_type)
-            recogniser = _model_class()
+            recogniser = model_class()
             try:
                 self._model = recogniser(
                     str(folder),
@@ -203,7 +157,7 @@ class WhisperX:
         again: list[int] = []
         samples_done = 0
 
-        def finish(clip: int, text: str, heard: _Heard, avg_logprob: float, retaken: bool) -> None:
+        def finish(clip: int, text: str, heard: Heard, avg_logprob: float, retaken: bool) -> None:
             nonlocal samples_done
             answers[clip] = Hypothesis(
                 engine=self.name,
@@ -237,13 +191,13 @@ class WhisperX:
 
     def _hear(
         self, windows: Sequence[Window], clips: Sequence[np.ndarray], languages: Sequence[str | None]
-    ) -> Iterator[tuple[Window, _Heard]]:
+    ) -> Iterator[tuple[Window, Heard]]:
         """Each window with what was heard in it, in batches of windows alike in length."""
         if not windows:
             return
         # Windows of like length finish decoding at like steps; the longest first: memory runs out early or never.
         order = sorted(windows, key=lambda window: (-window.samples, window.clips))
-        self._model.asked = deque(_Asked(window, languages[window.clips[0]]) for window in order)
+        self._model.asked = deque(Asked(window, languages[window.clips[0]]) for window in order)
         inputs = ({"inputs": fill(window, clips)} for window in order)
         with quiet():
             answers = iter(self._pipeline(inputs, batch_size=self._batch_size, num_workers=0))
@@ -263,202 +217,3 @@ _NO_VAD = object()
 """Stands where whisperX expects a VAD; our clips are cut already and only `transcribe` of a whole file would call
 it.
 """
-
-
-def _model_class() -> type:
-    """whisperX's model with one method replaced; a function because the base class takes seconds to import."""
-    from dataclasses import replace
-
-    import ctranslate2
-    from faster_whisper.tokenizer import Tokenizer
-    from whisperx.asr import WhisperModel, find_numeral_symbol_tokens
-
-    class PerClipLanguage(WhisperModel):
-        """Decodes every clip of a batch in its own language.
-
-        `asked` holds what is known of the windows to come, in the order the pipeline will ask for them. The pipeline
-        only carries audio, and reads ahead of nothing with `num_workers=0`, so a queue beside it stays in step.
-        """
-
-        asked: deque[_Asked]
-
-        def prepare(
-            self, default: str | None, candidates: tuple[str, ...], max_new_tokens: int | None, suppress_numerals: bool
-        ) -> None:
-            multilingual = self.model.is_multilingual
-            known = [
-                code for code in self.supported_languages if self.hf_tokenizer.token_to_id(f"<|{code}|>") is not None
-            ]
-            self._tokenizers = {
-                code: Tokenizer(self.hf_tokenizer, multilingual, task="transcribe", language=code) for code in known
-            }
-            self._max_new_tokens = max_new_tokens
-            self._numerals = find_numeral_symbol_tokens(self._tokenizers["en"]) if suppress_numerals else []
-            self._default = default
-            self._candidates = tuple(canonical_language(code) for code in candidates)
-            missing = [code for code in self._candidates if code not in known]
-            if default and self._prompt_language(default, self._tokenizers) is None:
-                missing.append(default)
-            if missing:
-                raise UserError(f"asr.language: this model has no language {missing[0]!r}; it has {', '.join(known)}")
-
-        def _prompt_language(self, code: str, known: Container[str]) -> str | None:
-            code = canonical_language(code)
-            return next((c for c in (code, PROMPTED_AS.get(code)) if c in known), None)
-
-        def _identify(self, encoded: Any, hints: list[str | None]) -> list[_Spoken]:
-            if not self.model.is_multilingual:
-                return [_Spoken("en", "en", None, False)] * len(hints)
-            answers: list[_Spoken] = []
-            for hint, ranking in zip(hints, self.model.detect_language(encoded), strict=True):
-                probability = {token[2:-2]: value for token, value in ranking if token[2:-2] in self._tokenizers}
-                given = hint or self._default
-                # A vocabulary may hold the token of a language that the model was never trained on: it is not in the
-                # ranking.
-                prompt = self._prompt_language(given, probability) if given else None
-                if given and prompt:
-                    answers.append(_Spoken(canonical_language(given), prompt, probability[prompt], False))
-                else:
-                    allowed = self._candidates or tuple(probability)
-                    best = max(allowed, key=lambda code: probability[code])
-                    answers.append(_Spoken(best, best, probability[best], True))
-            return answers
-
-        def encode(self, features: Any) -> Any:
-            """The encoder's output, float [windows, steps, width].
-
-            On a CPU one window at a time: a batch is no quicker there, and its attention takes a gigabyte.
-            """
-            if self.model.device != "cpu" or len(features) == 1:
-                return super().encode(features)
-            parts = [super(PerClipLanguage, self).encode(features[row : row + 1]) for row in range(len(features))]
-            if parts[0].dtype != ctranslate2.DataType.float32:
-                return super().encode(features)
-            return ctranslate2.StorageView.from_array(np.concatenate([np.asarray(part) for part in parts]))
-
-        def generate_segment_batched(
-            self, features: Any, tokenizer: Any, options: Any, encoder_output: Any = None
-        ) -> dict[str, list[Any]]:
-            """whisperX's own, except: languages from the encoder output, a prompt per window, `max_new_tokens`,
-            numerals, and words with times where clips share a window.
-            """
-            encoded = self.encode(features)
-            asked = [self.asked.popleft() for _ in range(features.shape[0])]
-            spoken = self._identify(encoded, [each.hint for each in asked])
-            if self._numerals:
-                options = replace(options, suppress_tokens=sorted({*self._numerals, *options.suppress_tokens}))
-            previous: list[int] = []
-            if options.initial_prompt is not None:
-                previous = self._tokenizers["en"].encode(" " + options.initial_prompt.strip())
-            prompts = [
-                self.get_prompt(
-                    self._tokenizers[prompt],
-                    previous,
-                    without_timestamps=options.without_timestamps,
-                    prefix=options.prefix,
-                    hotwords=options.hotwords,
-                )
-                for _, prompt, *_ in spoken
-            ]
-            limit = self.max_length
-            if self._max_new_tokens is not None:
-                # CTranslate2 stops after min(limit / 2, limit - prompt) tokens
-                most = self._max_new_tokens * max(len(each.window.clips) for each in asked)
-                limit = min(limit, max(2 * most, most + len(prompts[0])))
-            results = self.model.generate(
-                encoded,
-                prompts,
-                beam_size=options.beam_size,
-                patience=options.patience,
-                length_penalty=options.length_penalty,
-                max_length=limit,
-                suppress_blank=options.suppress_blank,
-                suppress_tokens=options.suppress_tokens,
-                no_repeat_ngram_size=options.no_repeat_ngram_size,
-                repetition_penalty=options.repetition_penalty,
-                return_scores=True,
-            )
-            sequences = [result.sequences_ids[0] for result in results]
-            end = self._tokenizers["en"].eot
-            tokens = [[token for token in sequence if token < end] for sequence in sequences]
-            sure = [
-                row
-                for row, (each, said) in enumerate(zip(asked, spoken, strict=True))
-                if each.window.shared
-                and not (said.identified and said.probability is not None and said.probability < MIN_LANGUAGE_PROB)
-                and len(sequences[row]) < min(limit // 2, limit - len(prompts[row]))  # else its end is missing
-            ]
-            words = self._words(encoded, sure, tokens, [said.prompt for said in spoken], asked)
-            return {
-                "heard": [
-                    _Heard(
-                        text=text,
-                        language=said.language,
-                        language_prob=said.probability,
-                        avg_logprob=result.scores[0] * len(sequence) ** options.length_penalty / (len(sequence) + 1),
-                        words=words.get(row),
-                    )
-                    for row, (text, said, result, sequence) in enumerate(
-                        zip(self.hf_tokenizer.decode_batch(tokens), spoken, results, sequences, strict=True)
-                    )
-                ]
-            }
-
-        def _words(
-            self, encoded: Any, rows: list[int], tokens: list[list[int]], languages: list[str], asked: list[_Asked]
-        ) -> dict[int, tuple[Word, ...]]:
-            """The words of the windows `rows` of a batch, by row. One call of `align` takes one language."""
-            found: dict[int, tuple[Word, ...]] = {row: () for row in rows if not tokens[row]}
-            for language in sorted({languages[row] for row in rows}):
-                chosen = [row for row in rows if languages[row] == language and tokens[row]]
-                if not chosen:
-                    continue
-                tokenizer = self._tokenizers[language]
-                aligned = self.model.align(
-                    _rows(encoded, chosen),
-                    tokenizer.sot_sequence,
-                    [tokens[row] for row in chosen],
-                    [asked[row].window.samples // _MEL_HOP for row in chosen],
-                )
-                for row, alignment in zip(chosen, aligned, strict=True):
-                    found[row] = _timed_words(tokenizer, tokens[row], alignment)
-            return found
-
-    return PerClipLanguage
-
-
-_MEL_HOP = SAMPLE_RATE // 100
-"""samples of one frame of the spectrogram, in which `align` counts what is not padding."""
-
-
-def _rows(encoded: Any, rows: list[int]) -> Any:
-    """Some rows of a StorageView [windows, ...]."""
-    if rows == list(range(encoded.shape[0])):
-        return encoded
-    import ctranslate2
-
-    array = np.asarray(encoded.to_device(ctranslate2.Device.cpu).to(ctranslate2.DataType.float32))
-    return ctranslate2.StorageView.from_array(array[rows])
-
-
-def _timed_words(tokenizer: Any, tokens: list[int], alignment: Any) -> tuple[Word, ...]:
-    """Words out of CTranslate2's path of (token, step of 20 ms): a word lasts until the next one begins."""
-    texts, parts = tokenizer.split_to_word_tokens([*tokens, tokenizer.eot])
-    begins: dict[int, int] = {}
-    for token, step in alignment.alignments:
-        begins.setdefault(token, step)
-    last = alignment.alignments[-1][1] + 1 if alignment.alignments else 0
-    words, first = [], 0
-    for text, part in zip(texts[:-1], parts[:-1], strict=True):
-        stop = first + len(part)
-        span = Span(begins.get(first, last) * FRAME, max(begins.get(stop, last), begins.get(first, last)) * FRAME)
-        probabilities = np.maximum(alignment.text_token_probs[first:stop], 1e-10)
-        words.append(Word(text, span, tuple(np.log(probabilities).tolist())))
-        first = stop
-    return tuple(words)
-
-
-def canonical_language(code: str) -> str:
-    """A language code as Whisper writes it: lower case, no region (zh-CN: zh), but zh-HK is yue."""
-    code = code.strip().lower().replace("_", "-")
-    return NEAREST_LANGUAGE.get(code) or NEAREST_LANGUAGE.get(code.partition("-")[0]) or code.partition("-")[0]
