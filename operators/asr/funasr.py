@@ -170,7 +170,7 @@ class FunAsr:
         del self._model
 
     def _generate(self, clips: list[np.ndarray], language: str) -> list[str]:
-        audio = [clip.astype(np.float32) / 32768 for clip in clips]
+        audio = [np.multiply(clip, 2.0**-15, dtype=np.float32) for clip in clips]  # exact, and one copy
         # per call, because FunASR resets the batch size to 1 on CPU when it builds a model
         results = self._model.generate(input=audio, batch_size=len(audio), language=language, **self._generate_options)
         if len(results) == 1 < len(audio) and not results[0]["text"]:
