@@ -22,6 +22,11 @@ from operators.clip import SAMPLE_RATE, Span
 FRAME = SAMPLE_RATE // 50
 """samples of one step of Whisper's cross-attention, 20 ms."""
 
+OPEN_WINDOWS = 2
+"""Windows that a clip may still go into. One leaves 27 % of the shared crawl's windows empty, two 22 %, any number
+21 %: a clip too long for the rest of a window then does not end it for the shorter one that follows.
+"""
+
 MAX_COMPRESSION_RATIO = 2.4
 """Whisper's own `compression_ratio_threshold`: text that zlib shrinks further than this goes round in circles."""
 
@@ -72,16 +77,19 @@ def alone(lengths: Sequence[int]) -> list[Window]:
 
 
 def pack(lengths: Sequence[int], keys: Sequence[Hashable], gap: int, size: int) -> list[Window]:
-    """Consecutive clips of equal key into windows of at most `size` samples, `gap` samples apart, in order.
+    """Neighbouring clips of equal key into windows of at most `size` samples, `gap` samples apart, in order.
 
-    lengths: samples of each clip, at most `size`. Every clip is in exactly one window.
+    lengths: samples of each clip, at most `size`. Every clip is in exactly one window: the earliest of the last
+    `OPEN_WINDOWS` that has room, else one of its own.
     """
     windows: list[Window] = []
     for index, (length, key) in enumerate(zip(lengths, keys, strict=True)):
-        start = windows[-1].samples + gap if windows else 0
-        if windows and keys[windows[-1].clips[-1]] == key and start + length <= size:
-            last = windows.pop()
-            windows.append(Window((*last.clips, index), (*last.spans, Span(start, start + length))))
+        for place in range(max(0, len(windows) - OPEN_WINDOWS), len(windows)):
+            window = windows[place]
+            start = window.samples + gap
+            if keys[window.clips[0]] == key and start + length <= size:
+                windows[place] = Window((*window.clips, index), (*window.spans, Span(start, start + length)))
+                break
         else:
             windows.append(Window((index,), (Span(0, length),)))
     return windows

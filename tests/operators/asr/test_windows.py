@@ -51,15 +51,25 @@ def heard(clips: list[np.ndarray], words: list[Word], language: str = "en") -> t
 def test_every_clip_is_in_one_window_in_order_and_fits(clips: list[tuple[int, str]], gap: int) -> None:
     lengths, keys = [length for length, _ in clips], [key for _, key in clips]
     windows = pack(lengths, keys, gap, SIZE)
-    assert [index for window in windows for index in window.clips] == list(range(len(clips)))
+    assert sorted(index for window in windows for index in window.clips) == list(range(len(clips)))
+    assert [window.clips[0] for window in windows] == sorted(window.clips[0] for window in windows)
     for window in windows:
         assert window.samples <= SIZE
+        assert list(window.clips) == sorted(window.clips)
         assert len({keys[index] for index in window.clips}) == 1
         assert [span.samples for span in window.spans] == [lengths[index] for index in window.clips]
         assert all(right.start - left.end == gap for left, right in pairwise(window.spans))
-    for left, right in pairwise(windows):  # no window could have taken the next one's first clip
-        if keys[left.clips[-1]] == keys[right.clips[0]]:
-            assert left.samples + gap + lengths[right.clips[0]] > SIZE
+    for left, right in pairwise(windows):  # no window could have taken the clip that began the next one
+        if keys[left.clips[0]] == keys[right.clips[0]]:
+            before = [index for index in left.clips if index < right.clips[0]]
+            taken = sum(lengths[index] + gap for index in before)
+            assert taken + lengths[right.clips[0]] > SIZE
+
+
+def test_a_short_clip_fills_what_a_long_one_left_of_the_window_before() -> None:
+    seconds = [20, 15, 5, 10]
+    windows = pack([second * SAMPLE_RATE for second in seconds], ["r"] * 4, GAP, SIZE)
+    assert [window.clips for window in windows] == [(0, 2), (1, 3)]
 
 
 def test_a_clip_as_long_as_the_window_is_alone() -> None:
