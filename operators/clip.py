@@ -67,6 +67,10 @@ class Hypothesis:
     language: str | None = None
     language_prob: float | None = None
     avg_logprob: float | None = None
+    window: int | None = None
+    """the window of the unit that the clip was heard in; clips of one number shared it. None: no window is shared."""
+    retaken: bool | None = None
+    """whether the clip was in doubt there and heard again, alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -55,6 +55,9 @@ _HYPOTHESIS = pa.struct(
         ("language", pa.string()),
         ("language_prob", pa.float64()),
         ("avg_logprob", pa.float64()),
+        # how the clip was heard; null for engines that hear clips alone, and in ledgers from before they were written
+        ("window", pa.int32()),
+        ("retaken", pa.bool_()),
     ]
 )
 
@@ -204,7 +207,11 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         "per",
         "reference",
     )
-    return {name: row[name] for name in same} | {
+    record = {name: row[name] for name in same}
+    # how a clip was heard is the ledger's; what was heard is the shard's
+    heard = [{k: v for k, v in each.items() if k not in ("window", "retaken")} for each in row["hypotheses"]]
+    return record | {
+        "hypotheses": heard,
         "schema_version": SCHEMA_VERSION,
         "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
         "provenance": json.loads(row["provenance"]) if row["provenance"] else {},

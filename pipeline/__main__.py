@@ -16,7 +16,7 @@ from operators.errors import UserError
 from pipeline import config
 from pipeline.display.terminal import show_what_can_be_shown
 from pipeline.display.words import printable
-from pipeline.executor.dependencies import quiet_dependencies
+from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 from pipeline.executor.worker import ClusterLost
 from pipeline.handoff import command as handoff_command
 
@@ -239,6 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     elif settings is not None:
         settings += rest
+    keep_freed_memory()
     quiet_dependencies()
     show_what_can_be_shown(sys.stdout, sys.stderr)
     console = Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)

@@ -40,12 +40,19 @@ class SourceSettings:
     language: str | None = setting(None, "what is spoken, where it is known for the whole source")
 
 
+LEAST_UNIT_MINUTES, MOST_UNIT_MINUTES = 2.0, 30.0
+"""Of units whose length the plan chooses."""
+
+
 @dataclass(kw_only=True)
 class PlanSettings:
     """PlanSettings say how recordings become units of work (pipeline/plan.py)."""
 
-    unit_minutes: float = setting(
-        30.0, "about this much raw audio of one domain is one unit of work", at_least=0.5, at_most=10_000
+    unit_minutes: float | None = setting(
+        None,
+        "about this much raw audio of one domain is one unit; null: 30, less where the sources are short",
+        at_least=0.5,
+        at_most=10_000,
     )
     edge_radius_seconds: float = setting(
         15.0, "a long recording is cut at the quietest point this near a unit's edge", at_least=0
@@ -87,6 +94,8 @@ class AsrSettings:
     device: str = setting("cpu", "or cuda")
     compute_type: str = setting("default", "int8, float16, ...")
     batch_size: int = setting(16, "clips that are recognised together", at_least=1)
+    share_windows: bool = setting(True, "consecutive clips in one 30-s window of Whisper, taken apart when in doubt")
+    window_gap_seconds: float = setting(0.8, "of silence between clips that share a window", at_least=0.1, at_most=5)
     language: str | None = setting(None, "one for everything; otherwise per source where given, else per clip")
     trust_source_language: bool = setting(True, "do not identify a language that the source gives")
     languages: list[str] = setting([], "keep these only; empty: all")
@@ -160,6 +169,11 @@ class Settings:
     text: TextSettings = setting(TextSettings(), "both transcripts: as labels, and as they are compared")
     rover: AgreementRule = setting(AgreementRule(), "which clips are kept")
     execution: ExecutionSettings = setting(ExecutionSettings(), "where and how fast; no label depends on it")
+
+
+def longest_unit_minutes(plan: PlanSettings) -> float:
+    """Return how long a unit may get by its plan: as set, else the longest that the plan chooses."""
+    return MOST_UNIT_MINUTES if plan.unit_minutes is None else plan.unit_minutes
 
 
 def load(path: str | None, overrides: list[str]) -> Settings:
@@ -325,7 +339,8 @@ def _check_together(settings: Settings) -> None:
         )
     if endpoint and not re.match(r"https?://[^/]", endpoint):
         raise UserError(f"s3.endpoint_url={endpoint}: write the scheme and the host, as in http://store:9000")
-    if settings.plan.edge_radius_seconds * 4 > settings.plan.unit_minutes * 60:
+    unit_minutes = LEAST_UNIT_MINUTES if settings.plan.unit_minutes is None else settings.plan.unit_minutes
+    if settings.plan.edge_radius_seconds * 4 > unit_minutes * 60:
         raise UserError("plan.edge_radius_seconds is too wide: at most a quarter of plan.unit_minutes")
     for stage in STAGES:
         workers: Resources = getattr(settings.execution, stage)

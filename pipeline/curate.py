@@ -18,7 +18,7 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
-from pipeline.config import Settings, fingerprint
+from pipeline.config import Settings, fingerprint, longest_unit_minutes
 from pipeline.display.words import human_seconds
 from pipeline.executor.executor import executor_for
 from pipeline.executor.worker import EngineFailed, Outcome, Ready
@@ -101,7 +101,7 @@ class Curation:
             raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
         started = time.monotonic()
         workers = self.settings.plan.probe_workers
-        seconds = self.settings.plan.unit_minutes * 60
+        seconds = 60 * longest_unit_minutes(self.settings.plan)
         probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits, unit_seconds=seconds)
         lengths = self.executor.scatter(probe, files, chunk=PROBE_CHUNK)
         units = make_plan(files, lengths, self.settings.plan)
@@ -144,7 +144,7 @@ class Curation:
         """Show what the executor says until all is done, or too much has failed."""
         started = time.monotonic()
         try:
-            for event in self.executor.run(todo):
+            for event in self.executor.run(todo, display.tell):
                 match event:
                     case Ready():
                         progress.begin()

@@ -85,6 +85,8 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
             "device": settings.device,
             "compute_type": settings.compute_type,
             "batch_size": settings.batch_size,
+            "share_windows": settings.share_windows,
+            "window_gap_seconds": settings.window_gap_seconds,
             "threads": threads,
         }
     return EngineSpec(target("asr", settings.engine), arguments | settings.options)

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
 from operators.storage.base import Store
-from pipeline.config import PlanSettings
+from pipeline.config import LEAST_UNIT_MINUTES, MOST_UNIT_MINUTES, PlanSettings
 from pipeline.sources.files import Length, SourceFile
 
 PLAN_KEY = "plan.parquet"
@@ -34,6 +34,8 @@ PLAN_VERSION = 1
 
 UNKNOWN_SAMPLES = 60 * SAMPLE_RATE
 """What a recording that could not be probed counts for while units are filled."""
+UNITS_OF_A_SHORT_RUN = 24
+"""Units that sources are cut into at least, unless those were shorter than two minutes."""
 LEAST_SAMPLES = SAMPLE_RATE
 """What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its
 files are.
@@ -41,7 +43,7 @@ files are.
 
 
 def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> list[Unit]:
-    """Return units of `settings.unit_minutes` of raw audio, each of one domain.
+    """Return units of `unit_minutes` of raw audio, each of one domain.
 
     Args:
         files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are
@@ -49,7 +51,7 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
         lengths: of each, as `probe_files` answers.
         settings: the unit's length, and how near to an edge the quiet point may lie.
     """
-    unit_samples = round(settings.unit_minutes * 60 * SAMPLE_RATE)
+    unit_samples = round(unit_minutes(lengths, settings) * 60 * SAMPLE_RATE)
     radius = round(settings.edge_radius_seconds * SAMPLE_RATE)
     if not 0 <= 2 * radius < unit_samples:
         raise UserError(
@@ -63,6 +65,20 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
         for index, filled in enumerate(_fill(pieces, unit_samples)):
             units.append(Unit(unit_id=f"{slugs[domain]}-{index:06d}", domain=domain, pieces=filled))
     return units
+
+
+def unit_minutes(lengths: Sequence[Length], settings: PlanSettings) -> float:
+    """Return how long units are: as set, else half an hour, less where that makes fewer than `UNITS_OF_A_SHORT_RUN`.
+
+    A stage's worker has one unit at a time, so few units leave workers idle at the end. Under two minutes, though, the
+    windows and batches inside a unit are no longer full.
+    """
+    if settings.unit_minutes is not None:
+        return settings.unit_minutes
+    known = ((length.declared, length.estimated, UNKNOWN_SAMPLES) for length in lengths)
+    total = sum(next(samples for samples in each if samples is not None) for each in known)
+    shared_out = total / SAMPLE_RATE / 60 / UNITS_OF_A_SHORT_RUN
+    return min(max(shared_out, LEAST_UNIT_MINUTES), MOST_UNIT_MINUTES)
 
 
 def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) -> Iterator[Piece]:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from operators.asr.whisper_folder import has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
 from pipeline.config import Settings
@@ -56,6 +58,10 @@ class Preflight:
         """Cheap look at model paths before minutes go into planning; they are really loaded by the stages' roll
         call.
         """
+        asr = self.settings.asr
+        folder = Path(asr.model).expanduser()
+        if asr.engine == "whisperx" and asr.share_windows and folder.is_dir() and not has_alignment_heads(folder):
+            self.passed("windows", f"{asr.model} has no alignment heads: every clip is heard in a window of its own")
         named = {"vad.model": self.settings.vad.model, "asr.model": self.settings.asr.model}
         for language, models in self.settings.copilot.models.items():
             for model in [models] if isinstance(models, str) else (models or []):

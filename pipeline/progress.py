@@ -22,9 +22,9 @@ from rich.text import Text
 
 from operators.clip import SAMPLE_RATE
 from operators.shard import OUTCOMES
-from pipeline.display.words import clock_time, human_seconds, human_share, printable
+from pipeline.display.words import clock_time, human_factor, human_seconds, human_share, printable
 from pipeline.executor.worker import Outcome
-from stages.base import Stage
+from stages.base import Doing, Stage
 
 LINE_EVERY_SECONDS = 15.0
 
@@ -59,6 +59,8 @@ class Progress:
     kept_clips: int = 0
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     speeds: dict[str, StageSpeed] = field(default_factory=dict)
+    doing: Doing | None = None
+    """what a stage has finished of the unit it works on, where the runner says so."""
 
     def __post_init__(self) -> None:
         self.started = self.clock()
@@ -72,6 +74,7 @@ class Progress:
         self.started = self.clock()
 
     def add(self, outcome: Outcome) -> None:
+        self.doing = None
         if outcome.error is not None:
             self.failed += 1
             return
@@ -97,12 +100,35 @@ class Progress:
     def kept_seconds(self) -> float:
         return self.samples["kept"] / SAMPLE_RATE
 
+    @property
+    def seconds_within(self) -> float:
+        """Seconds of audio of the unit in work that are as good as done.
+
+        Until the busiest stage has been seen it is taken to be the one that speaks; stages after it take no time.
+        """
+        if self.doing is None:
+            return 0.0
+        names = [stage.name for stage in self.stages]
+        busy = {name: self.speeds[name].busy_seconds for name in names}
+        slowest = max(names, key=lambda name: busy[name]) if any(busy.values()) else self.doing.stage
+        if names.index(self.doing.stage) > names.index(slowest):
+            return self.doing.of_seconds
+        return self.doing.audio_seconds if self.doing.stage == slowest else 0.0
+
     def eta_seconds(self) -> float | None:
-        """Time left at the mean speed so far; None while there is too little to go by."""
-        if not self.input_seconds or self.elapsed < 10:
+        """Time left at the mean speed so far, clips of the unit in work counted; None while too little is known."""
+        heard = self.input_seconds + self.seconds_within
+        if not heard or self.elapsed < 10:
             return None
-        left = max(self.expected_seconds - self.input_seconds, 0.0)
-        return left * self.elapsed / self.input_seconds
+        return max(self.expected_seconds - heard, 0.0) * self.elapsed / heard
+
+    def inside(self) -> str:
+        """What is being done inside a unit, in a few words; empty where nobody says."""
+        if self.doing is None:
+            return ""
+        now = self.doing
+        speed = now.audio_seconds / now.busy_seconds if now.audio_seconds and now.busy_seconds > 0.05 else None
+        return f"{now.stage} {now.clips}/{now.of_clips} clips" + (f" at {human_factor(speed)}" if speed else "")
 
     def utilisation(self, name: str) -> float:
         """Share of its workers' time that a stage worked, 0-1."""
@@ -154,12 +180,13 @@ class Progress:
         eta = self.eta_seconds()
         waits = self.waits_for()
         pace = next((name for name, why in waits.items() if why == "sets the pace"), "starting")
-        factors = " ".join(f"{n}={s.real_time_factor:.0f}x" for n, s in self.speeds.items() if s.real_time_factor)
+        factors = " ".join(f"{n}={_factor(s)}x" for n, s in self.speeds.items() if s.real_time_factor)
+        inside = f"  in work: {self.inside()}" if self.doing is not None else ""
         return (
             f"units {self.done_before + self.done}/{self.done_before + self.units}"
             + (f" ({self.failed} failed)" if self.failed else "")
             + f"  recordings {self.recordings}  in {human_seconds(self.input_seconds)}  kept {self._kept()}"
-            + f"  {factors}  pace: {pace}"
+            + f"  {factors}  pace: {pace}{inside}"
             + f"  elapsed {clock_time(self.elapsed)}  ETA {clock_time(eta) if eta is not None else 'unknown yet'}"
         )
 
@@ -178,10 +205,18 @@ class Progress:
         for name, why in self.waits_for().items():
             factor = self.speeds[name].real_time_factor
             stages.add_row(
-                name, f"{factor:,.0f}" if factor else "–", f"{self.utilisation(name):.0%}", Text(why, style="dim")
+                name,
+                _factor(self.speeds[name]) if factor else "–",
+                f"{self.utilisation(name):.0%}",
+                Text(self.inside() if self.doing is not None and self.doing.stage == name else why, style="dim"),
             )
         bar = ProgressBar(total=max(self.units, 1), completed=self.done + self.failed, width=60)
         return Group(head, bar, stages)
+
+
+def _factor(speed: StageSpeed) -> str:
+    """A real-time factor of two digits at least."""
+    return human_factor(speed.real_time_factor).rstrip("×")
 
 
 class Display:
@@ -215,6 +250,13 @@ class Display:
             self._console.print(
                 f"unit {outcome.unit_id} failed and is left undone: {why}", style="red", markup=False, highlight=False
             )
+        if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._print_line()
+
+    def tell(self, doing: Doing) -> None:
+        """Show what a stage has finished inside a unit."""
+        self._changed = True
+        self._progress.doing = doing
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._print_line()
 

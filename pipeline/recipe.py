@@ -12,7 +12,7 @@ from operators.storage.base import Store
 from operators.text.folded import Folder
 from operators.text.spoken import Normaliser
 from pipeline import engines
-from pipeline.config import AudioSettings, Settings, TextSettings, fingerprint
+from pipeline.config import AudioSettings, Settings, TextSettings, fingerprint, longest_unit_minutes
 from stages.base import Fetcher, Stage
 from stages.copilot import Copilot
 from stages.rover import Rover
@@ -35,7 +35,7 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             decode_timeout_seconds=settings.audio.decode_timeout_seconds,
             decode_attempts=settings.audio.decode_attempts,
             edge_radius=edge_radius_samples(settings.plan.edge_radius_seconds),
-            most_samples=round(2 * settings.plan.unit_minutes * 60 * SAMPLE_RATE),
+            most_samples=round(2 * 60 * longest_unit_minutes(settings.plan) * SAMPLE_RATE),
             resources=workers.segment,
         ),
         # What was said, and in which language; transcripts that look made up are rejected.

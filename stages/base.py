@@ -6,6 +6,8 @@ for every unit that reaches it, then `close()`. A stage takes a unit and answers
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -28,6 +30,47 @@ class Resources:
     threads: int = setting(1, "of the worker's native libraries", at_least=1)
     min_workers: int = setting(1, "Ray adds and removes workers as they are needed", at_least=1)
     max_workers: int = setting(1, "no fewer than min_workers", at_least=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doing:
+    """What a stage has finished of a unit, while it works on it."""
+
+    stage: str
+    clips: int
+    of_clips: int
+    audio_seconds: float
+    """of these clips."""
+    of_seconds: float
+    busy_seconds: float
+    """that it took so far."""
+
+
+Tell = Callable[[Doing], None]
+"""How a stage says what it is doing; for the display, never part of what is written."""
+
+
+def counting(tell: Tell | None, stage: str, clips: Sequence[Clip]) -> Callable[[int, float], None] | None:
+    """What an engine calls with the clips and seconds it has finished of these; None where nobody is told."""
+    if tell is None:
+        return None
+    of_seconds, started = sum(clip.span.seconds for clip in clips), time.perf_counter()
+
+    def progress(done: int, seconds: float) -> None:
+        busy = time.perf_counter() - started
+        tell(
+            Doing(
+                stage=stage,
+                clips=done,
+                of_clips=len(clips),
+                audio_seconds=seconds,
+                of_seconds=of_seconds,
+                busy_seconds=busy,
+            )
+        )
+
+    progress(0, 0.0)
+    return progress
 
 
 class Stage(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from operators.asr.recogniser import CopilotRouter
 from operators.clip import Rejection, Unit
 from operators.shard import clip_language
-from stages.base import Resources, reject
+from stages.base import Resources, Tell, counting, reject
 
 
 @dataclass(kw_only=True)
@@ -19,6 +19,8 @@ class Copilot:
     load: Callable[[], CopilotRouter]
     resources: Resources = field(default_factory=Resources)
     name: str = "Copilot"
+    tell: Tell | None = None
+    """set by a runner that shows what is finished inside a unit."""
 
     def open(self) -> None:
         self._router = self.load()
@@ -33,7 +35,8 @@ class Copilot:
             return unit
         audio = unit.clip_audio()
         languages = [clip_language(unit.clips[index]) for index in chosen]
-        heard = self._router.transcribe([audio[index] for index in chosen], languages)
+        progress = counting(self.tell, self.name, [unit.clips[index] for index in chosen])
+        heard = self._router.transcribe([audio[index] for index in chosen], languages, progress)
         clips = list(unit.clips)
         for index, language, hypotheses in zip(chosen, languages, heard, strict=True):
             if hypotheses is None:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from operators.asr.hallucination import HallucinationRules, check
-from operators.asr.recogniser import Recogniser
+from operators.asr.recogniser import Recogniser, transcribe
 from operators.clip import Clip, Hypothesis, Rejection, Unit
 from operators.language import canonical
-from stages.base import Resources, clip_seconds, reject
+from stages.base import Resources, Tell, clip_seconds, counting, reject
 
 
 @dataclass(kw_only=True)
@@ -28,6 +28,8 @@ class Transcribe:
     min_language_prob: float = 0.0
     resources: Resources = field(default_factory=Resources)
     name: str = "Transcribe"
+    tell: Tell | None = None
+    """set by a runner that shows what is finished inside a unit."""
 
     def open(self) -> None:
         self._recogniser = self.load()
@@ -45,7 +47,13 @@ class Transcribe:
             piece.recording.recording_id: piece.recording.language for piece in unit.pieces if piece.problem is None
         }
         hints = [self._hint(known[unit.clips[index].recording_id]) for index in chosen]
-        heard = self._recogniser.transcribe([audio[index] for index in chosen], hints)
+        heard = transcribe(
+            self._recogniser,
+            [audio[index] for index in chosen],
+            hints,
+            recordings=[unit.clips[index].recording_id for index in chosen],
+            progress=counting(self.tell, self.name, [unit.clips[index] for index in chosen]),
+        )
         clips = list(unit.clips)
         for index, hypothesis in zip(chosen, heard, strict=True):
             clips[index] = self._judge(replace(clips[index], hypotheses=(hypothesis,)), hypothesis)

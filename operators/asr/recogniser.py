@@ -1,24 +1,25 @@
 """Recognisers: clips in, one hypothesis per clip out, in the order given.
 
-    clips of a unit ──WhisperX──> Hypothesis each (text, language, its probability, avg_logprob)
+    clips of a unit ──WhisperX──> Hypothesis each (text, language, its probability, avg_logprob, its window)
     clips in play ──CopilotRouter──by language──> FunAsr, or several ──> their hypotheses, or None: no copilot
 
 An engine takes all clips of a unit at once and makes its own batches: sorted by length, so that a batch holds clips
 alike. Batches are a function of the list alone, so the same unit gives the same hypotheses on any worker. `WhisperX` is
-in `whisperx_asr.py`, `FunAsr` in `funasr_asr.py`; both load their model in the constructor, which takes seconds.
+in `whisperx.py`, `FunAsr` in `funasr.py`; both load their model in the constructor, which takes seconds.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from operators.asr.funasr import FunAsr
 from operators.asr.whisperx import WhisperX
-from operators.clip import Hypothesis
+from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.language import canonical
 
 __all__ = ["ANY_LANGUAGE", "CopilotRouter", "FunAsr", "Recogniser", "WhisperX"]
@@ -27,8 +28,16 @@ ANY_LANGUAGE = "*"
 """The router's key for every language that has no copilot of its own."""
 
 
+Progress = Callable[[int, float], None]
+"""Called inside a unit with the clips and the seconds of audio that are finished so far."""
+
+
 class Recogniser(Protocol):
-    """What the stages need of an engine; bring your own by writing these three."""
+    """What the stages need of an engine; bring your own by writing these three.
+
+    `transcribe` may also take `recordings` (what each clip was cut from: consecutive clips of one may be heard
+    together) and `progress`, by keyword: an engine that names them is given them.
+    """
 
     name: str
     """goes into `Hypothesis.engine`; names engine and model, never a path of the machine."""
@@ -46,6 +55,26 @@ class Recogniser(Protocol):
         ...
 
 
+def transcribe(
+    engine: Recogniser,
+    clips: Sequence[np.ndarray],
+    languages: Sequence[str | None],
+    *,
+    recordings: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> list[Hypothesis]:
+    """The answer of `engine.transcribe`, called with those of the keywords that it takes.
+
+    Raises ValueError when it is not one hypothesis per clip.
+    """
+    offered: dict[str, Any] = {"recordings": recordings, "progress": progress}
+    takes = inspect.signature(engine.transcribe).parameters
+    answers = engine.transcribe(clips, languages, **{name: offered[name] for name in offered if name in takes})
+    if len(answers) != len(clips):
+        raise ValueError(f"{engine.name} answered {len(answers)} hypotheses for {len(clips)} clips")
+    return answers
+
+
 Loader = Callable[[], Recogniser]
 
 
@@ -61,21 +90,33 @@ class CopilotRouter:
     _loaded: list[tuple[Loader, Recogniser]] = field(default_factory=list, init=False, repr=False)
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str | None]
+        self,
+        clips: Sequence[np.ndarray],
+        languages: Sequence[str | None],
+        progress: Progress | None = None,
     ) -> list[tuple[Hypothesis, ...] | None]:
         """The hypotheses of each clip's copilots, in the order configured; None where its language has no copilot.
 
         clips: int16 [samples] each, 16 kHz mono. An engine hears all its clips of all its languages in one call.
+        progress: called with the hypotheses and the seconds of audio finished so far, over all engines.
         """
         routes = [self._route(language) for language in languages]
         engines: list[Loader] = []
         for route in routes:
             engines += [loader for loader in route or () if loader not in engines]
+        clips_done, seconds_done = 0, 0.0
         heard: list[dict[int, Hypothesis]] = []  # of each engine: clip index -> what it heard
         for loader in engines:
             chosen = [index for index, route in enumerate(routes) if route is not None and loader in route]
-            answers = self._engine(loader).transcribe([clips[i] for i in chosen], [languages[i] for i in chosen])
+            answers = transcribe(
+                self._engine(loader),
+                [clips[i] for i in chosen],
+                [languages[i] for i in chosen],
+                progress=_further(progress, clips_done, seconds_done),
+            )
             heard.append(dict(zip(chosen, answers, strict=True)))
+            clips_done += len(chosen)
+            seconds_done += sum(len(clips[i]) for i in chosen) / SAMPLE_RATE
         return [
             None if route is None else tuple(heard[engines.index(loader)][index] for loader in route)
             for index, route in enumerate(routes)
@@ -112,3 +153,10 @@ class CopilotRouter:
         engine = loader()
         self._loaded.append((loader, engine))
         return engine
+
+
+def _further(progress: Progress | None, clips_before: int, seconds_before: float) -> Progress | None:
+    """A callback that counts on from what other engines have done."""
+    if progress is None:
+        return None
+    return lambda clips, seconds: progress(clips_before + clips, seconds_before + seconds)

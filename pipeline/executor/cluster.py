@@ -17,7 +17,7 @@ from typing import Any
 
 from operators.errors import UserError
 from pipeline.config import ExecutionSettings
-from pipeline.executor.dependencies import native_stderr_silenced
+from pipeline.executor.dependencies import KEEP_FREED_MEMORY, native_stderr_silenced
 from pipeline.executor.worker import ClusterLost, first_line
 from stages.base import Resources, Stage
 
@@ -53,6 +53,7 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         # Logical CPUs only bound what runs at once; too few would starve a stage, so a laptop gets as many as the
         # stages need.
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
+        os.environ.update(KEEP_FREED_MEMORY | os.environ)  # for Ray's workers: they have threads before they are ours
         # "local": without it Ray would join any cluster that happens to run on this machine.
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends in a native stack trace

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from operators.clip import Unit
 from pipeline.config import ExecutionSettings
 from pipeline.executor.worker import Event
-from stages.base import Stage
+from stages.base import Stage, Tell
 
 
 class Executor(Protocol):
@@ -21,8 +21,10 @@ class Executor(Protocol):
     def connect(self) -> str | None:
         """Get what the stages need; return it in a few words, None where there is nothing to say. Raises UserError."""
 
-    def run(self, units: list[Unit]) -> Iterator[Event]:
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
         """Yield Ready once a worker of every stage has loaded its models, then an Outcome for each unit, in any order.
+
+        `tell` is called with what a stage has finished inside a unit, where the stages work in this process.
 
         Raises EngineFailed, UserError for a mistake that a worker met, ClusterLost.
         """

@@ -8,7 +8,7 @@ from typing import Any
 
 from operators.clip import Unit
 from pipeline.executor.worker import Event, Worker, called, events, pack
-from stages.base import Stage
+from stages.base import Stage, Tell
 
 
 class LocalExecutor:
@@ -20,7 +20,10 @@ class LocalExecutor:
     def connect(self) -> None:
         return None
 
-    def run(self, units: list[Unit]) -> Iterator[Event]:
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
+        for stage in self._stages:
+            if hasattr(stage, "tell"):
+                stage.tell = tell
         with closing(self._outcomes(units)) as outcomes:  # also when `events` raises: workers let go of their models
             yield from events(outcomes)
 

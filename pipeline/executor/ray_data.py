@@ -21,7 +21,7 @@ from pipeline.config import ExecutionSettings
 from pipeline.executor.cluster import cluster_address, connect, describe_cluster, disconnect, reason, scatter
 from pipeline.executor.dependencies import native_stderr_silenced
 from pipeline.executor.worker import KILLED, ClusterLost, Event, Outcome, RestartedWorker, called, events, pack
-from stages.base import Stage
+from stages.base import Stage, Tell
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
@@ -39,7 +39,7 @@ class RayExecutor:
         connect(self._settings, self._stages)
         return describe_cluster()
 
-    def run(self, units: list[Unit]) -> Iterator[Event]:
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
         yield from events(self._outcomes(called(units)))
 
     def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:

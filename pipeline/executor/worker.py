@@ -22,7 +22,7 @@ from operators.clip import Unit, pcm_bytes
 from operators.errors import MachineTrouble, UserError
 from operators.shard import OUTCOMES
 from operators.storage.base import StoreUnavailable
-from pipeline.executor.dependencies import quiet_dependencies, use_threads
+from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies, use_threads
 from stages.base import SourceChanged, Stage
 
 MOST_DEATHS_IN_OPENING = 3
@@ -77,6 +77,7 @@ class Worker:
     """A Worker is one stage in one process. It loads its models at once and answers bugs with an error."""
 
     def __init__(self, stage: Stage, last: bool) -> None:
+        keep_freed_memory()
         quiet_dependencies()
         use_threads(stage.resources.threads)
         self._stage, self._last = stage, last

@@ -19,7 +19,7 @@ from operators.clip import SAMPLE_RATE, Piece, Rejection, Unit
 from operators.errors import UserError
 from operators.storage.fetch import open_store
 from pipeline.config import PlanSettings
-from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan
+from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan, unit_minutes
 from pipeline.sources.files import Length, SourceFile
 
 MINUTE = 60 * SAMPLE_RATE
@@ -29,8 +29,13 @@ def source(uri: str, domain: str = "d", **more: Any) -> SourceFile:
     return SourceFile(uri=uri, recording_id=uri, domain=domain, **more)
 
 
+def half_hours(**more: Any) -> PlanSettings:
+    """Settings with units of 30 minutes, however little there is."""
+    return PlanSettings(**{"unit_minutes": 30.0} | more)
+
+
 def plan(lengths: dict[str, int | None], **more: Any) -> list[Unit]:
-    return make_plan([source(uri) for uri in lengths], declared(lengths.values()), PlanSettings(**more))
+    return make_plan([source(uri) for uri in lengths], declared(lengths.values()), half_hours(**more))
 
 
 def declared(lengths: Iterable[int | None]) -> list[Length]:
@@ -61,15 +66,26 @@ def test_short_files_fill_a_unit_and_long_ones_are_cut_at_its_multiples() -> Non
     }
 
 
+@pytest.mark.parametrize(
+    ("hours", "minutes"), [(0.2, 2.0), (0.6, 2.0), (2.0, 5.0), (4.0, 10.0), (12.0, 30.0), (1000.0, 30.0)]
+)
+def test_units_are_shorter_where_there_is_little(hours: float, minutes: float) -> None:
+    whole = round(hours * 60 * MINUTE)
+    assert unit_minutes(declared([whole // 2, whole - whole // 2]), PlanSettings()) == pytest.approx(minutes)
+    assert unit_minutes(declared([whole]), PlanSettings(unit_minutes=7.0)) == 7.0
+    units = make_plan([source("a")], declared([whole]), PlanSettings())
+    assert len(units) >= min(hours * 60 / 2, 24) - 1
+
+
 def test_what_declares_no_length_is_weighed_by_its_estimate() -> None:
     """Thirty MP3s of ten minutes without a tag are five hours, which no worker should hold at once."""
     files = [source(f"{number:02d}.mp3") for number in range(30)]
-    units = make_plan(files, [Length(estimated=10 * MINUTE)] * 30, PlanSettings())
+    units = make_plan(files, [Length(estimated=10 * MINUTE)] * 30, half_hours())
     assert [len(unit.pieces) for unit in units] == [3] * 10
     assert {(piece.start, piece.end, piece.declared_samples) for unit in units for piece in unit.pieces} == {
         (0, None, None)
     }
-    (alone,) = make_plan(files[:1], [Length(estimated=600 * MINUTE)], PlanSettings())
+    (alone,) = make_plan(files[:1], [Length(estimated=600 * MINUTE)], half_hours())
     assert len(alone.pieces) == 1, "an estimate cuts nothing"
 
 
@@ -104,7 +120,7 @@ def test_every_sample_is_in_one_unit_whatever_the_order_of_the_sources(
         (source(f"{index:03d}", domain, problem=problem if bad else None), None if bad else length)
         for index, (domain, length, bad) in enumerate(files)
     ]
-    units = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), PlanSettings())
+    units = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), half_hours())
     of_recording: dict[str, list[Piece]] = {}
     for unit in units:
         assert unit.pieces
@@ -122,7 +138,7 @@ def test_every_sample_is_in_one_unit_whatever_the_order_of_the_sources(
         assert all(left.end == right.start for left, right in itertools.pairwise(pieces))
     assert len({unit.unit_id for unit in units}) == len(units)
     dice.shuffle(pairs)
-    again = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), PlanSettings())
+    again = make_plan([file for file, _ in pairs], declared(length for _, length in pairs), half_hours())
     assert identity(again) == identity(units)
 
 
@@ -202,7 +218,7 @@ HOSTILE = [
 
 def test_a_plan_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    units = make_plan([*HOSTILE, source("long", "long")], declared([None, 5, 0, None, 7, 100 * MINUTE]), PlanSettings())
+    units = make_plan([*HOSTILE, source("long", "long")], declared([None, 5, 0, None, 7, 100 * MINUTE]), half_hours())
     save_plan(units, store, "abc")
     assert identity(load_plan(store)) == identity(units)
     assert plan_fingerprint(store) == "abc"
@@ -221,7 +237,7 @@ def test_a_plan_keeps_its_estimates_and_one_without_has_no_place_for_them(tmp_pa
     assert identity(load_plan(store)) == identity(units)
     assert [piece.estimated_samples for piece in units[0].pieces] == [7, None]
     columns = [field.name for field in pq.read_schema(tmp_path / "plan.parquet").field("pieces").type.value_type]
-    save_plan(make_plan([source("b")], declared([5]), PlanSettings()), store)
+    save_plan(make_plan([source("b")], declared([5]), half_hours()), store)
     before = [field.name for field in pq.read_schema(tmp_path / "plan.parquet").field("pieces").type.value_type]
     assert columns == [*before, "estimated_samples"]
 
@@ -237,7 +253,7 @@ def test_a_large_plan_comes_back_over_several_row_groups(tmp_path: Path) -> None
     files = [
         source(f"/crawl/{number:05d}", f"domain{number % 7}", provenance={"n": number}) for number in range(20_000)
     ]
-    units = make_plan(files, declared(dice.randrange(60 * MINUTE) for _ in files), PlanSettings())
+    units = make_plan(files, declared(dice.randrange(60 * MINUTE) for _ in files), half_hours())
     assert len(units) > 5_000
     store = open_store(str(tmp_path))
     save_plan(units, store)
@@ -248,7 +264,7 @@ def test_no_plan_or_a_damaged_one_is_one_line(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     with pytest.raises(UserError, match="holds no plan"):
         load_plan(store)
-    save_plan(make_plan([source("a")], declared([1]), PlanSettings()), store)
+    save_plan(make_plan([source("a")], declared([1]), half_hours()), store)
     store.put("plan.parquet", store.read("plan.parquet")[:-20])
     with pytest.raises(UserError, match="is damaged"):
         load_plan(store)
@@ -259,8 +275,6 @@ def test_units_are_what_the_settings_and_sources_say_and_nothing_else() -> None:
     lengths = declared([7 * MINUTE] * 50)
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=30))) == 13
     assert len(make_plan(files, lengths, PlanSettings(unit_minutes=15))) == 25
-    more = make_plan([*files, source("0", "other")], [*lengths, *declared([MINUTE])], PlanSettings(probe_workers=9))
-    assert identity([unit for unit in more if unit.domain == "d"]) == identity(
-        make_plan(files, lengths, PlanSettings())
-    )
+    more = make_plan([*files, source("0", "other")], [*lengths, *declared([MINUTE])], half_hours(probe_workers=9))
+    assert identity([unit for unit in more if unit.domain == "d"]) == identity(make_plan(files, lengths, half_hours()))
     assert dataclasses.asdict(more[-1])["unit_id"] == "other-000000"

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ import pytest
 from tokenizers import Tokenizer
 
 from operators.asr.recogniser import FunAsr, WhisperX
+from operators.asr.whisper_folder import has_alignment_heads
+from operators.clip import Hypothesis
 from operators.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.support.engines import (
@@ -25,6 +28,7 @@ from tests.support.engines import (
     random_paraformer,
     random_whisper,
     random_whisper_en,
+    sounds,
     spoiled,
 )
 
@@ -153,6 +157,68 @@ def test_english_only_models(clips: list[np.ndarray]) -> None:
     assert len({h.text for h in heard}) == 3
     with pytest.raises(UserError, match="no language 'zh'; it has en"):
         WhisperX(str(random_whisper_en()), language="zh")
+
+
+# --- shared windows ---
+
+
+def retake(hypothesis: Hypothesis) -> Hypothesis:
+    """The hypothesis as of an engine that shares no windows."""
+    return replace(hypothesis, window=None, retaken=None)
+
+
+def test_without_recordings_no_window_is_shared(whisper: WhisperX, clips: list[np.ndarray]) -> None:
+    assert {(h.window, h.retaken) for h in whisper.transcribe(clips, nothing_known(clips))} == {(None, None)}
+
+
+def test_only_consecutive_clips_of_one_recording_and_language_share_a_window(whisper: WhisperX) -> None:
+    clips = sounds(3.0, 4.0, 5.0, 3.5, 2.0, 6.0, 2.5)
+    heard = whisper.transcribe(clips, ["en", "en", "zh", None, None, None, None], list("aaaaabb"))
+    assert [h.window for h in heard] == [0, 0, 1, 2, 2, 3, 3]
+    assert [h.language for h in heard[:3]] == ["en", "en", "zh"]
+
+
+def test_what_is_heard_again_is_heard_as_if_alone(whisper: WhisperX, clips: list[np.ndarray]) -> None:
+    """Random weights write nonsense, which every guard catches."""
+    heard = whisper.transcribe(clips, ["en"] * len(clips), ["one"] * len(clips))
+    again = [index for index, h in enumerate(heard) if h.retaken]
+    assert len(again) > len(clips) // 2, "most of what random weights write must be in doubt"
+    plain = whisper.transcribe(clips, ["en"] * len(clips))
+    assert [retake(heard[index]) for index in again] == [plain[index] for index in again]
+
+
+def test_shared_windows_are_a_function_of_the_clips(clips: list[np.ndarray]) -> None:
+    answers = []
+    for batch_size in (1, 4, 16):
+        engine = WhisperX(str(random_whisper()), compute_type="int8", batch_size=batch_size)
+        answers.append(engine.transcribe(clips, nothing_known(clips), ["one"] * len(clips)))
+        assert answers[-1] == engine.transcribe(clips, nothing_known(clips), ["one"] * len(clips))
+        engine.close()
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("config", [b"{}", b'{"alignment_heads": []}', b"no json"])
+def test_a_model_that_gives_no_word_times_hears_clips_alone(
+    tmp_path: Path, clips: list[np.ndarray], config: bytes
+) -> None:
+    folder = spoiled(random_whisper(), tmp_path / "headless", **{"config.json": config})
+    assert not has_alignment_heads(Path(folder))
+    assert has_alignment_heads(random_whisper())
+    if config != b"{}":  # the rest of it is needed to load the model
+        return
+    values = json.loads((random_whisper() / "config.json").read_text())
+    del values["alignment_heads"]
+    (Path(folder) / "config.json").write_text(json.dumps(values))
+    engine = WhisperX(folder, compute_type="int8")
+    assert {h.window for h in engine.transcribe(clips, nothing_known(clips), ["one"] * len(clips))} == {None}
+
+
+def test_progress_is_told_clip_by_clip_to_the_end(whisper: WhisperX, clips: list[np.ndarray]) -> None:
+    told: list[tuple[int, float]] = []
+    whisper.transcribe(clips, nothing_known(clips), ["one"] * len(clips), lambda *done: told.append(done))
+    assert told == sorted(told)
+    assert len(told) == len(clips)
+    assert told[-1] == (len(clips), pytest.approx(sum(map(len, clips)) / SECOND))
 
 
 def test_no_clips_and_clips_over_the_window(whisper: WhisperX) -> None:

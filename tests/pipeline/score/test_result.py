@@ -232,7 +232,9 @@ def test_where_nobody_speaks_engines_are_compared_per_clip() -> None:
 
 
 def test_like_is_compared_with_like_unless_asked_otherwise() -> None:
-    rows = [clip("d", "r", **heard(0, 4, "en", "I cannot see 23", "i cannot see twenty three"), label="I cannot see 23")]
+    rows = [
+        clip("d", "r", **heard(0, 4, "en", "I cannot see 23", "i cannot see twenty three"), label="I cannot see 23")
+    ]
     truth = truth_bytes(truth_line("r", "en", (0, 4, "I cannot see twenty three")))
     assert scored(rows, truth).total.systems[0].kept.mer.value == 0
     assert scored(rows, truth, spoken=False).total.systems[0].kept.mer.value == near(100 * 2 / 5)
