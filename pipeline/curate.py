@@ -155,12 +155,12 @@ class Curation:
         stored = stored_config(self.store)
         if stored["fingerprint"] == fingerprint(self.settings):
             return
+        before = output_settings(restore(stored["settings"]))
         if text_rules(stored) != RULES_VERSION:
             raise UserError(
                 f"{self.store.root} was begun under version {text_rules(stored)} of the text rules, and version "
                 f"{RULES_VERSION} gives other labels: choose another output, or 'redecide' the run once it is finished"
             )
-        before = output_settings(restore(stored["settings"]))
         now = output_settings(self.settings)
         changed = [
             f"{key}: {before.get(key)} -> {now.get(key)}"
