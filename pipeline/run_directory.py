@@ -103,12 +103,12 @@ def refuse_other_settings(settings: Settings, store: Store) -> None:
     stored = stored_config(store)
     if stored["fingerprint"] == fingerprint(settings):
         return
+    before = output_settings(restore(stored["settings"]))
     if text_rules(stored) != RULES_VERSION:
         raise UserError(
             f"{store.root} was begun under version {text_rules(stored)} of the text rules, and version "
             f"{RULES_VERSION} gives other labels: choose another output, or 'redecide' the run once it is finished"
         )
-    before = output_settings(restore(stored["settings"]))
     now = output_settings(settings)
     changed = [
         f"{key}: {before.get(key)} -> {now.get(key)}"

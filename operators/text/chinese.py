@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from operators.text import english
 from operators.text.numbers_zh import MEASURES, ORDINAL_NEIGHBOURS, han_digits, han_value, readings_han
-from operators.text.scripts import CURRENCY_SIGNS, HAN, simplify, table
+from operators.text.scripts import CURRENCY_SIGNS, EVERY_CURRENCY_SIGN, HAN, simplify, table
 
 Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
 
@@ -186,8 +186,8 @@ _SIGNS = {
 
 
 @lru_cache(maxsize=2)
-def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
-    """(sign to look for, its rules), in the order in which they are used; "" stands for always."""
+def _rules(cantonese: bool) -> tuple[tuple[Iterable[str], tuple[Rule, ...]], ...]:
+    """(signs, rules that need one of them in the written text), in the order in which they run; "": always."""
     return (
         (".", (
             (re.compile(r"[A-Za-z0-9_.+-]+@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+"), _address),
@@ -202,16 +202,17 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
         ("-", ((re.compile(r"(?<![\d-])(?:0\d{2,3}-\d{7,8}|\d{3}-\d{3,4}-\d{4}|(?!(?:19|20)\d\d-[01]?\d-[0-3]?\d(?!\d))"
                            r"\d+(?:-\d+){2,})(?![\d-])"),
                 lambda match, beside: han_digits(re.sub("[^0-9]", "", match.group()))),)),
-        ("", ((english.SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),)),
-        ("", ((re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元|块|蚊)?"),
+        (EVERY_CURRENCY_SIGN, ((english.SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),)),
+        (EVERY_CURRENCY_SIGN, (
+            (re.compile(rf"(US\$|HK\$|NT\$|[{CURRENCY_SIGNS}])\s?({_NUMBER})([万亿]*)([美港欧韩]?元|块|蚊)?"),
                 _hong_kong_money if cantonese else _money),)),
-        ("", (
+        (".", (
             (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
             (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度|°C?)"), _with_tenths),
         )),
         ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
                 lambda match, beside: han_digits(match[1] + match[2])),)),
-        ("", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),
+        ("-/.", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),
                 _date),)),
         (":", (
             (re.compile(r"(?<![\d:])([01]?\d|2[0-4]):([0-5]\d)(?::([0-5]\d))?(?![\d:])"), _clock),
@@ -235,7 +236,7 @@ def _rules(cantonese: bool) -> tuple[tuple[str, tuple[Rule, ...]], ...]:
             (re.compile(r"(?<![\d/.])(\d{1,3}) (\d{1,2})/(\d{1,2})(?![\d/])"), _with_fraction),
             (re.compile(r"(?<![\d/])(\d{1,3})/(\d{1,3})(?![\d/])"), lambda match, beside: f"{match[2]}分之{match[1]}"),
         )),
-        ("", (
+        ("~～—–-、", (
             (re.compile(r"(?<![\d.])(\d+)\s?[~～—–-]+\s?(\d+)(?![\d.])"), _span),
             (re.compile(r"(?<![\d.])(\d)、(\d)(?![\d.、])"), _two_in_a_row),
             (re.compile(r"(?:(?<=\d)|(?<=\d度))\s?[~～—–-]+\s?(?=\d|零下|负|百分之|千分之)"), _words("到", "至")),
@@ -281,8 +282,9 @@ def write(text: str, other: str, *, cantonese: bool) -> str:
         digits = match.group().replace(",", "")
         if not any(words in beside for words in readings_han(digits[:16])):
             beside += han_value(int(digits))
+    present = set(text)
     for trigger, rules in _rules(cantonese):
-        if trigger in text:
+        if not trigger or not present.isdisjoint(trigger):
             for pattern, rule in rules:
                 text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
     text = _MULTIPLIED.sub(lambda match: _choose(readings_han(match[1]), beside), text)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 from operators.text.numbers_en import english_digits, english_value, ordinal_english, readings_english
-from operators.text.scripts import CURRENCY_SIGNS, table
+from operators.text.scripts import CURRENCY_SIGNS, EVERY_CURRENCY_SIGN, table
 
 Rule = tuple[re.Pattern[str], "Callable[[re.Match[str], str], str]"]
 
@@ -319,8 +319,8 @@ _SIGNS = {
     "√": ("the square root of",), "∞": ("infinity",), "§": ("section",), "%": ("percent",), "°": ("degrees",),
 }  # fmt: skip
 _TLD = "com|org|net|edu|gov|cn|io|ai|tv|hk|uk|app|info|dev"
-# The trigger is looked for first: most texts have none of the signs, and a search for a character is cheap.
-_RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
+# (signs, rules that need one of them in the written text), in the order in which they run; "" stands for always.
+_RULES: tuple[tuple[Iterable[str], tuple[Rule, ...]], ...] = (
     (".", (
         (re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), _address),
         (re.compile(rf"(?:\bhttps?://)?\b(?:[\w-]+\.)+(?:{_TLD})\b(?!\.\w)(?:/[\w./-]*)?"), _address),
@@ -334,12 +334,14 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
         (re.compile(r"(?<![\w-])(?:\+?1[ -]?)?\(\d{3}\)[ -]?\d{3}-\d{4}(?![\d-])|(?<![\w-])\+?\d+(?:-\d+){2,}(?![\w-])"
                     r"|(?<![\w-])\d{3}-\d{4}(?![\w-])"), _chain),
     )),
-    ("", (
+    (EVERY_CURRENCY_SIGN, (
         (SIGN_LAST, lambda match, beside: f"{match[2]}{match[1]}"),
         (re.compile(rf"(?<!\w)(-?)([{CURRENCY_SIGNS}])\s?({_NUMBER})(?:\s?((?i:thousand|million|billion|trillion|bn|tn)"
                     r"|[kKmMbBT])\b)?"), _money),
         (re.compile(r"(?<=\d )(dollar|euro|pound)s(?=[ -](?:bill|note|coin|ticket|fine|prize)s?\b)"),
          lambda match, beside: match[1]),
+    )),
+    ("kK", (
         (re.compile(r"(?<![\w.,])(?!401k)(\d{2,3}|\d{1,3}\.\d+)k\b(\s?[–—~-]\s?(?=\d))?", re.I), _thousands),
     )),
     ("'", ((re.compile(r"(?<![\w'])(\d)'\s?(\d{1,2})(?:\"|''|(?!\w))"), _height),)),
@@ -397,12 +399,12 @@ _RULES: tuple[tuple[str, tuple[Rule, ...]], ...] = (
 _TITLES = frozenset(["gen", "gov", "sen", "rep", "rev", "hon", "col", "lt", "mt", "ft", "sr"])
 _HAS_NUMBER_OR_SIGN = re.compile(rf"[0-9{CURRENCY_SIGNS}#&@=<>^%°±≥≤≈≠×÷√∞§+*~]|\b[A-F]-(?:\s|$)|\.(?:{_TLD})\b")
 _ROMAN = re.compile(r"\b((?:[^\W\d_]+ )?[^\W\d_]+ )([IVXLC]+)\b(?!')")
-_HAS_CAPITAL = re.compile("[A-Z]")
+_MAY_BE_ROMAN = re.compile(r" [IVXLC]+\b")
 
 
 def write(text: str, other: str) -> str:
     """Return English with numbers, signs and abbreviations as words; `other` is what another engine wrote."""
-    roman = _HAS_CAPITAL.search(text) is not None and _ROMAN.search(text) is not None and not text.isupper()
+    roman = _MAY_BE_ROMAN.search(text) is not None and not text.isupper()
     signs = _HAS_NUMBER_OR_SIGN.search(text) is not None
     short = has_abbreviation(text)
     if not (roman or signs or short):
@@ -412,8 +414,9 @@ def write(text: str, other: str) -> str:
         text = _ROMAN.sub(lambda match: _roman(match, beside), text)
     if signs:
         beside = _by_value(text, beside) if "," in text else beside
+        present = set(text)
         for trigger, rules in _RULES:
-            if trigger in text:
+            if not trigger or not present.isdisjoint(trigger):
                 for pattern, rule in rules:
                     text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
     return _abbreviated().sub(lambda match: _abbreviation(match, beside), text) if short else text

@@ -112,7 +112,7 @@ class Folder:
 
 def _beside(one: Form, other: Form) -> tuple[Form, Form]:
     """Both with what only the other text can tell: what 's stands for, which words are one compound."""
-    first, second = tokens(one.folded), tokens(other.folded)
+    first, second = (form.folded.split() if form.folded.isascii() else tokens(form.folded) for form in (one, other))
     first, second = folded_en.open_clitics(first, second), folded_en.open_clitics(second, first)
     if first != second:
         first, second = _respaced(first, second)

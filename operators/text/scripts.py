@@ -25,6 +25,8 @@ _MARK_BLOCKS = (range(0x300, 0x1F000), range(0xE0100, 0xE01F0))
 CURRENCY_SIGNS = r"$£¥\u0e3f\u20a0-\u20cf"
 """The inside of a character class: the signs that are read as a currency beside a number."""
 
+EVERY_CURRENCY_SIGN = frozenset("$£¥\u0e3f") | frozenset(map(chr, range(0x20A0, 0x20D0)))
+
 
 def _mark_class() -> str:
     """Combining marks as a character class: Python's \\w leaves them out, and Hindi or Thai words are full of them."""
