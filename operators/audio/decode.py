@@ -38,15 +38,14 @@ from operators.audio.media import (
     AudioError,
     FileRange,
     Limits,
-    Media,
     Probe,
     Source,
     View,
-    check_format,
     open_media,
     open_source,
     probe,
 )
+from operators.audio.reader import TOLERANCE, Reader
 from operators.audio.timeline import Emit, Problem, Timeline
 from operators.audio.tracks import choose_track
 from operators.clip import SAMPLE_RATE
@@ -79,31 +78,6 @@ not used. "other_track": another track of the file holds sound as well; it is no
 
 NO_SAMPLES = "no samples"
 """The detail of "decode_error" for a sound file that holds nothing."""
-
-_TOLERANCE = SAMPLE_RATE // 4
-"""A declared length may round, or count an encoder's delay and padding (Opus: up to 0.2 s): no loss below a quarter
-second.
-"""
-
-_JUMP_SECONDS = 0.05
-"""Timestamps of good files jitter by less (Matroska rounds to 1 ms, some writers to a video frame)."""
-
-_SEEK_MARGIN_SECONDS = 60
-_FRUITLESS = 1000
-"""Errors in a row after which a demuxer that reads nothing new is given up."""
-
-_LEAST_BYTES = 500
-"""Bytes that a second of compressed sound takes at least, as far as holes are concerned: 4 kbit/s."""
-
-_RAW = frozenset(("mp3", "aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb", "mp2"))
-"""Containers without a clock: a hole in them is measured by its bytes."""
-
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-"""How a packet begins that is no sound and was none: what stands between two MP3 files that were joined."""
-
-_NOTHING = np.zeros(0, np.int16)
-_SIGN_OF_LIFE = 256
-"""Frames between two calls of `emit` with nothing, while the window has not begun."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -277,7 +251,7 @@ def _link(view: View, timeline: Timeline, seek_to: int, limits: Limits) -> Itera
             media = opened.enter_context(open_media(view, limits, track))
             if others:
                 timeline.report(base, base, "other_track")
-        reader = _Reader(media, timeline, limits)
+        reader = Reader(media, timeline, limits)
         yield from reader.run(seek_to)
         if timeline.done:
             return
@@ -285,7 +259,7 @@ def _link(view: View, timeline: Timeline, seek_to: int, limits: Limits) -> Itera
         total, declared = timeline.samples, base + (media.declared_samples or 0)
         if total >= most:
             timeline.report(total, max(total, declared), "too_large")
-        elif not media.claims.whole and declared - max(total, reader.end_samples) >= _TOLERANCE:
+        elif not media.claims.whole and declared - max(total, reader.end_samples) >= TOLERANCE:
             timeline.report(total, declared, "truncated")
         elif media.claims.unfinished and total > base:
             timeline.report(total, total, "truncated")
@@ -293,157 +267,3 @@ def _link(view: View, timeline: Timeline, seek_to: int, limits: Limits) -> Itera
             timeline.report(total, total, "decode_error")
         if media.claims.trailing_data:
             timeline.report(total, total, "trailing_data")
-
-
-class _Reader:
-    """Takes one recording from its container, and keeps the books of what is missing between its frames."""
-
-    def __init__(self, media: Media, timeline: Timeline, limits: Limits) -> None:
-        self._media, self._timeline, self._limits = media, timeline, limits
-        self._tick = float(media.stream.time_base)
-        self._base = timeline.samples
-        declared = media.declared_samples
-        self._room = None if declared is None else self._base + declared + _TOLERANCE
-        self._raw = media.container.format.name in _RAW
-        self.astray = False
-        """the demuxer reported an error since the last frame."""
-        self._first: float | None = None  # timestamp of the first frame, in seconds
-        self._expected: float | None = None  # timestamp at which the next frame should start
-        self._heard_bytes, self._heard_seconds = 0, 0.0  # of packets that gave frames
-        self._next_byte: int | None = None  # where the next packet should lie in the file
-        self._unheard = 0  # bytes since the last packet that gave a frame
-
-    @property
-    def end_samples(self) -> int:
-        """Where the last frame ended by the recording's own clock, if that begins elsewhere than at 0."""
-        if self._expected is None or self._first is None or self._first < _JUMP_SECONDS:
-            return self._timeline.samples
-        return self._base + round(self._expected * SAMPLE_RATE)
-
-    def run(self, seek_to: int) -> Iterator[None]:
-        """Decode until the window is complete or the recording ends; between two packets the caller may look."""
-        most = int(self._limits.max_seconds * SAMPLE_RATE)
-        for number, packet in enumerate(self._packets(seek_to)):
-            if packet is None:
-                self.astray = True
-                continue
-            self._pass_over(packet)
-            try:
-                frames = packet.decode()
-            except av.FFmpegError:
-                self._lose_packet(packet)
-                yield
-                continue
-            if self._raw and frames and self._unheard:
-                self._lose(self._unheard / self._byte_rate(), "decode_error")
-            for frame in frames:
-                if self._timeline.samples >= most:
-                    return
-                self._take(frame)
-            if frames:
-                self._heard_bytes += packet.size
-                self._unheard = 0
-            yield
-            if self._timeline.done:
-                return
-            if number % _SIGN_OF_LIFE == 0:
-                self._timeline.sign_of_life()
-
-    def _take(self, frame: av.AudioFrame) -> None:
-        rate, channels = frame.sample_rate, frame.layout.nb_channels
-        check_format(rate, channels, self._limits)
-        if frame.pts is not None:
-            at = frame.pts * self._tick
-            jump = 0.0 if self._expected is None else at - self._expected
-            if jump >= _JUMP_SECONDS and not self._raw:
-                self._lose(jump, "gap")
-                self.astray = False
-            self._expected = at
-            self._first = at if self._first is None else self._first
-        if self.astray:  # something was lost, and no clock tells how much
-            here = self._timeline.samples
-            self._timeline.report(here, here, "decode_error")
-            self.astray = False
-        seconds = frame.samples / rate
-        self._expected = None if self._expected is None else self._expected + seconds
-        self._heard_seconds += seconds
-        if self._timeline.wants(frame.samples, rate, channels):
-            self._timeline.add(_samples(frame, channels), rate)
-        else:
-            self._timeline.skip(frame.samples)
-
-    def _lose_packet(self, packet: Any) -> None:
-        if self._raw and bytes(memoryview(packet)[:11]).startswith(_TAGS):
-            return
-        seconds = float(packet.duration or 0) * self._tick
-        if self._raw and self._heard_seconds > 1:
-            # Its size tells more: in a stream without a clock all of a hole is one packet.
-            seconds = max(seconds, packet.size / self._byte_rate())
-        self._unheard += packet.size
-        self._lose(seconds, "decode_error")
-        if self._raw:
-            self._unheard = 0
-        self._expected = None if self._expected is None else self._expected + seconds
-
-    def _lose(self, seconds: float, reason: str) -> None:
-        room = self._room
-        if (
-            room is None
-        ):  # twice what so many bytes hold elsewhere in the file, and a second for what was in their midst
-            believable = 1 + 2 * self._unheard / self._byte_rate()
-            room = self._timeline.samples + round(believable * SAMPLE_RATE)
-        self._timeline.lose(seconds, reason, room)
-
-    def _byte_rate(self) -> float:
-        """Bytes a second of the file so far, pictures and all."""
-        if self._heard_seconds < 1:
-            return _LEAST_BYTES
-        read = self._heard_bytes if self._raw else max(self._heard_bytes, self._next_byte or 0)
-        return max(_LEAST_BYTES, read / self._heard_seconds)
-
-    def _pass_over(self, packet: Any) -> None:
-        """Count the bytes between the packet before and this one, as far as positions are known."""
-        if packet.pos is None or packet.pos < 0 or not packet.size:
-            return
-        if self._next_byte is not None:
-            self._unheard += max(0, packet.pos - self._next_byte)
-        self._next_byte = packet.pos + packet.size
-
-    def _packets(self, seek_to: int) -> Iterator[Any]:
-        """The recording's packets from its beginning, or from just before the window where seeking is exact; None
-        where the demuxer lost its way and found on."""
-        media, container, stream = self._media, self._media.container, self._media.stream
-        codec = stream.codec_context
-        target = (seek_to // SAMPLE_RATE - _SEEK_MARGIN_SECONDS) * codec.sample_rate
-        packets = container.demux(stream)
-        if container.format.name in ("wav", "w64") and codec.name.startswith("pcm_") and target > 0:
-            try:
-                container.seek(target, stream=stream)
-                first = next(packets)
-                if first.pts is None:
-                    raise EOFError
-                self._timeline.seek(first.pts, codec.sample_rate, codec.channels)
-                yield first
-            except (EOFError, av.FFmpegError):  # cut off before the window: only reading it all tells where
-                container.seek(0, stream=stream)
-                packets = container.demux(stream)
-        fruitless, reached = 0, media.view.reached
-        while True:
-            try:
-                for packet in packets:
-                    fruitless = 0
-                    yield packet
-                return
-            except av.FFmpegError:
-                fruitless = 0 if media.view.reached > reached else fruitless + 1
-                reached = media.view.reached
-                yield None
-                if fruitless >= _FRUITLESS:
-                    return
-                packets = container.demux(stream)
-
-
-def _samples(frame: av.AudioFrame, channels: int) -> np.ndarray:
-    """[C, n] in the decoder's sample type, whether it interleaves channels or not."""
-    samples = frame.to_ndarray()
-    return samples if frame.format.is_planar or channels == 1 else samples.reshape(-1, channels).T

@@ -18,14 +18,18 @@ Link = tuple[int, int]
 """(offset, size) in bytes."""
 
 _MOST_LINKS = 10_000
+_FEW_BOXES = 64
+"""A fragmented MP4 has thousands, and on S3 each may cost a request."""
 _BLOCK = 1 << 20
 _FIRST_PAGE = re.compile(rb"OggS\0[\2\3\6\7]\0{8}")
 """The page that begins a logical stream: flag 2, granule position 0 (RFC 3533)."""
 _PAGE_HEADER = 27
 
 
-def find_links(read_at: ReadAt, size: int) -> list[Link]:
-    """Return the links of a file of `size` bytes in order; they cover it. An Ogg file is read through once."""
+def find_links(read_at: ReadAt, size: int, most_boxes: int = 100_000) -> list[Link]:
+    """Return the links of a file of `size` bytes in order; they cover it. An Ogg file is read through once, of an MP4
+    file the headers of its first `most_boxes` boxes.
+    """
     head = read_at(0, 12)
     if head[:4] == b"OggS":
         starts = _ogg_starts(read_at, size)
@@ -34,7 +38,7 @@ def find_links(read_at: ReadAt, size: int) -> list[Link]:
     elif head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         starts = _aiff_starts(read_at, size)
     elif head[4:8] == b"ftyp":
-        starts = _mp4_starts(read_at, size)
+        starts = _mp4_starts(read_at, size, most_boxes)
     else:
         starts = [0]
     return [(start, end - start) for start, end in zip(starts, [*starts[1:], size], strict=True)]
@@ -43,7 +47,7 @@ def find_links(read_at: ReadAt, size: int) -> list[Link]:
 def is_chained(read_at: ReadAt, size: int) -> bool:
     """Whether a file holds several links, as far as a few reads tell: an Ogg file is not read through."""
     if read_at(0, 4) != b"OggS":
-        return len(find_links(read_at, size)) > 1
+        return len(find_links(read_at, size, _FEW_BOXES)) > 1
     serials, at = set(), 0
     while (page := read_at(at, _PAGE_HEADER))[:4] == b"OggS" and len(page) == _PAGE_HEADER and page[5] & 2:
         serials.add(page[14:18])
@@ -124,10 +128,10 @@ def _aiff_starts(read_at: ReadAt, size: int) -> list[int]:
     return starts
 
 
-def _mp4_starts(read_at: ReadAt, size: int) -> list[int]:
+def _mp4_starts(read_at: ReadAt, size: int, most_boxes: int) -> list[int]:
     """A file begins at an `ftyp` once the one before it has had its `moov` and some `mdat`."""
     starts, at, seen = [0], 0, set[bytes]()
-    for _ in range(100_000):
+    for _ in range(most_boxes):
         box = read_at(at, 16)
         if len(box) < 8:
             break

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from model_training.text.perception import Grammar
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE, filterbank
 from tests.support.corpus import full_model, make_checkpoint
+from tests.support.odd_recordings import odd
 
 SETTINGS = ("model.moe.experts=[3,7]", "data.max_clip_frames=200", "data.max_frames=2000")
 
@@ -252,6 +254,11 @@ def test_the_command_goes_on_after_a_bad_file(folder: Path, tmp_path: Path, caps
     assert json.loads(line)["language"] == "en"
     assert main(parser.parse_args([str(folder), audio[1], "--method", "ctc_greedy"])) == 0
     assert capsys.readouterr().out.startswith(f"{audio[1]}\t")
+    (tmp_path / "hole.opus").write_bytes(odd("hole.opus"))
+    assert main(parser.parse_args([str(folder), str(tmp_path / "hole.opus"), "--method", "ctc_greedy"])) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"hole\.opus: \d+\.\d\d to \d+\.\d\d s could not be read \(gap\)", printed.err)
+    assert printed.out.count("\n") == 1
     with pytest.raises(UserError, match="not trained for the task 'gender'"):  # once, not for every file
         main(parser.parse_args([str(folder), *audio, "--task", "gender"]))
     with pytest.raises(UserError, match="write KIND=LABEL"):
