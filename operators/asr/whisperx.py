@@ -179,7 +179,7 @@ class WhisperX:
             else:
                 shares, doubtful = share_out(window, heard.words, clips, heard.language, self._doubts)
                 for position, (clip, share) in enumerate(zip(window.clips, shares, strict=True)):
-                    if position in doubtful:
+                    if position in doubtful | heard.foreign:
                         again.append(clip)
                     else:
                         finish(clip, share.text, heard, share.avg_logprob, retaken=False)

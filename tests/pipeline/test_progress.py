@@ -11,7 +11,7 @@ from operators.clip import SAMPLE_RATE
 from pipeline.executor.ray_data import Outcome
 from pipeline.progress import Display, Progress
 from stages.base import Doing
-from tests.support.stages import Named
+from tests.support.fast_engines import Named
 
 STAGES = [Named(name=name) for name in ("Segment", "Transcribe", "Copilot")]
 

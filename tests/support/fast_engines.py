@@ -10,10 +10,12 @@ import hashlib
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from operators.clip import SAMPLE_RATE, Hypothesis, Span, pcm_bytes
+from operators.clip import SAMPLE_RATE, Hypothesis, Span, Unit, pcm_bytes
+from stages.base import Resources
 
 TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly boil their soup near old town"
 WORDS = TEXT.split()
@@ -118,3 +120,20 @@ def write_crawl(folder: object, clips: int, seed: int = 0, domains: Sequence[str
         soundfile.write(path, np.concatenate(parts), SAMPLE_RATE, subtype="PCM_16")
         recording += 1
     return made
+
+
+@dataclass(kw_only=True)
+class Named:
+    """The Named stage does nothing but have a name."""
+
+    name: str
+    resources: Resources = field(default_factory=Resources)
+
+    def open(self) -> None:
+        pass
+
+    def process(self, unit: Unit) -> Unit:
+        return unit
+
+    def close(self) -> None:
+        pass

@@ -1,9 +1,12 @@
-"""Recordings made for a test, in any container, and what decoding them says."""
+"""Recordings made for a test, in any container, and small crawls of them: folders, manifests, tars."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -18,6 +21,8 @@ from operators.audio.decode import (
     decode,
 )
 from operators.clip import SAMPLE_RATE
+from pipeline.config import SourceSettings
+from pipeline.sources.files import SourceFile, read_sources
 
 CODECS = {
     "wav": ("pcm_s16le", 44100),
@@ -88,3 +93,33 @@ def reason_of(source: object, limits: Limits | None = None) -> str:
 
 def lost(decoded: Decoded) -> int:
     return sum(problem.span.samples for problem in decoded.problems)
+
+
+def read(*paths: object, **settings: Any) -> list[SourceFile]:
+    return list(read_sources([SourceSettings(path=str(path), **settings) for path in paths]))
+
+
+def problems(files: list[SourceFile]) -> dict[str, str]:
+    return {file.recording_id: file.problem.reason for file in files if file.problem}
+
+
+def make(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(name.encode())
+
+
+def manifest(tmp_path: Path, text: str | bytes, name: str = "m.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_bytes(text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text)
+    return path
+
+
+def tar_bytes(members: dict[str, bytes], format: int = tarfile.PAX_FORMAT) -> bytes:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w", format=format) as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return sink.getvalue()

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 
 from operators.asr.recogniser import FunAsr, WhisperX
 from operators.asr.whisper_folder import has_alignment_heads
+from operators.audio.decode import decode
 from operators.clip import Hypothesis
 from operators.errors import UserError
 from tests.conftest import REPOSITORY
@@ -211,6 +212,24 @@ def test_a_model_that_gives_no_word_times_hears_clips_alone(
     (Path(folder) / "config.json").write_text(json.dumps(values))
     engine = WhisperX(folder, compute_type="int8")
     assert {h.window for h in engine.transcribe(clips, nothing_known(clips), ["one"] * len(clips))} == {None}
+
+
+def test_a_clip_in_another_language_than_its_window_is_heard_in_its_own(tmp_path: Path) -> None:
+    """The starter Whisper, which knows English and Chinese, told to share windows for once."""
+    starter = REPOSITORY / "examples" / "starter_engines" / "models" / "whisper-starter"
+    config = json.loads((starter / "config.json").read_text()) | {"alignment_heads": [[1, 0], [1, 1]]}
+    engine = WhisperX(spoiled(starter, tmp_path / "starter", config_json=json.dumps(config).encode()))
+    crawl = REPOSITORY / "examples" / "demo_crawl" / "crawl" / "audiobook"
+    english, chinese = (decode(str(crawl / name)).pcm for name in ("the-long-road-02.opus", "城里的早晨-01.opus"))
+    clips = [english[: 4 * SECOND], chinese[: 4 * SECOND], english[4 * SECOND : 8 * SECOND]]
+    alone = engine.transcribe(clips, [None] * 3)
+    assert [h.language for h in alone] == ["en", "zh", "en"]
+    heard = engine.transcribe(clips, [None] * 3, ["one"] * 3)
+    assert [(h.window, h.language) for h in heard] == [(0, "en"), (0, "zh"), (0, "en")]
+    assert heard[1].retaken
+    assert retake(heard[1]) == alone[1]
+    told = engine.transcribe(clips, ["en"] * 3, ["one"] * 3)
+    assert {h.language for h in told} == {"en"}, "what a source says is not doubted"
 
 
 def test_progress_is_told_clip_by_clip_to_the_end(whisper: WhisperX, clips: list[np.ndarray]) -> None:

@@ -22,8 +22,8 @@ from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import TarError, read_members
 from pipeline.config import SourceSettings
 from pipeline.sources.files import UNSORTED, SourceFile, check_source, probe_files, read_sources
+from tests.support.recordings import make, manifest, problems, read, tar_bytes
 from tests.support.s3_server import FaultyProxy
-from tests.support.source_files import make, manifest, problems, read, tar_bytes
 
 ODD_NAMES = [
     "100%25 real%20audio.mp3",

@@ -18,7 +18,7 @@ from operators.errors import UserError
 from operators.storage.fetch import Fetch
 from pipeline.config import SourceSettings
 from pipeline.sources.files import UNSORTED, check_source
-from tests.support.source_files import manifest, problems, read
+from tests.support.recordings import manifest, problems, read
 
 
 def test_a_manifest_passes_everything_on(tmp_path: Path) -> None:
