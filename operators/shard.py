@@ -29,7 +29,8 @@ import soundfile
 from operators.clip import SAMPLE_RATE, Clip, Recording, Rejection, Span, Unit, pcm_bytes
 from operators.index import CLIP_SCHEMA
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2: `numbers_agree`, and how a hypothesis was heard. Ledgers and shards of schema 1 are read as well."""
 
 LedgerRow = dict[str, Any]
 """One row of a ledger by column name."""
@@ -279,8 +280,9 @@ def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:
 
 
 def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
-    """A ledger's rows, or some columns of them, and its metadata. Raises ValueError when it was written by a newer
-    schema.
+    """Return a ledger's rows, or some columns of them, and its metadata.
+
+    What an earlier schema did not have is null. Raises ValueError when it was written by a newer schema.
     """
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     raw = file.schema_arrow.metadata or {}
@@ -290,5 +292,10 @@ def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.T
     }
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
-    names = LEDGER_SCHEMA.names if columns is None else list(columns)
-    return file.read(columns=names).cast(pa.schema([LEDGER_SCHEMA.field(name) for name in names])), metadata
+    fields = [LEDGER_SCHEMA.field(name) for name in (LEDGER_SCHEMA.names if columns is None else columns)]
+    known = set(file.schema_arrow.names)
+    table = file.read(columns=[each.name for each in fields if each.name in known])
+    arrays = [
+        table[each.name].cast(each.type) if each.name in known else pa.nulls(len(table), each.type) for each in fields
+    ]
+    return pa.table(arrays, schema=pa.schema(fields)), metadata

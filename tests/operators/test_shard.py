@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import webdataset
@@ -161,6 +163,31 @@ def test_members_have_a_fixed_order_and_neither_time_nor_owner(extension: str, o
         assert member.offset_data - member.offset == tarfile.BLOCKSIZE, "one header each, that any reader of tars knows"
     (kept,) = [row for row in rows if row["outcome"] == "kept"]
     assert tar[kept["tar_offset"] : kept["tar_offset"] + kept["tar_size"]] == b"audio"
+
+
+def test_a_ledger_of_schema_1_is_read_with_nulls_for_what_came_later() -> None:
+    _, rows, _ = shard()
+    table, metadata = read_ledger(ledger_bytes(rows, {"unit_id": "u"}))
+    older = table.drop_columns(["numbers_agree"])
+    heard = pa.struct([each for each in older.schema.field("hypotheses").type.value_type if each.name not in LATER])
+    older = older.set_column(
+        older.schema.get_field_index("hypotheses"), "hypotheses", older["hypotheses"].cast(pa.list_(heard))
+    )
+    sink = io.BytesIO()
+    pq.write_table(older.replace_schema_metadata({"touchasp.schema_version": "1"}), sink)
+    for columns in (None, ["wer", "numbers_agree"], ["hypotheses"]):
+        found, said = read_ledger(sink.getvalue(), columns)
+        wanted = table.select(columns or table.column_names)
+        assert found.schema.equals(wanted.schema)
+        assert said["schema_version"] == "1"
+        assert metadata["schema_version"] == "2"
+        if "wer" in found.column_names:
+            assert found["wer"].equals(table["wer"])
+            assert found["numbers_agree"].null_count == len(found)
+
+
+LATER = ("window", "retaken")
+"""What schema 1 did not say of a hypothesis."""
 
 
 def test_a_unit_without_kept_clips_has_an_empty_shard() -> None:
