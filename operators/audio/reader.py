@@ -24,6 +24,8 @@ _JUMP_SECONDS = 0.05
 """Timestamps of good files jitter by less (Matroska rounds to 1 ms, some writers to a video frame)."""
 
 _SEEK_MARGIN_SECONDS = 60
+"""How long before a window a mixer of channels is fed, so that it weighs them as it would from the beginning."""
+_MONO_MARGIN_SECONDS = 2
 _FRUITLESS = 1000
 """Errors in a row after which a demuxer that reads nothing new is given up."""
 
@@ -159,7 +161,8 @@ class Reader:
         where the demuxer lost its way and found on."""
         media, container, stream = self._media, self._media.container, self._media.stream
         codec = stream.codec_context
-        target = (seek_to // SAMPLE_RATE - _SEEK_MARGIN_SECONDS) * codec.sample_rate
+        margin = _SEEK_MARGIN_SECONDS if codec.channels > 1 else _MONO_MARGIN_SECONDS
+        target = (seek_to // SAMPLE_RATE - margin) * codec.sample_rate
         packets = container.demux(stream)
         if container.format.name in ("wav", "w64") and codec.name.startswith("pcm_") and target > 0:
             try:
