@@ -53,8 +53,8 @@ examples:
         "them per domain"
     ),
     "check": (
-        "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models, cluster; "
-        "nothing is curated"
+        "Tries output, sources, paths of models and the cluster, and loads every model of every stage.\nNothing is curated."
+        "\n\nexamples:\n  python -m pipeline check my.yaml"
     ),
     "report": """\
 examples:

@@ -27,6 +27,7 @@ from operators.errors import UserError
 from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting
 from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
+from pipeline.copilots import entries
 from stages.base import Resources
 
 
@@ -97,10 +98,13 @@ class AsrSettings:
 class CopilotSettings:
     """CopilotSettings choose the second, independent recogniser of each language."""
 
-    engine: str = setting("funasr", "or module:Class of yours")
+    engine: str = setting("funasr", "or module:Class of yours; of the models that name none of their own")
+    # Entries are read by pipeline/copilots.py.
     models: dict[str, Any] = setting(
         {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"},
-        'by language, hub name or local folder, or a list of them for a vote; "*" serves the rest',
+        "by language, hub name or local folder, or {engine, model, options}, or a list of these for a vote; "
+        '"*" serves the rest',
+        infinite=True,
     )
     device: str = setting("cpu", "or cuda")
     batch_seconds: float = setting(300.0, "of audio that is recognised together", at_least=1)
@@ -196,6 +200,8 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
             if key in _REPLACED:
                 _empty(tree, key)
             given = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            if key.rpartition(".")[0] == "copilot.models":
+                OmegaConf.update(tree, key, None)  # the entry is replaced whole: options of another engine would stay
             tree = OmegaConf.merge(tree, _checked(given, whole=key))
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
@@ -304,16 +310,10 @@ _TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bo
 
 def _check_together(settings: Settings) -> None:
     """Refuse what no bound of one setting can say."""
-    if not any(settings.copilot.models.values()):
+    if not entries(settings.copilot.models, settings.copilot.engine):
         raise UserError(
             "copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}"
         )
-    for language, models in settings.copilot.models.items():
-        named = [] if models is None else models if isinstance(models, list) else [models]
-        if not all(isinstance(model, str) and model.strip() for model in named):
-            raise UserError(
-                f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them"
-            )
     endpoint = settings.s3.endpoint_url
     if "@" in (endpoint or ""):
         raise UserError(
