@@ -67,6 +67,10 @@ class Hypothesis:
     language: str | None = None
     language_prob: float | None = None
     avg_logprob: float | None = None
+    identified_language: str | None = None
+    """what the clip was taken for at first, where it was heard again in the language of its recording."""
+    identified_prob: float | None = None
+    """the probability of that; `language_prob` is then that of the recording's language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

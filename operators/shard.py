@@ -55,8 +55,13 @@ _HYPOTHESIS = pa.struct(
         ("language", pa.string()),
         ("language_prob", pa.float64()),
         ("avg_logprob", pa.float64()),
+        # where the recording's majority overruled a clip: null otherwise, and in ledgers from before it did
+        ("identified_language", pa.string()),
+        ("identified_prob", pa.float64()),
     ]
 )
+_LEDGER_ONLY = ("identified_language", "identified_prob")
+"""Fields of a hypothesis that say how it came to be; a shard's record holds what was heard."""
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -203,7 +208,9 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         "per",
         "reference",
     )
+    heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
     return {name: row[name] for name in same} | {
+        "hypotheses": heard,
         "schema_version": SCHEMA_VERSION,
         "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
         "provenance": json.loads(row["provenance"]) if row["provenance"] else {},

@@ -53,8 +53,8 @@ examples:
         "them per domain"
     ),
     "check": (
-        "Tries output, sources, paths of models and the cluster, and loads every model of every stage.\nNothing is curated."
-        "\n\nexamples:\n  python -m pipeline check my.yaml"
+        "Tries output, sources, paths of models and the cluster, and loads every model of every stage.\n"
+        "Nothing is curated.\n\nexamples:\n  python -m pipeline check my.yaml"
     ),
     "report": """\
 examples:

@@ -90,7 +90,11 @@ class AsrSettings:
     language: str | None = setting(None, "one for everything; otherwise per source where given, else per clip")
     trust_source_language: bool = setting(True, "do not identify a language that the source gives")
     languages: list[str] = setting([], "keep these only; empty: all")
-    min_language_prob: float = setting(0.0, "a clip whose language is less certain is rejected")
+    min_language_prob: float = setting(0.0, "a clip whose language is less certain is rejected", at_least=0, at_most=1)
+    sure_language_prob: float = setting(
+        0.8, "a less certain clip gives way to the language of its recording; 0: never", at_least=0, at_most=1
+    )
+    retry_language: bool = setting(True, "such a clip is heard again in that language; false: it is rejected")
     options: dict[str, Any] = setting({}, "the engine's own", infinite=True)
 
 

@@ -56,7 +56,8 @@ def _entry(key: str, given: Any, engine: str, options: Mapping[str, Any]) -> Cop
         if name not in KEYS:
             near = difflib.get_close_matches(str(name), KEYS, n=1)
             raise UserError(f"{key} has no {name}: {f'did you mean {near[0]}?' if near else 'it takes ' + _KEYS}")
-    own, model = given.get("engine", engine), given.get("model")
+    own: Any = given.get("engine", engine)
+    model: Any = given.get("model")
     for name, value in (("engine", own), ("model", model)):
         if not isinstance(value, str) or not value.strip():
             raise UserError(f"{key}.{name}={value}: expected text, as in {{engine: {engine}, model: paraformer-zh}}")

@@ -41,7 +41,7 @@ EXPLANATIONS = {
     "too_slow": "Too few words for the length of the clip.",
     "low_logprob": "The recogniser was unsure of its own words.",
     "other_language": "A language that the run does not collect.",
-    "uncertain_language": "No language was certain enough.",
+    "uncertain_language": "No language was certain enough, or it is not that of its recording.",
     # copilot
     "no_copilot": "No second recogniser is set up for this language, so nobody can confirm the transcript.",
     "empty_copilot": "The second recogniser wrote nothing.",
