@@ -49,6 +49,7 @@ EXPLANATIONS = {
     "wer": "The two transcripts differ in too many words, though they sound alike.",
     "per": "The two transcripts differ in too many sounds.",
     "wer_and_per": "The two transcripts differ in too many words and too many sounds.",
+    "low_confidence": "The two agree, but by a hand-checked sample such a label is too likely wrong.",
 }
 """In plain words what each reason means."""
 
