@@ -15,7 +15,7 @@ import re
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
@@ -171,12 +171,12 @@ def load(path: str | None, overrides: list[str]) -> Settings:
 
     Paths inside the file are relative to the current directory, as on the command line. Raises UserError.
     """
-    return _merge(OmegaConf.structured(Settings), path, overrides)
+    return _merge(OmegaConf.structured(Settings), None if path is None else _settings_file(path), overrides)
 
 
-def override(settings: Settings, overrides: list[str]) -> Settings:
-    """Return the same settings with `key=value` changes. Raises UserError."""
-    return _merge(OmegaConf.structured(settings), None, overrides)
+def override(settings: Settings, overrides: list[str], file: SettingsFile | None = None) -> Settings:
+    """Return the same settings with those of a file and `key=value` changes laid over them. Raises UserError."""
+    return _merge(OmegaConf.structured(settings), file, overrides)
 
 
 def restore(values: dict[str, Any]) -> Settings:
@@ -193,10 +193,17 @@ def restore(values: dict[str, Any]) -> Settings:
     return settings
 
 
-def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
+class SettingsFile(NamedTuple):
+    """A SettingsFile is a YAML file that was read: its name, for errors, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def _merge(tree: Any, file: SettingsFile | None, overrides: list[str]) -> Settings:
     try:
-        if path is not None:
-            tree = _laid_over(tree, _read_yaml(path))
+        if file is not None:
+            tree = _laid_over(tree, _parse_yaml(file))
         for override in overrides:
             key, equals, _ = override.partition("=")
             if not equals:
@@ -211,26 +218,33 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"not valid YAML in {file.name if file else 'an override'}: {' '.join(str(error).split())}"
+        ) from None
     assert isinstance(settings, Settings)
     check(settings)
     _check_together(settings)
     return settings
 
 
-def _read_yaml(path: str) -> Any:
+def _settings_file(path: str) -> SettingsFile:
     try:
         if not Path(path).is_file():
             raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
+        return SettingsFile(path, Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _parse_yaml(file: SettingsFile) -> Any:
+    try:
+        content = yaml.safe_load(file.data.decode())
+    except UnicodeDecodeError:
+        raise UserError(f"{file.name} is not UTF-8: save it as UTF-8") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
+        raise UserError(f"{file.name} holds no settings: expected 'key: value' lines at the top level")
     return _checked(content)
 
 
