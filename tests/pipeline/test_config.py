@@ -192,7 +192,7 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: py
         raise PermissionError(errno.EACCES, "Permission denied")  # root, who runs some tests, may read everything
 
     (tmp_path / "mine.yaml").write_text("{}")
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"^cannot read .*mine\.yaml: Permission denied$"):
         config.load(str(tmp_path / "mine.yaml"), [])
 
