@@ -179,14 +179,20 @@ def override(settings: Settings, overrides: list[str], file: SettingsFile | None
     return _merge(OmegaConf.structured(settings), file, overrides)
 
 
+_DONE_BEFORE = {"asr": {"sure_language_prob": 0.0}}
+"""Settings whose default changed what a run writes, as they were before they came."""
+
+
 def restore(values: dict[str, Any]) -> Settings:
-    """Return settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises
-    UserError.
+    """Return settings from what `to_dict` gave. Raises UserError.
+
+    Keys that an older run did not know have their defaults, or the value that does what was done then.
     """
     if not isinstance(values, dict):
         raise UserError("config.yaml of the run is damaged: its settings are no table")
     try:
-        settings = OmegaConf.to_object(_laid_over(OmegaConf.structured(Settings), values))
+        before = OmegaConf.merge(OmegaConf.structured(Settings), _DONE_BEFORE)
+        settings = OmegaConf.to_object(_laid_over(before, values))
     except OmegaConfBaseException as error:
         raise UserError(f"config.yaml of the run: {_explain(error)}") from None
     assert isinstance(settings, Settings)

@@ -243,3 +243,11 @@ def test_a_run_from_before_hallucination_had_named_settings_goes_on(
     assert {key: value for key, value in found.items() if key.startswith("hallucination")} == in_fingerprint
     spelt_out = config.load(None, [*settings, "hallucination.min_stock_share=0.8"])
     assert config.fingerprint(spelt_out) == config.fingerprint(now)
+
+
+def test_a_run_from_before_recordings_had_a_say_in_language_is_restored_as_it_was() -> None:
+    """Else `redecide` would write that its clips were asked twice, and `run` would go on and mix both."""
+    values = config.to_dict(config.load(None, []))
+    assert config.restore(values).asr.sure_language_prob == 0.8
+    del values["asr"]["sure_language_prob"], values["asr"]["retry_language"]
+    assert config.restore(values).asr.sure_language_prob == 0.0
