@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from operators.clip import Agreement, Hypothesis, Rejection, Verdict
+from operators.confidence import Calibration, evidence
 from operators.edits import error_rate
 from operators.language import canonical
 from operators.rover import vote
@@ -36,7 +37,8 @@ WER = "wer"
 PER = "per"
 WER_AND_PER = "wer_and_per"
 NUMBERS = "numbers"
-REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER, NUMBERS)
+LOW_CONFIDENCE = "low_confidence"
+REASONS = (EMPTY_ASR, EMPTY_COPILOT, WER, PER, WER_AND_PER, NUMBERS, LOW_CONFIDENCE)
 """The closed list of why stage "rover" rejects a clip."""
 
 
@@ -72,6 +74,9 @@ class AgreementRule:
         "strict",
         "drop a clip whose transcripts hold different numbers, however long it is; or count them as any other word",
         choices=("strict", "counted"),
+    )
+    calibration: dict[str, Calibration] = setting(
+        {}, "by language, how likely a label is right and how likely it must be; written by `calibrate`"
     )
 
     def __post_init__(self) -> None:
@@ -147,10 +152,21 @@ class AgreementJudge:
 
     def judge(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> Verdict:
         """Keep with a label, or reject with one of REASONS. `hypotheses` as in a clip: the ASR, then the copilots."""
-        rejection = reject(agreement, self.rule)
+        rejection = reject(agreement, self.rule) or self._doubt(agreement, hypotheses, language)
         if rejection is not None:
             return Verdict(rejection=rejection)
         return Verdict(label=self._label(agreement, hypotheses, language))
+
+    def _doubt(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> Rejection | None:
+        """Return why a clip within the limits is dropped all the same; None without a calibration for its language."""
+        calibration = self.rule.calibration.get(canonical(language) or "default")
+        if calibration is None:
+            return None
+        right = 100 * calibration.probability(evidence(agreement, hypotheses))
+        if right >= calibration.min_right:
+            return None
+        detail = f"right with a probability of {right:.1f} %, and {calibration.min_right:g} % is asked for"
+        return Rejection(stage="rover", reason=LOW_CONFIDENCE, detail=detail)
 
     def _label(self, agreement: Agreement, hypotheses: Sequence[Hypothesis], language: str | None) -> str:
         if len(hypotheses) > 2:

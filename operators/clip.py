@@ -71,6 +71,10 @@ class Hypothesis:
     """the window of the unit that the clip was heard in; clips of one number shared it. None: no window is shared."""
     retaken: bool | None = None
     """whether the clip was in doubt there and heard again, alone."""
+    identified_language: str | None = None
+    """what the clip was taken for at first, where it was heard again in the language of its recording."""
+    identified_prob: float | None = None
+    """the probability of that; `language_prob` is then that of the recording's language."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

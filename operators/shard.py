@@ -59,8 +59,13 @@ _HYPOTHESIS = pa.struct(
         # how the clip was heard; null for engines that hear clips alone, and in ledgers from before they were written
         ("window", pa.int32()),
         ("retaken", pa.bool_()),
+        # where the recording's majority overruled a clip: null otherwise, and in ledgers from before it did
+        ("identified_language", pa.string()),
+        ("identified_prob", pa.float64()),
     ]
 )
+_LEDGER_ONLY = ("window", "retaken", "identified_language", "identified_prob")
+"""Fields of a hypothesis that say how it came to be; a shard's record holds what was heard."""
 
 LEDGER_SCHEMA = pa.schema(
     [
@@ -208,10 +213,8 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         "per",
         "reference",
     )
-    record = {name: row[name] for name in same}
-    # how a clip was heard is the ledger's; what was heard is the shard's
-    heard = [{k: v for k, v in each.items() if k not in ("window", "retaken")} for each in row["hypotheses"]]
-    return record | {
+    heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
+    return {name: row[name] for name in same} | {
         "hypotheses": heard,
         "schema_version": SCHEMA_VERSION,
         "duration": (row["end"] - row["start"]) / SAMPLE_RATE,

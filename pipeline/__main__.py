@@ -1,5 +1,6 @@
-"""The command line: python -m pipeline plan | run | check | report | redecide | score | show | compare | handoff |
-settings."""
+"""The command line: python -m pipeline plan | run | check | report | redecide | score | calibrate | show | compare |
+handoff | settings.
+"""
 
 from __future__ import annotations
 
@@ -54,8 +55,8 @@ examples:
         "them per domain"
     ),
     "check": (
-        "examples:\n  python -m pipeline check my.yaml         output, sources, disk, models, cluster; "
-        "nothing is curated"
+        "Tries output, sources, paths of models and the cluster, and loads every model of every stage.\n"
+        "Nothing is curated.\n\nexamples:\n  python -m pipeline check my.yaml"
     ),
     "report": """\
 examples:
@@ -68,7 +69,8 @@ cut from the sources again, what stays is copied. The new run equals a fresh one
 
 examples:
   python -m pipeline redecide runs/first rover.max_wer=15
-  python -m pipeline redecide runs/first rover.drop_when=both --output runs/lenient""",
+  python -m pipeline redecide runs/first rover.drop_when=both --output runs/lenient
+  python -m pipeline redecide runs/first --settings runs/first/calibration.yaml""",
     "score": """\
 Compares what each engine wrote, and the labels that were kept, with what was really said. FILE is JSONL,
 one recording a line:
@@ -88,6 +90,15 @@ examples:
   python -m pipeline compare "I paid $5" "i paid five dollars" --language en
   python -m pipeline compare 23度 二十三度 --language zh rover.max_wer=5
   python -m pipeline compare --pairs pairs.tsv > judged.jsonl""",
+    "calibrate": """\
+Fits, per language, how likely a label is right to a hand-checked sample (FILE as for 'score'), by what the ledger holds
+of its clip, and finds the threshold that keeps the most labels at a character error rate of --target-cer. Writes
+calibration.yaml, which 'redecide' takes, and calibration.json into the run; docs/how-to/check-label-quality.md says how
+to read them. It reads ledgers only.
+
+examples:
+  python -m pipeline calibrate runs/first --truth truth.jsonl --target-cer 2
+  python -m pipeline redecide runs/first --settings runs/first/calibration.yaml""",
     "handoff": handoff_command.EXAMPLES,
     "settings": """\
 examples:
@@ -100,6 +111,17 @@ examples:
 def parser() -> argparse.ArgumentParser:
     def describe(name: str) -> dict[str, object]:
         return {"epilog": EXAMPLES[name], "formatter_class": argparse.RawDescriptionHelpFormatter}
+
+    def add_truth(command: argparse.ArgumentParser, right: str | float, meaning: str) -> None:
+        command.add_argument("--truth", metavar="FILE", required=True, help="what was said, JSONL, local or s3://")
+        for name, default, text in (
+            ("right", right, meaning),
+            ("tolerance", 0.3, "seconds that a true segment may stick out of its clip"),
+            ("silence", 0.8, "the same, into what was taken as silence"),
+            ("seed", 0, "of the draws behind the intervals"),
+        ):
+            text += " (default: %(default)s)"
+            command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
 
     main = argparse.ArgumentParser(prog="python -m pipeline", description=DESCRIPTION, **describe("main"))  # type: ignore[arg-type]
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -125,24 +147,26 @@ def parser() -> argparse.ArgumentParser:
     command = add("redecide", "judge a finished run again under other thresholds")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("settings", metavar="key=value", nargs="*", help="new settings: rover.* and text.*")
+    command.add_argument(
+        "--settings", dest="file", metavar="FILE", help="YAML file with new settings, such as calibration.yaml"
+    )
     command.add_argument("--output", metavar="DIR", help="new run directory (default: RUN plus a hash of the settings)")
     command = add("score", "compare a run's labels and engines with a truth file")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
-    command.add_argument("--truth", metavar="FILE", required=True, help="what was said, JSONL, local or s3://")
-    for name, default, text in (
-        ("right", "0,5,10", "error rates, in percent, within which a label counts as right"),
-        ("tolerance", 0.3, "seconds that a true segment may stick out of its clip"),
-        ("silence", 0.8, "the same, into what was taken as silence"),
-    ):
-        text += " (default: %(default)s)"
-        command.add_argument(f"--{name}", metavar=name.upper(), type=type(default), default=default, help=text)
+    add_truth(command, "0,5,10", "error rates, in percent, within which a label counts as right")
     command.add_argument(
         "--written",
         action="store_true",
         help="compare texts as they are written: 23 is then not twenty three, nor $5 five dollars",
     )
-    command.add_argument("--seed", type=int, default=0, help="of the draws behind the intervals (default: %(default)s)")
+    command = add("calibrate", "find the threshold that reaches a target, from a hand-checked sample")
+    command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
+    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command.add_argument(
+        "--target-cer", metavar="PERCENT", type=float, required=True, help="character errors that kept labels may have"
+    )
+    add_truth(command, 5.0, "error rate, in percent, within which a label counts as right")
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
@@ -180,7 +204,7 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.command == "redecide":
         from pipeline.redecide import redecide
 
-        return redecide(arguments.run, arguments.settings, arguments.output, console)
+        return redecide(arguments.run, arguments.settings, arguments.output, console, arguments.file)
     if arguments.command == "handoff":
         return handoff_command.run(arguments, console)
     from pipeline.run_directory import existing_run
@@ -201,6 +225,15 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         from pipeline.show import show
 
         show(store, arguments.clip_id, console)
+        return 0
+    if arguments.command == "calibrate":
+        from pipeline.calibrate.command import Wish, calibrations, write_calibrations
+        from pipeline.score.command import tolerances
+
+        wish = Wish(target_cer=arguments.target_cer, bound=arguments.right)
+        allowed = tolerances(arguments.tolerance, arguments.silence)
+        made = calibrations(settings, store, arguments.truth, wish, allowed, arguments.seed)
+        write_calibrations(store, made, arguments.run, console)
         return 0
     from pipeline.score.command import score, score_settings, write_score
 

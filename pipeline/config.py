@@ -15,7 +15,7 @@ import re
 import typing
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from omegaconf import OmegaConf
@@ -28,6 +28,7 @@ from operators.settings import as_yaml, check, expected, json_schema, leaves, ne
 from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
 from operators.text.spoken import RULES_VERSION
+from pipeline.copilots import entries
 from stages.base import Resources
 
 
@@ -99,7 +100,11 @@ class AsrSettings:
     language: str | None = setting(None, "one for everything; otherwise per source where given, else per clip")
     trust_source_language: bool = setting(True, "do not identify a language that the source gives")
     languages: list[str] = setting([], "keep these only; empty: all")
-    min_language_prob: float = setting(0.0, "a clip whose language is less certain is rejected")
+    min_language_prob: float = setting(0.0, "a clip whose language is less certain is rejected", at_least=0, at_most=1)
+    sure_language_prob: float = setting(
+        0.8, "a less certain clip gives way to the language of its recording; 0: never", at_least=0, at_most=1
+    )
+    retry_language: bool = setting(True, "such a clip is heard again in that language; false: it is rejected")
     options: dict[str, Any] = setting({}, "the engine's own", infinite=True)
 
 
@@ -107,10 +112,13 @@ class AsrSettings:
 class CopilotSettings:
     """CopilotSettings choose the second, independent recogniser of each language."""
 
-    engine: str = setting("funasr", "or module:Class of yours")
+    engine: str = setting("funasr", "or module:Class of yours; of the models that name none of their own")
+    # Entries are read by pipeline/copilots.py.
     models: dict[str, Any] = setting(
         {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"},
-        'by language, hub name or local folder, or a list of them for a vote; "*" serves the rest',
+        "by language, hub name or local folder, or {engine, model, options}, or a list of these for a vote; "
+        '"*" serves the rest',
+        infinite=True,
     )
     device: str = setting("cpu", "or cuda")
     batch_seconds: float = setting(300.0, "of audio that is recognised together", at_least=1)
@@ -181,32 +189,45 @@ def load(path: str | None, overrides: list[str]) -> Settings:
 
     Paths inside the file are relative to the current directory, as on the command line. Raises UserError.
     """
-    return _merge(OmegaConf.structured(Settings), path, overrides)
+    return _merge(OmegaConf.structured(Settings), None if path is None else _settings_file(path), overrides)
 
 
-def override(settings: Settings, overrides: list[str]) -> Settings:
-    """Return the same settings with `key=value` changes. Raises UserError."""
-    return _merge(OmegaConf.structured(settings), None, overrides)
+def override(settings: Settings, overrides: list[str], file: SettingsFile | None = None) -> Settings:
+    """Return the same settings with those of a file and `key=value` changes laid over them. Raises UserError."""
+    return _merge(OmegaConf.structured(settings), file, overrides)
+
+
+_DONE_BEFORE = {"asr": {"sure_language_prob": 0.0}}
+"""Settings whose default changed what a run writes, as they were before they came."""
 
 
 def restore(values: dict[str, Any]) -> Settings:
-    """Return settings from what `to_dict` gave; keys that an older run did not know have their defaults. Raises
-    UserError.
+    """Return settings from what `to_dict` gave. Raises UserError.
+
+    Keys that an older run did not know have their defaults, or the value that does what was done then.
     """
     if not isinstance(values, dict):
         raise UserError("config.yaml of the run is damaged: its settings are no table")
     try:
-        settings = OmegaConf.to_object(_laid_over(OmegaConf.structured(Settings), values))
+        before = OmegaConf.merge(OmegaConf.structured(Settings), _DONE_BEFORE)
+        settings = OmegaConf.to_object(_laid_over(before, values))
     except OmegaConfBaseException as error:
         raise UserError(f"config.yaml of the run: {_explain(error)}") from None
     assert isinstance(settings, Settings)
     return settings
 
 
-def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
+class SettingsFile(NamedTuple):
+    """A SettingsFile is a YAML file that was read: its name, for errors, and its bytes."""
+
+    name: str
+    data: bytes
+
+
+def _merge(tree: Any, file: SettingsFile | None, overrides: list[str]) -> Settings:
     try:
-        if path is not None:
-            tree = _laid_over(tree, _read_yaml(path))
+        if file is not None:
+            tree = _laid_over(tree, _parse_yaml(file))
         for override in overrides:
             key, equals, _ = override.partition("=")
             if not equals:
@@ -214,31 +235,40 @@ def _merge(tree: Any, path: str | None, overrides: list[str]) -> Settings:
             if key in _REPLACED:
                 _empty(tree, key)
             given = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+            if key.rpartition(".")[0] == "copilot.models":
+                OmegaConf.update(tree, key, None)  # the entry is replaced whole: options of another engine would stay
             tree = OmegaConf.merge(tree, _checked(given, whole=key))
         settings = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML in {path or 'an override'}: {' '.join(str(error).split())}") from None
+        raise UserError(
+            f"not valid YAML in {file.name if file else 'an override'}: {' '.join(str(error).split())}"
+        ) from None
     assert isinstance(settings, Settings)
     check(settings)
     _check_together(settings)
     return settings
 
 
-def _read_yaml(path: str) -> Any:
+def _settings_file(path: str) -> SettingsFile:
     try:
         if not Path(path).is_file():
             raise UserError(f"no settings file {path}: give the path of a YAML file (pipeline/configs/ has examples)")
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
+        return SettingsFile(path, Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
+
+
+def _parse_yaml(file: SettingsFile) -> Any:
+    try:
+        content = yaml.safe_load(file.data.decode())
+    except UnicodeDecodeError:
+        raise UserError(f"{file.name} is not UTF-8: save it as UTF-8") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no settings: expected 'key: value' lines at the top level")
+        raise UserError(f"{file.name} holds no settings: expected 'key: value' lines at the top level")
     return _checked(content)
 
 
@@ -322,16 +352,10 @@ _TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bo
 
 def _check_together(settings: Settings) -> None:
     """Refuse what no bound of one setting can say."""
-    if not any(settings.copilot.models.values()):
+    if not entries(settings.copilot.models, settings.copilot.engine):
         raise UserError(
             "copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}"
         )
-    for language, models in settings.copilot.models.items():
-        named = [] if models is None else models if isinstance(models, list) else [models]
-        if not all(isinstance(model, str) and model.strip() for model in named):
-            raise UserError(
-                f"copilot.models.{language}={models}: expected the name or folder of a model, or a list of them"
-            )
     endpoint = settings.s3.endpoint_url
     if "@" in (endpoint or ""):
         raise UserError(

@@ -81,7 +81,9 @@ class Curation:
         return self.finish(units, failed)
 
     def check(self) -> int:
-        """Do everything that `run` checks and nothing else. Return 0. Raises UserError."""
+        """Do everything that `run` checks, loading every model included, and nothing else. Return 0. Raises
+        UserError.
+        """
         self.preflight.before_plan()
         self.work([], done_before=0)
         return 0

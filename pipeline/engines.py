@@ -1,6 +1,7 @@
 """Engines by import string: which class a setting names, and what it is built with in the worker that will use it.
 
-    vad.engine, asr.engine, copilot.engine ──> EngineSpec("module:Class", arguments) ──pickled──> worker ──> engine
+    vad.engine, asr.engine, copilot.engine, copilot.models
+        └──> EngineSpec("module:Class", arguments) ──pickled──> worker ──> engine
 
 A built-in name stands for an engine of ours; `module:Class` is the user's own, which gets its model and its `options`.
 """
@@ -18,6 +19,7 @@ from operators.asr.whisperx import LANGUAGES
 from operators.errors import UserError
 from operators.language import PROMPTED_AS, canonical
 from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
+from pipeline.copilots import CopilotModel, entries
 
 WHISPERX, FUNASR = "whisperx", "funasr"
 BUILT_IN = {
@@ -52,17 +54,10 @@ class EngineSpec:
 class CopilotSpec:
     """A CopilotSpec is a picklable call that builds the router, with an EngineSpec for each model of each language."""
 
-    models: dict[str, list[str]]
-    engine: str
-    arguments: dict[str, Any]
+    models: dict[str, list[EngineSpec]]
 
     def __call__(self) -> CopilotRouter:
-        return CopilotRouter(
-            {
-                language: [EngineSpec(self.engine, {"model": model} | self.arguments) for model in models]
-                for language, models in self.models.items()
-            }
-        )
+        return CopilotRouter(self.models)
 
 
 def vad(settings: VadSettings) -> EngineSpec:
@@ -94,27 +89,37 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
 
 def copilots(settings: CopilotSettings, threads: int) -> CopilotSpec:
     """Return how the copilots are built. Raises UserError as `vad`, and for a language that stands there twice."""
-    arguments: dict[str, Any] = {}
-    if settings.engine == FUNASR:
-        arguments = {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
-    models: dict[str, list[str]] = {}
-    for language, given in settings.models.items():
+    models: dict[str, list[EngineSpec]] = {}
+    for language, listed in entries(settings.models, settings.engine, settings.options).items():
         code = language.strip().lower().replace("_", "-")
-        if given and code in models:
+        if code in models:
             raise UserError(f"copilot.models: {language} stands there twice: give one entry a list of models")
-        if given:
-            models[code] = [given] if isinstance(given, str) else list(given)
+        models[code] = [_copilot(each, f"copilot.models.{language}.engine", settings, threads) for each in listed]
     for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
         models.setdefault(canonical(code) or code, models[code])
-    return CopilotSpec(models, target("copilot", settings.engine), arguments | settings.options)
+    return CopilotSpec(models)
 
 
-def target(section: str, engine: str) -> str:
-    """Return the import string of an engine. Raises UserError for a name that is neither built in nor module:Class."""
+def _copilot(entry: CopilotModel, key: str, settings: CopilotSettings, threads: int) -> EngineSpec:
+    arguments: dict[str, Any] = {"model": entry.model}
+    if entry.engine == FUNASR:
+        arguments |= {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
+    if entry.engine == settings.engine:
+        key = "copilot.engine"
+    return EngineSpec(target("copilot", entry.engine, key), arguments | dict(entry.options))
+
+
+def target(section: str, engine: str, key: str = "") -> str:
+    """Return the import string of an engine. Raises UserError for a name that is neither built in nor module:Class.
+
+    key: the setting that names it, `section`.engine unless another is given.
+    """
     known = BUILT_IN[section]
     if ":" not in engine and engine not in known:
         names = " or ".join(known)
-        raise UserError(f"{section}.engine={engine}: give {names}, or module:Class for an engine of your own")
+        raise UserError(
+            f"{key or section + '.engine'}={engine}: give {names}, or module:Class for an engine of your own"
+        )
     return known.get(engine, engine)
 
 

@@ -17,7 +17,9 @@ from operators.asr.whisper_folder import has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
 from pipeline.config import Settings
+from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
+from pipeline.engines import BUILT_IN, WHISPERX
 from pipeline.sources.files import check_source
 
 FLAC_BYTES_PER_SECOND = 18_000
@@ -55,23 +57,24 @@ class Preflight:
         self._models()
 
     def _models(self) -> None:
-        """Cheap look at model paths before minutes go into planning; they are really loaded by the stages' roll
-        call.
+        """Cheap look at model paths before minutes go into planning; the stages' roll call really loads them.
+
+        What an engine of the user's own makes of a name is its own business.
         """
         asr = self.settings.asr
         folder = Path(asr.model).expanduser()
-        if asr.engine == "whisperx" and asr.share_windows and folder.is_dir() and not has_alignment_heads(folder):
+        if asr.engine == WHISPERX and asr.share_windows and folder.is_dir() and not has_alignment_heads(folder):
             self.passed("windows", f"{asr.model} has no alignment heads: every clip is heard in a window of its own")
-        named = {"vad.model": self.settings.vad.model, "asr.model": self.settings.asr.model}
-        for language, models in self.settings.copilot.models.items():
-            for model in [models] if isinstance(models, str) else (models or []):
-                named[f"copilot.models.{language}"] = model
-        for key, model in named.items():
-            if (
-                model
-                and (model.startswith((".", "/", "~")) or model.count("/") > 1)
-                and not os.path.isdir(os.path.expanduser(model))
-            ):
+        settings = self.settings
+        named = [("vad.model", settings.vad.engine, settings.vad.model)]
+        named += [("asr.model", settings.asr.engine, settings.asr.model)]
+        for language, models in entries(settings.copilot.models, settings.copilot.engine).items():
+            named += [(f"copilot.models.{language}", each.engine, each.model) for each in models]
+        for key, engine, model in named:
+            if not model or engine not in BUILT_IN[key.partition(".")[0]]:
+                continue
+            path = model.startswith((".", "/", "~")) or model.count("/") > 1
+            if path and not os.path.isdir(os.path.expanduser(model)):
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
 
     def after_plan(self, input_seconds: float) -> None:

@@ -46,6 +46,8 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             trust_source_language=settings.asr.trust_source_language,
             languages=tuple(canonical(code) or code for code in settings.asr.languages),
             min_language_prob=settings.asr.min_language_prob,
+            sure_language_prob=settings.asr.sure_language_prob,
+            retry_language=settings.asr.retry_language,
             resources=workers.transcribe,
         ),
         # The same again, from an independent recogniser for that language.

@@ -1,6 +1,7 @@
 """`redecide`: the run that other thresholds would have given, from the ledgers of one that is there.
 
-    RUN's config + key=value ──only rover.*, text.* may change──> new run directory ──Rejudge per unit──> shards, report
+    RUN's config + FILE + key=value ──only rover.*, text.* may change──> new run directory
+        └──Rejudge per unit──> shards, report
 
 The new run is a run like any other; an interrupted redecide goes on where it stopped when it is called again.
 """
@@ -12,8 +13,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from operators.errors import UserError
-from operators.storage.base import Store
-from operators.storage.fetch import Fetch, open_store
+from operators.storage.base import S3Settings, Store
+from operators.storage.fetch import Fetch, locate, open_store
 from operators.text.spoken import RULES_VERSION
 from pipeline import config, ledger, recipe
 from pipeline.curate import Curation
@@ -29,13 +30,16 @@ another version of them is measured again.
 """
 
 
-def redecide(run: str, overrides: list[str], output: str | None, console: Console) -> int:
-    """Write the run that `run` would have been under `overrides`. Return the exit code. Raises UserError."""
+def redecide(run: str, overrides: list[str], output: str | None, console: Console, file: str | None = None) -> int:
+    """Write the run that `run` would have been under `overrides`. Return the exit code. Raises UserError.
+
+    file: path or s3:// URI of a YAML file with more settings; `overrides` have the last word.
+    """
     s3 = config.load(None, [override for override in overrides if override.startswith("s3.")]).s3
     old = open_store(run, s3)
     stored = stored_config(old)
     before = config.restore(stored["settings"])
-    settings = config.override(before, overrides)
+    settings = config.override(before, overrides, _read(file, s3) if file else None)
     old_values, new_values = config.output_settings(before), config.output_settings(settings)
     changed = [
         key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)
@@ -80,3 +84,10 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     todo = ledger.to_do(units, curation.store)
     failed = curation.work(todo, done_before=len(units) - len(todo)) if todo else 0
     return curation.finish(units, failed)
+
+
+def _read(file: str, s3: S3Settings) -> config.SettingsFile:
+    store, key = locate(file, s3)
+    if not store.exists(key):
+        raise UserError(f"no settings file {file}: give the path or s3:// address of a YAML file")
+    return config.SettingsFile(file, store.read(key))

@@ -72,6 +72,9 @@ def show(store: Store, clip_id: str, console: Console) -> None:
         if heard["language"]:
             sure = f" ({heard['language_prob']:.0%})" if heard["language_prob"] is not None else ""
             facts.append(heard["language"] + sure)
+        if heard.get("identified_language"):
+            said = f"{heard['identified_language']} ({heard['identified_prob']:.0%})"
+            facts.append(f"taken for {said} at first, heard again in the language of its recording")
         if heard["avg_logprob"] is not None:
             facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
         line(stage, ", ".join(facts))

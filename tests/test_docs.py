@@ -112,7 +112,7 @@ def test_settings_that_a_page_names_exist(page: Path) -> None:
     known = keys.keys() | {key.rpartition(".")[0] for key in keys}
     tables = {key for key, default in keys.items() if isinstance(default, dict)}
     for name in mentioned_settings(page.read_text(encoding="utf-8")):
-        entry = name.rpartition(".")[0] in tables
+        entry = any(name.startswith(f"{table}.") for table in tables)
         assert name in known or entry, f"{page.name} names the setting {name}, which does not exist"
 
 

@@ -43,7 +43,7 @@ EXPLANATIONS = {
     "too_slow": "Too few words for the length of the clip.",
     "low_logprob": "The recogniser was unsure of its own words.",
     "other_language": "A language that the run does not collect.",
-    "uncertain_language": "No language was certain enough.",
+    "uncertain_language": "No language was certain enough, or it is not that of its recording.",
     # copilot
     "no_copilot": "No second recogniser is set up for this language, so nobody can confirm the transcript.",
     "empty_copilot": "The second recogniser wrote nothing.",
@@ -52,6 +52,7 @@ EXPLANATIONS = {
     "per": "The two transcripts differ in too many sounds.",
     "wer_and_per": "The two transcripts differ in too many words and too many sounds.",
     "numbers": "The two transcripts hold different numbers; in a long clip that is a small share of the words.",
+    "low_confidence": "The two agree, but by a hand-checked sample such a label is too likely wrong.",
 }
 """In plain words what each reason means."""
 

@@ -82,7 +82,7 @@ def _identity(total: Tally) -> list[dict[str, Any]]:
         ("input", "in", total.input),
         ("kept", "kept", total.kept.samples),
         ("disagree", "transcripts disagree", disagree),
-        ("rejected", "rejected before that", total.rejected_total.samples - disagree),
+        ("rejected", "rejected otherwise", total.rejected_total.samples - disagree),
         ("silent", "not speech", total.non_speech),
         ("unreadable", "unreadable", total.unreadable_total),
     ]

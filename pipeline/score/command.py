@@ -19,11 +19,12 @@ from operators.storage.fetch import locate
 from pipeline import ledger, recipe
 from pipeline.config import Settings
 from pipeline.plan import PLAN_KEY, load_plan
-from pipeline.score.counts import SCORE_COLUMNS, ScoreSettings, count
+from pipeline.score.clips import SCORE_COLUMNS
+from pipeline.score.counts import ScoreSettings, count
 from pipeline.score.page import render_page
 from pipeline.score.result import Score, summarise
 from pipeline.score.terminal import render_terminal
-from pipeline.score.truth import Tolerance, read_truth
+from pipeline.score.truth import Tolerance, Truth, read_truth
 
 
 def score_settings(right: str, tolerance: float, silence: float, *, written: bool) -> ScoreSettings:
@@ -32,20 +33,21 @@ def score_settings(right: str, tolerance: float, silence: float, *, written: boo
         limits = tuple(sorted({float(each) for each in right.split(",")}))
     except ValueError:
         raise UserError(f"--right {right}: expected percentages with commas between, for example 0,5,10") from None
+    return ScoreSettings(limits=limits, tolerance=tolerances(tolerance, silence), spoken=not written)
+
+
+def tolerances(tolerance: float, silence: float) -> Tolerance:
+    """Return --tolerance and --silence, in seconds. Raises UserError."""
     if not (math.isfinite(tolerance) and math.isfinite(silence)):
         raise UserError("--tolerance and --silence are seconds")
-    allowed = Tolerance(edge=round(tolerance * SAMPLE_RATE), silence=round(silence * SAMPLE_RATE))
-    return ScoreSettings(limits=limits, tolerance=allowed, spoken=not written)
+    return Tolerance(edge=round(tolerance * SAMPLE_RATE), silence=round(silence * SAMPLE_RATE))
 
 
 def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings, seed: int = 0) -> Score:
     """Return the score of a run by the truth file at a path or s3:// URI. Raises UserError."""
     if seed < 0:
         raise UserError("--seed is a whole number from 0")
-    truth_store, key = locate(truth_uri, settings.s3)
-    if not truth_store.exists(key):
-        raise UserError(f"no truth file {truth_uri}: give a JSONL file with a line per recording, local or s3://")
-    truth = read_truth(truth_store.read(key), truth_uri)
+    truth = load_truth(truth_uri, settings)
     normaliser = recipe.normaliser(settings.text)
     counts = count(ledger.ledgers(store, SCORE_COLUMNS), truth, asked, settings.rover, normaliser)
     found = summarise(counts, asked, settings.rover, seed)
@@ -53,6 +55,14 @@ def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings
         return found
     units = load_plan(store)
     return replace(found, units=len(units), units_done=len(units) - len(ledger.to_do(units, store)))
+
+
+def load_truth(uri: str, settings: Settings) -> Truth:
+    """Return the truth file at a path or s3:// URI. Raises UserError."""
+    store, key = locate(uri, settings.s3)
+    if not store.exists(key):
+        raise UserError(f"no truth file {uri}: give a JSONL file with a line per recording, local or s3://")
+    return read_truth(store.read(key), uri)
 
 
 def write_score(store: Store, found: Score, console: Console) -> None:

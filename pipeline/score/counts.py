@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -25,22 +25,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from operators.agreement import AgreementJudge, AgreementRule
-from operators.clip import Agreement, Hypothesis, Span
+from operators.agreement import AgreementRule
 from operators.edits import edit_counts
 from operators.errors import UserError
 from operators.language import is_unspaced
-from operators.text.folded import Folder
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
-from pipeline.report.retention import AGREEMENT_REASONS, THRESHOLD_REASONS
-from pipeline.score.truth import Tolerance, TrueRecording, Truth, align
-
-SCORE_COLUMNS = (
-    "domain", "recording_id", "uri", "start", "end", "outcome", "reason", "clip_id", "language", "hypotheses",
-    "asr_norm", "copilot_norm", "reference", "wer", "per", "label",
-)  # fmt: skip
-"""What `count` needs of a ledger."""
+from pipeline.report.retention import THRESHOLD_REASONS
+from pipeline.score.clips import SCORE_COLUMNS, Labels, hypotheses, placed_clips, recordings_with_truth
+from pipeline.score.truth import Tolerance, Truth
 
 """Languages written without spaces: scored by CER, the others by WER as well."""
 KEPT, DISAGREED, EARLIER = 0, 1, 2
@@ -139,9 +132,7 @@ class _Tally:
     def __init__(self, truth: Truth, settings: ScoreSettings, rule: AgreementRule, normaliser: Normaliser) -> None:
         self._truth = truth
         self._settings = settings
-        # What label would a clip have under limits that everything meets? What `redecide` would write.
-        lenient = replace(rule, max_wer=float("inf"), max_per=float("inf"), numbers="counted")
-        self._lenient = AgreementJudge(lenient, Folder(normaliser=normaliser))
+        self._labels = Labels(rule, normaliser)
         self._normaliser = normaliser
         self._counts: dict[tuple[str, str, str], Counts] = {}
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
@@ -156,21 +147,13 @@ class _Tally:
         self._ledgers += 1
         clips = table.filter(pc.is_in(table["outcome"], pa.array(["kept", "rejected"])))
         self._clips += clips.num_rows
-        names = clips.group_by(["recording_id", "uri"], use_threads=False).aggregate([]).to_pylist()
-        found: dict[str, TrueRecording] = {}
-        for name in names:
-            recording = self._truth.find(name["recording_id"], name["uri"])
-            if recording is not None:
-                found[name["recording_id"]] = recording
+        found = recordings_with_truth(clips, self._truth)
         known = pa.array(list(found), pa.string())
         self._without_truth(clips.filter(pc.invert(pc.is_in(clips["recording_id"], known))))
-        rows = table.filter(pc.is_in(table["recording_id"], known)).sort_by("start").to_pylist()
-        by_recording: dict[str, list[dict[str, Any]]] = {name: [] for name in found}
-        for row in rows:
-            by_recording[row["recording_id"]].append(row)
-        for name, recording in found.items():
-            for row, quiet in _with_quiet(by_recording[name]):
-                self._add_clip(row, quiet, recording)
+        for clip in placed_clips(table, found, self._settings.tolerance):
+            self._coverage[clip.row["domain"], clip.placement] += (1, clip.span.samples)
+            if clip.placement == "scored":
+                self._score(clip.row, clip.truth, clip.language, clip.span.samples)
 
     def _without_truth(self, clips: pa.Table) -> None:
         clips = clips.append_column("samples", pc.subtract(clips["end"], clips["start"]))
@@ -178,23 +161,14 @@ class _Tally:
         for row in sums.to_pylist():
             self._coverage[row["domain"], "no_truth"] += (row["samples_count"], row["samples_sum"])
 
-    def _add_clip(self, row: dict[str, Any], quiet: Span, recording: TrueRecording) -> None:
-        span = Span(row["start"], row["end"])
-        placement, text = (
-            align(recording, span, quiet, self._settings.tolerance) if row["hypotheses"] else ("unheard", "")
-        )
-        self._coverage[row["domain"], placement] += (1, span.samples)
-        if placement == "scored":
-            self._score(row, text, recording.language or row["language"] or "", span.samples)
-
     def _score(self, row: dict[str, Any], text: str, language: str, samples: int) -> None:
         limits = self._settings.limits
-        heard = tuple(Hypothesis(**hypothesis) for hypothesis in row["hypotheses"])
+        heard = hypotheses(row)
         truth = self._form(text, language)
         forms = [self._form(hypothesis.text, language, text) for hypothesis in heard]
         measured = [_measure(truth, form, language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
-        label = self._label(row, heard)
+        label = self._labels.label(row, heard)
         group = KEPT if row["outcome"] == "kept" else EARLIER if label is None else DISAGREED
         for index, (hypothesis, numbers) in enumerate(zip(heard, measured, strict=True)):
             self._engines[index][hypothesis.engine] += 1
@@ -214,16 +188,6 @@ class _Tally:
         self._grid[wer, per] += np.concatenate(([1, samples], numbers[[CHAR_EDITS, CHARS]], numbers[RIGHT:]))
         if group == KEPT and numbers[TOKEN_EDITS]:
             self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))
-
-    def _label(self, row: dict[str, Any], heard: tuple[Hypothesis, ...]) -> str | None:
-        """Return the clip's label or, where the agreement rule alone took it away, the one it would have had."""
-        if row["outcome"] == "kept":
-            return str(row["label"])
-        if row["reason"] not in AGREEMENT_REASONS:
-            return None
-        names = ("wer", "per", "asr_norm", "copilot_norm", "reference")
-        agreement = Agreement(**{name: row[name] for name in names}, tokens_per_second=0.0)
-        return self._lenient.judge(agreement, heard, row["language"]).label
 
     def _form(self, text: str, language: str, beside: str = "") -> str:
         return evaluation_form(self._normaliser.spoken(text, language, beside) if self._settings.spoken else text)
@@ -276,24 +240,6 @@ class _Tally:
                 sorted(self._wrong, key=lambda wrong: (-wrong.error_rate, wrong.recording_id, wrong.start))
             ),
         )
-
-
-def _with_quiet(rows: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], Span]]:
-    """Yield the clips among a recording's rows (by start), each with its span and the non-speech right around it."""
-    rows = [row for row in rows if row["start"] < row["end"]]
-    for at, row in enumerate(rows):
-        if row["outcome"] not in ("kept", "rejected"):
-            continue
-        first = last = at
-        while first and rows[first - 1]["outcome"] == "non_speech" and rows[first - 1]["end"] == rows[first]["start"]:
-            first -= 1
-        while (
-            last + 1 < len(rows)
-            and rows[last + 1]["outcome"] == "non_speech"
-            and rows[last + 1]["start"] == rows[last]["end"]
-        ):
-            last += 1
-        yield row, Span(rows[first]["start"], rows[last]["end"])
 
 
 @lru_cache(maxsize=4096)

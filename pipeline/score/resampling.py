@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,14 +53,7 @@ class Sample:
 
     def estimate(self, rate: Callable[[Sums], np.ndarray]) -> Estimate:
         """Return a rate of the sums, with the interval of the same rate of what was drawn."""
-        value = _finite(rate(self.sums))
-        drawn = rate(self.drawn) if self.drawn is not None else np.zeros(0)
-        drawn = drawn[~np.isnan(drawn)]
-        if not len(drawn):
-            return Estimate(value, None, None)
-        # A draw itself, never a mean of two: a ratio to no errors at all is infinite.
-        low, high = np.percentile(drawn, (2.5, 97.5), method="inverted_cdf")
-        return Estimate(value, _finite(low), _finite(high))
+        return estimate(rate(self.sums), rate(self.drawn) if self.drawn is not None else np.zeros(0))
 
     def percent(self, columns: Callable[[Sums], np.ndarray], part: int, whole: int, *, rest: bool = False) -> Estimate:
         """Return one column in percent of another; `rest`: what the part leaves of the whole."""
@@ -71,6 +64,28 @@ class Sample:
             return 100 - share if rest else share
 
         return self.estimate(rate)
+
+
+def estimate(value: np.ndarray | float, drawn: np.ndarray) -> Estimate:
+    """Return a value with the interval of what was drawn for it, [draws]; draws that are NaN say nothing."""
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return Estimate(_finite(value), None, None)
+    # A draw itself, never a mean of two: a ratio to no errors at all is infinite.
+    low, high = np.percentile(drawn, (2.5, 97.5), method="inverted_cdf")
+    return Estimate(_finite(value), _finite(low), _finite(high))
+
+
+def redraws(recordings: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
+    """Yield how often each recording is drawn, [some draws, recordings], DRAWS draws in all; none for fewer than two.
+
+    They come in parts, so that what is made of them need not be in memory at once.
+    """
+    if recordings < 2:
+        return
+    chances = np.full(recordings, 1 / recordings)
+    for _ in range(DRAWS // _DRAWS_AT_ONCE):
+        yield generator.multinomial(recordings, chances, size=_DRAWS_AT_ONCE).astype(float)
 
 
 def _finite(value: np.ndarray | float) -> float | None:
@@ -111,13 +126,9 @@ def draw(parts: dict[tuple[str, str, str], Counts], generator: np.random.Generat
         )
 
     as_they_are = sums(np.ones(len(names)))
-    if len(names) < 2:
+    draws = [sums(weights) for weights in redraws(len(names), generator)]
+    if not draws:
         return Sample(as_they_are, None)
-    chances = np.full(len(names), 1 / len(names))
-    draws = [
-        sums(generator.multinomial(len(names), chances, size=_DRAWS_AT_ONCE).astype(float))
-        for _ in range(DRAWS // _DRAWS_AT_ONCE)
-    ]
     fields = ("errors", "joint", "expected")
     return Sample(as_they_are, Sums(**{each: np.concatenate([getattr(of, each) for of in draws]) for each in fields}))
 

@@ -192,7 +192,7 @@ def test_a_file_that_may_not_be_read_is_one_line(tmp_path: Path, monkeypatch: py
         raise PermissionError(errno.EACCES, "Permission denied")  # root, who runs some tests, may read everything
 
     (tmp_path / "mine.yaml").write_text("{}")
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"^cannot read .*mine\.yaml: Permission denied$"):
         config.load(str(tmp_path / "mine.yaml"), [])
 
@@ -243,3 +243,11 @@ def test_a_run_from_before_hallucination_had_named_settings_goes_on(
     assert {key: value for key, value in found.items() if key.startswith("hallucination")} == in_fingerprint
     spelt_out = config.load(None, [*settings, "hallucination.min_stock_share=0.8"])
     assert config.fingerprint(spelt_out) == config.fingerprint(now)
+
+
+def test_a_run_from_before_recordings_had_a_say_in_language_is_restored_as_it_was() -> None:
+    """Else `redecide` would write that its clips were asked twice, and `run` would go on and mix both."""
+    values = config.to_dict(config.load(None, []))
+    assert config.restore(values).asr.sure_language_prob == 0.8
+    del values["asr"]["sure_language_prob"], values["asr"]["retry_language"]
+    assert config.restore(values).asr.sure_language_prob == 0.0

@@ -10,7 +10,7 @@
   function parts(scope) {
     let disagree = 0, rejected = 0;
     for (const [, reason, samples] of scope.rejected) if (agreement.has(reason)) disagree += samples; else rejected += samples;
-    return [["kept", scope.kept, "kept"], ["disagree", disagree, "transcripts disagree"], ["rejected", rejected, "rejected before that"],
+    return [["kept", scope.kept, "kept"], ["disagree", disagree, "transcripts disagree"], ["rejected", rejected, "rejected otherwise"],
       ["silent", scope.nonSpeech, "not speech"], ["unreadable", scope.unreadable, "unreadable"]];
   }
 

@@ -13,7 +13,8 @@ from operators.agreement import AgreementRule
 from operators.edits import edit_counts, error_rate
 from operators.errors import UserError
 from operators.text.spoken import Normaliser, evaluation_form, tokens
-from pipeline.score.counts import SCORE_COLUMNS, ScoreSettings
+from pipeline.score.clips import SCORE_COLUMNS
+from pipeline.score.counts import ScoreSettings
 from pipeline.score.estimates import CurvePoint, Scope
 from pipeline.score.page import render_page
 from pipeline.score.resampling import Estimate

@@ -1,0 +1,126 @@
+"""One engine per language: what may stand in `copilot.models`, and which engine comes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from operators.errors import UserError
+from pipeline import config, engines
+from pipeline.__main__ import main
+from tests.support import fast_engines
+from tests.support.curated_handoffs import ledger_rows
+
+MINE = "tests.support.fast_engines:HashCopilot"
+
+
+def specs(*overrides: str) -> dict[str, list[engines.EngineSpec]]:
+    return engines.copilots(config.load(None, list(overrides)).copilot, threads=3).models
+
+
+def test_a_language_may_have_an_engine_of_its_own_beside_plain_names() -> None:
+    found = specs(
+        f"copilot.models={{zh: paraformer-zh, en: {{engine: '{MINE}', model: ./any/name, options: {{a: 1}}}}}}"
+    )
+    funasr = {"model": "paraformer-zh", "device": "cpu", "batch_seconds": 300.0, "threads": 3}
+    assert found == {
+        "zh": [engines.EngineSpec("operators.asr.funasr:FunAsr", funasr)],
+        "en": [engines.EngineSpec(MINE, {"model": "./any/name", "a": 1})],
+    }
+
+
+def test_engines_may_be_mixed_in_a_vote() -> None:
+    found = specs(
+        f"copilot.models={{en: [paraformer-en, {{engine: '{MINE}', model: sun}}, {{model: iic/SenseVoiceSmall}}]}}"
+    )
+    assert [(each.target.partition(":")[2], each.arguments["model"]) for each in found["en"]] == [
+        ("FunAsr", "paraformer-en"), ("HashCopilot", "sun"), ("FunAsr", "iic/SenseVoiceSmall")
+    ]  # fmt: skip
+
+
+def test_options_of_the_section_go_to_its_engine_only_and_own_ones_lie_over_them() -> None:
+    funasr, mine = specs(
+        "copilot.options={hub: hf, language: given}",
+        f"copilot.models={{en: [{{model: a, options: {{hub: ms}}}}, {{engine: '{MINE}', model: b}}]}}",
+    )["en"]
+    assert (funasr.arguments["hub"], funasr.arguments["language"]) == ("ms", "given")
+    assert mine.arguments == {"model": "b"}
+
+
+def test_one_entry_on_the_command_line_replaces_that_of_the_file_whole(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(f"copilot: {{models: {{zh: z, en: {{engine: '{MINE}', model: a, options: {{old: 1}}}}}}}}\n")
+    models: dict[str, Any] = config.load(str(file), ["copilot.models.en={model: b}"]).copilot.models
+    assert models == {"zh": "z", "en": {"model": "b"}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "words"),
+    [
+        ("{engine: 'a:B'}", ["copilot.models.en.model=None"]),
+        ("{model: ' '}", ["copilot.models.en.model"]),
+        ("{model: 3}", ["copilot.models.en.model=3", "expected text"]),
+        ("{modle: x}", ["copilot.models.en has no modle", "did you mean model?"]),
+        ("{model: x, device: cuda}", ["copilot.models.en has no device", "engine, model and options"]),
+        ("{model: x, options: 3}", ["copilot.models.en.options", "table"]),
+        ("[x, {engine: 3, model: y}]", ["copilot.models.en.engine=3"]),
+        ("3", ["copilot.models.en=3", "list of them"]),
+    ],
+)
+def test_a_wrong_entry_is_one_line_that_names_it(entry: str, words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        config.load(None, [f"copilot.models.en={entry}"])
+    assert "\n" not in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+
+
+def test_an_engine_that_nobody_knows_is_named_with_its_place() -> None:
+    with pytest.raises(UserError, match=r"copilot\.models\.en\.engine=parafomer: give funasr, or module:Class"):
+        specs("copilot.models={zh: x, en: {engine: parafomer, model: x}}")
+
+
+@pytest.fixture
+def crawl(tmp_path: Path) -> Path:
+    fast_engines.write_crawl(tmp_path / "crawl", 4, seed=1, domains=["live"])
+    return tmp_path / "crawl"
+
+
+def run(tmp_path: Path, crawl: Path, command: str, *more: str) -> int:
+    config_file = tmp_path / "empty.yaml"
+    config_file.write_text("{}\n")
+    settings = fast_engines.settings(str(tmp_path / "run"), str(crawl), "execution.runner=local", *more)
+    return main([command, str(config_file), *settings])
+
+
+def test_a_run_with_an_engine_of_one_language_names_it_in_its_ledger(crawl: Path, tmp_path: Path) -> None:
+    """FunASR serves the rest by default and has nothing to load; what an own engine calls its model may be anything."""
+    own = f"copilot.models={{en: {{engine: '{MINE}', model: /no/such/folder}}}}"
+    assert run(tmp_path, crawl, "run", "copilot.engine=funasr", "asr.model=./neither/a/folder", own) == 0
+    heard = {each["engine"] for row in ledger_rows(str(tmp_path / "run")) for each in row["hypotheses"] or ()}
+    assert heard == {"hash", "hash-copilot"}
+
+
+@pytest.mark.parametrize(
+    "entry", ["/no/such/folder", "{model: /no/such/folder}", "[{engine: funasr, model: /no/such/folder}]"]
+)
+def test_the_folder_of_a_built_in_engine_must_be_there(
+    entry: str, crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, crawl, "run", "copilot.engine=funasr", f"copilot.models={{en: {entry}}}") == 2
+    assert "copilot.models.en: no model folder /no/such/folder" in capsys.readouterr().err
+
+
+def test_check_loads_every_model_and_says_so(crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(tmp_path, crawl, "check") == 0
+    assert "every stage has loaded its models" in capsys.readouterr().out
+    absent = "copilot.models={en: hash, fr: {engine: 'tests.pipeline.test_copilots:Absent', model: x}}"
+    assert run(tmp_path, crawl, "check", absent) == 2
+    assert "the weights of x are not here" in capsys.readouterr().err
+
+
+class Absent:
+    def __init__(self, model: str) -> None:
+        raise UserError(f"the weights of {model} are not here")
