@@ -79,7 +79,7 @@ class Transcribe:
         again: list[Hypothesis | None] = [None] * len(doubtful)
         if doubtful and self.retry_language:
             places, languages = zip(*doubtful, strict=True)
-            again = [*self._recogniser.transcribe([audio[index] for index in places], languages)]
+            again = [*transcribe(self._recogniser, [audio[index] for index in places], languages)]
         for (index, language), hypothesis in zip(doubtful, again, strict=True):
             (first,) = clips[index].hypotheses
             clip = replace(clips[index], verdict=None)

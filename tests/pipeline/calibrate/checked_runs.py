@@ -64,6 +64,7 @@ def checked_run(
             columns = heard(at, at + seconds, language, label, label + space + "boat" if apart else label)
             columns["hypotheses"][0] |= {"avg_logprob": drawn.avg_logprob, "language_prob": drawn.language_prob}
             columns["tokens_per_second"] = len(written) / seconds
+            columns["numbers_agree"] = True
             if apart:
                 columns |= {"wer": 50.0, "per": 40.0, "outcome": "rejected", "stage": "rover", "reason": "wer_and_per"}
             rows.append(clip("talks", recording, **columns, label=None if apart else label))
