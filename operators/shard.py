@@ -96,6 +96,9 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
+_ADDED = ("numbers_agree",)
+"""Columns that the first ledgers of this schema do not have."""
+
 
 def feature_frames(samples: int) -> int:
     """How many 25 ms windows, 10 ms apart, fit into `samples` (Kaldi's snip_edges)."""
@@ -281,6 +284,8 @@ def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:
 def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.Table, dict[str, str]]:
     """A ledger's rows, or some columns of them, and its metadata. Raises ValueError when it was written by a newer
     schema.
+
+    What a ledger from before a column was added has in it is null.
     """
     file = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True)
     raw = file.schema_arrow.metadata or {}
@@ -291,4 +296,10 @@ def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.T
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
     names = LEDGER_SCHEMA.names if columns is None else list(columns)
-    return file.read(columns=names).cast(pa.schema([LEDGER_SCHEMA.field(name) for name in names])), metadata
+    table = file.read(columns=[name for name in names if name not in _ADDED or name in file.schema_arrow.names])
+    for at, name in enumerate(names):
+        if name in _ADDED and name not in table.column_names:
+            table = table.add_column(
+                at, LEDGER_SCHEMA.field(name), pa.nulls(len(table), LEDGER_SCHEMA.field(name).type)
+            )
+    return table.cast(pa.schema([LEDGER_SCHEMA.field(name) for name in names])), metadata
