@@ -42,7 +42,6 @@ SCORE_COLUMNS = (
 )  # fmt: skip
 """What `count` needs of a ledger."""
 
-"""Languages written without spaces: scored by CER, the others by WER as well."""
 KEPT, DISAGREED, EARLIER = 0, 1, 2
 """Clips that were kept, that the agreement rule rejected, that were rejected before it could decide."""
 LABEL, ASR = 0, 1
