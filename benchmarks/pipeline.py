@@ -38,7 +38,8 @@ from operators.storage.fetch import Fetch, open_store
 from pipeline import recipe
 from pipeline.config import load
 from pipeline.plan import make_plan, save_plan
-from pipeline.sources.files import Length, probe_files, read_sources
+from pipeline.sources.files import read_sources
+from pipeline.sources.probe import Length, probe_files
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -12,7 +12,8 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import typing
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +21,9 @@ from pathlib import Path
 from model_training.help import DESCRIPTION, EXAMPLES
 from operators.errors import UserError
 from operators.storage.atomic import replace
+
+if typing.TYPE_CHECKING:
+    from operators.index import Row
 
 # OpenMP threads that wait by spinning take the core from whom they wait for, as soon as anything else runs on the
 # machine: with two threads and one busy core a step took 70 times as long. To be set before torch is loaded.
@@ -128,6 +132,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     command = add("tokenizer", "learn a tokenizer from labels", _tokenizer)
     command.add_argument("--texts", required=True, metavar="FILE", help="one label a line, UTF-8")
+    command.add_argument("--languages", metavar="FILE", help="the language of each label, one a line; empty: not known")
     command.add_argument(
         "--scheme", metavar="FILE", help="JSON or YAML with the labels of languages, ages, ...; default: built in"
     )
@@ -313,8 +318,9 @@ def _index(options: argparse.Namespace) -> int:
     from model_training.text.tokenizer import Tokenizer
     from model_training.text.tokens import Scheme
 
-    def build_tokenizer(labels: Iterable[str], folder: Path) -> None:
-        Tokenizer.train(labels, Scheme(), bpe_size=options.bpe_size).save(folder)
+    def build_tokenizer(rows: Sequence[Row], folder: Path) -> None:
+        labels, languages = (row.label for row in rows), (row.language for row in rows)
+        Tokenizer.train(labels, Scheme(), languages=languages, bpe_size=options.bpe_size).save(folder)
 
     settings = IndexSettings(dev_share=options.dev, test_share=options.test, seed=options.seed)
     out = _writable(options.out)
@@ -329,6 +335,11 @@ def _index(options: argparse.Namespace) -> int:
     return 0
 
 
+def _lines(path: str) -> list[str]:
+    """Return the lines of a text file; a label may hold what str.splitlines takes for the end of one."""
+    return Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+
+
 def _tokenizer(options: argparse.Namespace) -> int:
     import yaml
 
@@ -337,7 +348,9 @@ def _tokenizer(options: argparse.Namespace) -> int:
 
     path = options.texts
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = _lines(path)
+        path = options.languages
+        languages = _lines(path) if path else [""] * len(lines)
         path = options.scheme
         plain = yaml.safe_load(Path(path).read_text(encoding="utf-8")) if path else {}
     except OSError as error:
@@ -348,9 +361,15 @@ def _tokenizer(options: argparse.Namespace) -> int:
         raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
     if options.bpe_size < 1:
         raise UserError(f"--bpe-size {options.bpe_size}: must be at least 1")
+    if len(languages) != len(lines):
+        raise UserError(f"{options.languages} has {len(languages)} lines, {options.texts} {len(lines)}: one for each")
     _writable(options.out)
     tokenizer = Tokenizer.train(
-        lines, Scheme.from_dict(plain or {}), bpe_size=options.bpe_size, min_char_count=options.min_char_count
+        lines,
+        Scheme.from_dict(plain or {}),
+        languages=[language or None for language in languages],
+        bpe_size=options.bpe_size,
+        min_char_count=options.min_char_count,
     )
     tokenizer.save(options.out)
     print(f"{len(tokenizer)} units from {len(lines)} labels: {options.out}")

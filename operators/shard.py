@@ -102,6 +102,9 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
+_ADDED = ("numbers_agree",)
+"""Columns that the first ledgers of this schema do not have."""
+
 
 def feature_frames(samples: int) -> int:
     """How many 25 ms windows, 10 ms apart, fit into `samples` (Kaldi's snip_edges)."""
@@ -295,10 +298,11 @@ def read_ledger(data: bytes, columns: Sequence[str] | None = None) -> tuple[pa.T
     }
     if int(metadata.get("schema_version", 0)) > SCHEMA_VERSION:
         raise ValueError(f"this ledger has schema {metadata['schema_version']}, newer than {SCHEMA_VERSION}")
-    fields = [LEDGER_SCHEMA.field(name) for name in (LEDGER_SCHEMA.names if columns is None else columns)]
-    known = set(file.schema_arrow.names)
-    table = file.read(columns=[each.name for each in fields if each.name in known])
-    arrays = [
-        table[each.name].cast(each.type) if each.name in known else pa.nulls(len(table), each.type) for each in fields
-    ]
-    return pa.table(arrays, schema=pa.schema(fields)), metadata
+    names = LEDGER_SCHEMA.names if columns is None else list(columns)
+    table = file.read(columns=[name for name in names if name not in _ADDED or name in file.schema_arrow.names])
+    for at, name in enumerate(names):
+        if name in _ADDED and name not in table.column_names:
+            table = table.add_column(
+                at, LEDGER_SCHEMA.field(name), pa.nulls(len(table), LEDGER_SCHEMA.field(name).type)
+            )
+    return table.cast(pa.schema([LEDGER_SCHEMA.field(name) for name in names])), metadata

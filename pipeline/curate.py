@@ -35,7 +35,8 @@ from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, write_speed
 from pipeline.report.command import report
 from pipeline.run_directory import CONFIG_KEY, config_bytes, refuse_other_settings
-from pipeline.sources.files import probe_files, read_sources
+from pipeline.sources.files import read_sources
+from pipeline.sources.probe import probe_files
 from stages.base import Stage
 
 PROBE_CHUNK = 256

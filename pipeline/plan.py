@@ -27,7 +27,8 @@ from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
 from operators.storage.base import Store
 from pipeline.config import LEAST_UNIT_MINUTES, MOST_UNIT_MINUTES, PlanSettings
-from pipeline.sources.files import Length, SourceFile
+from pipeline.sources.files import SourceFile
+from pipeline.sources.probe import Length
 
 PLAN_KEY = "plan.parquet"
 PLAN_VERSION = 1

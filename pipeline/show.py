@@ -77,6 +77,10 @@ def show(store: Store, clip_id: str, console: Console) -> None:
             facts.append(f"taken for {said} at first, heard again in the language of its recording")
         if heard["avg_logprob"] is not None:
             facts.append(f"mean log-probability {heard['avg_logprob']:.2f}")
+        if heard["window"] is not None:
+            facts.append(
+                f"window {heard['window']}" + (", in doubt there, so heard again alone" * bool(heard["retaken"]))
+            )
         line(stage, ", ".join(facts))
         line("", f"“{heard['text']}”")
     if row["wer"] is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -62,11 +62,11 @@ def index_from_tars(
     settings: IndexSettings | None = None,
     *,
     s3: S3Settings | None = None,
-    build_tokenizer: Callable[[Iterable[str], Path], object] | None = None,
+    build_tokenizer: Callable[[Sequence[Row], Path], object] | None = None,
 ) -> HandoffRecord:
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
-    `build_tokenizer(labels of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
+    `build_tokenizer(rows of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
     emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
     id is its key, and with several tars `x.tar#key`: keys often start again in each. A speaker is in one split only.
     More tars move nobody to another split but train, where they show that two speakers or recordings are one.
@@ -113,7 +113,7 @@ def index_from_tars(
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     record = _handoff(rows, settings, list(map(_place, uris)), s3)
     if build_tokenizer:
-        build_tokenizer((row.label for row in rows["train"]), out / "tokenizer")
+        build_tokenizer(rows["train"], out / "tokenizer")
     _write(out / "handoff.json", record.to_json())  # last: its presence means complete
     return record
 

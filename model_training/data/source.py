@@ -148,7 +148,7 @@ class TaskTargets:
                 for kind in ATTRIBUTES
             }
             row = replace(row, **kept)
-        unknown = self.tokenizer.unknown(row.label)
+        unknown = self.tokenizer.unknown(row.label, row.language)
         if unknown:
             raise BadSample(row.clip_id, "unknown_token", f"the tokenizer has no unit for {' '.join(unknown)}")
         return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]

@@ -279,9 +279,9 @@ def score_clip(
     Text counts where the clip has a transcript with a word in it, events where the clip's list of them is known.
     """
     tokens = characters = ErrorRate()
-    reference = reference_tokens(row.label or "") if task == TRANSCRIBE else []
+    reference = reference_tokens(row.label or "", row.language) if task == TRANSCRIBE else []
     if reference:
-        hypothesis = reference_tokens(recognition.text)
+        hypothesis = reference_tokens(recognition.text, row.language)
         tokens = ErrorRate.of(reference, hypothesis)
         characters = ErrorRate.of(list("".join(reference)), list("".join(hypothesis)))
     attributes = {}

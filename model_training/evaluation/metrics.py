@@ -19,7 +19,7 @@ from math import sqrt
 from typing import Any, NamedTuple
 
 from operators.edits import edit_counts
-from operators.text.spoken import evaluation_form, tokens
+from operators.text.spoken import evaluation_form, tokens, training_form
 
 Z = 1.959963984540054
 """Two-sided 95 % point of the normal distribution."""
@@ -30,13 +30,14 @@ _EVENT = re.compile(r"<event:[^>]*>")
 Interval = tuple[float, float]
 
 
-def reference_tokens(text: str) -> list[str]:
+def reference_tokens(text: str, language: str | None = None) -> list[str]:
     """Return tokens as the paper scores them: Han simplified, Latin upper case, one per Han character or word.
 
     Events are left out. TouchASP, "Multilingual Speech Recognition". The rate over them is the character error rate of
-    Chinese and the word error rate of English.
+    Chinese and the word error rate of English. A sign that is said and that this form would lose (A & B, example.com)
+    is in words, as in the labels that the model was taught.
     """
-    return tokens(evaluation_form(_EVENT.sub(" ", text)))
+    return tokens(evaluation_form(training_form(_EVENT.sub(" ", text), language)))
 
 
 class ErrorRate(NamedTuple):

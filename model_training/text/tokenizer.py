@@ -140,12 +140,12 @@ class Tokenizer:
                 after_word = True
         return " ".join("".join(out).split())
 
-    def unknown(self, text: str) -> list[str]:
-        """Return the characters of a text, each once, that `encode` has no unit for, and events outside the scheme."""
+    def unknown(self, text: str, language: str | None = None) -> list[str]:
+        """Return the characters, each once, that `encode` has no unit for, and events outside the scheme."""
         events = [event for event in _EVENT.findall(text) if self.scheme.known("event", event) is None]
         characters = [
             character
-            for token in written_tokens(_EVENT.sub(" ", text))
+            for token in written_tokens(_EVENT.sub(" ", text), language)
             for character in token
             if character not in (self._character_id if is_unspaced(token) else self._piece_id)
         ]
@@ -171,15 +171,26 @@ class Tokenizer:
     # Making, keeping
 
     @classmethod
-    def train(cls, texts: Iterable[str], scheme: Scheme, *, bpe_size: int = 5000, min_char_count: int = 1) -> Tokenizer:
+    def train(
+        cls,
+        texts: Iterable[str],
+        scheme: Scheme,
+        *,
+        languages: Iterable[str | None] | None = None,
+        bpe_size: int = 5000,
+        min_char_count: int = 1,
+    ) -> Tokenizer:
         """Return the vocabulary of a corpus: letters seen `min_char_count` times, and at most `bpe_size` pieces.
 
-        A function of the multiset of texts: their order does not matter. Raises UserError when no text has a word.
+        `languages` are those of the texts, one each, as `encode` will be told them: a sign may be said in other words
+        in another language. A function of the multiset of texts: their order does not matter. Raises UserError when no
+        text has a word.
         """
         words: Counter[str] = Counter()
         characters: Counter[str] = Counter()
-        for text in texts:
-            for token in written_tokens(_EVENT.sub(" ", text)):
+        told = ((text, None) for text in texts) if languages is None else zip(texts, languages, strict=True)
+        for text, language in told:
+            for token in written_tokens(_EVENT.sub(" ", text), language):
                 if is_unspaced(token):
                     characters.update(token)
                 else:

@@ -172,7 +172,7 @@ def accumulate(learner: Learner, batch: Batch, n_experts: int, total: Totals, on
         objective = found.objective_B.sum()
         if found.balance is not None:
             objective = objective + found.balance * len(batch.clip_ids)
-        objective.backward()
+    objective.backward()  # outside: inside, what the routers compute in float32 would come back in bfloat16
     total.add(batch, found, used_B, outputs.routing.loads)
 
 

@@ -49,7 +49,8 @@ KEEP_FREED_MEMORY = {
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to keep what native code frees; call it before the first thread. Whether it took that.
+    """Tell glibc's allocator to keep what native code frees, here and in processes that start from here, decoders among
+    them. Return whether it took that. Call it before the first thread.
 
     CTranslate2 frees its buffers after every batch and takes them again. glibc gives large ones back to the system at
     once, which then clears every page anew: a third of the CPU time of a recogniser. With one arena and no giving back
@@ -57,6 +58,7 @@ def keep_freed_memory() -> bool:
     """
     if not sys.platform.startswith("linux"):
         return False
+    os.environ.update(KEEP_FREED_MEMORY | os.environ)  # the user's own settings go before ours
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):  # no glibc

@@ -37,7 +37,7 @@ from operators.storage.base import S3Settings, Store
 from operators.storage.fetch import open_store
 from pipeline.handoff.checks import check_labelled, check_weights, check_writable, scratch_folder
 from pipeline.handoff.deduplicate import Deduplicated, deduplicate, repeated_audio, write_duplicates
-from pipeline.handoff.indexes import Amount, Counts, write_indexes
+from pipeline.handoff.indexes import Amount, Counts, Texts, write_indexes
 from pipeline.handoff.intake import Intake
 from pipeline.handoff.labelled import skipped_lines
 from pipeline.handoff.runs import Run, one_s3, open_runs
@@ -78,7 +78,7 @@ def handoff(
 def _write(
     runs: Sequence[Run], s3: S3Settings, store: Store, asked: HandoffSettings, console: Console, scratch: Path
 ) -> None:
-    folder, texts = scratch / "out", scratch / "labels.txt"
+    folder, texts = scratch / "out", Texts(scratch / "labels.txt", scratch / "languages.txt")
     folder.mkdir()
     if asked.tokenizer is not None:
         copy_tokenizer(folder / "tokenizer", asked.tokenizer, s3)

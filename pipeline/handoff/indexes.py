@@ -1,14 +1,14 @@
 """The index of each split, and what is counted while it is written.
 
 Spool ──kept, by split─┬─> train.arrow, dev.arrow, test.arrow: one row per clip, uncompressed, for memory-mapping
-                       ├─> labels of train, one a line, for the tokenizer
+                       ├─> labels of train and their languages, one a line, for the tokenizer
                        └─> Counts: clips and time per split, domain and attribute
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -21,6 +21,14 @@ from operators.clip import SAMPLE_RATE
 from operators.index import CODED, INDEX_SCHEMA, ROWS_PER_BATCH
 from operators.split import SPLITS
 from pipeline.handoff.spool import Spool, SpoolNames
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts are two files of scratch, a line for each clip of train that has words: its label, and its language."""
+
+    labels: Path
+    languages: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +52,15 @@ class Counts:
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Path, texts: Path) -> Counts:
-    """Write `<split>.arrow` of every split into `folder`, the labels of train to `texts`.
+def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Path, texts: Texts) -> Counts:
+    """Write `<split>.arrow` of every split into `folder`, the labels of train and their languages to `texts`.
 
     `split` is int8 [N]: the place in SPLITS of each clip of the spool, -1 for none.
     """
     dictionaries = {name: names.coded[name].array() for name in CODED}
     counts = Counts()
-    with texts.open("wb") as labels:
+    spoken = list(names.coded["language"])
+    with texts.labels.open("wb") as labels, texts.languages.open("wb") as languages:
         for number, name in enumerate(SPLITS):
             total = Amount()
             with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
@@ -62,7 +71,7 @@ def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Pa
                     )
                     total = Amount(total.clips + len(rows), total.samples + pc.sum(rows["samples"]).as_py())
                     if name == "train":
-                        _write_labels(rows, labels)
+                        _write_labels(rows, spoken, labels, languages)
                         _count(rows, counts, names)
             counts.splits[name] = total
     for attribute, found in counts.attributes.items():
@@ -93,9 +102,13 @@ def _column(rows: pa.Table, own: pa.Field, dictionaries: dict[str, pa.Array]) ->
     return pa.DictionaryArray.from_arrays(column, dictionaries[own.name]) if own.name in dictionaries else column
 
 
-def _write_labels(rows: pa.Table, file: BinaryIO) -> None:
-    lines = pc.replace_substring_regex(rows["label"], r"\s+", " ")
-    file.write("".join(f"{line}\n" for line in lines.to_pylist() if line).encode())
+def _write_labels(rows: pa.Table, spoken: Sequence[str], labels: BinaryIO, languages: BinaryIO) -> None:
+    lines = pc.replace_substring_regex(rows["label"], r"\s+", " ").to_pylist()
+    codes = ["" if code is None else spoken[code] for code in rows["language"].to_pylist()]
+    labels.write("".join(f"{line}\n" for line in lines if line).encode())
+    # A name that is no code may hold anything; it is one line here.
+    names = (" ".join(code.split()) for code, line in zip(codes, lines, strict=True) if line)
+    languages.write("".join(f"{name}\n" for name in names).encode())
 
 
 def _count(rows: pa.Table, counts: Counts, names: SpoolNames) -> None:

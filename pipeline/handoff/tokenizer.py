@@ -1,6 +1,6 @@
 """The tokenizer of a hand-off: built by the trainer's own command, because nothing here may import the trainer.
 
-labels of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
+Texts of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
 one character, scheme ──the same, before any work: a mistake in the scheme or the size──> UserError
 """
 
@@ -15,15 +15,17 @@ from pathlib import Path
 from operators.errors import UserError
 from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
+from pipeline.handoff.indexes import Texts
 
 _FILE = "tokenizer.json"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def build_tokenizer(folder: Path, texts: Path, *, scheme: str | None, bpe_size: int | None) -> None:
-    """Put a tokenizer built from `texts`, one label a line, into `folder`. Raises UserError."""
+def build_tokenizer(folder: Path, texts: Texts, *, scheme: str | None, bpe_size: int | None) -> None:
+    """Put a tokenizer built from `texts` into `folder`. Raises UserError."""
     folder.mkdir()
-    command = [sys.executable, "-m", "model_training", "tokenizer", "--texts", str(texts), "--out", str(folder)]
+    command = [sys.executable, "-m", "model_training", "tokenizer", "--texts", str(texts.labels)]
+    command += ["--languages", str(texts.languages), "--out", str(folder)]
     command += ["--scheme", scheme] if scheme is not None else []
     command += ["--bpe-size", str(bpe_size)] if bpe_size is not None else []
     done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True)
@@ -36,8 +38,9 @@ def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) ->
     """Raise UserError for a scheme or a size that no labels could make a tokenizer of."""
     if scheme is None and bpe_size is None:
         return
-    texts = scratch / "try.txt"
-    texts.write_text("字\n", "utf-8")  # a character of its own needs no pieces, so any size will do
+    texts = Texts(scratch / "try.txt", scratch / "try-languages.txt")
+    texts.labels.write_text("字\n", "utf-8")  # a character of its own needs no pieces, so any size will do
+    texts.languages.write_text("\n", "utf-8")
     build_tokenizer(scratch / "try", texts, scheme=scheme, bpe_size=bpe_size)
 
 

@@ -35,7 +35,6 @@ from pipeline.report.retention import THRESHOLD_REASONS
 from pipeline.score.clips import SCORE_COLUMNS, Labels, hypotheses, placed_clips, recordings_with_truth
 from pipeline.score.truth import Tolerance, Truth
 
-"""Languages written without spaces: scored by CER, the others by WER as well."""
 KEPT, DISAGREED, EARLIER = 0, 1, 2
 """Clips that were kept, that the agreement rule rejected, that were rejected before it could decide."""
 LABEL, ASR = 0, 1

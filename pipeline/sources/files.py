@@ -1,9 +1,10 @@
 """Sources: a folder, an s3:// prefix, a manifest or a tar of raw audio, as one stream of `SourceFile`.
 
     folder, prefix ──walk──────┐
-    manifest ──rows──resolve───┼──> SourceFile ──has it come before?──> SourceFile, every one of them: good, or with its
-    problem
+    manifest ──rows──resolve───┼──> SourceFile ──has it come before?──> every SourceFile: good, or with its problem
     tar ──headers──────────────┘
+
+How long they are is asked in pipeline/sources/probe.py.
 
 Local paths and keys are plain text, never percent-decoded, so every file name that a disk can hold works. Nothing is
 opened here but folders, manifests and tar headers. A symbolic link is followed wherever it ends, except to what the
@@ -14,15 +15,13 @@ entered).
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from operators.clip import Recording, Rejection
-from operators.errors import MachineTrouble, UserError
+from operators.errors import UserError
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import Member, TarError, read_members
@@ -30,10 +29,6 @@ from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, spli
 from pipeline.config import SourceSettings
 from pipeline.sources.manifest import is_manifest, read_rows, text
 from pipeline.sources.walk import NOT_LOOKED_INTO, OF_A_RUN, RUN_PLAN, RUN_SHARDS, Found, passed_by, walk
-
-if TYPE_CHECKING:
-    from operators.audio.decode import Limits
-    from operators.audio.isolated import IsolatedDecoder
 
 _AUDIO = (
     "aac ac3 aif aifc aiff amr ape au caf dsf dts eac3 flac gsm m4a m4b mka mp2 mp3 mpga oga ogg opus ra spx "
@@ -88,19 +83,6 @@ class SourceFile:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Length:
-    """What the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has a
-    problem.
-    """
-
-    declared: int | None = None
-    """None also where the headers declare nothing."""
-    estimated: int | None = None
-    measured: bool = False
-    """the estimate was counted packet by packet, so that units may be cut by it"""
-
-
 def read_sources(
     sources: Iterable[SourceSettings], s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> Iterator[SourceFile]:
@@ -140,71 +122,6 @@ def check_source(
     """A line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
     first = next(read_sources([source], s3, extensions))
     return f"{source.path} ({_kind(source.path)}), first recording {first.uri!r}"
-
-
-def probe_files(
-    files: Sequence[SourceFile],
-    fetch: Fetch,
-    workers: int = 1,
-    *,
-    limits: Limits | None = None,
-    timeout_seconds: float = 60.0,
-    unit_seconds: float | None = None,
-) -> list[Length]:
-    """Length of each file, as far as its headers tell.
-
-    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
-    and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file
-    cannot be read is found again, and written down, when its unit is worked on. Raises StoreUnavailable and other
-    UserErrors that are not of one file.
-    """
-    from operators.audio.isolated import IsolatedDecoder  # FFmpeg, which a look at sources alone does not need
-
-    lengths = [Length()] * len(files)
-    todo = iter([index for index, file in enumerate(files) if file.problem is None])
-    taking = threading.Lock()
-
-    def work() -> None:
-        nonlocal todo
-        with IsolatedDecoder(limits, timeout_seconds=timeout_seconds) as decoder:
-            while True:
-                with taking:
-                    index = next(todo, None)
-                if index is None:
-                    return
-                try:
-                    lengths[index] = _length(files[index], fetch, decoder, unit_seconds)
-                except MachineTrouble as error:
-                    todo = iter([])
-                    raise UserError(f"no recording can be looked at: {error}") from error
-                except BaseException:
-                    todo = iter([])  # nobody needs the other answers any more
-                    raise
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done in [pool.submit(work) for _ in range(max(1, workers))]:
-            done.result()
-    return lengths
-
-
-_LEAST_BYTES = 500
-"""Bytes that a second of sound takes at least: 4 kbit/s. What is smaller than a unit of such seconds is no more than a
-unit."""
-
-
-def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_seconds: float | None) -> Length:
-    from operators.audio.decode import AudioError, FileRange
-
-    try:
-        source: Any = fetch.open(file.uri, file.member)
-        if file.member and isinstance(source, str):
-            source = FileRange(source, *file.member)
-        found = decoder.probe(source)
-        if found.declared_samples is None and unit_seconds and found.bytes > unit_seconds * _LEAST_BYTES:
-            return Length(estimated=decoder.measure(source), measured=True)
-        return Length(declared=found.declared_samples, estimated=found.estimated_samples)
-    except (AudioError, FileNotFoundError, AccessRefused):
-        return Length()
 
 
 def _kind(path: str) -> str:

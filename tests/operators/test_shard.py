@@ -151,6 +151,33 @@ def test_same_unit_same_bytes_and_round_trip() -> None:
     assert table.to_pylist()[1]["hypotheses"][0]["text"] == "Hello, world"
 
 
+def test_a_ledger_from_before_a_column_was_added_is_read_with_nulls_in_it() -> None:
+    """The first ledgers of this schema said neither how a clip was heard nor whether the numbers agree."""
+    table, _ = read_ledger(ledger_bytes(shard()[1], {"unit_id": "talk-000000"}))
+    heard = LEDGER_SCHEMA.field("hypotheses").type.value_type
+    then = pa.list_(pa.struct([each for each in heard if each.name not in ("window", "retaken")]))
+    fields = [each.with_type(then) if each.name == "hypotheses" else each for each in table.schema]
+    first = pa.Table.from_pylist(
+        table.to_pylist(), schema=pa.schema([each for each in fields if each.name != "numbers_agree"])
+    )
+    sink = io.BytesIO()
+    pq.write_table(first, sink)
+    found, _ = read_ledger(sink.getvalue())
+    assert found.schema.equals(LEDGER_SCHEMA)
+    assert [row["numbers_agree"] for row in found.to_pylist()] == [None] * len(table)
+    hypothesis = found.to_pylist()[1]["hypotheses"][0]
+    assert (hypothesis["text"], hypothesis["window"], hypothesis["retaken"]) == ("Hello, world", None, None)
+    assert read_ledger(sink.getvalue(), ["numbers_agree", "label"])[0].column_names == ["numbers_agree", "label"]
+
+
+def test_a_column_that_every_ledger_has_is_not_made_up() -> None:
+    table, _ = read_ledger(ledger_bytes(shard()[1], {"unit_id": "talk-000000"}))
+    stranger = io.BytesIO()
+    pq.write_table(table.drop_columns(["start"]), stranger)
+    with pytest.raises(ValueError, match="start"):
+        read_ledger(stranger.getvalue())
+
+
 @pytest.mark.parametrize(("extension", "order"), [("flac", ["flac", "json", "txt"]), ("opus", ["json", "opus", "txt"])])
 def test_members_have_a_fixed_order_and_neither_time_nor_owner(extension: str, order: list[str]) -> None:
     tar, rows = write_tar(unit_rows(unit()), lambda _: b"audio", extension, lambda text, _: 1)

@@ -7,9 +7,11 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -144,6 +146,24 @@ def test_show_tells_a_clips_story(finished: Path, capsys: pytest.CaptureFixture[
     rejected = next(row for row in rows(finished) if row["outcome"] == "rejected" and row["stage"] == "rover")
     assert main(["show", str(finished), str(rejected["clip_id"])]) == 0
     assert f"rejected by rover: {rejected['reason']}" in capsys.readouterr().out
+
+
+def test_show_says_in_which_window_a_clip_was_heard(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    clip_id = next(row["clip_id"] for row in rows(run) if row["outcome"] == "kept")
+    for path in run.glob("shards/*/*.parquet"):
+        table = pq.read_table(path)
+        shared = table.to_pylist()
+        for row in shared:
+            if row["clip_id"] == clip_id:
+                row["hypotheses"][0] |= {"window": 3, "retaken": True}
+        pq.write_table(pa.Table.from_pylist(shared, schema=table.schema), path)
+    assert main(["show", str(run), str(clip_id)]) == 0
+    story = " ".join(capsys.readouterr().out.split())
+    assert story.count("window 3, in doubt there, so heard again alone") == 1
 
 
 @pytest.mark.parametrize(

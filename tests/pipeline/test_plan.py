@@ -20,7 +20,8 @@ from operators.errors import UserError
 from operators.storage.fetch import open_store
 from pipeline.config import PlanSettings
 from pipeline.plan import domain_slugs, load_plan, make_plan, plan_fingerprint, save_plan, unit_minutes
-from pipeline.sources.files import Length, SourceFile
+from pipeline.sources.files import SourceFile
+from pipeline.sources.probe import Length
 
 MINUTE = 60 * SAMPLE_RATE
 

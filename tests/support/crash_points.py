@@ -25,7 +25,8 @@ from pipeline.config import Settings
 from pipeline.executor.local import LocalExecutor
 from pipeline.executor.worker import Outcome
 from pipeline.plan import make_plan
-from pipeline.sources.files import Length, read_sources
+from pipeline.sources.files import read_sources
+from pipeline.sources.probe import Length
 from tests.support import fast_engines
 
 WRITES = {"PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject"}

@@ -185,7 +185,10 @@ def test_plain_tars_from_elsewhere_can_be_trained_on(tmp_path: Path) -> None:
     asked: list[str] = []
     settings = IndexSettings(dev_share=0.2, test_share=0.2)
     record = index_from_tars(
-        [str(tar)], tmp_path / "out", settings, build_tokenizer=lambda labels, folder: asked.extend(labels)
+        [str(tar)],
+        tmp_path / "out",
+        settings,
+        build_tokenizer=lambda rows, folder: asked.extend(row.label for row in rows),
     )
     text = (tmp_path / "out" / "handoff.json").read_text(encoding="utf-8")
     assert HandoffRecord.from_json(text, "it") == record

@@ -21,6 +21,7 @@ from model_training.evaluation.metrics import (
     reference_tokens,
 )
 from model_training.text.perception import Recognition
+from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 
 SCHEME = Scheme()
@@ -76,6 +77,13 @@ def test_what_the_papers_form_makes_equal_is_no_error(reference: str, hypothesis
 
 def test_one_token_per_han_character_or_word() -> None:
     assert reference_tokens("我很 like 你好吗") == ["我", "很", "LIKE", "你", "好", "吗"]
+
+
+@pytest.mark.parametrize(("label", "language"), [("A & B", "en"), ("Henry VIII", "en"), ("3 km/h", "zh"), ("-5", "fr")])
+def test_what_the_model_was_taught_to_write_is_right(label: str, language: str) -> None:
+    tokenizer = Tokenizer.train([label], Scheme(), languages=[language], bpe_size=40)
+    taught = tokenizer.decode(tokenizer.encode(label, language))
+    assert reference_tokens(taught, language) == reference_tokens(label, language)
 
 
 @given(st.integers(0, 60), st.integers(1, 60))

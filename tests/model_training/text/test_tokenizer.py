@@ -15,7 +15,7 @@ from model_training.text.bpe import BOUNDARY
 from model_training.text.tokenizer import Tokenizer, is_unspaced, written_tokens
 from model_training.text.tokens import UNK, Scheme
 from operators.errors import UserError
-from operators.text.spoken import Normaliser, evaluation_form
+from operators.text.spoken import Normaliser, evaluation_form, training_form
 
 # The first assigned character of each block: URO, A to I, compatibility ideographs and their supplement, 〇 and 々.
 HAN_BLOCKS = "一㐀\U00020000\U0002a700\U0002b740\U0002b820\U0002ceb0\U0002ebf0\U00030000\U00031350豈\U0002f800〇々"
@@ -110,7 +110,7 @@ def test_decoding_undoes_encoding_up_to_what_is_unknown(tokenizer: Tokenizer, te
     assert (UNK in ids) == bool(tokenizer.unknown(text))
     if UNK not in ids:
         again = tokenizer.decode(ids)
-        assert evaluation_form(again) == evaluation_form(text)
+        assert evaluation_form(again) == evaluation_form(training_form(text))
         assert tokenizer.encode(again) == ids
 
 
@@ -190,3 +190,16 @@ def test_signs_are_kept_as_they_are_where_they_can_be() -> None:
     assert trained.decode(trained.encode("it was -5, for $12.50!")) == "IT WAS -5 FOR $ 12.50"
     assert written_tokens("King Henry VIII.", "en") == ["KING", "HENRY", "THE", "EIGHTH"]
     assert written_tokens("10²") != written_tokens("102")
+
+
+def test_a_sign_is_learned_in_the_words_of_its_language() -> None:
+    """3 km/h is 三公里每小时 in a Chinese label: units for the English words would be none for these."""
+    labels, languages = ["3 km/h", "walk at 3 km/h"], ["zh-CN", "en"]
+    tokenizer = Tokenizer.train(labels, Scheme(), languages=languages, bpe_size=60)
+    for label, language in zip(labels, languages):
+        assert not tokenizer.unknown(label, language)
+        assert UNK not in tokenizer.encode(label, language)
+    assert tokenizer.decode(tokenizer.encode("3 km/h", "zh")) == "三公里每小时"
+    without = Tokenizer.train(labels, Scheme(), bpe_size=60)
+    assert UNK in without.encode("3 km/h", "zh")
+    assert without.unknown("3 km/h", "zh"), "a clip whose label has a gap must be found out"

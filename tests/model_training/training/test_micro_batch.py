@@ -107,3 +107,20 @@ def test_only_weights_decay() -> None:
     assert decayed["weight_decay"] > 0 == rest["weight_decay"]
     assert {"b_in_EH", "b_out_ED", "content_bias_HW", "position_bias_HW", "bias"} <= still
     assert moved == {"weight", "w_in_EHD", "w_out_EHD"}
+
+
+def test_the_way_back_is_no_less_exact_than_the_way_there() -> None:
+    """In bfloat16 the routers compute in float32, and so do their gradients: autocast is of the way there alone."""
+    learner = Learner(model(), Settings(), EVENTS, autocast=torch.bfloat16)
+    accumulate(learner, batch(0, 1), 15, learner.totals(), lambda *_: None)
+    found = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
+    learner.model.zero_grad()
+    with learner.precision():
+        _, losses = learner.losses(batch(0, 1), 15)
+        objective = losses.objective_B.sum() + (0 if losses.balance is None else losses.balance * 2)
+    with torch.autocast("cpu", enabled=False):
+        objective.backward()
+    wanted = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
+    assert any("router" in name for name in wanted)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=0, msg=name)

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pipeline.executor.dependencies import KEEP_FREED_MEMORY
+from operators.audio.decode import AudioError
+from operators.audio.isolated import IsolatedDecoder
+from pipeline.executor.dependencies import KEEP_FREED_MEMORY, keep_freed_memory
 from tests.conftest import REPOSITORY
 
 CHILD = """
-import resource, sys, threading
+import os, resource, subprocess, sys, threading
 from pipeline.executor.dependencies import keep_freed_memory
+if "parent" in sys.argv:
+    keep_freed_memory()
+    sys.exit(subprocess.run([sys.executable, "-c", os.environ["CHILD"]]).returncode)
 if "keep" in sys.argv:
     assert keep_freed_memory()
 faults = []
@@ -40,7 +47,7 @@ def page_faults(*arguments: str, **environment: str) -> int:
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],
         cwd=REPOSITORY,
-        env=kept | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        env=kept | {"PYTHONPATH": str(REPOSITORY), "CHILD": CHILD} | environment,
         capture_output=True,
         text=True,
         check=True,
@@ -56,3 +63,19 @@ def test_a_worker_takes_its_memory_from_the_system_once() -> None:
 
 def test_the_environment_of_rays_workers_says_the_same() -> None:
     assert page_faults(**KEEP_FREED_MEMORY) < page_faults() / 20
+
+
+def test_what_a_worker_starts_does_so_too() -> None:
+    """A worker's decoder is a process of its own, with the worker's environment."""
+    assert page_faults("parent") < page_faults() / 20
+
+
+def test_a_decoder_has_the_environment_of_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in KEEP_FREED_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    keep_freed_memory()
+    with IsolatedDecoder() as decoder:
+        with pytest.raises(AudioError):
+            decoder.probe(io.BytesIO(b"no audio"))
+        environment = Path(f"/proc/{decoder.pid}/environ").read_bytes().decode().split("\0")
+    assert {f"{name}={value}" for name, value in KEEP_FREED_MEMORY.items()} <= set(environment)

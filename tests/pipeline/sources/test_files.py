@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import socket
 import tarfile
 import tracemalloc
-import wave
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -21,7 +19,8 @@ from operators.storage.base import S3Settings
 from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import TarError, read_members
 from pipeline.config import SourceSettings
-from pipeline.sources.files import UNSORTED, SourceFile, check_source, probe_files, read_sources
+from pipeline.sources.files import UNSORTED, check_source, read_sources
+from pipeline.sources.probe import probe_files
 from tests.support.recordings import make, manifest, problems, read, tar_bytes
 from tests.support.s3_server import FaultyProxy
 
@@ -337,44 +336,6 @@ def test_s3_sources_are_read_like_local_ones(s3_server: str, bucket: str, tmp_pa
         for missing in ("gone/", "gone.jsonl", "gone.tar"):
             with pytest.raises(UserError):
                 list(read_sources([SourceSettings(path=f"s3://{bucket}/{missing}")], s3))
-
-
-# Probing
-
-
-def wav(seconds: float) -> bytes:
-    sink = io.BytesIO()
-    with wave.open(sink, "wb") as file:
-        file.setparams((1, 2, 16_000, 0, "NONE", ""))
-        file.writeframes(bytes(2 * round(seconds * 16_000)))
-    return sink.getvalue()
-
-
-def test_lengths_are_what_the_headers_declare_wherever_the_file_lies(
-    s3_server: str, bucket: str, tmp_path: Path
-) -> None:
-    contents = {"a.wav": wav(1.5), "long.wav": wav(60), "noise.wav": b"no audio" * 100, "empty.mp3": b""}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "x.tar").write_bytes(tar_bytes({"a.wav": contents["a.wav"], "long.wav": contents["long.wav"]}))
-    os.mkfifo(tmp_path / "pipe.wav")
-    expected = {"a.wav": 24_000, "long.wav": 960_000, "x.tar#a.wav": 24_000, "x.tar#long.wav": 960_000}
-    local = read(tmp_path)
-    lengths = probe_files(local, Fetch(), workers=2)
-    assert {file.recording_id: length.declared for file, length in zip(local, lengths) if length.declared} == expected
-    with FaultyProxy(s3_server) as proxy:
-        s3 = S3Settings(endpoint_url=proxy.url)
-        store = open_store(f"s3://{bucket}", s3)
-        for name in [*contents, "x.tar"]:
-            store.put(name, tmp_path / name)
-        remote = list(read_sources([SourceSettings(path=f"s3://{bucket}/")], s3))
-        remote.append(SourceFile(uri=f"s3://{bucket}/gone.mp3", recording_id="gone.mp3", domain="d"))
-        proxy.requests.clear()
-        lengths = probe_files(remote, Fetch(s3), workers=2)
-        assert {
-            file.recording_id: length.declared for file, length in zip(remote, lengths) if length.declared
-        } == expected
-        assert sum(request.sent_bytes for request in proxy.requests) < 1_500_000  # of 3.9 MB
 
 
 def test_the_real_crawl_is_all_there_by_folder_and_by_manifest(crawl: Path) -> None:

@@ -1,0 +1,101 @@
+"""How long the recordings of the sources are, before anything of them is planned.
+
+SourceFile ──headers──> declared, or estimated ──> Length
+              └─ declares nothing and may be longer than a unit ──its packets──> measured
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from operators.errors import MachineTrouble, UserError
+from operators.storage.base import AccessRefused
+from operators.storage.fetch import Fetch
+from pipeline.sources.files import SourceFile
+
+if TYPE_CHECKING:
+    from operators.audio.decode import Limits
+    from operators.audio.isolated import IsolatedDecoder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """A Length is what the headers of a file tell of it, in samples at 16 kHz.
+
+    Both are None where the file cannot be read, or has a problem.
+    """
+
+    declared: int | None = None
+    """None also where the headers declare nothing."""
+    estimated: int | None = None
+    measured: bool = False
+    """the estimate was counted packet by packet, so that units may be cut by it"""
+
+
+def probe_files(
+    files: Sequence[SourceFile],
+    fetch: Fetch,
+    workers: int = 1,
+    *,
+    limits: Limits | None = None,
+    timeout_seconds: float = 60.0,
+    unit_seconds: float | None = None,
+) -> list[Length]:
+    """Return the length of each file, as far as its headers tell.
+
+    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
+    and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file
+    cannot be read is found again, and written down, when its unit is worked on. Raises StoreUnavailable and other
+    UserErrors that are not of one file.
+    """
+    from operators.audio.isolated import IsolatedDecoder  # FFmpeg, which a plan that is there does not need
+
+    lengths = [Length()] * len(files)
+    todo = iter([index for index, file in enumerate(files) if file.problem is None])
+    taking = threading.Lock()
+
+    def work() -> None:
+        nonlocal todo
+        with IsolatedDecoder(limits, timeout_seconds=timeout_seconds) as decoder:
+            while True:
+                with taking:
+                    index = next(todo, None)
+                if index is None:
+                    return
+                try:
+                    lengths[index] = _length(files[index], fetch, decoder, unit_seconds)
+                except MachineTrouble as error:
+                    todo = iter([])
+                    raise UserError(f"no recording can be looked at: {error}") from error
+                except BaseException:
+                    todo = iter([])  # nobody needs the other answers any more
+                    raise
+
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        for done in [pool.submit(work) for _ in range(max(1, workers))]:
+            done.result()
+    return lengths
+
+
+_LEAST_BYTES = 500
+"""Bytes that a second of sound takes at least: 4 kbit/s. What is smaller than a unit of such seconds is no more than a
+unit."""
+
+
+def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_seconds: float | None) -> Length:
+    from operators.audio.decode import AudioError, FileRange
+
+    try:
+        source: Any = fetch.open(file.uri, file.member)
+        if file.member and isinstance(source, str):
+            source = FileRange(source, *file.member)
+        found = decoder.probe(source)
+        if found.declared_samples is None and unit_seconds and found.bytes > unit_seconds * _LEAST_BYTES:
+            return Length(estimated=decoder.measure(source), measured=True)
+        return Length(declared=found.declared_samples, estimated=found.estimated_samples)
+    except (AudioError, FileNotFoundError, AccessRefused):
+        return Length()
