@@ -31,7 +31,7 @@ _LOSS_WEIGHT = 1000
 
 @dataclass(kw_only=True)
 class CutSettings:
-    """CutSettings say how speech becomes clips. The defaults come from the study in docs/benchmarks.md, section VAD.
+    """CutSettings say how speech becomes clips. The defaults come from a study (docs/benchmarks/curation.md).
 
     They are the section `cut` of the settings. Raises UserError.
     """

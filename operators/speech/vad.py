@@ -9,7 +9,7 @@
 An engine only scores; one hysteresis turns every engine's scores into spans, so thresholds mean the same everywhere and
 the engines can be compared. One call is one piece of a recording: nothing is remembered between calls. Memory is
 bounded by the length of the piece (8 bytes a sample beside the PCM) and one batch of windows. Same samples and same
-settings give the same spans; what may move the last bit of a score is in docs/benchmarks.md.
+settings give the same spans; what may move the last bit of a score is in docs/benchmarks/curation.md.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class PyannoteVad(_Engine):
     Where windows overlap their scores are averaged under a Hamming window; where they do not (step 5) a frame at a
     window's edge has heard one side only. `half` runs the network in float16 and needs a CUDA device.
     `model` None is the checkpoint inside the whisperx wheel, unmodified and read without network.
-    whisperX's own offset is 0.363; 0.2 loses less speech in noise (docs/benchmarks.md).
+    whisperX's own offset is 0.363; 0.2 loses less speech in noise (docs/benchmarks/curation.md).
 
     Source: whisperX (Bain et al., arXiv:2303.00747), section 3.1; Bredin and Laurent, Interspeech 2021.
     """
@@ -196,7 +196,7 @@ class SileroVad(_Engine):
     """Silero VAD 6 (MIT) from the silero-vad wheel: a streaming LSTM over 32-ms frames, through onnxruntime.
 
     The package's own thresholds are 0.5 / 0.35; lower ones find more speech here and still no sound effects
-    (docs/benchmarks.md). Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
+    (docs/benchmarks/curation.md). Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
     """
 
     FRAME = 512
