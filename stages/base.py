@@ -51,7 +51,7 @@ Tell = Callable[[Doing], None]
 
 
 def counting(tell: Tell | None, stage: str, clips: Sequence[Clip]) -> Callable[[int, float], None] | None:
-    """What an engine calls with the clips and seconds it has finished of these; None where nobody is told."""
+    """What an engine calls with the clips and seconds it has finished of these; None where nobody listens."""
     if tell is None:
         return None
     of_seconds, started = sum(clip.span.seconds for clip in clips), time.perf_counter()

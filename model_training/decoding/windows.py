@@ -31,7 +31,7 @@ def windows(
     """Yield windows of int16 [T] that follow each other without a gap; at least one, which may be empty.
 
     `audio` is a file with sound in any container, or samples at 16 kHz: int16, or float in -1 ... 1. `on_problem` is
-    told of every stretch that could not be read; where its length is known it is silence.
+    called with every stretch that could not be read; where its length is known it is silence.
 
     Raises:
         UserError: the file cannot be read, or the array is not a recording.

@@ -40,7 +40,7 @@ def read_rows(path: str, name: str) -> Iterator[Row]:
         yield from _with_uri(_READERS[ending(name)](path, name), name)
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"cannot read the manifest {name} ({why}): mend the path or its permissions") from error
+        raise UserError(f"cannot read the manifest {name} ({why}): fix the path or its permissions") from error
 
 
 def _check_encoding(path: str, name: str) -> None:
@@ -62,7 +62,7 @@ def is_manifest(name: str) -> bool:
 
 
 def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is told from a bad
+    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is distinguished from a bad
     line.
     """
     waiting: list[Row] = []
@@ -152,7 +152,7 @@ def _read_csv(path: str, name: str) -> Iterator[Row]:
                 if "uri" not in header or len(set(header)) != len(header):
                     problem = "repeats a column in" if "uri" in header else "has no column 'uri' in"
                     found = ", ".join(header[:8])[:200]
-                    raise UserError(f"the manifest {name} {problem} its first line ({found}): mend the header")
+                    raise UserError(f"the manifest {name} {problem} its first line ({found}): fix the header")
             elif len(values) != len(header):
                 yield first, f"{len(values)} fields where the header has {len(header)}"
             elif any(_has_surrogate(value) for value in values):
