@@ -36,7 +36,7 @@ DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
 @dataclass
 class MoESettings:
-    """An elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
+    """MoESettings describe an elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
 
     ffn: str = setting(
         "all",
@@ -73,7 +73,7 @@ class MoESettings:
 
 @dataclass
 class ModelSettings:
-    """A Conformer encoder with a CTC head and a left-to-right attention decoder."""
+    """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
     d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
     heads: int = setting(4, "of attention", at_least=1)
@@ -103,7 +103,7 @@ class LossSettings:
 
 @dataclass
 class DataSettings:
-    """How clips become batches, and labels become targets."""
+    """DataSettings say how clips become batches, and labels become targets."""
 
     max_frames: int = setting(
         24_000,
@@ -140,7 +140,7 @@ class DataSettings:
 
 @dataclass
 class OptimizerSettings:
-    """How weights are moved."""
+    """OptimizerSettings say how weights are moved."""
 
     name: str = setting(
         "adamw",
@@ -162,7 +162,9 @@ class OptimizerSettings:
 
 @dataclass
 class TrainSettings:
-    """How long a run goes, where, and what it leaves. All but the seed may change when a run goes on."""
+    """TrainSettings say how long a run goes, where, and what it leaves. All but the seed may change when a
+    run goes on.
+    """
 
     max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
     max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
@@ -183,7 +185,7 @@ class TrainSettings:
 
 @dataclass
 class Settings:
-    """Every setting of a training."""
+    """Settings hold every setting of a training."""
 
     model: ModelSettings = setting(ModelSettings(), "sizes: widths and depths have no right value, start from a preset")
     loss: LossSettings = setting(LossSettings(), "what is minimised")

@@ -2,7 +2,8 @@
 
 
 class UserError(Exception):
-    """A mistake in settings, paths, models or credentials: one line saying what is wrong and how to fix it.
+    """A UserError is a mistake in settings, paths, models or credentials: one line saying what is wrong and how to fix
+    it.
 
     The command line prints the line without a traceback and exits with code 2.
     """

@@ -151,7 +151,7 @@ STAGES = tuple(name for name, kind in typing.get_type_hints(ExecutionSettings).i
 
 @dataclass(kw_only=True)
 class Settings:
-    """Every setting of a curation run."""
+    """Settings hold every setting of a curation run."""
 
     output: str = setting("", "run directory, local or s3://bucket/prefix")
     sources: list[SourceSettings] = setting(

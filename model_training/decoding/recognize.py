@@ -43,7 +43,7 @@ class _Window:
 
 
 class Recognizer:
-    """An exported model, ready to listen.
+    """A Recognizer is an exported model, ready to recognise.
 
     Args:
         folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote.

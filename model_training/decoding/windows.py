@@ -51,7 +51,9 @@ def windows(
 
 
 def cut(pcm: np.ndarray, longest: int) -> int:
-    """Where to cut off the first window of a recording longer than `longest` samples: its quietest point in reach."""
+    """Return where to cut off the first window of a recording longer than `longest` samples: its quietest point in
+    reach.
+    """
     first, last = longest // 2, min(longest, len(pcm) - longest // 4)
     energy = np.concatenate([[0.0], np.cumsum(pcm[first - _HEARD // 2 : last + _HEARD // 2].astype(np.float64) ** 2)])
     loudness = (energy[_HEARD:] - energy[:-_HEARD])[::_HOP]

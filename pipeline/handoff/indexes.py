@@ -25,7 +25,7 @@ from pipeline.handoff.spool import Spool, SpoolNames
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """So many clips, together so many samples."""
+    """An Amount is so many clips, together so many samples."""
 
     clips: int = 0
     samples: int = 0

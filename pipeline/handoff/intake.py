@@ -58,7 +58,7 @@ class Intake:
 
     @property
     def source_names(self) -> list[str]:
-        """The roots of the runs and the paths of the labelled sets, by number."""
+        """Return the roots of the runs and the paths of the labelled sets, by number."""
         return [each.run.store.root for each in self.runs] + [labelled.path for labelled in self.labelled]
 
     def cmvn(self, kept: np.ndarray) -> dict[str, Any]:

@@ -62,7 +62,7 @@ UNSORTED = "unsorted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One recording as its source names it. All text is valid Unicode, whatever the source held."""
+    """A SourceFile is one recording as its source names it. All text is valid Unicode, whatever the source held."""
 
     uri: str
     recording_id: str
@@ -90,8 +90,8 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Length:
-    """What the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has a
-    problem.
+    """A Length is what the headers of a file tell of its length, in samples at 16 kHz. None: it cannot be read, or has
+    a problem.
     """
 
     declared: int | None = None
@@ -104,7 +104,7 @@ class Length:
 def read_sources(
     sources: Iterable[SourceSettings], s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> Iterator[SourceFile]:
-    """Every recording of every source, in the order of the sources; the second of two with one uri or one id is a
+    """Yield every recording of every source, in the order of the sources; the second of two with one uri or one id is a
     "duplicate".
 
     A default recording_id (the uri as written, or the path below the source) that another source has used already gives
@@ -137,7 +137,7 @@ def read_sources(
 def check_source(
     source: SourceSettings, s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> str:
-    """A line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
+    """Return a line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
     first = next(read_sources([source], s3, extensions))
     return f"{source.path} ({_kind(source.path)}), first recording {first.uri!r}"
 
@@ -151,7 +151,7 @@ def probe_files(
     timeout_seconds: float = 60.0,
     unit_seconds: float | None = None,
 ) -> list[Length]:
-    """Length of each file, as far as its headers tell.
+    """Return the length of each file, as far as its headers tell.
 
     Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
     and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file

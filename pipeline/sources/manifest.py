@@ -31,7 +31,8 @@ _MAX_DEPTH = 32
 
 
 def read_rows(path: str, name: str) -> Iterator[Row]:
-    """Every row of the manifest at the local `path`; `name` is what its user calls it, and its ending says its format.
+    """Yield every row of the manifest at the local `path`; `name` is what its user calls it, and its ending says its
+    format.
 
     Raises UserError when it is not a manifest at all: unreadable, empty, or without a `uri` column.
     """
@@ -62,8 +63,8 @@ def is_manifest(name: str) -> bool:
 
 
 def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is distinguished from a bad
-    line.
+    """Yield the rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is known
+    from a bad line.
     """
     waiting: list[Row] = []
     columns: set[str] = set()
@@ -196,7 +197,7 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
 
 
 def plain_row(values: dict[Any, Any]) -> dict[str, Any]:
-    """The row in values that JSON can hold. Raises ValueError when it is nested too deeply."""
+    """Return the row in values that JSON can hold. Raises ValueError when it is nested too deeply."""
     # The URI keeps its surrogates: they may be the bytes of a file name that is not UTF-8.
     return {
         text(str(key)): value if key == "uri" and isinstance(value, str) else plain(value)
@@ -205,7 +206,7 @@ def plain_row(values: dict[Any, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can hold it: NaN becomes null, times ISO 8601, decimals text, bytes text or "base64:...".
+    """Return a value as JSON can hold it: NaN becomes null, times ISO 8601, decimals text, bytes text or "base64:...".
 
     Raises ValueError when it is nested too deeply.
     """
@@ -236,7 +237,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def text(value: str) -> str:
-    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as
+    """Return the text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as
     `\\xe9`.
     """
     if not _has_surrogate(value):
