@@ -23,8 +23,6 @@ from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
-import yaml
-
 from operators.errors import UserError
 
 WIDTH = 120
@@ -272,6 +270,8 @@ def _commented(line: str, words: str, indent: str) -> Iterator[str]:
 
 
 def _flow(value: Any) -> str:
+    import yaml  # a device that recognises has none
+
     return (
         yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
         .removesuffix("\n...\n")
