@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from model_training.data.augment import AugmentSettings
 from operators.errors import UserError
 from operators.settings import check as check_bounds
-from operators.settings import leaves, nearest, setting
+from operators.settings import leaves, nearest, setting, wrong_type, yaml_mistake
 from operators.storage.base import S3Settings
 
 PRESETS = Path(__file__).parent / "configs"
@@ -215,7 +215,7 @@ def load(config: str | None, overrides: list[str]) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML in {config or 'an override'}: {' '.join(str(error).split())}") from None
+        raise UserError(f"not valid YAML in {config or 'an override'}: {yaml_mistake(error)}") from None
 
 
 def restore(values: dict[str, Any]) -> Settings:
@@ -367,7 +367,8 @@ def _read(config: str) -> Any:
 
 def _explain(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None) or ""
-    return f"{key}: {str(error).splitlines()[0]}"
+    message = str(error).splitlines()[0]
+    return wrong_type(key, message) or f"{key}: {message}"
 
 
 def s3_settings(recorded: Mapping[str, Any] | None = None) -> S3Settings:
