@@ -330,7 +330,7 @@ def expected(hint: Any) -> str:
 
 
 def wrong_type(key: str, message: str) -> str | None:
-    """Return `key=value: expected ...` for OmegaConf's message about a value of a wrong type, None for another message."""
+    """Return `key=value: expected ...` for OmegaConf's message about a wrong type, None for another message."""
     found = re.match(r".*?value '(.*?)'.* (?:to|type|hint|valid) '?(\w+)", message, flags=re.IGNORECASE)
     kind = _OMEGACONF_TYPES.get(found[2].lower()) if found else None
     return f"{key}={found[1]}: expected {expected(kind)}" if found and kind else None

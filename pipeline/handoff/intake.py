@@ -75,7 +75,9 @@ class Intake:
                     total = total + sums
                 at += clips
         if not total.frames:
-            raise UserError("the runs kept no audio, so there is no mean and variance to normalise features by")
+            raise UserError(
+                "the runs kept no audio, so nothing can be trained on them: give a run with kept clips ('report' says what was lost)"
+            )
         mean, istd = total.cmvn()
         return {"frames": total.frames, "mean": mean.tolist(), "istd": istd.tolist()}
 
