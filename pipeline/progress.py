@@ -117,6 +117,8 @@ class Progress:
 
     def eta_seconds(self) -> float | None:
         """Time left at the mean speed so far, clips of the unit in work counted; None while too little is known."""
+        if self.done + self.failed >= self.units > 0:
+            return 0.0
         heard = self.input_seconds + self.seconds_within
         if not heard or self.elapsed < 10:
             return None

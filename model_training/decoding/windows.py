@@ -82,8 +82,10 @@ def _blocks(
     except AudioError as error:
         if error.reason in ("missing", "permission", "read_error", "not_a_file"):
             raise UserError(f"cannot read {audio}: {error.detail or error.reason.replace('_', ' ')}") from None
-        fix = "copy or record it again" if error.detail == NO_SAMPLES else "convert it to WAV or FLAC first"
-        raise UserError(f"cannot read {audio} as audio ({error.detail or error.reason}): {fix}") from None
+        again = error.detail == NO_SAMPLES or error.reason == "empty_file"
+        fix = "copy or record it again" if again else "convert it to WAV or FLAC first"
+        why = error.detail or error.reason.replace("_", " ")
+        raise UserError(f"cannot read {audio} as audio ({why}): {fix}") from None
     if held:
         yield np.concatenate(held)
 

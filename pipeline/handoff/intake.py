@@ -75,9 +75,7 @@ class Intake:
                     total = total + sums
                 at += clips
         if not total.frames:
-            raise UserError(
-                "the runs kept no audio, so nothing can be trained on them: give a run with kept clips ('report' says what was lost)"
-            )
+            raise UserError("the runs kept no audio, so there is nothing to train on: give a run that kept clips")
         mean, istd = total.cmvn()
         return {"frames": total.frames, "mean": mean.tolist(), "istd": istd.tolist()}
 

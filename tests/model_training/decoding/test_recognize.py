@@ -198,6 +198,9 @@ def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, check
     soundfile.write(tmp_path / "empty.wav", speech(0.0), SAMPLE_RATE)
     with pytest.raises(UserError, match=r"cannot read .*empty.wav as audio \(no samples\): copy or record it again"):
         recognizer.recognize([tmp_path / "empty.wav"])
+    (tmp_path / "nothing.wav").touch()
+    with pytest.raises(UserError, match=r"cannot read .*nothing.wav as audio \(empty file\): copy or record it again"):
+        recognizer.recognize([tmp_path / "nothing.wav"])
     with pytest.raises(UserError, match=r"cannot read .*none.wav: no such file"):
         recognizer.recognize([tmp_path / "none.wav"])
     with pytest.raises(UserError, match="one dimension"):
