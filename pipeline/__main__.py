@@ -274,7 +274,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """A Terminated is SIGTERM: what a cluster sends to a job that it ends. Everything is put away as after Ctrl-C."""
+    """Terminated is raised on SIGTERM, which a cluster sends to a job that it ends: all is closed as after Ctrl-C."""
 
 
 def terminate(_number: int, _frame: object) -> None:
