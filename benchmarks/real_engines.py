@@ -257,12 +257,11 @@ def ours(work: Path, weights: Path, variant: str, meter: Meter) -> dict[str, Any
 
 def label_errors(work: Path, output: str) -> dict[str, list[float | None]]:
     """By domain: error rate of kept labels, of Whisper and of Moonshine on all they heard, percent of mixed tokens."""
-    from pipeline.score.scoring import question, score
-
-    from pipeline.curate import existing_run
+    from pipeline.run_directory import existing_run
+    from pipeline.score.command import score, score_settings
 
     settings, store = existing_run(output, [])
-    found = score(settings, store, str(work / "truth.jsonl"), question("0,5,10", 0.3, 0.8, spoken=False))
+    found = score(settings, store, str(work / "truth.jsonl"), score_settings("0,5,10", 0.3, 0.8, written=True))
     return {
         scope.name: [scope.systems[0].kept.mer.value, *(system.all.mer.value for system in scope.systems[1:])]
         for scope in found.domains

@@ -19,7 +19,7 @@ Both must give the same WER and PER for every Mandarin pair, or the benchmark st
 The corpus is made here from a seed: clip-length sentences (about 10 s of speech), all distinct, 50 % Mandarin, 30 %
 English, 20 % code-switched. The "ASR" side has punctuation, capitals and digits, the "copilot" side is bare, as Whisper
 and Paraformer write. Half of the pairs say the same words; in the rest one to three tokens were replaced, dropped or
-doubled. docs/benchmarks.md, section "Rover", holds what came out.
+doubled. docs/benchmarks/text.md, section "Rover", holds what came out.
 """
 
 from __future__ import annotations

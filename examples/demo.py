@@ -75,7 +75,7 @@ def main() -> None:
     print(f"\nThe report to read and listen to: {ROOT / RUN / 'report.html'}")
     print(f"How good the labels are:          {ROOT / RUN / 'score.html'}")
     if kept >= LEAST_CLIPS:
-        print(f"What the model learnt of them:    {ROOT / MODEL / 'eval.html'}")
+        print(f"What the model learned of them:   {ROOT / MODEL / 'eval.html'}")
         print(f"The models for devices:           {ROOT / EXPORTED}")
 
 

@@ -56,7 +56,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument("--data", required=True, metavar="DIR", help="hand-off directory, local or s3://")
     command.add_argument("--config", metavar="CONFIG", help="preset or YAML file (default: the settings' own defaults)")
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: models/<name of CONFIG>)")
-    command.add_argument("settings", nargs="*", metavar="key=value")
+    command.add_argument("settings", nargs="*", default=[], metavar="key=value")
 
     def searching(command: argparse.ArgumentParser) -> None:
         command.add_argument("checkpoint", metavar="CKPT", help="folder of a checkpoint, or of a run: its newest")
@@ -90,7 +90,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
 
     command = add("decode", "transcribe files, or a split, with a checkpoint", _decode)
     searching(command)
-    command.add_argument("files", nargs="*", metavar="AUDIO")
+    command.add_argument("files", nargs="*", default=[], metavar="AUDIO")
     command.add_argument("--data", metavar="DIR", help="decode a hand-off's split instead of files")
     command.add_argument("--split", default="test", help="default test")
     command.add_argument("--group", type=int, help="number of routed experts (default: the largest)")
@@ -115,7 +115,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument(
         "--vocabulary", type=int, default=6000, help="size of the vocabulary with --config (default 6000)"
     )
-    command.add_argument("settings", nargs="*", metavar="key=value")
+    command.add_argument("settings", nargs="*", default=[], metavar="key=value")
 
     command = add("settings", "every setting of a training, with its default, bounds and meaning", _settings)
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")

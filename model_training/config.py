@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from model_training.data.augment import AugmentSettings
 from operators.errors import UserError
 from operators.settings import check as check_bounds
-from operators.settings import leaves, nearest, setting
+from operators.settings import leaves, nearest, setting, wrong_type, yaml_mistake
 from operators.storage.base import S3Settings
 
 PRESETS = Path(__file__).parent / "configs"
@@ -36,7 +36,7 @@ DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
 @dataclass
 class MoESettings:
-    """An elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
+    """MoESettings describe an elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
 
     ffn: str = setting(
         "all",
@@ -73,7 +73,7 @@ class MoESettings:
 
 @dataclass
 class ModelSettings:
-    """A Conformer encoder with a CTC head and a left-to-right attention decoder."""
+    """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
     d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
     heads: int = setting(4, "of attention", at_least=1)
@@ -103,7 +103,7 @@ class LossSettings:
 
 @dataclass
 class DataSettings:
-    """How clips become batches, and labels become targets."""
+    """DataSettings say how clips become batches, and labels become targets."""
 
     max_frames: int = setting(
         24_000,
@@ -140,7 +140,7 @@ class DataSettings:
 
 @dataclass
 class OptimizerSettings:
-    """How weights are moved."""
+    """OptimizerSettings say how weights are moved."""
 
     name: str = setting(
         "adamw",
@@ -162,7 +162,9 @@ class OptimizerSettings:
 
 @dataclass
 class TrainSettings:
-    """How long a run goes, where, and what it leaves. All but the seed may change when a run goes on."""
+    """TrainSettings say how long a run goes, where, and what it leaves. All but the seed may change when a
+    run goes on.
+    """
 
     max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
     max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
@@ -183,7 +185,7 @@ class TrainSettings:
 
 @dataclass
 class Settings:
-    """Every setting of a training."""
+    """Settings hold every setting of a training."""
 
     model: ModelSettings = setting(ModelSettings(), "sizes: widths and depths have no right value, start from a preset")
     loss: LossSettings = setting(LossSettings(), "what is minimised")
@@ -213,7 +215,7 @@ def load(config: str | None, overrides: list[str]) -> Settings:
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
-        raise UserError(f"not valid YAML in {config or 'an override'}: {' '.join(str(error).split())}") from None
+        raise UserError(f"not valid YAML in {config or 'an override'}: {yaml_mistake(error)}") from None
 
 
 def restore(values: dict[str, Any]) -> Settings:
@@ -365,7 +367,8 @@ def _read(config: str) -> Any:
 
 def _explain(error: OmegaConfBaseException) -> str:
     key = getattr(error, "full_key", None) or ""
-    return f"{key}: {str(error).splitlines()[0]}"
+    message = str(error).splitlines()[0]
+    return wrong_type(key, message) or f"{key}: {message}"
 
 
 def s3_settings(recorded: Mapping[str, Any] | None = None) -> S3Settings:

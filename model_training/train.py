@@ -37,7 +37,7 @@ MOST_SKIPPED = 20  # steps in a row whose gradient is not finite
 
 @dataclass(frozen=True)
 class Trained:
-    """How a call of `train` ended."""
+    """A Trained says how a call of `train` ended."""
 
     step: int
     folder: Path

@@ -83,7 +83,7 @@ class AgreementRule:
         check(self, "rover")
 
     def side(self, choice: Mapping[str, str], language: str | None) -> str:
-        """ "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
+        """Return "asr" or "copilot": what `reference` or `label` says for a language; the ASR when it says nothing."""
         code = canonical(language) or "default"
         # The keys are written by people: zh-CN or Mandarin say what is done with zh.
         return next((said for key, said in choice.items() if canonical(key) == code), choice.get("default", "asr"))
@@ -95,7 +95,7 @@ def _tokens(spoken: str) -> list[str]:
 
 
 class AgreementJudge:
-    """Measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
+    """An AgreementJudge measures and judges pairs of transcripts. Cheap to build, pure afterwards."""
 
     def __init__(
         self,
@@ -110,8 +110,8 @@ class AgreementJudge:
     def measure(
         self, asr: Hypothesis, copilots: Sequence[Hypothesis], language: str | None, seconds: float
     ) -> Agreement:
-        """How far the ASR agrees with the nearest copilot: one with the same numbers if there is any, then the lowest
-        WER + PER, then the first.
+        """Return how far the ASR agrees with the nearest copilot: one with the same numbers if there is any, then the
+        lowest WER + PER, then the first.
 
         `seconds` is the clip's length, for the speech rate. Raises ValueError without a copilot: that clip is the
         copilot stage's `no_copilot`.
@@ -182,7 +182,7 @@ class AgreementJudge:
 
 
 def reject(agreement: Agreement, rule: AgreementRule) -> Rejection | None:
-    """Why a measured clip is dropped, None when it is kept. A bound that is met exactly is not exceeded."""
+    """Return why a measured clip is dropped, None when it is kept. A bound that is met exactly is not exceeded."""
     if not agreement.asr_norm:
         return Rejection(stage="rover", reason=EMPTY_ASR, detail="nothing is left of the ASR's text once normalised")
     if not agreement.copilot_norm:

@@ -23,7 +23,7 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """A half-open stretch [start, end) in samples at 16 kHz."""
+    """A Span is a half-open stretch [start, end) in samples at 16 kHz."""
 
     start: int
     end: int
@@ -51,7 +51,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rejection:
-    """Why something was dropped: the stage that decided, a reason from a closed list, and detail for a reader."""
+    """A Rejection says why something was dropped: the stage that decided, a reason from a closed list, and detail for a
+    reader.
+    """
 
     stage: str
     reason: str
@@ -60,7 +62,7 @@ class Rejection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hypothesis:
-    """What one engine heard in a clip."""
+    """A Hypothesis is what one engine heard in a clip."""
 
     engine: str
     text: str
@@ -79,7 +81,9 @@ class Hypothesis:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How far two transcripts agree. Rates are in percent of the reference's length and may exceed 100."""
+    """An Agreement says how far two transcripts agree. Rates are in percent of the reference's length and may exceed
+    100.
+    """
 
     wer: float
     per: float
@@ -95,7 +99,7 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Kept with a label, or rejected with a reason: never both, never neither."""
+    """A Verdict is kept with a label, or rejected with a reason: never both, never neither."""
 
     label: str | None = None
     rejection: Rejection | None = None
@@ -111,7 +115,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
-    """One source file and what the manifest says of it."""
+    """A Recording is one source file and what the manifest says of it."""
 
     recording_id: str
     uri: str
@@ -123,7 +127,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """A stretch of one recording and what we know about it. `verdict` None means still in play."""
+    """A Clip is a stretch of one recording and what we know about it. `verdict` None means still in play."""
 
     clip_id: str
     recording_id: str
@@ -142,8 +146,8 @@ class Clip:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """The part of a recording that one unit owns: [start, end) nominal, moved to quiet points when the audio is
-    read.
+    """A Piece is the part of a recording that one unit owns: [start, end) nominal, moved to quiet points when the audio
+    is read.
     """
 
     recording: Recording
@@ -162,7 +166,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
-    """A part of a piece that holds no clip: "non_speech", or "unreadable" with its reason."""
+    """A Stretch is a part of a piece that holds no clip: "non_speech", or "unreadable" with its reason."""
 
     recording_id: str
     span: Span
@@ -174,7 +178,9 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unit:
-    """One row of work: pieces of one domain on the way in, clips and stretches that tile them on the way out."""
+    """A Unit is one row of work: pieces of one domain on the way in, clips and stretches that tile them on
+    the way out.
+    """
 
     unit_id: str
     domain: str
@@ -189,7 +195,7 @@ class Unit:
     """seconds of audio that each stage worked on; likewise."""
 
     def clip_audio(self) -> list[np.ndarray]:
-        """int16 [samples] of every clip, in order; views, not copies."""
+        """Return int16 [samples] of every clip, in order; views, not copies."""
         ends = np.cumsum([clip.span.samples for clip in self.clips])
         return np.split(self.audio, ends[:-1]) if self.clips else []
 
@@ -204,10 +210,10 @@ def clip_id(recording_id: str, span: Span) -> str:
 
 
 def clip_hash(recording_id: str) -> str:
-    """The part of a clip's name that tells its recording apart from every other."""
+    """Return the part of a clip's name that tells its recording apart from every other."""
     return hashlib.sha256(recording_id.encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
 
 def pcm_bytes(pcm: np.ndarray) -> bytes:
-    """int16 samples as little-endian bytes, the form audio has between stages and under content hashes."""
+    """Return int16 samples as little-endian bytes, the form audio has between stages and under content hashes."""
     return np.ascontiguousarray(pcm, dtype="<i2").tobytes()

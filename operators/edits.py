@@ -40,12 +40,16 @@ class Edits(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Error rate in percent of the reference length; above 100 when there are more edits than reference tokens."""
+        """Return the error rate in percent of the reference length; above 100 when there are more edits than reference
+        tokens.
+        """
         return _rate(self.total, self.reference_length)
 
 
 class Edit(NamedTuple):
-    """One step of an alignment, for display: `reference` is "" at an insertion, `hypothesis` is "" at a deletion."""
+    """An Edit is one step of an alignment, for display: `reference` is "" at an insertion, `hypothesis` is "" at a
+    deletion.
+    """
 
     kind: EditKind
     reference: str

@@ -1,8 +1,9 @@
-"""The one exception that is the user's to mend."""
+"""The exceptions that carry one line for the user: what is wrong, and how to fix it."""
 
 
 class UserError(Exception):
-    """A mistake in settings, paths, models or credentials: one line saying what is wrong and how to mend it.
+    """A UserError is a mistake in settings, paths, models or credentials: one line saying what is wrong and how to fix
+    it.
 
     The command line prints the line without a traceback and exits with code 2.
     """

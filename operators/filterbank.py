@@ -38,7 +38,8 @@ _CHUNK = 1024
 
 
 def filterbank(pcm: np.ndarray) -> np.ndarray:
-    """Log-mel energies of int16 [T] at 16 kHz as float32 [F, 80], F = 1 + (T - 400) // 160, or 0 below 400 samples.
+    """Return log-mel energies of int16 [T] at 16 kHz as float32 [F, 80], F = 1 + (T - 400) // 160, or 0 below 400
+    samples.
 
     The numbers are those of torchaudio.compliance.kaldi.fbank(dither=0) on the samples unscaled.
 
@@ -94,7 +95,9 @@ def _no_sums() -> np.ndarray:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MelSums:
-    """What the global mean and variance of features need: counts and sums that add up over clips, units and runs."""
+    """MelSums are what the global mean and variance of features need: counts and sums that add up over clips, units and
+    runs.
+    """
 
     frames: int = 0
     sums: np.ndarray = field(default_factory=_no_sums)
@@ -103,7 +106,7 @@ class MelSums:
     """float64 [80]: the sum of squares over all frames."""
 
     def add(self, features_F80: np.ndarray) -> MelSums:
-        """These sums and those of the float features [F, 80] of one more clip."""
+        """Return these sums and those of the float features [F, 80] of one more clip."""
         wide = features_F80.astype(np.float64)
         return self + MelSums(len(wide), wide.sum(axis=0), np.square(wide).sum(axis=0))
 
@@ -116,7 +119,7 @@ class MelSums:
     __hash__ = None  # type: ignore[assignment]
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it, exactly: `from_dict(to_dict())` is equal to the bit."""
+        """Return the sums as JSON holds them, exactly: `from_dict(to_dict())` is equal to the bit."""
         return {"frames": self.frames, "sums": self.sums.tolist(), "squares": self.squares.tolist()}
 
     @staticmethod
@@ -128,7 +131,8 @@ class MelSums:
         return MelSums(int(record["frames"]), sums, squares)
 
     def cmvn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and 1/standard deviation of every bin, float32 [80] each: normalised = (features - mean) * istd.
+        """Return the mean and 1/standard deviation of every bin, float32 [80] each: normalised = (features - mean) *
+        istd.
 
         Raises:
             ValueError: no frame was added.

@@ -75,7 +75,7 @@ class Duplicates:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkippedRows:
-    """The rows of labelled sets that could not be used, and the file that names them."""
+    """SkippedRows are the rows of labelled sets that could not be used, and the file that names them."""
 
     file: str
     rows: int = 0
@@ -91,7 +91,7 @@ class DamagedShard:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
-    """What the user chose of the split, the weights and the checks."""
+    """Choices are what the user chose of the split, the weights and the checks."""
 
     dev: float
     test: float
@@ -103,7 +103,7 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Place:
-    """How the S3 of the shards is reached; None: as boto3 is set up."""
+    """An S3Place says how the S3 of the shards is reached; None: as boto3 is set up."""
 
     endpoint_url: str | None = None
     region: str | None = None

@@ -26,7 +26,7 @@ _SPACE_BETWEEN_UNSPACED = re.compile(f"(?<=[{_UNSPACED}]) (?=[{_UNSPACED}])")
 
 
 def vote(transcripts: Sequence[str]) -> str:
-    """One spoken form out of several, in engine order. Empty transcripts vote too: for silence.
+    """Return one spoken form out of several, in engine order. Empty transcripts vote too: for silence.
 
     Raises ValueError when there is none.
     """
@@ -39,7 +39,7 @@ def vote(transcripts: Sequence[str]) -> str:
 
 
 def vote_tokens(hypotheses: Sequence[Sequence[str]]) -> list[str]:
-    """The winning tokens; `hypotheses` are token lists in engine order, at least one."""
+    """Return the winning tokens; `hypotheses` are token lists in engine order, at least one."""
     network: list[Slot] = [[token] for token in hypotheses[0]]
     for voters, hypothesis in enumerate(hypotheses[1:], start=1):
         network = _merge(network, hypothesis, voters)

@@ -17,13 +17,12 @@ import copy
 import difflib
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import Field, asdict, dataclass, field, fields, is_dataclass
 from typing import Any
-
-import yaml
 
 from operators.errors import UserError
 
@@ -272,6 +271,8 @@ def _commented(line: str, words: str, indent: str) -> Iterator[str]:
 
 
 def _flow(value: Any) -> str:
+    import yaml  # a device that recognises has none
+
     return (
         yaml.safe_dump(value, default_flow_style=True, width=math.inf, allow_unicode=True, sort_keys=False)
         .removesuffix("\n...\n")
@@ -326,3 +327,18 @@ def expected(hint: Any) -> str:
         return " or ".join(names) or expected(int)
     names_of = {int: "a whole number", float: "a number", bool: "true or false", str: "text", list: "a list"}
     return names_of.get(kind, "a table")
+
+
+def wrong_type(key: str, message: str) -> str | None:
+    """Return `key=value: expected ...` for OmegaConf's message about a wrong type, None for another message."""
+    found = re.match(r".*?value '(.*?)'.* (?:to|type|hint|valid) '?(\w+)", message, flags=re.IGNORECASE)
+    kind = _OMEGACONF_TYPES.get(found[2].lower()) if found else None
+    return f"{key}={found[1]}: expected {expected(kind)}" if found and kind else None
+
+
+_OMEGACONF_TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bool, "str": str, "string": str}
+
+
+def yaml_mistake(error: Exception) -> str:
+    """Return what PyYAML found wrong, in one line."""
+    return " ".join(str(error).replace('in "<unicode string>", ', "at ").split()).removesuffix(": ^")

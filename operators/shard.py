@@ -107,7 +107,7 @@ _ADDED = ("numbers_agree",)
 
 
 def feature_frames(samples: int) -> int:
-    """How many 25 ms windows, 10 ms apart, fit into `samples` (Kaldi's snip_edges)."""
+    """Return how many 25 ms windows, 10 ms apart, fit into `samples` (Kaldi's snip_edges)."""
     window, shift = SAMPLE_RATE * 25 // 1000, SAMPLE_RATE * 10 // 1000
     return 0 if samples < window else 1 + (samples - window) // shift
 
@@ -118,7 +118,7 @@ def content_hash(pcm: np.ndarray) -> str:
 
 
 def decode_member(data: bytes) -> np.ndarray:
-    """int16 [samples], 16 kHz mono, of a shard's audio member, as a reader of the shard hears it.
+    """Return int16 [samples], 16 kHz mono, of a shard's audio member, as a reader of the shard hears it.
 
     Raises ValueError when it is no such audio.
     """
@@ -137,8 +137,8 @@ def clip_language(clip: Clip) -> str | None:
 
 
 def unit_rows(unit: Unit) -> list[LedgerRow]:
-    """All that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the tar come
-    later.
+    """Return all that became of the unit, one row per clip or stretch, in plan order and then in time. Places in the
+    tar come later.
     """
     order = {piece.recording.recording_id: index for index, piece in reversed(list(enumerate(unit.pieces)))}
     # Of pieces with one id only that without a problem was read: what was heard is its own, whichever uri comes first.
@@ -200,8 +200,8 @@ def rejection_columns(rejection: Rejection | None) -> LedgerRow:
 
 
 def sample_record(row: LedgerRow) -> dict[str, Any]:
-    """The `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown, never
-    guessed.
+    """Return the `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown,
+    never guessed.
     """
     same = (
         "clip_id",
@@ -266,13 +266,13 @@ def _utf8(text: str) -> bytes:
 
 
 def clean(text: str) -> str:
-    """Text that UTF-8 can hold: bytes of a file name that were no UTF-8 become visible escapes."""
+    """Return text that UTF-8 can hold: bytes of a file name that were no UTF-8 become visible escapes."""
     return _utf8(text).decode("utf-8")
 
 
 def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:
-    """A ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the file's
-    own.
+    """Return a ledger as Parquet; `metadata` (unit, settings fingerprint, the tar's size and checksum) goes into the
+    file's own.
 
     Its pages carry checksums, so that a flipped bit is an error and not another label.
     """

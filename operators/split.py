@@ -28,7 +28,7 @@ SPLITS = ("train", "dev", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
-    """The shares of groups, 0-1, that go to dev and to test, and the seed of the draw."""
+    """Shares are the parts of the groups, 0-1, that go to dev and to test, and the seed of the draw."""
 
     dev: float
     test: float

@@ -138,7 +138,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         command = add(name, text)
         command.add_argument("config", metavar="CONFIG", help="YAML file with settings")
-        command.add_argument("settings", metavar="key=value", nargs="*", help="settings that override the file")
+        command.add_argument(
+            "settings", metavar="key=value", nargs="*", default=[], help="settings that override the file"
+        )
     command = add("report", "write and print the retention report of a run, or compare several")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, local or s3://, and s3.* settings")
     command.add_argument(
@@ -146,14 +148,18 @@ def parser() -> argparse.ArgumentParser:
     )
     command = add("redecide", "judge a finished run again under other thresholds")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
-    command.add_argument("settings", metavar="key=value", nargs="*", help="new settings: rover.* and text.*")
+    command.add_argument(
+        "settings", metavar="key=value", nargs="*", default=[], help="new settings: rover.* and text.*"
+    )
     command.add_argument(
         "--settings", dest="file", metavar="FILE", help="YAML file with new settings, such as calibration.yaml"
     )
     command.add_argument("--output", metavar="DIR", help="new run directory (default: RUN plus a hash of the settings)")
     command = add("score", "compare a run's labels and engines with a truth file")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
-    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command.add_argument(
+        "settings", metavar="key=value", nargs="*", default=[], help="s3.* settings, where the run lies on S3"
+    )
     add_truth(command, "0,5,10", "error rates, in percent, within which a label counts as right")
     command.add_argument(
         "--written",
@@ -162,7 +168,9 @@ def parser() -> argparse.ArgumentParser:
     )
     command = add("calibrate", "find the threshold that reaches a target, from a hand-checked sample")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
-    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command.add_argument(
+        "settings", metavar="key=value", nargs="*", default=[], help="s3.* settings, where the run lies on S3"
+    )
     command.add_argument(
         "--target-cer", metavar="PERCENT", type=float, required=True, help="character errors that kept labels may have"
     )
@@ -170,9 +178,13 @@ def parser() -> argparse.ArgumentParser:
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
-    command.add_argument("settings", metavar="key=value", nargs="*", help="s3.* settings, where the run lies on S3")
+    command.add_argument(
+        "settings", metavar="key=value", nargs="*", default=[], help="s3.* settings, where the run lies on S3"
+    )
     command = add("compare", "say how two transcripts are judged, and why")
-    command.add_argument("texts", metavar="A B", nargs="*", help="two transcripts, and rover.* and text.* settings")
+    command.add_argument(
+        "texts", metavar="A B", nargs="*", default=[], help="two transcripts, and rover.* and text.* settings"
+    )
     command.add_argument("--language", metavar="CODE", help="of both, for example en, zh or yue (default: not known)")
     command.add_argument("--pairs", metavar="FILE", help="a TSV file of pairs instead, - for the standard input")
     command = add("settings", "print every setting of run, plan and check with its default")
@@ -254,7 +266,7 @@ def _compare(arguments: argparse.Namespace) -> int:
         compare_pairs(arguments.pairs, judge)
         return 0
     if arguments.pairs is not None or len(texts) != 2:
-        raise UserError(f"compare takes two transcripts, or --pairs FILE; it was given {len(texts)} transcripts")
+        raise UserError("compare takes two transcripts, or --pairs FILE: put quotes around a text with spaces")
     compare_texts(texts[0], texts[1], arguments.language, judge)
     return 0
 
@@ -297,7 +309,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM: what a cluster sends to a job that it ends. Everything is put away as after Ctrl-C."""
+    """Terminated is raised on SIGTERM, which a cluster sends to a job that it ends: all is closed as after Ctrl-C."""
 
 
 def terminate(_number: int, _frame: object) -> None:

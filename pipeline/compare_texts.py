@@ -36,8 +36,8 @@ def judged(judge: AgreementJudge, first: str, second: str, language: str | None)
         "reason": verdict.rejection.reason if verdict.rejection else None,
         "why": verdict.rejection.detail if verdict.rejection else "within the limits, and the numbers agree",
         "label": verdict.label,
-        "wer": round(agreement.wer, 2),
-        "per": round(agreement.per, 2),
+        "wer": agreement.wer,
+        "per": agreement.per,
         "reference": agreement.reference,
         "spoken": [compared.first.spoken, compared.second.spoken],
         "folded": [compared.first.folded, compared.second.folded],
@@ -70,7 +70,8 @@ def compare_pairs(path: str, judge: AgreementJudge) -> None:
     """Write one JSON object a line for each pair of a TSV file, as it is read. Raises UserError."""
     for row in _rows(path):
         found = judged(judge, row["a"], row["b"], row["lang"] or None)
-        print(json.dumps(found | {key: row[key] for key in row if key not in found}, ensure_ascii=False))
+        rates = {rate: round(found[rate], 2) for rate in ("wer", "per")}
+        print(json.dumps(found | rates | {key: row[key] for key in row if key not in found}, ensure_ascii=False))
 
 
 def _rows(path: str) -> Iterator[dict[str, str]]:

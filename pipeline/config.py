@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from operators.agreement import AgreementRule
 from operators.asr.hallucination import HallucinationRules
 from operators.errors import UserError
-from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting
+from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting, wrong_type, yaml_mistake
 from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
 from operators.text.spoken import RULES_VERSION
@@ -159,7 +159,7 @@ STAGES = tuple(name for name, kind in typing.get_type_hints(ExecutionSettings).i
 
 @dataclass(kw_only=True)
 class Settings:
-    """Every setting of a curation run."""
+    """Settings hold every setting of a curation run."""
 
     output: str = setting("", "run directory, local or s3://bucket/prefix")
     sources: list[SourceSettings] = setting(
@@ -242,9 +242,7 @@ def _merge(tree: Any, file: SettingsFile | None, overrides: list[str]) -> Settin
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
-        raise UserError(
-            f"not valid YAML in {file.name if file else 'an override'}: {' '.join(str(error).split())}"
-        ) from None
+        raise UserError(f"not valid YAML in {file.name if file else 'an override'}: {yaml_mistake(error)}") from None
     assert isinstance(settings, Settings)
     check(settings)
     _check_together(settings)
@@ -340,14 +338,7 @@ def _explain(error: OmegaConfBaseException) -> str:
         return f"{key}: YAML reads yes, no, on and off as true and false: put a code such as no (Norwegian) in quotes"
     if "not in" in message:
         return _unknown(key)
-    found = re.match(r".*?value '(.*?)'.* (?:to|type|hint|valid) '?(\w+)", message, flags=re.IGNORECASE)
-    if found and found[2].lower() in _TYPES:
-        return f"{key}={found[1]}: expected {expected(_TYPES[found[2].lower()])}"
-    return f"setting {key}: {message}"
-
-
-# OmegaConf's names of types
-_TYPES = {"float": float, "union": float, "integer": int, "int": int, "bool": bool, "str": str, "string": str}
+    return wrong_type(key, message) or f"setting {key}: {message}"
 
 
 def _check_together(settings: Settings) -> None:

@@ -95,7 +95,7 @@ class Curation:
             return self._stored_plan()
         if ledger.done_units(self.store):
             raise UserError(
-                f"{self.store.root} holds shards and no plan, so nobody knows of what: choose another output"
+                f"{self.store.root} holds shards and no plan, so their sources are unknown: choose another output"
             )
         if not self.settings.sources:
             raise UserError("no sources: say what to curate, for example sources=[{path: crawl/}]")

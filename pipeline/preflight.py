@@ -49,7 +49,7 @@ class Preflight:
         self.console.print(line)
 
     def before_plan(self) -> None:
-        """Output and sources. Raises UserError."""
+        """Check output and sources. Raises UserError."""
         try_output(self.store, "output")
         self.passed("output", f"{self.store.root} is writable")
         for source in self.settings.sources:
@@ -78,7 +78,7 @@ class Preflight:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
 
     def after_plan(self, input_seconds: float) -> None:
-        """Disk for the shards, if everything were kept. Raises UserError."""
+        """Check that the disk can hold the shards, if everything were kept. Raises UserError."""
         if "://" in self.store.root:
             return
         per_second = (

@@ -38,7 +38,7 @@ class StageSpeed:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Seconds of audio per second of one worker's work; None before there was work to speak of."""
+        """Return seconds of audio per second of one worker's work; None before there was work to speak of."""
         return self.audio_seconds / self.busy_seconds if self.busy_seconds > 0.05 else None
 
 
@@ -102,7 +102,7 @@ class Progress:
 
     @property
     def seconds_within(self) -> float:
-        """Seconds of audio of the unit in work that are as good as done.
+        """Return seconds of audio of the unit in work that are as good as done.
 
         Until the busiest stage has been seen it is taken to be the one that speaks; stages after it take no time.
         """
@@ -117,13 +117,15 @@ class Progress:
 
     def eta_seconds(self) -> float | None:
         """Time left at the mean speed so far, clips of the unit in work counted; None while too little is known."""
+        if self.done + self.failed >= self.units > 0:
+            return 0.0
         heard = self.input_seconds + self.seconds_within
         if not heard or self.elapsed < 10:
             return None
         return max(self.expected_seconds - heard, 0.0) * self.elapsed / heard
 
     def inside(self) -> str:
-        """What is being done inside a unit, in a few words; empty where nobody says."""
+        """Return what is being done inside a unit, in a few words; empty where nobody says."""
         if self.doing is None:
             return ""
         now = self.doing
@@ -131,13 +133,13 @@ class Progress:
         return f"{now.stage} {now.clips}/{now.of_clips} clips" + (f" at {human_factor(speed)}" if speed else "")
 
     def utilisation(self, name: str) -> float:
-        """Share of its workers' time that a stage worked, 0-1."""
+        """Return the share of its workers' time that a stage worked, 0-1."""
         speed = self.speeds[name]
         return min(speed.busy_seconds / (self.elapsed * speed.workers), 1.0)
 
     def waits_for(self) -> dict[str, str]:
-        """What holds each stage: the busiest stage sets the pace, those before it are held back, those after it wait
-        for it.
+        """Return what holds each stage: the busiest stage sets the pace, those before it are held back, those after it
+        wait for it.
         """
         names = [stage.name for stage in self.stages]
         if not any(self.speeds[name].busy_seconds for name in names):
@@ -154,7 +156,7 @@ class Progress:
         return answer
 
     def speed_record(self, finished_at: str) -> dict[str, Any]:
-        """What the report says of engine speeds, for `speed/*.json`."""
+        """Return what the report says of engine speeds, for `speed/*.json`."""
         return {
             "started": self.started_at,
             "finished": finished_at,
@@ -176,7 +178,7 @@ class Progress:
         return f"{human_seconds(self.kept_seconds)} ({human_share(self.kept_seconds, self.input_seconds)})"
 
     def line(self) -> str:
-        """Everything in one plain line, for logs."""
+        """Return everything in one plain line, for logs."""
         eta = self.eta_seconds()
         waits = self.waits_for()
         pace = next((name for name, why in waits.items() if why == "sets the pace"), "starting")
@@ -220,7 +222,7 @@ def _factor(speed: StageSpeed) -> str:
 
 
 class Display:
-    """Shows a Progress while it grows: a live table on a terminal, a line every few seconds elsewhere."""
+    """A Display shows a Progress while it grows: a live table on a terminal, a line every few seconds elsewhere."""
 
     def __init__(self, progress: Progress, console: Console) -> None:
         self._progress, self._console = progress, console

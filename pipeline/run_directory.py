@@ -69,7 +69,7 @@ def config_bytes(settings: Settings) -> bytes:
 def stored_config(store: Store) -> dict[str, Any]:
     """Return config.yaml of a run. Raises UserError when the folder is no run."""
     if not store.exists(CONFIG_KEY):
-        raise UserError(f"{store.root} is no run directory: it has no {CONFIG_KEY}")
+        raise UserError(f"{store.root} is no run directory (it has no {CONFIG_KEY}): give the `output` of a run")
     try:
         content = yaml.safe_load(store.read(CONFIG_KEY))
     except yaml.YAMLError:

@@ -34,7 +34,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doing:
-    """What a stage has finished of a unit, while it works on it."""
+    """A Doing is what a stage has finished of a unit, while it works on it."""
 
     stage: str
     clips: int
@@ -51,7 +51,7 @@ Tell = Callable[[Doing], None]
 
 
 def counting(tell: Tell | None, stage: str, clips: Sequence[Clip]) -> Callable[[int, float], None] | None:
-    """What an engine calls with the clips and seconds it has finished of these; None where nobody is told."""
+    """Return what an engine calls with the clips and seconds it has finished of these; None where nobody listens."""
     if tell is None:
         return None
     of_seconds, started = sum(clip.span.seconds for clip in clips), time.perf_counter()

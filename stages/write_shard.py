@@ -27,7 +27,7 @@ from stages.base import Resources, Store, clip_seconds
 
 
 def shard_keys(unit_id: str) -> tuple[str, str, str]:
-    """Where a unit's tar, quarantine lines and ledger lie in a run directory."""
+    """Return where a unit's tar, quarantine lines and ledger lie in a run directory."""
     domain = unit_id.rpartition("-")[0]
     stem = f"shards/{domain}/{unit_id}"
     return f"{stem}.tar", f"quarantine/{unit_id}.jsonl", f"{stem}.parquet"
@@ -35,7 +35,7 @@ def shard_keys(unit_id: str) -> tuple[str, str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardFormat:
-    """How clips are encoded, and the settings fingerprint that a ledger carries."""
+    """A ShardFormat says how clips are encoded, and the settings fingerprint that a ledger carries."""
 
     codec: str = "flac"
     opus_kbps: int = 32
@@ -108,12 +108,12 @@ _spoken = Normaliser()
 
 
 def label_length(label: str, language: str | None) -> int:
-    """Tokens of a label as spoken: one per Han character, one per word in other scripts."""
+    """Return how many tokens a label has as spoken: one per Han character, one per word in other scripts."""
     return len(tokens(_spoken.spoken(label, language)))
 
 
 def quarantine_lines(rows: list[LedgerRow]) -> bytes:
-    """One JSON line for each recording, or stretch of one, that could not be read."""
+    """Return one JSON line for each recording, or stretch of one, that could not be read."""
     names = ("uri", "recording_id", "domain", "unit_id", "start", "end", "stage", "reason", "detail")
     chosen = [{name: row[name] for name in names} for row in rows if row["outcome"] == "unreadable"]
     return "".join(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n" for line in chosen).encode("utf-8")

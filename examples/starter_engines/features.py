@@ -168,7 +168,7 @@ def join(sentences: list[str]) -> str:
 def batches(
     corpus: Corpus, r: random.Random, max_seconds: float, frames_per_batch: int, min_snr_db: float = -99.0
 ) -> Iterator[list[Example]]:
-    """Without end: passes over the corpus, each cut anew, in batches of like length and bounded padded size, shuffled.
+    """Without end: passes over the corpus, each cut again, in batches of like length and bounded padded size, shuffled.
 
     Raises UserError when no speech is as clean as `min_snr_db`.
     """

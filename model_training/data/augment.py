@@ -108,7 +108,7 @@ class Augment:
             return add_noise(signal_T, coloured_noise(len(signal_T), generator), snr_db)
         noise = self.noises[int(generator.integers(len(self.noises)))].astype(np.float32)
         start = int(generator.integers(max(1, len(noise) - len(signal_T) + 1)))
-        # A shorter noise goes round; from a place drawn at random, lest all clips begin alike.
+        # A shorter noise goes round; from a place drawn at random, so that clips do not all begin alike.
         turned = np.roll(noise, -int(generator.integers(len(noise)))) if len(noise) < len(signal_T) else noise[start:]
         return add_noise(signal_T, np.resize(turned, len(signal_T)), snr_db)
 

@@ -50,7 +50,10 @@ class Handoff:
     def index(self, split: str) -> Index:
         """Return the index of a split. Raises UserError when there is no such split."""
         if not self.has(split):
-            raise UserError(f"{self.uri} has no split '{split}': it has {', '.join(self.record.splits)}")
+            there = ", ".join(self.record.splits)
+            raise UserError(
+                f"{self.uri} has no split '{split}', but {there}: choose another split, or hand off with a larger share"
+            )
         return Index.open(resolve(self.uri, self.record.splits[split].index), self.s3)
 
     def tokenizer(self) -> Tokenizer:

@@ -184,9 +184,9 @@ class Batches:
     """The batches are one rank's, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` is told of
-    every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch depends
-    on none of this but `targets`.
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` is called
+    with every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch
+    depends on none of this but `targets`.
     """
 
     def __init__(

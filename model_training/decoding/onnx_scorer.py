@@ -30,7 +30,9 @@ _KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_fr
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ExportFolder:
-    """What an exported folder says of itself: config.json, normalisation and tokenizer, checked against each other."""
+    """An ExportFolder is what an exported folder says of itself: config.json, normalisation and tokenizer, checked
+    against each other.
+    """
 
     path: Path
     config: Mapping[str, Any]
@@ -66,7 +68,8 @@ class ExportFolder:
 
 
 class OnnxModel:
-    """The three graphs of a folder. The decoder is loaded when it is first needed; CTC alone never needs it.
+    """An OnnxModel holds the three graphs of a folder. The decoder is loaded when it is first needed; CTC alone never
+    needs it.
 
     Args:
         threads: of onnxruntime; 0 lets it take all cores.
@@ -109,7 +112,7 @@ class OnnxModel:
 
 
 class OnnxScorer:
-    """The search's Scorer of one batch; it encodes when built."""
+    """An OnnxScorer is the search's Scorer of one batch; it encodes when built."""
 
     def __init__(self, model: OnnxModel, features_BF80: np.ndarray, lengths_B: np.ndarray) -> None:
         """Encode features, float32 with CMVN applied, whose lengths are in feature frames."""

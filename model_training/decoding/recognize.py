@@ -43,7 +43,7 @@ class _Window:
 
 
 class Recognizer:
-    """An exported model, ready to listen.
+    """A Recognizer is an exported model, ready to recognise.
 
     Args:
         folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote.
@@ -86,7 +86,7 @@ class Recognizer:
             method: ctc_greedy | ctc_prefix_beam (text and events only) | attention | attention_rescoring.
             beam: hypotheses kept; 1 is greedy.
             given: attributes that the caller knows, for example {"language": "yue"}.
-            on_problem: told of every stretch of a file that could not be read; the rest of the file is recognised.
+            on_problem: called with every stretch of a file that could not be read; the rest of the file is recognised.
 
         Raises:
             UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.

@@ -17,7 +17,9 @@ from model_training.model.speech_model import SpeechModel
 
 
 class ModelScorer:
-    """The search's Scorer of one batch at one size; it encodes when built. The model should be in eval mode."""
+    """A ModelScorer is the search's Scorer of one batch at one size; it encodes when built. The model should be in eval
+    mode.
+    """
 
     @torch.inference_mode()
     def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> None:

@@ -33,7 +33,7 @@ class Hypothesis(NamedTuple):
 
 
 class Scorer(Protocol):
-    """A batch of encoded clips, and how likely tokens are. All arrays are float32 log-probabilities."""
+    """A Scorer is a batch of encoded clips, and how likely tokens are. All arrays are float32 log-probabilities."""
 
     @property
     def frames(self) -> Sequence[int]:

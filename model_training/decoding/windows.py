@@ -31,7 +31,7 @@ def windows(
     """Yield windows of int16 [T] that follow each other without a gap; at least one, which may be empty.
 
     `audio` is a file with sound in any container, or samples at 16 kHz: int16, or float in -1 ... 1. `on_problem` is
-    told of every stretch that could not be read; where its length is known it is silence.
+    called with every stretch that could not be read; where its length is known it is silence.
 
     Raises:
         UserError: the file cannot be read, or the array is not a recording.
@@ -51,7 +51,9 @@ def windows(
 
 
 def cut(pcm: np.ndarray, longest: int) -> int:
-    """Where to cut off the first window of a recording longer than `longest` samples: its quietest point in reach."""
+    """Return where to cut off the first window of a recording longer than `longest` samples: its quietest point in
+    reach.
+    """
     first, last = longest // 2, min(longest, len(pcm) - longest // 4)
     energy = np.concatenate([[0.0], np.cumsum(pcm[first - _HEARD // 2 : last + _HEARD // 2].astype(np.float64) ** 2)])
     loudness = (energy[_HEARD:] - energy[:-_HEARD])[::_HOP]
@@ -80,8 +82,10 @@ def _blocks(
     except AudioError as error:
         if error.reason in ("missing", "permission", "read_error", "not_a_file"):
             raise UserError(f"cannot read {audio}: {error.detail or error.reason.replace('_', ' ')}") from None
-        fix = "copy or record it again" if error.detail == NO_SAMPLES else "convert it to WAV or FLAC first"
-        raise UserError(f"cannot read {audio} as audio ({error.detail or error.reason}): {fix}") from None
+        again = error.detail == NO_SAMPLES or error.reason == "empty_file"
+        fix = "copy or record it again" if again else "convert it to WAV or FLAC first"
+        why = error.detail or error.reason.replace("_", " ")
+        raise UserError(f"cannot read {audio} as audio ({why}): {fix}") from None
     if held:
         yield np.concatenate(held)
 

@@ -59,7 +59,9 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
         settings.model.moe.dispatch = "auto"
     tokenizer = Tokenizer.load(found.path)
     if tokenizer.fingerprint != found.record["tokenizer"]:
-        raise UserError(f"{found.path / 'tokenizer.json'} is not the one that the model was trained with")
+        raise UserError(
+            f"{found.path / 'tokenizer.json'} is not the one that the model was trained with: put that one back"
+        )
     if average > 1:
         folders = checkpoints.steps(found.path.parent)
         until = folders[: folders.index(found.path) + 1][-average:]

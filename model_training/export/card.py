@@ -46,7 +46,7 @@ _GRAPHS = """\
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """Processor time of one core."""
+    """A Speed is processor time of one core."""
 
     rtf: float
     """Seconds per second of audio: features, encoder and CTC greedy."""

@@ -33,7 +33,9 @@ from model_training.model.speech_model import SpeechModel
 
 
 class EncoderGraph(nn.Module):
-    """features (B, F, 80) normalised, lengths (B) -> encoded (B, S, D), its lengths (B), CTC's log_probs (B, S, V)."""
+    """An EncoderGraph computes features (B, F, 80) normalised, lengths (B) -> encoded (B, S, D), its lengths (B), CTC's
+    log_probs (B, S, V).
+    """
 
     inputs = ("features", "lengths")
     outputs = ("encoded", "encoded_lengths", "log_probs")
@@ -48,7 +50,9 @@ class EncoderGraph(nn.Module):
 
 
 class KeysGraph(nn.Module):
-    """encoded (B, S, D) -> keys and values (B, H, S, W) of every decoder layer, which are the same for every token."""
+    """A KeysGraph computes encoded (B, S, D) -> keys and values (B, H, S, W) of every decoder layer, which are the same
+    for every token.
+    """
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
@@ -59,8 +63,10 @@ class KeysGraph(nn.Module):
 
 
 class DecoderGraph(nn.Module):
-    """tokens (B, L) that follow the past, lengths (B) in encoder frames, then key and value of every layer for the
-    encoder, then for the past (B, H, earlier, W) -> logits (B, L, V), then key and value of every layer for all."""
+    """A DecoderGraph computes tokens (B, L) that follow the past, lengths (B) in encoder frames, then key and value of
+    every layer for the encoder, then for the past (B, H, earlier, W) -> logits (B, L, V), then key and value of every
+    layer for all.
+    """
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
@@ -107,7 +113,9 @@ def traceable(model: SpeechModel) -> SpeechModel:
 
 
 class Plain(nn.Module):
-    """A dense block over rows: (T, D) takes one product with bias where (B, S, D) takes a product and an addition."""
+    """A Plain is a dense block over rows: (T, D) takes one product with bias where (B, S, D) takes a product and an
+    addition.
+    """
 
     def __init__(self, block: FeedForward) -> None:
         super().__init__()
@@ -153,7 +161,7 @@ class _Experts(nn.Module):
 
 
 class Every(_Experts):
-    """N = K: all experts over all rows, weighted by their gates.
+    """Every is for N = K: all experts over all rows, weighted by their gates.
 
     One at a time, because its hidden layer then stays in the processor's cache: scaling the hidden layer of one wide
     block took 9 % longer.
@@ -169,7 +177,7 @@ class Every(_Experts):
 
 
 class Routed(_Experts):
-    """K of N experts for each row."""
+    """Routed computes K of N experts for each row."""
 
     def __init__(self, layer: ElasticMoE) -> None:
         super().__init__(layer)

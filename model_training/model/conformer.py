@@ -35,7 +35,7 @@ def subsampled(lengths: Tensor) -> Tensor:
 
 
 class Subsampling(nn.Module):
-    """Two 3x3 convolutions of stride 2, from frames of 10 ms to frames of 40 ms."""
+    """A Subsampling is two 3x3 convolutions of stride 2, from frames of 10 ms to frames of 40 ms."""
 
     def __init__(self, d_model: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Subsampling(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """Self-attention with relative positions (Transformer-XL, Dai et al. 2019)."""
+    """A RelativeAttention is self-attention with relative positions (Transformer-XL, Dai et al. 2019)."""
 
     def __init__(self, d_model: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def sinusoids(position_P: Tensor, d_model: int) -> Tensor:
 
 
 class ConvolutionModule(nn.Module):
-    """Gated pointwise convolution, then depthwise over time.
+    """A ConvolutionModule is a gated pointwise convolution, then depthwise over time.
 
     LayerNorm, since BatchNorm's statistics would tie the clips of a batch together.
     """
@@ -135,7 +135,7 @@ class ConvolutionModule(nn.Module):
 
 
 class Block(nn.Module):
-    """One Conformer block: half a feed-forward, attention, convolution, half a feed-forward, norm."""
+    """A Block is one Conformer block: half a feed-forward, attention, convolution, half a feed-forward, norm."""
 
     def __init__(self, settings: ModelSettings, first_ffn: nn.Module, second_ffn: nn.Module) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Sub-sampling and blocks.
+    """An Encoder is sub-sampling and blocks.
 
     Args:
         make_ffn, make_dense: make a routed and a plain feed-forward block of a name.

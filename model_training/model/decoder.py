@@ -26,7 +26,7 @@ from model_training.model.router import Routing
 
 @dataclass
 class Cache:
-    """Keys and values per layer, (B, H, L or S, W)."""
+    """A Cache holds keys and values per layer, (B, H, L or S, W)."""
 
     own: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     encoder: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class Cache:
 
 
 class Attention(nn.Module):
-    """Attention whose keys and values are computed apart, so that they can be kept."""
+    """An Attention is one whose keys and values are computed apart, so that they can be kept."""
 
     def __init__(self, d_model: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class Attention(nn.Module):
 
 
 class Layer(nn.Module):
-    """What one layer of the decoder holds; `Decoder.forward` computes it."""
+    """A Layer is what one layer of the decoder holds; `Decoder.forward` computes it."""
 
     def __init__(self, settings: ModelSettings, ffn: nn.Module) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Embedding, layers and output of the attention decoder."""
+    """A Decoder is embedding, layers and output of the attention decoder."""
 
     def __init__(self, settings: ModelSettings, vocabulary: int, make_ffn: MakeFFN, name: str) -> None:
         super().__init__()

@@ -25,7 +25,7 @@ from model_training.model.router import Choice
 
 
 class Dispatch(Protocol):
-    """One way to compute the gated sum of the chosen experts."""
+    """A Dispatch is one way to compute the gated sum of the chosen experts."""
 
     takes_padding: bool
     """true: padding frames are computed too, which costs less than picking them out"""
@@ -36,7 +36,7 @@ class Dispatch(Protocol):
 
 
 class Loop:
-    """Every expert over every frame, kept where it was chosen."""
+    """Loop runs every expert over every frame, kept where it was chosen."""
 
     takes_padding = False
 
@@ -52,7 +52,7 @@ class Loop:
 
 
 class Dense:
-    """N = K is the smallest group, one tier: a wide block in which gates scale the experts."""
+    """Dense is for N = K, the smallest group, one tier: a wide block in which gates scale the experts."""
 
     takes_padding = True
 
@@ -64,7 +64,7 @@ class Dense:
 
 
 class Sorted:
-    """Pairs sorted by expert; one expert after the other over its rows."""
+    """Sorted sorts pairs by expert; one expert after the other over its rows."""
 
     takes_padding = False
 
@@ -95,7 +95,7 @@ class Sorted:
 
 
 class Grouped(Sorted):
-    """Pairs sorted by expert; torch's grouped product over all experts at once."""
+    """Grouped sorts pairs by expert; torch's grouped product over all experts at once."""
 
     def room(self, counts_N: Tensor, x_TD: Tensor) -> Tensor:
         return counts_N

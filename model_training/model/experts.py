@@ -13,7 +13,7 @@ from model_training.model.router import Routing
 
 
 class FeedForward(nn.Module):
-    """The dense block: D -> H -> D with SiLU."""
+    """A FeedForward is the dense block: D -> H -> D with SiLU."""
 
     def __init__(self, d_model: int, d_ff: int, dropout: float) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class FeedForward(nn.Module):
 
 
 class Experts(nn.Module):
-    """A stack of feed-forward blocks of equal shape, held as one tensor per part."""
+    """Experts are a stack of feed-forward blocks of equal shape, held as one tensor per part."""
 
     def __init__(self, n_experts: int, d_model: int, width: int) -> None:
         super().__init__()

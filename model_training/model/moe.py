@@ -24,7 +24,7 @@ from model_training.model.router import Choice, Load, Router, Routing, balance_l
 
 
 class ElasticMoE(nn.Module):
-    """The elastic layer. Needs the tier of the pass in `Routing`.
+    """An ElasticMoE is the elastic layer. It needs the tier of the pass in `Routing`.
 
     Args:
         name: for reports of the load.

@@ -21,7 +21,7 @@ from model_training.config import MoESettings
 
 @dataclass
 class Load:
-    """What one layer's router did with the frames of one forward pass."""
+    """A Load is what one layer's router did with the frames of one forward pass."""
 
     layer: str
     counts_N: Tensor
@@ -32,7 +32,7 @@ class Load:
 
 @dataclass
 class Routing:
-    """The choice of a forward pass, handed down to every layer, and what the layers report back."""
+    """A Routing is the choice of a forward pass, handed down to every layer, and what the layers report back."""
 
     tier: int
     """the group's place among the model's groups, from 0: the group uses the tiers of experts up to this one"""
@@ -49,7 +49,7 @@ class Routing:
 
 
 class Choice(NamedTuple):
-    """A router's answer for every frame."""
+    """A Choice is a router's answer for every frame."""
 
     chosen_TK: Tensor
     """numbers of the experts, int64"""
@@ -60,7 +60,9 @@ class Choice(NamedTuple):
 
 
 class Router(nn.Linear):
-    """The router of one group: a linear layer without bias, computed in float32 or better whatever autocast says."""
+    """A Router is the router of one group: a linear layer without bias, computed in float32 or better whatever autocast
+    says.
+    """
 
     def __init__(self, seen: int, n_experts: int, top_k: int, norm_topk: bool) -> None:
         super().__init__(seen, n_experts, bias=False)

@@ -29,7 +29,7 @@ from operators.errors import UserError
 
 @dataclass
 class Outputs:
-    """What a training step needs of one pass."""
+    """Outputs are what a training step needs of one pass."""
 
     encoded_lengths_B: Tensor
     ctc_logits_BSV: Tensor
@@ -40,7 +40,7 @@ class Outputs:
 
 
 class SpeechModel(nn.Module):
-    """The whole model, which works at any of its sizes.
+    """A SpeechModel is the whole model, which works at any of its sizes.
 
     Args:
         settings: sizes; also what a checkpoint keeps.

@@ -45,7 +45,7 @@ class Labels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """One clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where
+    """Targets are one clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where
     nothing is taught.
 
     `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `events_known` says that
@@ -65,7 +65,9 @@ class Targets:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recognition:
-    """What the model recognised. None is "not asked"; `text` is in written form, without the events."""
+    """A Recognition is what the model recognised. None is "not asked"; `text` is in written form, without the
+    events.
+    """
 
     text: str = ""
     language: str | None = None
@@ -144,7 +146,7 @@ def parse(ids: Iterable[int], tokenizer: Tokenizer, score: float | None = None) 
 
 
 class Grammar:
-    """Which tokens may follow a prefix that starts with `prompt`. `unk` and blank never may.
+    """A Grammar says which tokens may follow a prefix that starts with `prompt`. `unk` and blank never may.
 
     `given` fixes attributes that the caller knows, for example {"language": "yue"}: their slot then holds that one
     label. `known_labels` are those of each kind that the model was trained on. It answers with no others: an attribute

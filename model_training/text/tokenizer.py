@@ -42,7 +42,7 @@ _MOST_CACHED_WORDS = 200_000
 
 
 class Tokenizer:
-    """A vocabulary: the special tokens of a scheme, then characters, then BPE pieces.
+    """A Tokenizer is a vocabulary: the special tokens of a scheme, then characters, then BPE pieces.
 
     It is built by `train`, or read by `load`.
     """

@@ -32,7 +32,7 @@ Order = Literal["attributes_first", "text_first"]
 
 
 class Kind(NamedTuple):
-    """One kind of special token: `plural` is its list in a Scheme, `prefix` its spelling, `has_unknown` adds
+    """A Kind is one kind of special token: `plural` is its list in a Scheme, `prefix` its spelling, `has_unknown` adds
     <prefix:unk>.
     """
 
@@ -107,7 +107,9 @@ _ALIASES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """The labels a model knows. Raises UserError for a label that is repeated or could not be spelt as a token."""
+    """A Scheme is the labels that a model knows. Raises UserError for a label that is repeated or could not be spelt as
+    a token.
+    """
 
     tasks: tuple[str, ...] = (TRANSCRIBE, "language", "age", "gender", "emotion", "event")
     """`transcribe` is everything at once; each other task answers with its one attribute, or with the events."""

@@ -31,7 +31,7 @@ BALANCE = "balance"
 
 @dataclass
 class Losses:
-    """What a micro-batch costs, and how often the decoder was right."""
+    """Losses are what a micro-batch costs, and how often the decoder was right."""
 
     objective_B: Tensor
     """what is optimised, `balance` not included: it is no clip's own"""

@@ -26,7 +26,9 @@ from model_training.config import TrainSettings
 
 
 class Monitor:
-    """The voice of the main worker; others are `quiet`. A context: leaving it closes its files, whatever happened."""
+    """A Monitor speaks for the main worker; others are `quiet`. A context: leaving it closes its files, whatever
+    happened.
+    """
 
     def __init__(self, folder: Path, settings: TrainSettings, first_step: int, *, quiet: bool = False) -> None:
         self._folder, self._settings, self._quiet = folder, settings, quiet

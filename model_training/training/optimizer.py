@@ -102,7 +102,8 @@ def _between(model: nn.Module) -> Iterator[nn.Parameter]:
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum with all singular values brought near 1, in steps of AdamW's usual size, so both take one learning rate.
+    """A Muon is momentum with all singular values brought near 1, in steps of AdamW's usual size, so both take one
+    learning rate.
 
     Keller Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024); scaled as in Liu et al., "Muon is
     scalable for LLM training" (arXiv:2502.16982). torch has it from 2.9 on.
@@ -148,7 +149,8 @@ class Muon(torch.optim.Optimizer):
 
 
 class MuonAndAdamW(Muon):
-    """Muon for some parameters and AdamW for others, with one state by parameter and one list of groups.
+    """A MuonAndAdamW is Muon for some parameters and AdamW for others, with one state by parameter and one list of
+    groups.
 
     To the training loop this is one optimiser. Its state is restored parameter by parameter, not by `load_state_dict`.
     """
@@ -188,7 +190,7 @@ def orthogonal(updates: list[Tensor]) -> list[Tensor]:
 
 
 class Averaged:
-    """An exponential moving average of the weights, float32."""
+    """An Averaged is an exponential moving average of the weights, float32."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

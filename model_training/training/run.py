@@ -32,7 +32,7 @@ FREE = {"data.loaders"} | {f"train.{item.name}" for item in fields(TrainSettings
 
 @dataclass(frozen=True)
 class Run:
-    """The parts of one training. Which they are never changes; what they hold (weights, moments) does."""
+    """A Run holds the parts of one training. Which they are never changes; what they hold (weights, moments) does."""
 
     folder: Path
     settings: Settings

@@ -30,7 +30,7 @@ from model_training.training.workers import Workers
 
 @dataclass(frozen=True)
 class Learner:
-    """The model, and what of a step depends on which model it is."""
+    """A Learner is the model, and what of a step depends on which model it is."""
 
     model: SpeechModel
     settings: Settings
@@ -100,7 +100,7 @@ class Learner:
 
 
 class Totals:
-    """Sums of a step over its micro-batches, and after `gather` over all workers."""
+    """Totals are sums of a step over its micro-batches, and after `gather` over all workers."""
 
     def __init__(self, device: torch.device, parts: tuple[str, ...]) -> None:
         self._names = ("clips", "frames", "correct", "tokens", "objective", *parts)

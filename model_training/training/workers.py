@@ -25,7 +25,9 @@ BUCKET_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Workers:
-    """This process's place among the workers. A context: leaving it leaves the others, whatever happened."""
+    """A Workers is this process's place among the workers. A context: leaving it leaves the others, whatever
+    happened.
+    """
 
     rank: int = 0
     size: int = 1

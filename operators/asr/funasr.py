@@ -33,7 +33,7 @@ _CONFIGS = ("config.yaml", "configuration.json")
 def plan_batches(
     lengths: Sequence[int], max_samples: int, max_padding: float = 0.08, max_clips: int = 64
 ) -> list[list[int]]:
-    """Indices of the clips of each batch, longest first; every clip is in exactly one.
+    """Return the indices of the clips of each batch, longest first; every clip is in exactly one.
 
     lengths: samples of each clip. A batch is padded to its longest clip; it takes the next shorter clip while the
     padded batch stays within `max_samples`, and padded over true samples within 1 + `max_padding`. A clip over the
@@ -55,7 +55,7 @@ def plan_batches(
 
 
 def plain_text(transcript: str) -> tuple[str, str | None]:
-    """The words of a transcript and the language it was tagged with, None when it was not or nothing was spoken.
+    """Return the words of a transcript and the language it was tagged with, None when it was not or nothing was spoken.
 
     SenseVoice writes `<|zh|><|NEUTRAL|><|Speech|><|woitn|>你好`; tags go, wherever they stand. The rest is the model's
     own: Paraformer's Han characters come without spaces between them, English words with.
@@ -66,7 +66,7 @@ def plain_text(transcript: str) -> tuple[str, str | None]:
 
 
 class FunAsr:
-    """A FunASR model behind `AutoModel`.
+    """A FunAsr is a FunASR model behind `AutoModel`.
 
     model: a folder (config.yaml or configuration.json, weights, tokens, am.mvn), or a name on the hub: "ms" ModelScope
     or "hf" Hugging Face. batch_seconds: padded audio per batch. max_padding: padded over true seconds less 1, at most,
@@ -138,7 +138,7 @@ class FunAsr:
         languages: Sequence[str | None],
         progress: Callable[[int, float], None] | None = None,
     ) -> list[Hypothesis]:
-        """One hypothesis per clip, in order. clips: int16 [samples] at 16 kHz.
+        """Return one hypothesis per clip, in order. clips: int16 [samples] at 16 kHz.
 
         `language` of a hypothesis is the model's own tag where it writes one, else the clip's as given. Scores are not
         to be had from FunASR: `avg_logprob` is None. progress: called after each batch with the clips and seconds done.
@@ -179,7 +179,7 @@ class FunAsr:
 
 
 def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False) -> Path:
-    """The folder of a FunASR model: given, in the hub's local cache, or fetched. Raises UserError when there is
+    """Return the folder of a FunASR model: given, in the hub's local cache, or fetched. Raises UserError when there is
     none.
     """
     folder = Path(model).expanduser()

@@ -32,7 +32,9 @@ REASONS = (EMPTY_ASR, LOOP, STOCK_PHRASE, TOO_FAST, TOO_SLOW, LOW_LOGPROB)
 
 @dataclass(kw_only=True)
 class RateLimits:
-    """Plausible speech rates, pauses included. A digit counts as a Han character; in mixed text the times add up."""
+    """RateLimits are plausible speech rates, pauses included. A digit counts as a Han character; in mixed text the
+    times add up.
+    """
 
     min_han_per_second: float = setting(0.5, "0 switches it off", at_least=0)
     max_han_per_second: float = setting(10.0, "fast Mandarin news is 6, fast banter 8", at_least=0, infinite=True)
@@ -142,7 +144,7 @@ _PLAYFUL |= {"zero", "one", "two", "three", "four", "five", "six", "seven", "eig
 def check(
     text: str, seconds: float, language: str | None, avg_logprob: float | None, rules: HallucinationRules
 ) -> Rejection | None:
-    """Why the transcript of a clip of `seconds` cannot be trusted, None when nothing speaks against it.
+    """Return why the transcript of a clip of `seconds` cannot be trusted, None when nothing speaks against it.
 
     `avg_logprob` is the mean log probability per token, None when the engine gives none. `text` is the engine's own,
     punctuation and all. Reasons are REASONS, asked in the order of the drawing above.
@@ -163,12 +165,12 @@ def _rejection(reason: str, detail: str) -> Rejection:
 
 
 def fold(text: str) -> str:
-    """Text with width and case folded and everything but letters, digits and music notes gone."""
+    """Return text with width and case folded and everything but letters, digits and music notes gone."""
     return _NO_LETTER.sub("", unicodedata.normalize("NFKC", text).lower())
 
 
 def stock_share(text: str) -> float:
-    """Share of a transcript's letters, 0 to 1, that belong to stock phrases and tags for sounds."""
+    """Return the share of a transcript's letters, 0 to 1, that belong to stock phrases and tags for sounds."""
     everything = len(fold(text))
     if not everything:
         return 0.0
@@ -177,7 +179,7 @@ def stock_share(text: str) -> float:
 
 
 def find_loop(spoken: Sequence[str], rules: HallucinationRules) -> list[str]:
-    """The token sequence that is repeated in a row beyond the rules' limits, [] when there is none.
+    """Return the token sequence that is repeated in a row beyond the rules' limits, [] when there is none.
 
     A stretch of period p in which L tokens equal the one p before them says its sequence 1 + L/p times; it is a loop
     when it is said more than `max_repeats` times and L reaches `min_looped_tokens`.

@@ -33,7 +33,7 @@ Progress = Callable[[int, float], None]
 
 
 class Recogniser(Protocol):
-    """What the stages need of an engine; bring your own by writing these three.
+    """A Recogniser is what the stages need of an engine; bring your own by writing these three.
 
     `transcribe` may also take `recordings` (what each clip was cut from: consecutive clips of one may be heard
     together) and `progress`, by keyword: an engine that names them is given them.
@@ -43,7 +43,7 @@ class Recogniser(Protocol):
     """goes into `Hypothesis.engine`; names engine and model, never a path of the machine."""
 
     def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
-        """One hypothesis per clip, in order; `text` is "" where nothing was heard.
+        """Return one hypothesis per clip, in order; `text` is "" where nothing was heard.
 
         clips: int16 [samples] each, 16 kHz mono, at most 30 s. languages: what is known of each clip's language, or
         None.
@@ -63,7 +63,7 @@ def transcribe(
     recordings: Sequence[str] | None = None,
     progress: Progress | None = None,
 ) -> list[Hypothesis]:
-    """The answer of `engine.transcribe`, called with those of the keywords that it takes.
+    """Return the answer of `engine.transcribe`, called with those of the keywords that it takes.
 
     Raises ValueError when it is not one hypothesis per clip.
     """
@@ -80,7 +80,7 @@ Loader = Callable[[], Recogniser]
 
 @dataclass(slots=True)
 class CopilotRouter:
-    """The copilots of each language, loaded when a clip first needs them and kept until `close`.
+    """A CopilotRouter holds the copilots of each language, loaded when a clip first needs them and kept until `close`.
 
     models: language -> a loader, or several for a vote; `ANY_LANGUAGE` serves the rest. Loaders that compare equal
     share one engine, so a model that serves three languages is in memory once.
@@ -95,7 +95,8 @@ class CopilotRouter:
         languages: Sequence[str | None],
         progress: Progress | None = None,
     ) -> list[tuple[Hypothesis, ...] | None]:
-        """The hypotheses of each clip's copilots, in the order configured; None where its language has no copilot.
+        """Return the hypotheses of each clip's copilots, in the order configured; None where its language has no
+        copilot.
 
         clips: int16 [samples] each, 16 kHz mono. An engine hears all its clips of all its languages in one call.
         progress: called with the hypotheses and the seconds of audio finished so far, over all engines.

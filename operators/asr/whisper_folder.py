@@ -15,8 +15,8 @@ from operators.speech.quiet import quiet
 
 
 def find_whisper(model: str, download_root: str | None = None, local_files_only: bool = False) -> Path:
-    """The folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched. Raises UserError when there is
-    none.
+    """Return the folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched. Raises UserError when
+    there is none.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
@@ -54,7 +54,9 @@ def find_whisper(model: str, download_root: str | None = None, local_files_only:
 
 
 def check_compute(device: str, compute_type: str) -> str:
-    """The compute type to ask for, whisperX's own where "default". Raises UserError when the device cannot do it."""
+    """Return the compute type to ask for, whisperX's own where "default". Raises UserError when the device cannot do
+    it.
+    """
     import ctranslate2
 
     if device not in ("cpu", "cuda"):
@@ -80,7 +82,9 @@ def check_mels(whisper: Any, model: str) -> None:
 
 
 def has_alignment_heads(folder: Path) -> bool:
-    """Whether the model says which of its cross-attention heads follow the audio: without, words have no times."""
+    """Return whether the model says which of its cross-attention heads follow the audio: without, words have
+    no times.
+    """
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):

@@ -44,7 +44,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What the model made of a window."""
+    """A Heard is what the model made of a window."""
 
     text: str
     language: str
@@ -70,7 +70,7 @@ class _Spoken(NamedTuple):
 
 
 def model_class() -> type:
-    """whisperX's model with one method replaced; a function because the base class takes seconds to import."""
+    """Return whisperX's model with one method replaced; a function because the base class takes seconds to import."""
     from dataclasses import replace
 
     import ctranslate2

@@ -37,7 +37,7 @@ WINDOW_SAMPLES = 30 * SAMPLE_RATE
 
 
 class WhisperX:
-    """A Whisper model behind whisperX's batched pipeline.
+    """A WhisperX is a Whisper model behind whisperX's batched pipeline.
 
     model: a hub name ("large-v3", "Systran/faster-whisper-small.en") or a folder written by ct2-transformers-converter.
     device: "cpu", "cuda" or "cuda:N". compute_type: CTranslate2's ("int8", "float16", ...); "default" is float32 on CPU
@@ -133,7 +133,7 @@ class WhisperX:
         recordings: Sequence[str] | None = None,
         progress: Callable[[int, float], None] | None = None,
     ) -> list[Hypothesis]:
-        """One hypothesis per clip, in order. clips: int16 [samples] at 16 kHz, at most 30 s each.
+        """Return one hypothesis per clip, in order. clips: int16 [samples] at 16 kHz, at most 30 s each.
 
         A clip whose language is given is decoded in it, and `language_prob` is what the model gives that language; a
         language the model cannot be prompted with is identified instead. English-only models give no probability.

@@ -39,7 +39,7 @@ _QUIET_DB = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one pass of the recogniser hears: clips by index, and where in the window each lies."""
+    """A Window is what one pass of the recogniser hears: clips by index, and where in the window each lies."""
 
     clips: tuple[int, ...]
     spans: tuple[Span, ...]
@@ -55,7 +55,9 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word of a window's transcript: text, spaces included; time in samples; log probabilities of its tokens."""
+    """A Word is a word of a window's transcript: text, spaces included; time in samples; log probabilities of its
+    tokens.
+    """
 
     text: str
     span: Span
@@ -64,7 +66,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """One clip's part of a window's transcript."""
+    """A Share is one clip's part of a window's transcript."""
 
     text: str
     avg_logprob: float
@@ -72,12 +74,12 @@ class Share:
 
 
 def alone(lengths: Sequence[int]) -> list[Window]:
-    """A window for each clip."""
+    """Return a window for each clip."""
     return [Window((index,), (Span(0, length),)) for index, length in enumerate(lengths)]
 
 
 def pack(lengths: Sequence[int], keys: Sequence[Hashable], gap: int, size: int) -> list[Window]:
-    """Neighbouring clips of equal key into windows of at most `size` samples, `gap` samples apart, in order.
+    """Pack neighbouring clips of equal key into windows of at most `size` samples, `gap` samples apart, in order.
 
     lengths: samples of each clip, at most `size`. Every clip is in exactly one window: the earliest of the last
     `OPEN_WINDOWS` that has room, else one of its own.
@@ -96,7 +98,9 @@ def pack(lengths: Sequence[int], keys: Sequence[Hashable], gap: int, size: int) 
 
 
 def fill(window: Window, clips: Sequence[np.ndarray]) -> np.ndarray:
-    """float32 [samples] in [-1, 1): the window's audio, digital silence between its clips (int16 [samples] each)."""
+    """Return float32 [samples] in [-1, 1): the window's audio, digital silence between its clips (int16 [samples]
+    each).
+    """
     audio = np.zeros(window.samples, np.float32)
     for index, span in zip(window.clips, window.spans, strict=True):
         np.multiply(clips[index], 2.0**-15, out=audio[span.start : span.end], dtype=np.float32)
@@ -106,7 +110,7 @@ def fill(window: Window, clips: Sequence[np.ndarray]) -> np.ndarray:
 def share_out(
     window: Window, words: Sequence[Word], clips: Sequence[np.ndarray], language: str, rules: HallucinationRules
 ) -> tuple[list[Share], set[int]]:
-    """The transcript of each clip of a shared window, in order, and the positions of the clips in doubt.
+    """Return the transcript of each clip of a shared window, in order, and the positions of the clips in doubt.
 
     Words keep their order, so the clips' shares are consecutive runs; of all ways to cut the text into runs the one is
     taken in which the words cover most sound of their own clips. In doubt is the whole window when its text loops;
@@ -139,7 +143,7 @@ def share_out(
 
 
 def loops(text: str) -> bool:
-    """Whether a window's text repeats itself more than speech does."""
+    """Return whether a window's text repeats itself more than speech does."""
     data = text.encode()
     return len(data) > MAX_COMPRESSION_RATIO * len(zlib.compress(data))
 

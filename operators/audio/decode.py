@@ -94,7 +94,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """One window of a recording."""
+    """A Decoded is one window of a recording."""
 
     pcm: np.ndarray
     """int16 [samples], 16 kHz mono: the window, clipped to the end of the recording."""
@@ -117,8 +117,8 @@ def decode(source: Source, window: tuple[int, int | None] = (0, None), limits: L
 
 
 def decode_into(emit: Emit, source: Source, window: tuple[int, int | None], limits: Limits) -> Ending:
-    """`decode`, handing out the window's samples as they come. Empty arrays are a sign of life before the window
-    begins.
+    """Decode as `decode` does, handing out the window's samples as they come. Empty arrays are a sign of life before
+    the window begins.
     """
     parts = stream(source, window, limits)
     while True:
@@ -132,7 +132,7 @@ def decode_into(emit: Emit, source: Source, window: tuple[int, int | None], limi
 def stream(
     source: Source, window: tuple[int, int | None] = (0, None), limits: Limits | None = None
 ) -> Generator[np.ndarray, None, Ending]:
-    """`decode` as a generator: it yields int16 [samples] one after the other and returns the `Ending`.
+    """Decode as `decode` does, as a generator: it yields int16 [samples] one after the other and returns the `Ending`.
 
     Empty arrays come now and then, also inside the window. Raises AudioError as `decode`, after what could be read.
     """
@@ -181,7 +181,7 @@ _NEVER = 1 << 60
 
 
 class Collector:
-    """Grow an array sample by sample, so that a window is never held twice."""
+    """A Collector grows an array sample by sample, so that a window is never held twice."""
 
     def __init__(self, window: tuple[int, int | None]) -> None:
         # Untouched pages cost nothing: a window far past the end of a short file does not use its size.
@@ -206,7 +206,7 @@ class Collector:
 
 
 def encode_flac(pcm: np.ndarray) -> bytes:
-    """FLAC of int16 [samples] at 16 kHz, lossless, the same bytes for the same samples."""
+    """Return FLAC of int16 [samples] at 16 kHz, lossless, the same bytes for the same samples."""
     _check_clip(pcm)
     written = io.BytesIO()
     # libsndfile's FLAC is three times as fast as FFmpeg's and 4 % smaller.
@@ -215,7 +215,7 @@ def encode_flac(pcm: np.ndarray) -> bytes:
 
 
 def encode_opus(pcm: np.ndarray, bitrate: int = 32_000) -> bytes:
-    """Ogg Opus of int16 [samples] at 16 kHz and `bitrate` bits/s, the same bytes for the same samples."""
+    """Return Ogg Opus of int16 [samples] at 16 kHz and `bitrate` bits/s, the same bytes for the same samples."""
     _check_clip(pcm)
     written = io.BytesIO()
     # FFmpeg's muxer, not libsndfile's, which draws the Ogg serial number at random; bitexact: no serial, no version in

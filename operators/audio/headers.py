@@ -38,7 +38,9 @@ _TAIL = 1 << 17
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claims:
-    """What the header says. `samples` counts per channel at `sample_rate`, None where the header leaves it open."""
+    """Claims are what the header says. `samples` counts per channel at `sample_rate`, None where the header leaves it
+    open.
+    """
 
     samples: int | None = None
     sample_rate: int | None = None
@@ -70,13 +72,16 @@ def read_claims(read_at: ReadAt, size: int, container: str) -> Claims:
 
 
 def is_placeholder(claimed: int, there: int) -> bool:
-    """Whether a size in bytes, or in a unit of at least a byte, says "unknown": none, or near a power of two that the
-    bytes that are there do not come near."""
+    """Return whether a size in bytes, or in a unit of at least a byte, says "unknown": none, or near a power of two
+    that the bytes that are there do not come near.
+    """
     return claimed == 0 or any(abs(claimed - power) <= _NEAR and there < power // 2 for power in _PLACEHOLDERS)
 
 
 def looks_like_media(head: bytes) -> bool:
-    """Whether the first bytes are a known signature: then what failed is the file's header, not the choice of file."""
+    """Return whether the first bytes are a known signature: then what failed is the file's header, not the choice of
+    file.
+    """
     if head[:4] in (
         b"RIFF",
         b"RF64",
@@ -94,14 +99,14 @@ def looks_like_media(head: bytes) -> bool:
 
 
 def name_of_text(head: bytes) -> str:
-    """What a crawler most often saves under an audio name instead of audio; "" when it is something else."""
+    """Return what a crawler most often saves under an audio name instead of audio; "" when it is something else."""
     head = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     return next((name for start, name in _NOT_MEDIA if head.startswith(start)), "")
 
 
 @dataclass(frozen=True, slots=True)
 class WavLayout:
-    """Where a WAV's samples lie. `codec` and `align` are 0 where no "fmt " chunk comes before them."""
+    """A WavLayout says where a WAV's samples lie. `codec` and `align` are 0 where no "fmt " chunk comes before them."""
 
     data_at: int
     data_bytes: int | None

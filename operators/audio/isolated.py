@@ -63,7 +63,7 @@ class _Died(Exception):
 
 
 class IsolatedDecoder:
-    """`probe` and `decode` in a child process that may die. Not for use by two threads at once.
+    """An IsolatedDecoder runs `probe` and `decode` in a child process that may die. Not for use by two threads at once.
 
     Args:
         limits: bounds on a recording.
@@ -98,19 +98,21 @@ class IsolatedDecoder:
         return self._process.pid if self._process else None
 
     def probe(self, source: Source) -> Probe:
-        """`operators.audio.decode.probe`; also raises AudioError "decoder_crash" and "decoder_timeout", and
-        MachineTrouble."""
+        """Call `operators.audio.decode.probe`; also raises AudioError "decoder_crash" and "decoder_timeout", and
+        MachineTrouble.
+        """
         answer = self._ask({"do": "probe"}, source, None)
         return Probe(**answer)
 
     def measure(self, source: Source) -> int:
-        """`operators.audio.measure.measure`; also raises as `probe`."""
+        """Call `operators.audio.measure.measure`; also raises as `probe`."""
         answer: dict[str, int] = self._ask({"do": "measure"}, source, None)
         return answer["samples"]
 
     def decode(self, source: Source, window: tuple[int, int | None] = (0, None)) -> Decoded:
-        """`operators.audio.decode.decode`; also raises AudioError "decoder_crash" and "decoder_timeout", and
-        MachineTrouble."""
+        """Call `operators.audio.decode.decode`; also raises AudioError "decoder_crash" and "decoder_timeout", and
+        MachineTrouble.
+        """
         return self._ask({"do": "decode", "window": window}, source, window)
 
     def close(self) -> None:

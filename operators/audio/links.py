@@ -45,7 +45,7 @@ def find_links(read_at: ReadAt, size: int, most_boxes: int = 100_000) -> list[Li
 
 
 def is_chained(read_at: ReadAt, size: int) -> bool:
-    """Whether a file holds several links, as far as a few reads tell: an Ogg file is not read through."""
+    """Return whether a file holds several links, as far as a few reads tell: an Ogg file is not read through."""
     if read_at(0, 4) != b"OggS":
         return len(find_links(read_at, size, _FEW_BOXES)) > 1
     serials, at = set(), 0

@@ -69,7 +69,9 @@ class AudioError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds on what one recording may ask of us. A recording longer than `max_seconds` is used up to there."""
+    """Limits are bounds on what one recording may ask of us. A recording longer than `max_seconds` is used up
+    to there.
+    """
 
     max_seconds: float = 48 * 3600
     max_bytes: int = 64 << 30
@@ -80,7 +82,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class FileRange:
-    """`size` bytes from `offset` of a local file: a member of an uncompressed tar. `size` None: to the end."""
+    """A FileRange is `size` bytes from `offset` of a local file: a member of an uncompressed tar. `size` None: to the
+    end.
+    """
 
     path: str
     offset: int = 0
@@ -93,7 +97,7 @@ Source = str | FileRange | BinaryIO
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What a recording says of itself, found without decoding it."""
+    """A Probe is what a recording says of itself, found without decoding it."""
 
     declared_samples: int | None
     """length at 16 kHz by the container's own word; None when it declares none (a bit rate guess is not a
@@ -123,7 +127,7 @@ class Media:
 
     @property
     def other_tracks(self) -> int:
-        """Audio tracks beside the one that is heard."""
+        """Return the audio tracks beside the one that is heard."""
         return len(self.container.streams.audio) - 1
 
 
@@ -185,7 +189,9 @@ def open_media(view: View, limits: Limits, track: int | None = None) -> Iterator
 
 
 class View:
-    """A bounded, seekable window on a source, as FFmpeg's reader wants it: `read` never returns more than was asked."""
+    """A View is a bounded, seekable window on a source, as FFmpeg's reader wants it: `read` never returns more than was
+    asked.
+    """
 
     def __init__(self, source: int | BinaryIO, offset: int, size: int) -> None:
         self._source = source
@@ -196,7 +202,7 @@ class View:
         """the farthest byte that was read: a demuxer that comes on is not lost."""
 
     def part(self, offset: int, size: int) -> View:
-        """A window on a part of this one."""
+        """Return a window on a part of this one."""
         return View(self._source, self._offset + offset, size)
 
     def read_at(self, at: int, size: int) -> bytes:

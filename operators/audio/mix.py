@@ -42,12 +42,12 @@ which it is turned round."""
 
 
 def block_seconds(sample_rate: int, channels: int) -> float:
-    """Seconds that are mixed together. One channel needs no weights, so any block will do."""
+    """Return how many seconds are mixed together. One channel needs no weights, so any block will do."""
     return min(BLOCK_SECONDS, max(0.5, _MOST_SAMPLES / (sample_rate * channels))) if channels > 1 else 0.5
 
 
 class Mixer:
-    """Mixes consecutive blocks of one recording: float32 [C, n] in, float32 [n] out."""
+    """A Mixer mixes consecutive blocks of one recording: float32 [C, n] in, float32 [n] out."""
 
     def __init__(self, sample_rate: int) -> None:
         self._frame = max(1, round(_FRAME_SECONDS * sample_rate))

@@ -43,7 +43,7 @@ _SIGN_OF_LIFE = 256
 
 
 class Reader:
-    """Takes one recording from its container, and keeps the books of what is missing between its frames."""
+    """A Reader takes one recording from its container, and keeps the books of what is missing between its frames."""
 
     def __init__(self, media: Media, timeline: Timeline, limits: Limits) -> None:
         self._media, self._timeline, self._limits = media, timeline, limits
@@ -62,7 +62,7 @@ class Reader:
 
     @property
     def end_samples(self) -> int:
-        """Where the last frame ended by the recording's own clock, if that begins elsewhere than at 0."""
+        """Return where the last frame ended by the recording's own clock, if that begins elsewhere than at 0."""
         if self._expected is None or self._first is None or self._first < _JUMP_SECONDS:
             return self._timeline.samples
         return self._base + round(self._expected * SAMPLE_RATE)

@@ -46,8 +46,8 @@ _RESAMPLER = {
 
 
 class Problem(NamedTuple):
-    """A stretch of a recording that could not be read, and why. An empty span: something is missing there, length
-    unknown.
+    """A Problem is a stretch of a recording that could not be read, and why. An empty span: something is missing there,
+    length unknown.
     """
 
     span: Span
@@ -55,7 +55,7 @@ class Problem(NamedTuple):
 
 
 class Timeline:
-    """Frames in, one window of 16 kHz mono int16 out.
+    """A Timeline takes frames and gives one window of 16 kHz mono int16.
 
     Args:
         window: [start, end) in samples at 16 kHz; end None: to the end of the recording.
@@ -71,17 +71,17 @@ class Timeline:
 
     @property
     def samples(self) -> int:
-        """Length of the timeline so far."""
+        """Return the length of the timeline so far."""
         return self._base + (self._segment.samples if self._segment else 0)
 
     @property
     def done(self) -> bool:
-        """Whether the window is complete."""
+        """Return whether the window is complete."""
         return self._end is not None and self._segment is not None and self._base + self._segment.produced >= self._end
 
     @property
     def problems(self) -> tuple[Problem, ...]:
-        """What could not be read inside the window, in order of time; touching spans of one reason are one."""
+        """Return what could not be read inside the window, in order of time; touching spans of one reason are one."""
         end = math.inf if self._end is None else self._end
         joined: list[Problem] = []
         for (span, reason), empty in sorted((problem, not problem.span.samples) for problem in set(self._problems)):
@@ -99,7 +99,7 @@ class Timeline:
         self._problems.append(Problem(Span(start, end), reason))
 
     def wants(self, samples: int, sample_rate: int, channels: int) -> bool:
-        """Whether the next frame must be given to `add`; if not, `skip` will do, and is much cheaper."""
+        """Return whether the next frame must be given to `add`; if not, `skip` will do, and is much cheaper."""
         return self._at(sample_rate, channels).wants(samples)
 
     def add(self, frame: np.ndarray, sample_rate: int) -> None:
@@ -142,7 +142,7 @@ class Timeline:
         self.report(start, self.samples, reason)
 
     def close(self) -> None:
-        """The recording ended: hand out what the resampler still holds."""
+        """Hand out what the resampler still holds, once the recording has ended."""
         if self._segment is not None:
             for pcm, bad in self._segment.finish():
                 self._take(pcm, bad)

@@ -29,10 +29,10 @@ _BLOCK = 6000
 
 
 class Network(Protocol):
-    """A causal network over features, with a state that the caller carries."""
+    """A Network is a causal network over features, with a state that the caller carries."""
 
     def start(self) -> Any:
-        """The state before the first frame."""
+        """Return the state before the first frame."""
         ...
 
     def __call__(self, features_TD: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
@@ -41,7 +41,9 @@ class Network(Protocol):
 
 
 def load_network(model: str | Path, *, threads: int = 1, device: str = "cpu") -> Network:
-    """`model`: a directory with `model.onnx` or with FunASR's `model.pt`, or a hub name that FunASR downloads."""
+    """Load a network; `model` is a directory with `model.onnx` or with FunASR's `model.pt`, or a hub name that FunASR
+    downloads.
+    """
     folder = Path(model).expanduser()
     if (folder.is_absolute() or str(model).startswith(".")) and not folder.is_dir():
         raise UserError(f"vad: no FSMN-VAD model at {model}; give a directory with model.onnx or model.pt")
@@ -51,7 +53,9 @@ def load_network(model: str | Path, *, threads: int = 1, device: str = "cpu") ->
 
 
 def silence(network: Network, pcm: np.ndarray) -> np.ndarray:
-    """P(silence) of every whole frame of `pcm` (int16 [samples], 16 kHz): float32 [frames], none under 400 samples."""
+    """Return P(silence) of every whole frame of `pcm` (int16 [samples], 16 kHz): float32 [frames], none under 400
+    samples.
+    """
     fbank_TF = _fbank(pcm)
     frames = len(fbank_TF)
     found = np.zeros(frames, np.float32)
@@ -92,7 +96,7 @@ def _fbank(pcm: np.ndarray) -> np.ndarray:
 
 
 class OnnxNetwork:
-    """FSMN through onnxruntime, on the CPU."""
+    """An OnnxNetwork runs FSMN through onnxruntime, on the CPU."""
 
     CACHES = tuple((f"in_cache{i}", (1, 128, 19, 1)) for i in range(4))
 
@@ -131,7 +135,7 @@ def _read_cmvn(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 class TorchNetwork:
-    """The same through FunASR's AutoModel: `model.pt` directories and hub names."""
+    """A TorchNetwork does the same through FunASR's AutoModel: `model.pt` directories and hub names."""
 
     def __init__(self, model: str, device: str) -> None:
         try:

@@ -31,7 +31,7 @@ _LOSS_WEIGHT = 1000
 
 @dataclass(kw_only=True)
 class CutSettings:
-    """CutSettings say how speech becomes clips. The defaults come from the study in docs/benchmarks.md, section VAD.
+    """CutSettings say how speech becomes clips. The defaults come from a study (docs/benchmarks/curation.md).
 
     They are the section `cut` of the settings. Raises UserError.
     """
@@ -66,7 +66,7 @@ class CutSettings:
 
 @dataclass(frozen=True, slots=True)
 class Cutting:
-    """A piece of audio cut up. The three lists tile [0, total): ordered, disjoint, nothing left over."""
+    """A Cutting is a piece of audio cut up. The three lists tile [0, total): ordered, disjoint, nothing left over."""
 
     clips: list[tuple[Span, int]]
     """spans of 2-30 s, each with the samples in it that the VAD called speech."""
@@ -102,7 +102,7 @@ def cut(speech: list[Span], pcm: np.ndarray, settings: CutSettings | None = None
 
 
 def quiet_point(pcm: np.ndarray, centre: int, radius: int) -> int:
-    """The sample in the middle of the quietest 100 ms within `radius` of `centre`; of equals the nearest one.
+    """Return the sample in the middle of the quietest 100 ms within `radius` of `centre`; of equals the nearest one.
 
     `pcm` is int16 [samples]. A function of the samples in [centre - radius, centre + radius) alone: two workers that
     hold that window, cut from different parts of a recording, find the same point. At an end of the array the window is

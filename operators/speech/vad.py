@@ -9,7 +9,7 @@
 An engine only scores; one hysteresis turns every engine's scores into spans, so thresholds mean the same everywhere and
 the engines can be compared. One call is one piece of a recording: nothing is remembered between calls. Memory is
 bounded by the length of the piece (8 bytes a sample beside the PCM) and one batch of windows. Same samples and same
-settings give the same spans; what may move the last bit of a score is in docs/benchmarks.md.
+settings give the same spans; what may move the last bit of a score is in docs/benchmarks/curation.md.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ from operators.speech import fsmn
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """Speech probability per frame: float32 [frames]. Frame i speaks for `hop` samples from `first + i * hop` on."""
+    """Scores are the speech probability per frame: float32 [frames]. Frame i speaks for `hop` samples from `first + i *
+    hop` on.
+    """
 
     values: np.ndarray
     first: int
@@ -41,20 +43,22 @@ class Scores:
 
 
 class VoiceActivity(Protocol):
-    """What the segmenter asks of an engine."""
+    """A VoiceActivity is what the segmenter asks of an engine."""
 
     def scores(self, pcm: np.ndarray) -> Scores:
-        """Speech probability per frame of `pcm`: int16 [samples], 16 kHz mono."""
+        """Return the speech probability per frame of `pcm`: int16 [samples], 16 kHz mono."""
         ...
 
     def speech(self, pcm: np.ndarray) -> list[Span]:
-        """Spans of `pcm` that hold speech: ordered, disjoint, inside the array. No speech is an empty list."""
+        """Return spans of `pcm` that hold speech: ordered, disjoint, inside the array. No speech is an empty list."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Thresholds:
-    """How scores become spans: on above `onset`, off below `offset`, short dips filled, short blips dropped."""
+    """Thresholds say how scores become spans: on above `onset`, off below `offset`, short dips filled, short blips
+    dropped.
+    """
 
     onset: float
     offset: float
@@ -69,7 +73,8 @@ class Thresholds:
 
 
 def hysteresis(scores: Scores, total: int, thresholds: Thresholds) -> list[Span]:
-    """Spans of speech in an array of `total` samples: ordered, disjoint, none empty, `min_silence_seconds` apart.
+    """Return spans of speech in an array of `total` samples: ordered, disjoint, none empty, `min_silence_seconds`
+    apart.
 
     The rule is pyannote's and whisperX's Binarize (Gelly and Gauvain, Interspeech 2015): a frame above `onset` opens a
     span, a frame below `offset` closes it. Then gaps shorter than `min_silence_seconds` are filled, and only then spans
@@ -116,13 +121,14 @@ class _Engine:
 
 
 class PyannoteVad(_Engine):
-    """whisperX's voice activity detector: pyannote segmentation (SincNet, LSTM), 5-s windows, 16.9-ms frames.
+    """A PyannoteVad is whisperX's voice activity detector: pyannote segmentation (SincNet, LSTM), 5-s windows, 16.9-ms
+    frames.
 
     `step` seconds between windows is the price: every second is computed 5 / step times. whisperX's own step is 0.5.
     Where windows overlap their scores are averaged under a Hamming window; where they do not (step 5) a frame at a
     window's edge has heard one side only. `half` runs the network in float16 and needs a CUDA device.
     `model` None is the checkpoint inside the whisperx wheel, unmodified and read without network.
-    whisperX's own offset is 0.363; 0.2 loses less speech in noise (docs/benchmarks.md).
+    whisperX's own offset is 0.363; 0.2 loses less speech in noise (docs/benchmarks/curation.md).
 
     Source: whisperX (Bain et al., arXiv:2303.00747), section 3.1; Bredin and Laurent, Interspeech 2021.
     """
@@ -177,7 +183,7 @@ class PyannoteVad(_Engine):
         self._half = half
 
     def scores(self, pcm: np.ndarray) -> Scores:
-        """Frames of 991 samples every 270; a frame speaks from its middle, as in whisperX."""
+        """Return scores of frames of 991 samples every 270; a frame speaks from its middle, as in whisperX."""
         torch = self._torch
         if len(pcm) == 0:
             return Scores(np.zeros(0, np.float32), 0, 270)
@@ -193,10 +199,11 @@ class PyannoteVad(_Engine):
 
 
 class SileroVad(_Engine):
-    """Silero VAD 6 (MIT) from the silero-vad wheel: a streaming LSTM over 32-ms frames, through onnxruntime.
+    """A SileroVad is Silero VAD 6 (MIT) from the silero-vad wheel: a streaming LSTM over 32-ms frames, through
+    onnxruntime.
 
     The package's own thresholds are 0.5 / 0.35; lower ones find more speech here and still no sound effects
-    (docs/benchmarks.md). Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
+    (docs/benchmarks/curation.md). Source: github.com/snakers4/silero-vad, `SileroVADSequence`.
     """
 
     FRAME = 512
@@ -218,12 +225,13 @@ class SileroVad(_Engine):
         self._model = SileroVADSequence(str(weights))  # one thread, CPU
 
     def scores(self, pcm: np.ndarray) -> Scores:
-        """Frames of 512 samples, end to end; a frame speaks for its own samples."""
+        """Return scores of frames of 512 samples, end to end; a frame speaks for its own samples."""
         return Scores(self._model.audio_forward(_unit_scale(pcm)), first=0, hop=self.FRAME)
 
 
 class FsmnVad(_Engine):
-    """FunASR's FSMN-VAD: 10-ms frames, 1 - P(silence), averaged over 200 ms as FunASR's window detector does.
+    """An FsmnVad is FunASR's FSMN-VAD: 10-ms frames, 1 - P(silence), averaged over 200 ms as FunASR's window detector
+    does.
 
     `model` is a directory with `model.onnx`, a FunASR directory with `model.pt`, or a hub name such as `fsmn-vad`
     (FunASR downloads it). FunASR's own state machine holds a span open for 0.8 s of silence and adds 0.2 s before and
@@ -249,7 +257,9 @@ class FsmnVad(_Engine):
         self._network = fsmn.load_network(model, threads=threads, device=device)
 
     def scores(self, pcm: np.ndarray) -> Scores:
-        """Frames of 400 samples every 160; a frame speaks for the hop in its middle. Under 400 samples: no frame."""
+        """Return scores of frames of 400 samples every 160; a frame speaks for the hop in its middle. Under 400
+        samples: no frame.
+        """
         speech = 1 - fsmn.silence(self._network, pcm)
         return Scores(_moving_average(speech, self._smooth), first=(fsmn.FRAME - fsmn.HOP) // 2, hop=fsmn.HOP)
 

@@ -118,7 +118,8 @@ class RangedFile(io.RawIOBase):
 
 
 class RangedFileForC(RangedFile):
-    """A RangedFile as a library in C reads it: no exception passes through C, so `failure` keeps the one that came.
+    """A RangedFileForC is a RangedFile as a library in C reads it: no exception passes through C, so `failure` keeps
+    the one that came.
 
     The library takes it for the end of the file. Whoever called the library raises it.
     """

@@ -30,7 +30,7 @@ _HAS_LATIN = re.compile("[a-z]")
 
 
 class Form(NamedTuple):
-    """One transcript, ready to be compared."""
+    """A Form is one transcript, ready to be compared."""
 
     spoken: str
     folded: str
@@ -39,7 +39,7 @@ class Form(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """Two transcripts, each brought to its forms beside the other."""
+    """A Compared is two transcripts, each brought to its forms beside the other."""
 
     first: Form
     second: Form

@@ -55,7 +55,7 @@ def _compared_as(word: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def is_filler(word: str) -> bool:
-    """um, uh, er, hmm, ah; "oh", "yeah" and "mhm" are words and stay."""
+    """Return whether it is um, uh, er, hmm, ah; "oh", "yeah" and "mhm" are words and stay."""
     return _FILLER.fullmatch(word) is not None
 
 

@@ -37,7 +37,7 @@ _HOTLINES = frozenset({"110", "119", "120", "122", "114", "911", "999"})
 
 
 def parse_han(run: str) -> int | None:
-    """Value of a well-formed spelt number (二百零三, 十二万三千, 一百五 = 150).
+    """Return the value of a well-formed spelt number (二百零三, 十二万三千, 一百五 = 150).
 
     None for anything else (四五百, 千万, 七八十).
     """
@@ -83,7 +83,10 @@ def parse_han(run: str) -> int | None:
 
 
 def han_value(number: int) -> str:
-    """A whole number in words: 2024 -> 两千零二十四. 两 before 千 万 亿, 二 before 百 and 十, as in careful speech."""
+    """Return a whole number in words: 2024 -> 两千零二十四.
+
+    两 before 千 万 亿, 二 before 百 and 十, as in careful speech.
+    """
     if number == 0:
         return "零"
     if number >= 10**16:
@@ -121,12 +124,12 @@ def _han_section(section: int) -> str:
 
 
 def han_digits(digits: str) -> str:
-    """Digit by digit: 2024 -> 二零二四."""
+    """Return a number digit by digit: 2024 -> 二零二四."""
     return "".join(HAN_DIGITS[int(digit)] for digit in digits)
 
 
 def reading_han(digits: str, before: str = "", after: str = "") -> str:
-    """How the digits of a whole number are read in Chinese, given the text on both sides of them.
+    """Return how the digits of a whole number are read in Chinese, given the text on both sides of them.
 
     Digit by digit: years, rooms, telephone numbers, codes, leading zeros, runs such as 123. Otherwise by value.
     """

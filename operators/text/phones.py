@@ -137,13 +137,15 @@ def _english(word: str) -> Phones:
 
 
 class Phonetiser:
-    """Text to phones. Cheap to build, picklable; dictionaries load at first need, once per process."""
+    """A Phonetiser turns text into phones. Cheap to build, picklable; dictionaries load at first need, once per
+    process.
+    """
 
     def __init__(self, *, tones: bool = True) -> None:
         self.tones = tones
 
     def phones(self, text: str, language: str | None) -> list[str]:
-        """Phones of a spoken form (see `operators.text.spoken`), in order; [] for a text without letters.
+        """Return the phones of a spoken form (see `operators.text.spoken`), in order; [] for a text without letters.
 
         `language` is a code such as "zh", "zh-CN", "yue", "en" or None when unknown, which reads Han as Mandarin and
         Latin as English. Digits, which a spoken form does not have, are read one by one in the language. Marks that are

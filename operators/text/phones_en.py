@@ -98,7 +98,8 @@ _ENDINGS: tuple[tuple[str, Phones], ...] = (
 
 @functools.cache
 def cmu_dictionary() -> dict[str, Phones]:
-    """word -> phones of the CMU dictionary (about 126,000 words), first pronunciation only, read once per process.
+    """Return word -> phones of the CMU dictionary (about 126,000 words), first pronunciation only, read once per
+    process.
 
     Raises UserError when the `pocketsphinx` wheel, which carries it, is not installed.
     """
@@ -116,7 +117,7 @@ def cmu_dictionary() -> dict[str, Phones]:
 
 
 def letter_to_sound(word: str) -> Phones:
-    """Phones of a lower-case word by rule alone, no dictionary."""
+    """Return the phones of a lower-case word by rule alone, no dictionary."""
     phones: list[str] = []
     for match in _BY_RULE.finditer(word):
         if match.lastindex is not None and match.lastindex <= len(_RULES):
@@ -181,7 +182,7 @@ def _compound(word: str, words: dict[str, Phones]) -> Phones | None:
 
 
 def pronounce(word: str) -> Phones:
-    """CMU phones (no stress) of one lower-case word of letters a-z and apostrophes; () for the empty word."""
+    """Return CMU phones (no stress) of one lower-case word of letters a-z and apostrophes; () for the empty word."""
     words = cmu_dictionary()
     if word in words:
         return words[word]
@@ -189,7 +190,7 @@ def pronounce(word: str) -> Phones:
 
 
 def guess(word: str, words: dict[str, Phones]) -> Phones:
-    """Phones of a word that the dictionary lacks."""
+    """Return the phones of a word that the dictionary lacks."""
     found = _inflected(word, words) or _compound(word, words)
     if found:
         return found

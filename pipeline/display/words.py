@@ -116,7 +116,8 @@ def clock_time(seconds: float) -> str:
 
 
 def shares_in_one_unit(samples: list[int]) -> list[str]:
-    """Return lengths in the unit that suits the first, which is the sum of the others, rounded to add up as printed.
+    """Return the lengths in the unit that suits the first, which is the sum of the others, rounded to add up as
+    printed.
 
     Every term is rounded down, then the largest remainders up, until the printed terms sum to the printed total.
     """

@@ -53,7 +53,7 @@ def keep_freed_memory() -> bool:
     them. Return whether it took that. Call it before the first thread.
 
     CTranslate2 frees its buffers after every batch and takes them again. glibc gives large ones back to the system at
-    once, which then clears every page anew: a third of the CPU time of a recogniser. With one arena and no giving back
+    once, which then clears every page again: a third of the CPU time of a recogniser. With one arena and no giving back
     the heap stays at its peak, which the next batch needs anyway. Other systems' allocators are left alone.
     """
     if not sys.platform.startswith("linux"):

@@ -33,7 +33,7 @@ class Deduplicated:
 
     @property
     def kept(self) -> np.ndarray:
-        """bool [N]: the clip stays."""
+        """Return bool [N]: whether the clip stays."""
         return self.reason == 0
 
 

@@ -33,7 +33,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """So many clips, together so many samples."""
+    """An Amount is so many clips, together so many samples."""
 
     clips: int = 0
     samples: int = 0

@@ -58,7 +58,7 @@ class Intake:
 
     @property
     def source_names(self) -> list[str]:
-        """The roots of the runs and the paths of the labelled sets, by number."""
+        """Return the roots of the runs and the paths of the labelled sets, by number."""
         return [each.run.store.root for each in self.runs] + [labelled.path for labelled in self.labelled]
 
     def cmvn(self, kept: np.ndarray) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class Intake:
                     total = total + sums
                 at += clips
         if not total.frames:
-            raise UserError("the runs kept no audio, so there is no mean and variance to normalise features by")
+            raise UserError("the runs kept no audio, so there is nothing to train on: give a run that kept clips")
         mean, istd = total.cmvn()
         return {"frames": total.frames, "mean": mean.tolist(), "istd": istd.tolist()}
 

@@ -36,7 +36,7 @@ COLUMNS = (*CLIP_COLUMNS.values(), "uri", "start", "end", "content_hash", "prove
 
 @dataclass(frozen=True, slots=True)
 class KeptUnit:
-    """The kept clips of one unit, in the order of its tar."""
+    """A KeptUnit holds the kept clips of one unit, in the order of its tar."""
 
     unit_id: str
     tar: str
@@ -60,7 +60,7 @@ class _Damaged(Exception):
 
 
 def read_shards(store: Store, fingerprint: str, *, checksums: bool = True) -> Iterator[KeptUnit | Damage]:
-    """Every finished shard of a run, in the order of unit names, some read ahead.
+    """Yield every finished shard of a run, in the order of unit names, some read ahead.
 
     Without `checksums` only sizes and counts are compared. Raises UserError when the run has no finished shard, or the
     store refuses.

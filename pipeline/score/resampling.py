@@ -37,7 +37,9 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Sums(Counts):
-    """Counts of all clips of a scope, and what the engines would have done in the kept ones; leading axes as there."""
+    """Sums are the counts of all clips of a scope, and what the engines would have done in the kept ones; leading axes
+    as there.
+    """
 
     expected: np.ndarray
     """[..., engines]: edits that each engine alone would have made in the kept clips, with its own rate of all clips of

@@ -140,6 +140,9 @@ def read_truth(data: bytes, name: str) -> Truth:
             continue
         try:
             names, recording = _recording(json.loads(line))
+        except json.JSONDecodeError as error:
+            why = f"{error.msg}, column {error.colno}"
+            raise UserError(f"{name}:{number} is no JSON ({why}): expected one object per recording") from None
         except (ValueError, RecursionError) as error:
             raise UserError(f"{name}:{number}: {error}") from None
         if taken & names:

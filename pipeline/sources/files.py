@@ -57,7 +57,7 @@ UNSORTED = "unsorted"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceFile:
-    """One recording as its source names it. All text is valid Unicode, whatever the source held."""
+    """A SourceFile is one recording as its source names it. All text is valid Unicode, whatever the source held."""
 
     uri: str
     recording_id: str
@@ -86,7 +86,7 @@ class SourceFile:
 def read_sources(
     sources: Iterable[SourceSettings], s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> Iterator[SourceFile]:
-    """Every recording of every source, in the order of the sources; the second of two with one uri or one id is a
+    """Yield every recording of every source, in the order of the sources; the second of two with one uri or one id is a
     "duplicate".
 
     A default recording_id (the uri as written, or the path below the source) that another source has used already gives
@@ -119,7 +119,7 @@ def read_sources(
 def check_source(
     source: SourceSettings, s3: S3Settings | None = None, extensions: frozenset[str] = MEDIA_EXTENSIONS
 ) -> str:
-    """A line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
+    """Return a line that says what a source is, from a look at its beginning. Raises UserError as `read_sources`."""
     first = next(read_sources([source], s3, extensions))
     return f"{source.path} ({_kind(source.path)}), first recording {first.uri!r}"
 

@@ -31,7 +31,8 @@ _MAX_DEPTH = 32
 
 
 def read_rows(path: str, name: str) -> Iterator[Row]:
-    """Every row of the manifest at the local `path`; `name` is what its user calls it, and its ending says its format.
+    """Yield every row of the manifest at the local `path`; `name` is what its user calls it, and its ending says its
+    format.
 
     Raises UserError when it is not a manifest at all: unreadable, empty, or without a `uri` column.
     """
@@ -40,7 +41,7 @@ def read_rows(path: str, name: str) -> Iterator[Row]:
         yield from _with_uri(_READERS[ending(name)](path, name), name)
     except OSError as error:
         why = error.strerror or error
-        raise UserError(f"cannot read the manifest {name} ({why}): mend the path or its permissions") from error
+        raise UserError(f"cannot read the manifest {name} ({why}): fix the path or its permissions") from error
 
 
 def _check_encoding(path: str, name: str) -> None:
@@ -62,8 +63,8 @@ def is_manifest(name: str) -> bool:
 
 
 def _with_uri(rows: Iterator[Row], name: str) -> Iterator[Row]:
-    """The rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is told from a bad
-    line.
+    """Yield the rows, once one of them is seen to have a `uri`: rows before it wait, so that a wrong file is known
+    from a bad line.
     """
     waiting: list[Row] = []
     columns: set[str] = set()
@@ -152,7 +153,7 @@ def _read_csv(path: str, name: str) -> Iterator[Row]:
                 if "uri" not in header or len(set(header)) != len(header):
                     problem = "repeats a column in" if "uri" in header else "has no column 'uri' in"
                     found = ", ".join(header[:8])[:200]
-                    raise UserError(f"the manifest {name} {problem} its first line ({found}): mend the header")
+                    raise UserError(f"the manifest {name} {problem} its first line ({found}): fix the header")
             elif len(values) != len(header):
                 yield first, f"{len(values)} fields where the header has {len(header)}"
             elif any(_has_surrogate(value) for value in values):
@@ -196,7 +197,7 @@ _READERS: dict[str, Callable[[str, str], Iterator[Row]]] = {
 
 
 def plain_row(values: dict[Any, Any]) -> dict[str, Any]:
-    """The row in values that JSON can hold. Raises ValueError when it is nested too deeply."""
+    """Return the row in values that JSON can hold. Raises ValueError when it is nested too deeply."""
     # The URI keeps its surrogates: they may be the bytes of a file name that is not UTF-8.
     return {
         text(str(key)): value if key == "uri" and isinstance(value, str) else plain(value)
@@ -205,7 +206,7 @@ def plain_row(values: dict[Any, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any, depth: int = 0) -> Any:
-    """A value as JSON can hold it: NaN becomes null, times ISO 8601, decimals text, bytes text or "base64:...".
+    """Return a value as JSON can hold it: NaN becomes null, times ISO 8601, decimals text, bytes text or "base64:...".
 
     Raises ValueError when it is nested too deeply.
     """
@@ -236,7 +237,7 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def text(value: str) -> str:
-    """The text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as
+    """Return the text with every lone surrogate, which no UTF-8 file can hold, spelled out: a byte of a file name as
     `\\xe9`.
     """
     if not _has_surrogate(value):

@@ -23,7 +23,9 @@ OF_A_RUN = "the shards of an earlier run: name this folder as a source of its ow
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry below the root: `path` relative to it, "/" between parts, bytes that are not UTF-8 as surrogates."""
+    """A Found is one entry below the root: `path` relative to it, "/" between parts, bytes that are not UTF-8 as
+    surrogates.
+    """
 
     path: str
     bytes: int | None = None
@@ -33,7 +35,7 @@ class Found:
 
 
 def walk(root: str) -> Iterator[Found]:
-    """Everything below a folder that is not `passed_by`, in an order fixed by the names.
+    """Yield everything below a folder that is not `passed_by`, in an order fixed by the names.
 
     Raises OSError when the root itself cannot be listed; a folder below it is a `Found` with problem "permission" then.
     """
@@ -74,8 +76,8 @@ def walk(root: str) -> Iterator[Found]:
 
 
 def passed_by(path: str) -> bool:
-    """Whether a path below the root is none of the crawl's: in a hidden folder such as .git, or macOS's "._" shadow of
-    a file.
+    """Return whether a path below the root is none of the crawl's: in a hidden folder such as .git, or macOS's "._"
+    shadow of a file.
 
     Other names that start with a dot are taken: crawlers name files after titles, and titles start with "..." and
     ".hack". A part "." is no folder: `tar cf x.tar .` writes "./talk/1.mp3".

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,13 @@ def test_it_says_how_two_transcripts_are_judged_and_why(capsys: pytest.CaptureFi
     assert "folded    it cost twelve dollars and fifty cents" in told
     assert "12 50" in told
     assert "verdict   keep" in told
+
+
+def test_the_rates_are_the_same_wherever_they_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["Um, it cost $12.50", "it cost twelve dollars and fifteen cents"]
+    assert main(["compare", *texts, "--language", "en"]) == 0
+    rates, why = (line for line in capsys.readouterr().out.splitlines() if line.startswith(("WER", "why")))
+    assert re.findall(r"[\d.]+ %", rates)[:2] == re.findall(r"[\d.]+ %", why)
 
 
 def test_wrong_numbers_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,7 +107,7 @@ def test_a_damaged_run_directory_is_one_line(
         assert word in error
 
 
-def test_the_advice_mends_it(finished: Path, crawl: Path, tmp_path: Path) -> None:
+def test_the_advice_fixes_it(finished: Path, crawl: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     first(out, ".tar").unlink()

@@ -90,3 +90,14 @@ def test_the_languages_are_whispers() -> None:
     from faster_whisper.tokenizer import _LANGUAGE_CODES
 
     assert set(_LANGUAGE_CODES) == LANGUAGES
+
+
+@pytest.mark.parametrize(
+    ("arguments", "needed"), [(["run"], "CONFIG"), (["show"], "RUN, CLIP_ID"), (["score"], "RUN, --truth")]
+)
+def test_a_missing_argument_is_named_and_no_setting_with_it(
+    arguments: list[str], needed: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert capsys.readouterr().err.endswith(f"the following arguments are required: {needed}\n")

@@ -73,3 +73,12 @@ def test_slow_engines_have_two_digits(busy: float, said: str) -> None:
     assert said in progress.line()
     progress.speeds["Transcribe"].audio_seconds, progress.speeds["Transcribe"].busy_seconds = 34.0, 10.0
     assert "Transcribe=3.4x" in progress.line()
+
+
+def test_nothing_is_left_when_every_unit_is_done_however_soon() -> None:
+    now = [0.0]
+    progress = progress_at(now)
+    now[0] = 3.0
+    for unit in ("a-000000", "a-000001"):
+        progress.add(Outcome(unit_id=unit, samples={"kept": SAMPLE_RATE}, busy_seconds={}, heard_seconds={}))
+    assert progress.eta_seconds() == 0.0

@@ -138,7 +138,7 @@ class Patchy(IsolatedDecoder):
 
 
 @pytest.mark.parametrize("place", [0, 5 * SAMPLE_RATE, UNIT - RADIUS, UNIT, UNIT + RADIUS, 60 * SAMPLE_RATE])
-def test_a_loss_of_unknown_length_is_told_by_one_piece(segment: Segment, tmp_path: Path, place: int) -> None:
+def test_a_loss_of_unknown_length_is_reported_by_one_piece(segment: Segment, tmp_path: Path, place: int) -> None:
     whole = sound(70)
     path = tmp_path / "patchy.flac"
     soundfile.write(path, whole, SAMPLE_RATE)

@@ -112,7 +112,7 @@ def main(crawl: str, folder: str, endpoint: str | None = None, bucket: str | Non
     files = list(read_sources(sources.sources, sources.s3))
     units = make_plan(files, [Length(declared=60 * 16_000)] * len(files), sources.plan)[:1]
     status, boundaries = in_child(settings("peace"), units, 0, s3)
-    assert status == 0, "the run in peace failed"
+    assert status == 0, "the uninterrupted run failed"
     expected = content(settings("peace"))
     for at in range(1, boundaries + 1):
         crashed = settings(f"crash-{at}")
@@ -120,7 +120,7 @@ def main(crawl: str, folder: str, endpoint: str | None = None, bucket: str | Non
         assert os.WIFSIGNALED(status), f"no crash at boundary {at}"
         status, _ = in_child(crashed, units, 0, s3)
         if status != 0 or content(crashed) != expected:
-            print(f"boundary {at}: not the same as a run in peace (status {status})")
+            print(f"boundary {at}: not the same as an uninterrupted run (status {status})")
             return 1
     print(f"{boundaries} boundaries, every one crashed and resumed to the same bytes")
     return 0

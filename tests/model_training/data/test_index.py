@@ -385,7 +385,7 @@ def test_a_damaged_tar_is_refused_and_not_cut_short(tmp_path: Path, slip: str) -
     assert not (tmp_path / "out").exists()
 
 
-def test_keys_that_begin_anew_in_every_tar_are_clips_of_their_own(tmp_path: Path) -> None:
+def test_keys_that_begin_again_in_every_tar_are_clips_of_their_own(tmp_path: Path) -> None:
     for name in ("a/x-0.tar", "a/x-1.tar", "b/x-1.tar"):
         numbered_tar(tmp_path / name, 5)
     uris = [str(tmp_path / "a" / "x-0.tar"), str(tmp_path / "a" / "x-1.tar")]

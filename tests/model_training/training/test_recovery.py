@@ -39,7 +39,7 @@ def damage(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_a_damaged_newest_checkpoint_is_made_anew(handoff: Path, tmp_path: Path) -> None:
+def test_a_damaged_newest_checkpoint_is_made_again(handoff: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     go(handoff, run, "train.max_steps=3")
     whole = {name: tensor.clone() for name, tensor in weights(run, 3).items()}
@@ -127,7 +127,7 @@ def test_a_run_of_before_a_setting_was_renamed_goes_on(handoff: Path, tmp_path: 
     assert checkpoints.open_checkpoint(run).step == 3
 
 
-def test_workers_that_do_not_share_the_folder_are_told(handoff: Path, tmp_path: Path) -> None:
+def test_workers_that_do_not_share_the_folder_get_an_error(handoff: Path, tmp_path: Path) -> None:
     """Each would go on from its own checkpoint, and they would sum gradients of different models."""
     go(handoff, tmp_path / "one", "train.max_steps=1")
     with socket.socket() as free:

@@ -90,7 +90,7 @@ def test_languages_may_go_to_the_model(paraformer: FunAsr, clips: list[np.ndarra
 def test_a_copilot_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> None:
     model = random_paraformer()
     (tmp_path / "empty").mkdir()
-    for name, mend in {
+    for name, advice in {
         str(tmp_path / "nowhere"): "no such folder",
         str(tmp_path / "empty"): "neither config.yaml nor configuration.json",
         spoiled(model, tmp_path / "weightless", without="model.pt"): "init_param does not exist",
@@ -98,7 +98,7 @@ def test_a_copilot_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> No
         spoiled(model, tmp_path / "other", tokens_json=b'["<blank>", "<s>", "</s>", "<unk>"]'): "FunASR cannot load it",
         "paraformer-zhh": "no such name; FunASR knows",
     }.items():
-        with pytest.raises(UserError, match=mend) as error:
+        with pytest.raises(UserError, match=advice) as error:
             FunAsr(name)
         assert "\n" not in str(error.value)
         assert name in str(error.value)

@@ -232,7 +232,7 @@ def test_a_clip_in_another_language_than_its_window_is_heard_in_its_own(tmp_path
     assert {h.language for h in told} == {"en"}, "what a source says is not doubted"
 
 
-def test_progress_is_told_clip_by_clip_to_the_end(whisper: WhisperX, clips: list[np.ndarray]) -> None:
+def test_progress_is_reported_clip_by_clip_to_the_end(whisper: WhisperX, clips: list[np.ndarray]) -> None:
     told: list[tuple[int, float]] = []
     whisper.transcribe(clips, nothing_known(clips), ["one"] * len(clips), lambda *done: told.append(done))
     assert told == sorted(told)
@@ -253,7 +253,7 @@ def test_a_whisper_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> No
     (tmp_path / "empty").mkdir()
     mels = spoiled(model, tmp_path / "mels")
     (tmp_path / "mels" / "preprocessor_config.json").write_text('{"feature_size": 128}')
-    for name, mend in {
+    for name, advice in {
         str(tmp_path / "nowhere"): "no such folder",
         str(tmp_path / "empty"): "convert with ct2-transformers-converter",
         spoiled(model, tmp_path / "tokens", without="tokenizer.json"): "copy it from the model that was converted",
@@ -261,7 +261,7 @@ def test_a_whisper_that_cannot_be_loaded_is_one_clear_line(tmp_path: Path) -> No
         mels: "takes 80 mel bands but its preprocessor_config.json gives 128",
         "large-v33": "no such model; the hub has tiny.en",
     }.items():
-        with pytest.raises(UserError, match=mend) as error:
+        with pytest.raises(UserError, match=advice) as error:
             WhisperX(name)
         assert "\n" not in str(error.value)
         assert name in str(error.value)
@@ -276,7 +276,7 @@ def test_an_unreachable_hub_is_one_clear_line(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(
-    ("setting", "mend"),
+    ("setting", "advice"),
     [
         ({"compute_type": "int3"}, "this cpu can do .*int8"),
         ({"device": "tpu"}, "choose cpu, cuda"),
@@ -286,8 +286,8 @@ def test_an_unreachable_hub_is_one_clear_line(tmp_path: Path, monkeypatch: pytes
         ({"asr_options": {"beams": 5}}, "beams"),
     ],
 )
-def test_wrong_whisper_settings_are_one_clear_line(setting: dict[str, object], mend: str) -> None:
-    with pytest.raises(UserError, match=mend) as error:
+def test_wrong_whisper_settings_are_one_clear_line(setting: dict[str, object], advice: str) -> None:
+    with pytest.raises(UserError, match=advice) as error:
         WhisperX(str(random_whisper()), **setting)  # type: ignore[arg-type]
     assert "\n" not in str(error.value)
 

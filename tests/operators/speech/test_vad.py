@@ -269,7 +269,7 @@ def test_fsmn_loads_a_torch_directory_of_funasr(tmp_path: Path) -> None:
         ("fsmn", {"model": "/no/such/folder"}, "no FSMN-VAD model at /no/such/folder"),
     ],
 )
-def test_a_mistake_is_one_line_that_says_how_to_mend_it(engine: str, wrong: dict, says: str) -> None:
+def test_a_mistake_is_one_line_that_says_how_to_fix_it(engine: str, wrong: dict, says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         load_vad(engine, **wrong)
     assert "\n" not in str(caught.value)

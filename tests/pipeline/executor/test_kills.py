@@ -1,4 +1,4 @@
-"""Whatever is killed whenever, the shards are those of a run left in peace."""
+"""Whatever is killed whenever, the shards are those of an uninterrupted run."""
 
 from __future__ import annotations
 

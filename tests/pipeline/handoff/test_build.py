@@ -223,7 +223,7 @@ def test_speakers_are_in_one_split_and_attributes_are_as_given(
     }
 
 
-def test_a_placeholder_for_a_speaker_is_told_of(
+def test_a_placeholder_for_a_speaker_is_reported(
     runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     hand_off(runs[0])
@@ -320,7 +320,7 @@ def test_mistakes_are_one_line(
         (["--tokenizer", "s3://none/x", "s3.endpoint_url=http://127.0.0.1:1", "s3.max_attempts=1"], "127.0.0.1:1"),
     ],
 )  # fmt: skip
-def test_mistakes_are_told_before_any_tar_is_read(
+def test_mistakes_are_reported_before_any_tar_is_read(
     arguments: list[str],
     words: str,
     runs: tuple[str, str],
@@ -332,7 +332,7 @@ def test_mistakes_are_told_before_any_tar_is_read(
         monkeypatch.setenv(name, value)
     run = copied(runs[0], tmp_path / "run")
     for tar in run.glob("shards/*/*.tar"):
-        tar.write_bytes(b"damaged, so that reading it would be the mistake that is told")
+        tar.write_bytes(b"damaged, so that reading it would be the mistake that is reported")
     names = {name: tmp_path / file for name, file in (("set", "set.jsonl"), ("junk", "junk.yaml"))}
     names["set"].write_text('{"uri": "a.wav", "text": "one"}\n{"uri": "b.wav", "text": "two", "domain": "talk"}\n')
     names["junk"].write_text("tasks: [sing]\n")
@@ -363,7 +363,7 @@ def test_a_full_scratch_disk_is_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_not_whole_is_told_of(
+def test_a_run_that_is_not_whole_is_reported(
     runs: tuple[str, str], hand_off: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(runs[0], tmp_path / "run")
@@ -379,7 +379,7 @@ def test_sums_of_a_ledger_survive_json() -> None:
     assert MelSums.from_dict(json.loads(json.dumps(sums.to_dict()))) == sums
 
 
-def test_settings_are_told_from_runs() -> None:
+def test_settings_are_told_apart_from_runs() -> None:
     assert handoff_command.split_runs(["runs/a=b", "s3.region=eu", "s3://x/y=z"]) == (
         ["runs/a=b", "s3://x/y=z"],
         ["s3.region=eu"],

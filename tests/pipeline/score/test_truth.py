@@ -109,7 +109,8 @@ def test_one_truth_for_two_recordings_is_refused() -> None:
     ("data", "message"),
     [
         (b"", "t holds no truth"),
-        (b"{]\n", "t:1: "),
+        (b"{]\n", r"t:1 is no JSON \(Expecting property name"),
+        (b"output: runs/first\n", r"t:1 is no JSON \(Expecting value, column 1\): expected one object per recording"),
         (b"\n[]\n", "t:2: expected a JSON object"),
         (b"\xff\n", "t:1: "),
         (b"[" * 100_000, "t:1: "),

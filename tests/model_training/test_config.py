@@ -1,0 +1,32 @@
+"""Mistakes in the settings of a training are one line that names the setting and what it should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_training import config
+from operators.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.max_steps=many", "train.max_steps=many: expected a whole number"),
+        ("optimizer.learning_rate=quick", "optimizer.learning_rate=quick: expected a number"),
+        ("train.tensorboard=perhaps", "train.tensorboard=perhaps: expected true or false"),
+        ("model.moe.experts=[a]", "model.moe.experts[0]=a: expected a whole number"),
+        ("optimiser.name=muon", "no setting 'optimiser.name': did you mean optimizer.name?"),
+    ],
+)
+def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
+    with pytest.raises(UserError) as error:
+        config.load(None, [override])
+    assert str(error.value) == words
+
+
+def test_a_file_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("train: [\n")
+    with pytest.raises(UserError, match=r"not valid YAML in .*bad\.yaml: .* at line 2, column 1$"):
+        config.load(str(tmp_path / "bad.yaml"), [])
