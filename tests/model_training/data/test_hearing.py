@@ -82,7 +82,7 @@ def test_an_index_is_made_of_odd_recordings(tmp_path: Path) -> None:
     both.write_bytes((tmp_path / "odd-a.tar").read_bytes() + (tmp_path / "odd-b.tar").read_bytes())
     done = index_from_tars([str(both)], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
     assert (tmp_path / "out" / "bad_samples.jsonl").read_text() == ""
-    assert done["splits"]["train"]["clips"] == len(names)
+    assert done.splits["train"].clips == len(names)
     index = Index.open(str(tmp_path / "out" / "train.arrow"))
     rows = [index.row(number) for number in range(len(names))]
     assert {row.label for row in rows} == {"one two"}
