@@ -32,8 +32,8 @@ KINDS = {
 
 STARTER = """# {name}
 
-{kind}: a **starter engine**, so that the whole pipeline runs offline. It hears only its small grammar in synthetic
-voices.
+{kind}: a **starter engine**, so that the whole pipeline runs offline. It hears
+only its small grammar in synthetic voices.
 
 ```python
 {load}
