@@ -319,6 +319,10 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["inspect", "--config", "tiny", "--vocabulary", "-1"], ["--vocabulary -1", "at least 1"]),
         (["inspect"], ["give a checkpoint"]),
         (["tokenizer", "--texts", "nowhere.txt", "--out", "x"], ["nowhere.txt"]),
+        (
+            ["tokenizer", "--texts", "{handoff}/handoff.json", "--languages", "{handoff}/cmvn.json", "--out", "x"],
+            ["cmvn.json has", "one for each"],
+        ),
         (["index", "nowhere.tar", "--out", "x"], ["nowhere.tar"]),
     ],
 )
