@@ -218,22 +218,33 @@ def ours(work: Path, weights: Path, variant: str, meter: Meter) -> dict[str, Any
     from pipeline import ledger
     from pipeline.config import load
     from pipeline.curate import Curation
+    from pipeline.executor.worker import Ready
 
     settings = load(None, settings_of(work, weights, variant))
     shutil.rmtree(settings.output, ignore_errors=True)
     times: dict[str, float] = {}
 
-    class Metered(Curation):
-        def _outcomes(self, *given: Any) -> Any:
-            for place, outcome in enumerate(super()._outcomes(*given)):
-                if place == 0:
+    class Metered:
+        """A Metered executor reads the meter at every event of the one that it wraps."""
+
+        def __init__(self, executor: Any) -> None:
+            self._executor = executor
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._executor, name)
+
+        def run(self, *given: Any) -> Any:
+            for event in self._executor.run(*given):
+                if isinstance(event, Ready):
                     meter.ready()
                 times.update(meter.read())
-                yield outcome
+                yield event
 
     from rich.console import Console
 
-    if Metered(settings=settings, console=Console(file=io.StringIO())).run():
+    curation = Curation(settings=settings, console=Console(file=io.StringIO()))
+    curation.executor = Metered(curation.executor)
+    if curation.run():
         raise RuntimeError("units were left undone")
     rows = [row for table in ledger.ledgers(open_store(settings.output)) for row in table.to_pylist()]
     heard = [(row, row["hypotheses"][0]) for row in rows if row["hypotheses"]]
@@ -256,12 +267,12 @@ def ours(work: Path, weights: Path, variant: str, meter: Meter) -> dict[str, Any
 
 
 def label_errors(work: Path, output: str) -> dict[str, list[float | None]]:
-    """By domain: error rate of kept labels, of Whisper and of Moonshine on all they heard, percent of mixed tokens."""
+    """By domain: error rate of kept labels, of Whisper and of Moonshine on all they heard, percent of spoken tokens."""
     from pipeline.run_directory import existing_run
     from pipeline.score.command import score, score_settings
 
     settings, store = existing_run(output, [])
-    found = score(settings, store, str(work / "truth.jsonl"), score_settings("0,5,10", 0.3, 0.8, written=True))
+    found = score(settings, store, str(work / "truth.jsonl"), score_settings("0,5,10", 0.3, 0.8, written=False))
     return {
         scope.name: [scope.systems[0].kept.mer.value, *(system.all.mer.value for system in scope.systems[1:])]
         for scope in found.domains

@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import traceback
@@ -259,7 +260,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     from pipeline import recipe
     from pipeline.compare_texts import compare_pairs, compare_texts
 
-    texts = [text for text in arguments.texts if not text.startswith(("rover.", "text."))]
+    texts = [text for text in arguments.texts if not re.match(r"(rover|text)\.[\w.]+=", text)]
     settings = config.load(None, [text for text in arguments.texts if text not in texts])
     judge = AgreementJudge(settings.rover, recipe.folder(settings.text))
     if arguments.pairs is not None and not texts:
