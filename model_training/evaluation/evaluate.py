@@ -69,14 +69,14 @@ class Result:
     """A Result is the scores of one test set at one size with one method."""
 
     set: str
-    group: int
+    n_experts: int
     method: str
     scores: Scores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """An Evaluation holds all results of one model. `group` is the number of routed experts N; 0 is a dense model."""
+    """An Evaluation holds all results of one model. `n_experts` is the number of routed experts N; 0 is a dense model."""
 
     model: str
     results: tuple[Result, ...]
@@ -91,30 +91,30 @@ class Evaluation:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(result.group for result in self.results))
+        return tuple(dict.fromkeys(result.n_experts for result in self.results))
 
     @property
     def methods(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(result.method for result in self.results))
 
-    def scores(self, set_name: str, group: int, method: str) -> Scores | None:
-        wanted = (set_name, group, method)
-        return next((r.scores for r in self.results if (r.set, r.group, r.method) == wanted), None)
+    def scores(self, set_name: str, n_experts: int, method: str) -> Scores | None:
+        wanted = (set_name, n_experts, method)
+        return next((r.scores for r in self.results if (r.set, r.n_experts, r.method) == wanted), None)
 
-    def pooled(self, group: int, method: str) -> Scores:
+    def pooled(self, n_experts: int, method: str) -> Scores:
         """Return the scores of all sets as one: rates weighted by tokens and clips."""
         total = Scores()
         for result in self.results:
-            if (result.group, result.method) == (group, method):
+            if (result.n_experts, result.method) == (n_experts, method):
                 total = total.plus(result.scores)
         return total
 
-    def weighted_by_seconds(self, group: int, method: str) -> float | None:
+    def weighted_by_seconds(self, n_experts: int, method: str) -> float | None:
         """Return the token error rate in percent, the mean of the sets that have one, weighted by their duration."""
         rated = [
             (result.scores.seconds, result.scores.tokens.percent)
             for result in self.results
-            if (result.group, result.method) == (group, method)
+            if (result.n_experts, result.method) == (n_experts, method)
         ]
         pairs = [(seconds, percent) for seconds, percent in rated if percent is not None]
         total = sum(seconds for seconds, _ in pairs)
@@ -124,14 +124,18 @@ class Evaluation:
         return {
             "schema_version": SCHEMA_VERSION,
             "model": self.model,
-            "parameters": {str(group): dict(counts) for group, counts in sorted(self.parameters.items())},
+            "parameters": {str(n_experts): dict(counts) for n_experts, counts in sorted(self.parameters.items())},
             "results": [
-                {"set": r.set, "group": r.group, "method": r.method} | r.scores.to_dict() for r in self.results
+                {"set": r.set, "group": r.n_experts, "method": r.method} | r.scores.to_dict() for r in self.results
             ],
             "averages": [
-                {"group": group, "method": method, "weighted_by_seconds": self.weighted_by_seconds(group, method)}
-                | {"pooled": self.pooled(group, method).to_dict()}
-                for group in self.groups
+                {
+                    "group": n_experts,
+                    "method": method,
+                    "weighted_by_seconds": self.weighted_by_seconds(n_experts, method),
+                }
+                | {"pooled": self.pooled(n_experts, method).to_dict()}
+                for n_experts in self.groups
                 for method in self.methods
             ],
             "unusable": {name: [list(clip) for clip in clips] for name, clips in self.unusable.items()},
@@ -146,13 +150,13 @@ class Evaluation:
                     f"the evaluation has schema {plain['schema_version']}, newer than {SCHEMA_VERSION}: upgrade"
                 )
             results = [
-                Result(set=r["set"], group=r["group"], method=r["method"], scores=Scores.from_dict(r))
+                Result(set=r["set"], n_experts=r["group"], method=r["method"], scores=Scores.from_dict(r))
                 for r in plain["results"]
             ]
             return cls(
                 model=plain["model"],
                 results=tuple(results),
-                parameters={int(group): counts for group, counts in plain["parameters"].items()},
+                parameters={int(n_experts): counts for n_experts, counts in plain["parameters"].items()},
                 unusable={name: [(c, why) for c, why in clips] for name, clips in plain["unusable"].items()},
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -160,7 +164,7 @@ class Evaluation:
 
 
 OnRecognition = Callable[[str, int, str, LabelledClip, Recognition], None]
-"""Called with set, group, method, the clip's row and what was recognised, in the order of the batches."""
+"""Called with set, n_experts, method, the clip's row and what was recognised, in the order of the batches."""
 MakeScorer = Callable[[EvaluationBatch, int], Scorer]
 
 
@@ -188,21 +192,21 @@ def evaluate(
     from model_training.decoding.scorer import ModelScorer
 
     groups = tuple(model.sizes if groups is None else groups)
-    for group in groups:
-        if group not in model.sizes:
+    for n_experts in groups:
+        if n_experts not in model.sizes:
             known = ", ".join(map(str, model.sizes))
-            raise UserError(f"group {group} is not in this model: it has {known} (numbers of routed experts)")
+            raise UserError(f"group {n_experts} is not in this model: it has {known} (numbers of routed experts)")
     training = model.training
     model.eval()
     try:
         return evaluate_scorers(
-            lambda batch, group: ModelScorer(model, batch.features_BT80, batch.feature_lengths_B, group),
+            lambda batch, n_experts: ModelScorer(model, batch.features_BT80, batch.feature_lengths_B, n_experts),
             tokenizer,
             sets,
             groups=groups,
             methods=methods,
             name=name,
-            parameters={group: model.parameter_counts(group) for group in groups},
+            parameters={n_experts: model.parameter_counts(n_experts) for n_experts in groups},
             task=task,
             order=order,
             beam=beam,
@@ -232,32 +236,32 @@ def evaluate_scorers(
 ) -> Evaluation:
     """Return what `evaluate` does, for whatever can score.
 
-    `make_scorer(batch, group)` encodes one batch, for example with an exported model.
+    `make_scorer(batch, n_experts)` encodes one batch, for example with an exported model.
     """
     grammar = Grammar(tokenizer, task=task, order=order, known_labels=known_labels)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
     results: list[Result] = []
     unusable: dict[str, list[tuple[str, str]]] = {}
     for set_name, batches in sets.items():
-        totals = {(group, settings.method): Scores() for group in groups for settings in searches}
+        totals = {(n_experts, settings.method): Scores() for n_experts in groups for settings in searches}
         clips = 0
         for batch in batches:
             unusable.setdefault(set_name, []).extend((bad.clip_id, bad.reason) for bad in batch.bad)
             clips += len(batch.rows)
-            for group in groups if len(batch.rows) else ():
-                scorer = make_scorer(batch, group)
+            for n_experts in groups if len(batch.rows) else ():
+                scorer = make_scorer(batch, n_experts)
                 for settings in searches:
                     asked = grammar.slots if settings.method.startswith("attention") else ()
                     recognised = decode_batch(scorer, tokenizer, grammar, settings)
                     for row, recognition in zip(batch.rows, recognised, strict=True):
-                        key = (group, settings.method)
+                        key = (n_experts, settings.method)
                         totals[key] = totals[key].plus(score_clip(row, recognition, tokenizer.scheme, asked, task))
                         if on_recognition is not None:
-                            on_recognition(set_name, group, settings.method, row, recognition)
+                            on_recognition(set_name, n_experts, settings.method, row, recognition)
         if clips:
             results += [
-                Result(set=set_name, group=group, method=method, scores=scores)
-                for (group, method), scores in totals.items()
+                Result(set=set_name, n_experts=n_experts, method=method, scores=scores)
+                for (n_experts, method), scores in totals.items()
             ]
     if not results:
         bad = sum(map(len, unusable.values()))

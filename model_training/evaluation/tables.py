@@ -54,15 +54,15 @@ class Table:
 
 class _Variant(NamedTuple):
     evaluation: Evaluation
-    group: int
+    n_experts: int
     method: str
     name: str
 
     def scores(self, set_name: str | None) -> Scores:
         """Return the scores of one set, or of all (None)."""
         if set_name is None:
-            return self.evaluation.pooled(self.group, self.method)
-        return self.evaluation.scores(set_name, self.group, self.method) or Scores()
+            return self.evaluation.pooled(self.n_experts, self.method)
+        return self.evaluation.scores(set_name, self.n_experts, self.method) or Scores()
 
 
 def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
@@ -168,12 +168,12 @@ def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
     methods = {method for evaluation in evaluations for method in evaluation.methods}
     variants = []
     for evaluation in evaluations:
-        for group in evaluation.groups:
+        for n_experts in evaluation.groups:
             for method in evaluation.methods:
                 parts = [evaluation.model] if len(evaluations) > 1 else []
-                parts.append(f"N={group}" if group else "dense")
+                parts.append(f"N={n_experts}" if n_experts else "dense")
                 parts += [method] if len(methods) > 1 else []
-                variants.append(_Variant(evaluation, group, method, " ".join(parts)))
+                variants.append(_Variant(evaluation, n_experts, method, " ".join(parts)))
     return variants
 
 
@@ -186,7 +186,7 @@ def _table(title: str, note: str, header: str, variants: Sequence[_Variant], row
 def _sizes(variants: Sequence[_Variant]) -> Table:
     rows = []
     for key, name in (("total", "Parameters"), ("active", "of them active per frame")):
-        counts = [variant.evaluation.parameters.get(variant.group, {}).get(key) for variant in variants]
+        counts = [variant.evaluation.parameters.get(variant.n_experts, {}).get(key) for variant in variants]
         rows.append(Row(name, tuple(Cell() if count is None else Cell(_millions(count)) for count in counts)))
     return _table("Model size", "N is the number of routed experts in use.", "", variants, rows)
 
@@ -202,7 +202,7 @@ def _error_rates(
     if len(sets) > 1:
         rows.append(Row("all, by tokens", tuple(cell(variant, None) for variant in variants), is_total=True))
         if not characters:
-            means = [variant.evaluation.weighted_by_seconds(variant.group, variant.method) for variant in variants]
+            means = [variant.evaluation.weighted_by_seconds(variant.n_experts, variant.method) for variant in variants]
             cells = tuple(Cell() if mean is None else Cell(f"{mean:.2f}") for mean in means)
             rows.append(Row("all, by duration", cells, is_total=True))
     return _table(title, note, "Test set", variants, rows)

@@ -229,13 +229,13 @@ def test_models_stand_beside_each_other_as_in_table_4() -> None:
     scores = Scores(clips=1, seconds=1.0, tokens=ErrorRate(1, 0, 0, 4, 1, 1, 4, 16))
     elastic = Evaluation(
         model="eMoE",
-        results=tuple(Result(set="s", group=n, method="attention", scores=scores) for n in (3, 15)),
+        results=tuple(Result(set="s", n_experts=n, method="attention", scores=scores) for n in (3, 15)),
         parameters={
             3: {"total": 335_000_000, "active": 335_000_000},
             15: {"total": 1_002_000_000, "active": 335_000_000},
         },
     )
-    dense = Evaluation(model="dense", results=(Result(set="s", group=0, method="attention", scores=scores),))
+    dense = Evaluation(model="dense", results=(Result(set="s", n_experts=0, method="attention", scores=scores),))
     shown = cells([elastic, dense])
     assert shown["Model size", "Parameters", "eMoE N=15"] == "1,002.0 M"
     assert shown["Model size", "Parameters", "dense dense"] == "–"
@@ -264,7 +264,7 @@ def test_tables_too_wide_for_the_terminal_go_on_below_and_break_no_word() -> Non
 def test_the_page_is_self_contained_and_escapes_names() -> None:
     nasty = "<script>alert(1)</script>[bold]"
     scores = Scores(clips=1, seconds=1.0, tokens=ErrorRate(1, 0, 0, 4, 1, 1, 4, 16))
-    result = Result(set=nasty, group=3, method="attention", scores=scores)
+    result = Result(set=nasty, n_experts=3, method="attention", scores=scores)
     evaluation = Evaluation(model=nasty, results=(result,), unusable={nasty: [("z", "corrupt")]})
     page = to_html([evaluation])
     assert page == to_html([evaluation])

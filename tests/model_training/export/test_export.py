@@ -239,7 +239,7 @@ def test_the_moving_average_is_exported_when_asked_for(tmp_path: Path) -> None:
 
 def test_the_card_tells_size_speed_and_error_rates(paper: Path, tmp_path: Path) -> None:
     scores = {n_experts: Scores(characters=ErrorRate(n_experts, 0, 0, 100)) for n_experts in (3, 7, 15)}
-    results = tuple(Result(set="dev", group=g, method="ctc_greedy", scores=s) for g, s in scores.items())
+    results = tuple(Result(set="dev", n_experts=g, method="ctc_greedy", scores=s) for g, s in scores.items())
     (tmp_path / "eval.json").write_bytes(to_json(Evaluation(model="m", results=results)))
     (done,) = export(paper, 3, "onnx", tmp_path / "out", evaluation=tmp_path / "eval.json")
     card = (done.folder / "README.md").read_text(encoding="utf-8")
