@@ -76,7 +76,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluation:
-    """An Evaluation holds all results of one model. `n_experts` is N, the number of routed experts; 0: a dense model."""
+    """An Evaluation holds all results of one model. `n_experts` is N, of routed experts; 0 means a dense model."""
 
     model: str
     results: tuple[Result, ...]
