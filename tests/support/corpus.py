@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -221,3 +222,28 @@ def full_model(path: Path) -> SpeechModel:
     model = SpeechModel(config.restore(found.record["settings"]).model, int(found.record["vocabulary"]))
     checkpoint.load_weights(model, found.weights(), found.path)
     return model.eval()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What evaluation reads of a clip's row, as far as a test says it."""
+
+    clip_id: str = "clip"
+    label: str | None = "hello 你好"
+    language: str | None = None
+    age: str | None = None
+    gender: str | None = None
+    emotion: str | None = None
+    events: tuple[str, ...] | None = None
+    frames: int = 100
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread of torch, for sums that do not depend on the machine's cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -15,7 +15,7 @@ from operators.text.spoken import Normaliser, tokens
 from pipeline.score.counts import ScoreSettings, count
 from pipeline.score.result import Score, summarise
 from pipeline.score.truth import read_truth
-from tests.support.synthetic_run import PROFILES, clip_row, make_run, table
+from tests.support.synthetic_run import PROFILES, clip_row, make_run, rejected, table
 
 SECOND = SAMPLE_RATE
 
@@ -94,3 +94,21 @@ def score_of(crawl_run: tuple[list[pa.Table], bytes], rule: AgreementRule, **ask
 @pytest.fixture(scope="session")
 def whole(crawl_run: tuple[list[pa.Table], bytes]) -> Score:
     return score_of(crawl_run, AgreementRule())
+
+
+TRUTH = truth_bytes(
+    truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (5, 9, "我们去公园"), (10, 14, "大家安静")),
+    truth_line("en-1", "en", (0, 4, "Good morning, everyone."), (5, 9, "turn left at the lights")),
+)
+ROWS = [
+    clip("book", "zh-1", **heard(0, 4, "zh", "今天天气很好", "今天天气很好"), label="今天天气很好"),
+    clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
+    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
+         **rejected("rover", "wer_and_per")),
+    clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
+         **rejected("rover", "wer")),
+    clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
+         **rejected("rover", "wer_and_per")),
+    clip("live", "en-1", **heard(10, 14, "en", "thank you"), **rejected("transcribe", "stock_phrase")),
+]  # fmt: skip
+"""Six clips, and what was said in them: every number of their score is worked out by hand in the tests."""

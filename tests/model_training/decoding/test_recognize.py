@@ -26,18 +26,16 @@ from model_training.export.export import export
 from model_training.text.perception import Grammar
 from operators.errors import UserError
 from operators.filterbank import SAMPLE_RATE, filterbank
-from tests.support.corpus import full_model, make_checkpoint
+from tests.support.corpus import full_model, make_checkpoint, one_thread
 from tests.support.odd_recordings import odd
 
 SETTINGS = ("model.moe.experts=[3,7]", "data.max_clip_frames=200", "data.max_frames=2000")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

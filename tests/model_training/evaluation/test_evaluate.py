@@ -24,20 +24,9 @@ from model_training.text.perception import Recognition, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import EOT, Scheme
 from operators.errors import UserError
+from tests.support.corpus import Clip
 
 TOKENIZER = Tokenizer.train(["你好吗我很 hello there world", "hello the other"], Scheme(), bpe_size=40)
-
-
-@dataclass(frozen=True)
-class Clip:
-    clip_id: str = "clip"
-    label: str | None = "hello 你好"
-    language: str | None = None
-    age: str | None = None
-    gender: str | None = None
-    emotion: str | None = None
-    events: tuple[str, ...] | None = None
-    frames: int = 100
 
 
 @dataclass(frozen=True)

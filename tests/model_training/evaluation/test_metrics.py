@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import jiwer
 import numpy as np
 import pytest
@@ -23,20 +21,9 @@ from model_training.evaluation.metrics import (
 from model_training.text.perception import Recognition
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
+from tests.support.corpus import Clip
 
 SCHEME = Scheme()
-
-
-@dataclass(frozen=True)
-class Clip:
-    clip_id: str = "clip"
-    label: str | None = "hello 你好"
-    language: str | None = None
-    age: str | None = None
-    gender: str | None = None
-    emotion: str | None = None
-    events: tuple[str, ...] | None = None
-    frames: int = 100
 
 
 words = st.lists(st.sampled_from(["HELLO", "WORLD", "THE", "你", "好", "吗", "很"]), max_size=8)

@@ -20,7 +20,7 @@ from model_training.evaluation.tables import to_json
 from model_training.export.export import Exported, add_arguments, export, load, main
 from model_training.model.speech_model import SpeechModel
 from operators.errors import UserError
-from tests.support.corpus import full_model, make_checkpoint
+from tests.support.corpus import full_model, make_checkpoint, one_thread
 
 LENGTHS = [(7,), (123,), (64, 31, 90, 7)]
 """Feature frames of the clips of batches, none of them the shape that was traced."""
@@ -56,11 +56,9 @@ VARIANTS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def _one_thread() -> Iterator[None]:
+    with one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")

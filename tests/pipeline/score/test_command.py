@@ -14,35 +14,14 @@ from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
 from pipeline.__main__ import main
 from tests.support import fast_engines
-from tests.support.synthetic_run import rejected
 from tests.support.truths import (
     SECOND,
-    clip,
     crawl_run,
-    heard,
     truth_bytes,
-    truth_line,
     whole,
 )
 
 __all__ = ["crawl_run", "whole"]
-
-TRUTH = truth_bytes(
-    truth_line("zh-1", "zh", (0, 4, "今天天气很好。"), (5, 9, "我们去公园"), (10, 14, "大家安静")),
-    truth_line("en-1", "en", (0, 4, "Good morning, everyone."), (5, 9, "turn left at the lights")),
-)
-ROWS = [
-    clip("book", "zh-1", **heard(0, 4, "zh", "今天天气很好", "今天天气很好"), label="今天天气很好"),
-    clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
-    clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
-         **rejected("rover", "wer_and_per")),
-    clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
-         **rejected("rover", "wer")),
-    clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
-         **rejected("rover", "wer_and_per")),
-    clip("live", "en-1", **heard(10, 14, "en", "thank you"), **rejected("transcribe", "stock_phrase")),
-]  # fmt: skip
-"""Six clips whose every number is worked out in the tests below."""
 
 
 @pytest.fixture(scope="module")
