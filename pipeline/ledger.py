@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from operators.clip import Piece, Unit
 from operators.errors import UserError
@@ -53,7 +52,7 @@ def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.T
         )
     for key, data in _read_ahead(store, [shard_keys(name)[2] for name in names]):
         with _damage_explained(store, key):
-            table = pq.read_table(pa.BufferReader(data), columns=None if columns is None else list(columns))
+            table, _ = read_ledger(data, columns)
         yield table
 
 

@@ -167,3 +167,16 @@ def test_user_errors_are_one_line(
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path), "--truth", "x"]) == 2
     assert "is no run directory" in capsys.readouterr().err
+
+
+def test_a_run_of_the_first_schema_is_scored(finished: tuple[Path, Path], tmp_path: Path) -> None:
+    run, truth = finished
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    for path in (old / "shards").rglob("*.parquet"):
+        table = pq.read_table(path)
+        known = table.schema.metadata | {b"touchasp.schema_version": b"1"}
+        pq.write_table(table.drop_columns(["numbers_agree"]).replace_schema_metadata(known), path)
+    assert [main(["score", str(each), "--truth", str(truth)]) for each in (run, old)] == [0, 0]
+    before, after = (json.loads((folder / "score.json").read_text())["total"]["systems"][0] for folder in (run, old))
+    assert after == before
