@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -147,17 +147,18 @@ class Curation:
         """Show what the executor says until all is done, or too much has failed."""
         started = time.monotonic()
         try:
-            for event in self.executor.run(todo, display.tell):
-                match event:
-                    case Ready():
-                        progress.begin()
-                        seconds = time.monotonic() - started
-                        self.preflight.passed("engines", f"every stage has loaded its models ({seconds:.0f} s)")
-                    case Outcome():
-                        display.add(event)
-                        if progress.failed >= self.settings.execution.max_failures:
-                            last = (event.error or "").strip().partition("\n")[0]
-                            raise UserError(f"gave up after {progress.failed} failed units, the last: {last}")
+            with closing(self.executor.run(todo, display.tell)) as events:
+                for event in events:
+                    match event:
+                        case Ready():
+                            progress.begin()
+                            seconds = time.monotonic() - started
+                            self.preflight.passed("engines", f"every stage has loaded its models ({seconds:.0f} s)")
+                        case Outcome():
+                            display.add(event)
+                            if progress.failed >= self.settings.execution.max_failures:
+                                last = (event.error or "").strip().partition("\n")[0]
+                                raise UserError(f"gave up after {progress.failed} failed units, the last: {last}")
         except EngineFailed as error:
             self.console.print(error.detail, style="red", markup=False, highlight=False)
             raise

@@ -6,7 +6,7 @@ Curation ──units──> Executor ──events──> Ready, then an Outcome 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Protocol
 
 from operators.clip import Unit
@@ -21,7 +21,7 @@ class Executor(Protocol):
     def connect(self) -> str | None:
         """Get what the stages need; return it in a few words, None where there is nothing to say. Raises UserError."""
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         """Yield Ready once a worker of every stage has loaded its models, then an Outcome for each unit, in any order.
 
         `tell` is called with what a stage has finished inside a unit, where the stages work in this process.

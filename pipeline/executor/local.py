@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
 
@@ -20,7 +20,7 @@ class LocalExecutor:
     def connect(self) -> None:
         return None
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         for stage in self._stages:
             if hasattr(stage, "tell"):
                 stage.tell = tell

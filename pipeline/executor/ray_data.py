@@ -13,7 +13,8 @@ import itertools
 import logging
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 from operators.clip import Unit
@@ -39,8 +40,9 @@ class RayExecutor:
         connect(self._settings, self._stages)
         return describe_cluster()
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Iterator[Event]:
-        yield from events(self._outcomes(called(units)))
+    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
+        with closing(self._outcomes(called(units))) as outcomes:  # when `events` raises, too
+            yield from events(outcomes)
 
     def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
         if cluster_address(self._settings) is None:  # all nodes are this machine
@@ -51,17 +53,22 @@ class RayExecutor:
     def close(self) -> None:
         disconnect()
 
-    def _outcomes(self, units: list[Unit]) -> Iterator[bytes]:
+    def _outcomes(self, units: list[Unit]) -> Generator[bytes, None, None]:
         _quiet_ray_data(self._settings.max_failures)
         for start in range(0, len(units), WAVE_UNITS):
             yield from self._wave(units[start : start + WAVE_UNITS])
 
     def _wave(self, units: list[Unit]) -> Iterator[bytes]:
-        import ray
-
         # No prefetching, not even iter_rows' one block: it would show every outcome one unit late, the roll call's too.
         batches = self._graph(units).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
         rows = (packed for batch in batches for packed in batch["outcome"].to_pylist())
+        # Closing them ends Ray Data's own thread. One that still runs when Ray is shut down takes the process with it.
+        with closing(rows):
+            yield from self._answers(units, rows)
+
+    def _answers(self, units: list[Unit], rows: Iterator[bytes]) -> Iterator[bytes]:
+        import ray
+
         unanswered = dict.fromkeys(unit.unit_id for unit in units)
         try:
             # Ray's core writes of the restart of actors here, in terms that are not the user's.
