@@ -103,7 +103,7 @@ LEDGER_SCHEMA = pa.schema(
 )
 
 _ADDED = ("numbers_agree",)
-"""Columns that the first ledgers of this schema do not have."""
+"""Columns that ledgers of schema 1 do not have."""
 
 
 def feature_frames(samples: int) -> int:
