@@ -70,8 +70,16 @@ class Preflight:
         named += [("asr.model", settings.asr.engine, settings.asr.model)]
         for language, models in entries(settings.copilot.models, settings.copilot.engine).items():
             named += [(f"copilot.models.{language}", each.engine, each.model) for each in models]
+        annotate = settings.annotate
+        named += [("annotate.annotators.model", each.engine, each.model) for each in annotate.annotators]
+        named += [("annotate.words.aligners.model", each.engine, each.model) for each in annotate.words.aligners]
+        named += [("annotate.speaker.model", annotate.speaker.engine, annotate.speaker.model)]
+        dnsmos = annotate.quality.dnsmos
+        if dnsmos is not None and not os.path.isfile(os.path.expanduser(dnsmos)):
+            raise UserError(f"annotate.quality.dnsmos: no file {dnsmos}: correct the path to the ONNX model")
+        built_in = {engine for engines in BUILT_IN.values() for engine in engines}
         for key, engine, model in named:
-            if not model or engine not in BUILT_IN[key.partition(".")[0]]:
+            if not model or engine not in built_in:
                 continue
             path = model.startswith((".", "/", "~")) or model.count("/") > 1
             if path and not os.path.isdir(os.path.expanduser(model)):
