@@ -1,0 +1,1 @@
+"""Benchmarks of Annotate: quality, word times, agreement of annotators."""
