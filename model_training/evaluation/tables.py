@@ -4,7 +4,7 @@
 
 A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
 trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
-them as markup (operators/page.py).
+them as markup (operators/page).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rich.text import Text
 
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
-from operators.page import render as render_page
+from operators.page.frame import render as render_page
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
