@@ -28,6 +28,7 @@ import soundfile
 
 from operators.clip import (
     SAMPLE_RATE,
+    Attributes,
     Clip,
     Hypothesis,
     NamedOpinion,
@@ -138,10 +139,10 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-_ANNOTATED = LEDGER_SCHEMA.names[LEDGER_SCHEMA.get_field_index("opinions") : LEDGER_SCHEMA.get_field_index("words") + 1]
+ANNOTATED = LEDGER_SCHEMA.names[LEDGER_SCHEMA.get_field_index("opinions") : LEDGER_SCHEMA.get_field_index("words") + 1]
 """Columns of what Annotate found."""
 
-_ADDED = ("numbers_agree", *_ANNOTATED)
+_ADDED = ("numbers_agree", *ANNOTATED)
 """Columns that ledgers of schema 1 do not have, all but the first those of schema 2 neither."""
 
 
@@ -255,16 +256,14 @@ def hypotheses_of(row: LedgerRow) -> tuple[Hypothesis, ...]:
 def annotation_columns(clip: Clip) -> LedgerRow:
     """Return the columns of what Annotate found of a clip, all null where it was never asked."""
     if clip.attributes is None:
-        return dict.fromkeys(_ANNOTATED)
-    agreed, words = clip.attributes, clip.words
+        return dict.fromkeys(ANNOTATED)
+    words = clip.words
     opinions = [asdict(said) | {"labels": [clean(label) for label in said.labels]} for said in clip.opinions]
     return {
         "opinions": opinions,
-        "agreed_language": agreed.language,
-        **{kind: getattr(agreed, kind) for kind in ("age", "gender", "emotion", "style")},
-        "events": None if agreed.events is None else [clean(event) for event in agreed.events],
+        **agreed_columns(clip.attributes),
         **asdict(clip.quality or Quality()),
-        "speaker": None if clip.speaker is None else clean(clip.speaker),
+        "speaker": _cleaned(clip.speaker),
         "overlap": clip.overlap,
         "words": None if words is None else [asdict(word) | {"text": clean(word.text)} for word in words],
     }
@@ -273,6 +272,15 @@ def annotation_columns(clip: Clip) -> LedgerRow:
 def opinions_of(row: LedgerRow) -> tuple[NamedOpinion, ...]:
     """Return what annotators said of a clip, from its row; () where nobody was asked."""
     return tuple(NamedOpinion(**each | {"labels": tuple(each["labels"])}) for each in row["opinions"] or ())
+
+
+def agreed_columns(agreed: Attributes) -> LedgerRow:
+    """Return the columns of what was agreed of a clip."""
+    return {
+        "agreed_language": _cleaned(agreed.language),
+        **{kind: _cleaned(getattr(agreed, kind)) for kind in ("age", "gender", "emotion", "style")},
+        "events": None if agreed.events is None else [clean(event) for event in agreed.events],
+    }
 
 
 def quality_of(row: LedgerRow) -> Quality:
@@ -300,7 +308,7 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         "reference",
     )
     heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
-    found = {name: row[name] for name in _ANNOTATED if row[name] is not None}
+    found = {name: row[name] for name in ANNOTATED if row[name] is not None}
     if "agreed_language" in found:
         found["language"] = found.pop("agreed_language")
     return (
@@ -358,6 +366,10 @@ def _utf8(text: str) -> bytes:
 def clean(text: str) -> str:
     """Return text that UTF-8 can hold: bytes of a file name that were no UTF-8 become visible escapes."""
     return _utf8(text).decode("utf-8")
+
+
+def _cleaned(text: str | None) -> str | None:
+    return None if text is None else clean(text)
 
 
 def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:

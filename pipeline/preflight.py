@@ -75,7 +75,7 @@ class Preflight:
         named += [("annotate.words.aligners.model", each.engine, each.model) for each in annotate.words.aligners]
         named += [("annotate.speaker.model", annotate.speaker.engine, annotate.speaker.model)]
         dnsmos = annotate.quality.dnsmos
-        if dnsmos is not None and not os.path.isfile(os.path.expanduser(dnsmos)):
+        if dnsmos is not None and not os.path.exists(os.path.expanduser(dnsmos)):
             raise UserError(f"annotate.quality.dnsmos: no file {dnsmos}: correct the path to the ONNX model")
         built_in = {engine for engines in BUILT_IN.values() for engine in engines}
         for key, engine, model in named:

@@ -74,14 +74,18 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
     ]
 
 
-def annotate(settings: Settings, store: Store) -> list[Stage]:
-    """Return the stage Annotate, none where nothing is configured. Raises UserError."""
+def annotate(settings: Settings, store: Store, earlier: Store | None = None) -> list[Annotate]:
+    """Return the stage Annotate, none where nothing is configured. Raises UserError.
+
+    earlier: a run whose answers of endpoints are good in this one too.
+    """
     chosen, workers = settings.annotate, settings.execution.annotate
     if not chosen.is_on:
         return []
     return [
         Annotate(
             store=store,
+            earlier=earlier,
             rule=annotation_rule(chosen),
             annotators=engines.annotators(chosen, workers.threads),
             kinds=tuple(chosen.kinds),

@@ -55,6 +55,8 @@ def manifest_labels(piece: Piece) -> dict[str, Any]:
 @dataclass(kw_only=True)
 class Annotate:
     store: Store
+    earlier: Store | None = None
+    """the run whose answers of endpoints are good here too."""
     rule: AnnotationRule = field(default_factory=AnnotationRule)
     annotators: Sequence[Callable[[], Annotator]] = ()
     kinds: tuple[str, ...] = ()
@@ -74,7 +76,7 @@ class Annotate:
         self._meter = self.meter() if self.meter else None
         self._diarisation = self.diarisation() if self.diarisation else None
         self._aligners = [load() for load in self.aligners]
-        self._cache = RunCache(self.store)
+        self._cache = RunCache(self.store, self.earlier)
 
     def close(self) -> None:
         for engine in (*self._annotators, self._meter, self._diarisation, *self._aligners):
@@ -184,12 +186,19 @@ class RunCache:
     """A RunCache keeps answers as objects of the run directory. See operators.annotate.annotator.Cache."""
 
     store: Store
+    earlier: Store | None = None
+    """looked into as well, and copied from."""
 
     def get(self, key: str) -> bytes | None:
-        try:
-            return self.store.read(_cache_place(key))
-        except FileNotFoundError:
-            return None
+        for store in filter(None, (self.store, self.earlier)):
+            try:
+                data = store.read(_cache_place(key))
+            except FileNotFoundError:
+                continue
+            if store is not self.store:
+                self.put(key, data)
+            return data
+        return None
 
     def put(self, key: str, data: bytes) -> None:
         self.store.put(_cache_place(key), data)
