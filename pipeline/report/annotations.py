@@ -3,14 +3,14 @@
     opinions, agreed labels, quality of a batch of clips ──count──> Annotations per domain ──plus──> of the run
     Annotations ──AnnotatorPair──> Cohen's kappa, the table of two annotators      ──warnings──> lines for people
 
-All work on rows is columnar, as in retention.py. Events of a clip count one by one in the distribution, and all together
-where two annotators are compared, because they agree as a whole.
+All work on rows is columnar, as in retention.py. Events of a clip count one by one in the distribution, and all
+together where two annotators are compared, because they agree as a whole.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.clip import KINDS
-from pipeline.report.examples import codes
+from pipeline.report.columns import codes
 
 QUALITY_EDGES: dict[str, np.ndarray] = {
     "snr_db": np.arange(-10, 62.5, 2.5),
@@ -37,7 +37,7 @@ NO_EVENTS = "(none)"
 LOW_KAPPA, LARGE_SHARE, FEWEST_CLIPS = 0.2, 0.95, 20
 """Below, above, and from how many clips on a warning is given."""
 
-_COLUMN = {kind: "agreed_language" if kind == "language" else kind for kind in KINDS}
+ATTRIBUTE_COLUMN = {kind: "agreed_language" if kind == "language" else kind for kind in KINDS}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +103,8 @@ class Annotations:
             kappa = pair.kappa
             if pair.clips >= FEWEST_CLIPS and kappa is not None and kappa < LOW_KAPPA:
                 lines.append(
-                    f"{pair.kind}: {pair.first} and {pair.second} agree hardly more than by chance (kappa {kappa:.2f}): "
-                    "what they agree on is worth little"
+                    f"{pair.kind}: {pair.first} and {pair.second} agree hardly more than by chance "
+                    f"(kappa {kappa:.2f}): what they agree on is worth little"
                 )
         for kind in self.kinds():
             known = self.agreed.get(kind, 0)
@@ -204,7 +204,7 @@ def annotations_by(clips: pa.Table, by: str) -> dict[str, Annotations]:
 
 def _of(clips: pa.Table) -> Annotations:
     labels, agreed = Counter[tuple[str, str]](), Counter[str]()
-    for kind, column in _COLUMN.items():
+    for kind, column in ATTRIBUTE_COLUMN.items():
         values = clips[column].combine_chunks()
         agreed[kind] = len(values) - values.null_count
         if kind == "events":
@@ -269,11 +269,3 @@ def _quality(clips: pa.Table) -> Iterator[tuple[str, np.ndarray]]:
                 np.bincount(cell, weights=samples[known], minlength=2 * bins),
             )
             yield name, np.stack(both, axis=-1).astype(np.int64).reshape(bins, 2, 2)
-
-
-def total(found: Sequence[Annotations]) -> Annotations:
-    """Return the sum."""
-    whole = Annotations()
-    for each in found:
-        whole = whole.plus(each)
-    return whole

@@ -26,7 +26,8 @@ import pyarrow.compute as pc
 from operators.clip import SAMPLE_RATE
 from operators.shard import OUTCOMES
 from pipeline.report.annotations import ANNOTATION_COLUMNS, Annotations, annotations_by
-from pipeline.report.examples import Example, candidates, choose, codes, name_hash
+from pipeline.report.columns import codes
+from pipeline.report.examples import Example, candidates, choose, name_hash
 from pipeline.report.histograms import ClipColumns, Distributions, distributions_by
 
 FOLD_COLUMNS = (
