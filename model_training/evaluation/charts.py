@@ -20,7 +20,7 @@ COLOURS = ("kept", "rejected", "disagree", "unreadable", "silent", "link")
 """Classes of the style sheet, in the order of the sets; all sets together are drawn in ink."""
 ALL = "all sets"
 
-_HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 330, 46, 24, 12, 52
+_HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 46, 24, 12, 40
 _APART = 76
 """Least distance of two names on the axis, in pixels; nearer ones stand below each other."""
 
@@ -174,7 +174,7 @@ def _nice(value: float) -> float:
     if value <= 0:
         return 1.0
     power = 10.0 ** math.floor(math.log10(value))
-    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 7.5, 10) if step * power >= value)
+    return next(step * power for step in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if step * power >= value)
 
 
 def kinds_of_errors(rows: Sequence[tuple[str, ErrorRate]]) -> Markup:

@@ -20,7 +20,7 @@ from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.listen import MOST_SETS, Hear, choose, sounds
 from model_training.evaluation.metrics import NO_ANSWER, EventCounts, LabelCounts
-from model_training.evaluation.tables import Table, comparison_table, make_tables, unusable_lines
+from model_training.evaluation.tables import Table, comparison_table, in_order, make_tables, unusable_lines
 from model_training.evaluation.words import steps_of, wrong_words
 from operators.page import frame
 from operators.page.marks import MARKS, data_uri, marked
@@ -137,13 +137,13 @@ def _attributes(evaluations: Sequence[Evaluation], tables: Mapping[str, Table]) 
         size = evaluation.main[0]
         for method in evaluation.methods:  # CTC answers no attribute
             attributes = evaluation.pooled(size, method).attributes
-            for kind, counts in sorted(attributes.items()):
+            for kind, counts in attributes.items():
                 found[kind].append((_name(evaluation, evaluations), _confusion(counts)))
             if attributes:
                 break
     return [
-        {"kind": kind, "table": tables.get(f"{kind.capitalize()}, accuracy, %"), "confusions": confusions}
-        for kind, confusions in found.items()
+        {"kind": kind, "table": tables.get(f"{kind.capitalize()}, accuracy, %"), "confusions": found[kind]}
+        for kind in in_order(found)
     ]
 
 
@@ -237,6 +237,7 @@ def _changed_card(
     first: Answer, second: Answer, edits: int, names: tuple[str, str], played: Mapping[tuple[str, str], bytes]
 ) -> dict[str, Any]:
     return {
+        "place": "",
         "edits": edits,
         "lines": _lines([(names[0], first), (names[1], second)]),
         **_about(first, played),

@@ -8,7 +8,7 @@ trained twins is Table 4, and one model alone is a column per size.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -17,9 +17,13 @@ from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate, Interval, LabelCounts, Proportion, Scores
 
-
 _KINDS = ("language", "gender", "age", "emotion")
 """The attributes that come first, in this order."""
+
+
+def in_order(kinds: Iterable[str]) -> list[str]:
+    """Return attributes in the order in which they are shown."""
+    return sorted(kinds, key=lambda kind: (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), kind))
 
 
 class Cell(NamedTuple):
@@ -160,8 +164,7 @@ def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> list[Table
     """Return a table for each attribute, and one for events: a test set's accuracy as in Table 9, and what it is worth
     beside a constant answer.
     """
-    kinds = sorted({kind for variant in variants for kind in variant.scores(None).attributes})
-    kinds.sort(key=lambda kind: _KINDS.index(kind) if kind in _KINDS else len(_KINDS))
+    kinds = in_order({kind for variant in variants for kind in variant.scores(None).attributes})
     return [_attribute(variants, sets, kind) for kind in kinds] + [_events(variants, sets)]
 
 
@@ -172,27 +175,21 @@ def _attribute(variants: Sequence[_Variant], sets: Sequence[str], kind: str) -> 
         there = next((one for one in counts if one.recordings), None)
         if there is None:
             continue
-        label, constant = there.constant
-        rows += [
-            Row(name or "all", tuple(_share_cell(one.accuracy) for one in counts), is_total=name is None),
-            Row("  balanced", tuple(_balanced_cell(one) for one in counts), is_total=name is None),
-            Row(
-                f"  always {label}",
-                tuple(
-                    Cell(f"{constant.percent:.1f}", f"balanced {100 / len(there.labels):.1f}")
-                    if one.recordings
-                    else Cell()
-                    for one in counts
-                ),
-                is_total=name is None,
-            ),
-        ]
+        is_total, (label, constant) = name is None, there.constant
+        rows.append(Row(name or "all", tuple(_share_cell(one.accuracy) for one in counts), is_total))
+        worth = "the only label here"
+        if len(there.labels) > 1:
+            worth = f"balanced {100 / len(there.labels):.1f}"
+            rows.append(Row("  balanced", tuple(map(_balanced_cell, counts)), is_total))
+        always = Cell(f"{constant.percent:.1f}", worth)
+        rows.append(Row(f"  always {label}", tuple(always if one.recordings else Cell() for one in counts), is_total))
     note = (
         "Clips whose true label is known; balanced: the mean over the true labels. What always answering the most "
         "frequent label has is below. In brackets 95 % intervals, over speakers where they are known, else recordings."
     )
     # A total of a single set says the same twice.
-    rows = rows if len(rows) > 6 else [row for row in rows if not row.is_total]
+    of_sets = [row for row in rows if not row.is_total]
+    rows = of_sets if sum(not row.name.startswith(" ") for row in of_sets) == 1 else rows
     return _table(f"{kind.capitalize()}, accuracy, %", note, "Test set", variants, rows)
 
 

@@ -57,14 +57,20 @@ def _long(table: Table) -> RichTable:
     shown.add_column(Text(table.header), overflow="fold")
     shown.add_column(Text(table.across), overflow="fold")
     shown.add_column(justify="right", no_wrap=True)
-    shown.add_column(no_wrap=True)
-    for row in table.rows:
+    has_details = any(cell.detail for row in table.rows for cell in row.cells)
+    if has_details:
+        shown.add_column(no_wrap=True)
+    for row, after in zip(table.rows, [*table.rows[1:], None], strict=True):
         style, name = "bold" if row.is_total else "", row.name
-        for heading, cell in zip(table.columns, row.cells, strict=True):
+        cells = list(zip(table.columns, row.cells, strict=True))
+        if len(set(row.cells)) == 1:  # what holds of all alike is said once
+            cells = [("", row.cells[0])]
+        for heading, cell in cells:
             if cell != Cell():
-                shown.add_row(Text(name), Text(heading), Text(cell.text), Text(cell.detail, "dim"), style=style)
+                details = [Text(cell.detail, "dim")] if has_details else []
+                shown.add_row(Text(name), Text(heading), Text(cell.text), *details, style=style)
                 name = ""
-        if len(row.cells) > 1:
+        if len(row.cells) > 1 and after is not None and not after.name.startswith(" "):
             shown.add_section()
     return shown
 
