@@ -176,7 +176,7 @@ def _errors(answer: Answer) -> tuple[int, int]:
 
 
 def _changes(task: str, rows: Sequence[tuple[Answer, int, int, int]], seed: int) -> list[Change]:
-    """Return the change of each set, and of all where there are several. Rows: clip, its tokens or 1, counts of both."""
+    """Return the change of each set, and of all where they are several. Rows: clip, its tokens or 1, counts of both."""
     sets = list(dict.fromkeys(answer.set for answer, *_ in rows))
     if task and len(sets) > 1:  # one line for each attribute: a set often has a single label
         return [_change(task, None, rows, seed)]
