@@ -74,7 +74,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument("--twin", action="append", default=[], metavar="CKPT", help="the same as one more CKPT")
     searching(command)
     command.add_argument("--data", metavar="DIR", help="hand-off directory, local or s3://")
-    command.add_argument("--split", default="test", help="default test")
+    command.add_argument("--split", default="test", help="of the hand-off (default test)")
+    published = "a set as published; may be repeated: a manifest, Kaldi, LibriSpeech, AISHELL-1, SpeechIO or ESC-50"
+    command.add_argument("--set", action="append", default=[], metavar="[NAME=]PATH[@SPLIT]", help=published)
     command.add_argument("--groups", metavar="N,N", help="numbers of routed experts (default: all of the model's)")
     command.add_argument(
         "--methods",
@@ -124,7 +126,8 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         "tars", nargs="+", metavar="TAR", help="key.flac|wav|opus|mp3 + key.txt [+ key.json]; local or s3://"
     )
     command.add_argument("--dev", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
-    command.add_argument("--test", type=float, default=0.02, metavar="SHARE", help="of the recordings (default 0.02)")
+    held_out = "of the recordings (default 0.02); 1: all, for 'eval' alone"
+    command.add_argument("--test", type=float, default=0.02, metavar="SHARE", help=held_out)
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--bpe-size", type=int, default=5000)
     command.add_argument("--out", required=True, metavar="DIR")
@@ -272,11 +275,14 @@ def _index(options: argparse.Namespace) -> int:
     record = index_from_tars(options.tars, out, settings, s3=s3_settings(), build_tokenizer=build_tokenizer)
     for name, split in record.splits.items():
         print(f"{name:<6} {split.clips:>9} clips {split.hours:>10.2f} h")
-        if not split.clips and getattr(options, name):
+        if not split.clips and getattr(options, name, 0) and options.test < 1:
             print(f"{name} is empty: there are few recordings; give it a larger share with --{name}", file=sys.stderr)
     if bad := (out / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
         print(f"{bad} samples cannot be used: bad_samples.jsonl names them", file=sys.stderr)
-    print(f"next: python -m model_training train --data {options.out} --config tiny")
+    if record.splits["train"].clips:
+        print(f"next: python -m model_training train --data {options.out} --config tiny")
+    else:
+        print(f"next: python -m model_training eval CKPT --data {options.out}")
     return 0
 
 

@@ -11,14 +11,16 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from model_training.config import s3_settings
 from model_training.data.handoff import Handoff
+from model_training.data.published import index_set
 from model_training.data.reading import Reader
 from model_training.decoding.decode import load
 from model_training.evaluation.evaluate import evaluate
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.listen import reading
 from model_training.evaluation.report import read_results, write_report, write_results
-from model_training.evaluation.sets import labelled_sets
+from model_training.evaluation.sets import labelled_sets, published_sets
 from operators.errors import UserError
 
 Writable = Callable[[str | Path], Path]
@@ -33,9 +35,16 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
     groups, methods = numbers("--groups", options.groups), options.methods.split(",")
     paths = [*options.checkpoints, *options.twin]
     kept = [path for path in paths if path.endswith(".json")]
-    if not options.data and len(kept) < len(paths):
-        raise UserError("give --data with the hand-off to evaluate on")
+    if not options.data and not options.set and len(kept) < len(paths):
+        raise UserError("nothing to evaluate on: give --data with a hand-off, or --set with a set as published")
     handoff = Handoff.open(options.data) if options.data else None
+    s3 = handoff.s3 if handoff is not None else s3_settings()
+    sets = [index_set(argument) for argument in options.set]
+    names = [one.name for one in sets]
+    if handoff is not None:
+        names += handoff.index(options.split).domain_names
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two sets are called {repeated[0]}: name them, as in --set other-{repeated[0]}=PATH")
     out = writable(options.out) if options.out else None
     evaluations: list[Evaluation] = []
     for path, name in zip(paths, _names(paths)):
@@ -43,16 +52,16 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
             evaluations.append(read_results(Path(path)))
             out = out or writable(Path(path).parent)
             continue
-        assert handoff is not None
         loaded = load(options, path, methods)
         out = out or writable(loaded.path)
         # A step's folder says it itself.
         step = f" step {loaded.step}" if len(paths) > 1 and loaded.path != Path(path) else ""
+        asked = labelled_sets(handoff, options.split, loaded) if handoff is not None else {}
         evaluations.append(
             evaluate(
                 loaded.model,
                 loaded.tokenizer,
-                labelled_sets(handoff, options.split, loaded),
+                asked | published_sets(sets, loaded, s3),
                 groups=groups,
                 methods=methods,
                 name=name + step,
@@ -66,8 +75,7 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
         # A mistake with the next model costs nothing of this one.
         write_results(out, evaluations[-1], "eval" if len(evaluations) == 1 else f"eval-{name}")
     assert out is not None
-    reader = Reader(handoff.s3) if handoff is not None else Reader()
-    print(f"report: {write_report(out, evaluations, reading(reader))}")
+    print(f"report: {write_report(out, evaluations, reading(Reader(s3)))}")
     return 0
 
 
