@@ -275,7 +275,7 @@ def _index(options: argparse.Namespace) -> int:
     record = index_from_tars(options.tars, out, settings, s3=s3_settings(), build_tokenizer=build_tokenizer)
     for name, split in record.splits.items():
         print(f"{name:<6} {split.clips:>9} clips {split.hours:>10.2f} h")
-        if not split.clips and getattr(options, name, 0) and options.test < 1:
+        if not split.clips and getattr(options, name, False) and options.test < 1:
             print(f"{name} is empty: there are few recordings; give it a larger share with --{name}", file=sys.stderr)
     if bad := (out / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
         print(f"{bad} samples cannot be used: bad_samples.jsonl names them", file=sys.stderr)
