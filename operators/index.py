@@ -96,8 +96,8 @@ INDEX_SCHEMA = coded_schema(pa.dictionary(pa.int32(), pa.string()))
 """The columns as a file of an index has them."""
 
 
-def write_index(path: Path, rows: Iterable[Row]) -> int:
-    """Write an index of these rows, in their order, and return how many they were. The file appears in one step."""
+def index_table(rows: Iterable[Row]) -> pa.Table:
+    """Return an index of these rows, in their order."""
     batches: list[pa.RecordBatch] = []
     waiting: list[dict[str, Any]] = []
 
@@ -113,7 +113,12 @@ def write_index(path: Path, rows: Iterable[Row]) -> int:
             flush()
     flush()
     # One cast over all batches gives all of them the same dictionaries, as the file format asks.
-    table = pa.Table.from_batches(batches, CLIP_SCHEMA).cast(INDEX_SCHEMA).unify_dictionaries()
+    return pa.Table.from_batches(batches, CLIP_SCHEMA).cast(INDEX_SCHEMA).unify_dictionaries()
+
+
+def write_index(path: Path, rows: Iterable[Row]) -> int:
+    """Write an index of these rows, in their order, and return how many they were. The file appears in one step."""
+    table = index_table(rows)
 
     def write(file: BinaryIO) -> None:
         with pa.ipc.new_file(file, INDEX_SCHEMA) as writer:

@@ -96,6 +96,8 @@ class Handoff:
         try:
             return _read(uri, self.s3)
         except FileNotFoundError:
+            if not self.record.splits["train"].clips:
+                raise UserError(f"{self.uri} holds nothing to train on: all of it is held out, for 'eval'") from None
             raise UserError(f"{uri} is missing from the hand-off: run it again") from None
 
 

@@ -43,16 +43,19 @@ _ATTRIBUTES = ("language", "age", "gender", "emotion")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexSettings:
-    """The settings say how plain tars are shared out."""
+    """The settings say how plain tars are shared out. With a `test_share` of 1 nothing is left to train on."""
 
     dev_share: float = 0.02
     test_share: float = 0.02
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.test_share == 1:
+            return
         if min(self.dev_share, self.test_share) < 0 or self.dev_share + self.test_share >= 1:
             raise UserError(
-                f"dev {self.dev_share} and test {self.test_share} leave nothing to train on: want small shares"
+                f"dev {self.dev_share} and test {self.test_share} leave nothing to train on: want small shares, or all "
+                "for test"
             )
 
 
@@ -98,21 +101,22 @@ def index_from_tars(
     shares = Shares(dev=settings.dev_share, test=settings.test_share, seed=settings.seed)
     splits, groups = split_table(table, shares, runs=len(uris))
     rows = {split: [row for node, row in good if splits[node] == place] for place, split in enumerate(SPLITS)}
-    if not rows["train"]:
+    if not rows["train"] and settings.test_share < 1:
         raise UserError(
             f"the {len(good)} samples are of {len(set(groups.tolist()))} speakers or recordings, none of which fell to "
             "train: give smaller shares or another seed"
         )
-    train_sums = sum((sums[node] for node in sums if splits[node] == 0), MelSums())
     (out / "handoff.json").unlink(missing_ok=True)  # a reader must never meet the old record beside new indexes
     open_store(str(out)).sweep()  # what a killed run left
     for split in SPLITS:
         write_index(out / f"{split}.arrow", rows[split])
-    _write(out / "cmvn.json", json.dumps(Cmvn.of(train_sums).to_dict(train_sums.frames)))
+    if rows["train"]:
+        train_sums = sum((sums[node] for node in sums if splits[node] == 0), MelSums())
+        _write(out / "cmvn.json", json.dumps(Cmvn.of(train_sums).to_dict(train_sums.frames)))
     lines = ({"clip_id": one.clip_id, "reason": one.reason, "detail": one.detail} for one in bad)
     _write(out / "bad_samples.jsonl", "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     record = _handoff(rows, settings, list(map(_place, uris)), s3)
-    if build_tokenizer:
+    if build_tokenizer and rows["train"]:
         build_tokenizer(rows["train"], out / "tokenizer")
     _write(out / "handoff.json", record.to_json())  # last: its presence means complete
     return record

@@ -1,13 +1,14 @@
 """A trained model with what belongs to it, and the test sets it is measured on.
 
 CKPT ──load_model──> LoadedModel (weights, tokenizer, CMVN, settings)
-handoff, split ──labelled_sets──> {domain: batches}, clips as they are: no augmentation, every clip once
+handoff, split ──labelled_sets──┐
+sets as published ──────────────┴──> {name: batches}, clips as they are: no augmentation, every clip once
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from model_training.data.audio import BadSample
 from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
+from model_training.data.index import Index
+from model_training.data.published import IndexedSet
 from model_training.data.reading import Batch, Batches, Reader
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Targets, build_targets
@@ -24,6 +27,7 @@ from model_training.text.tokenizer import Tokenizer
 from model_training.training import checkpoint as checkpoints
 from operators.errors import UserError
 from operators.index import Row
+from operators.storage.base import S3Settings
 
 
 @dataclass(frozen=True)
@@ -91,9 +95,12 @@ class LabelledSet:
 
     planner: Planner
     batches: Batches
+    unusable: tuple[BadSample, ...] = ()
+    """Found before there was an index."""
 
     def __iter__(self) -> Iterator[Batch]:
-        yield Batch.of_none(tuple(BadSample(one.clip_id, one.reason, one.detail) for one in self.planner.unusable()))
+        bad = (BadSample(one.clip_id, one.reason, one.detail) for one in self.planner.unusable())
+        yield Batch.of_none((*self.unusable, *bad))
         yield from self.batches
 
 
@@ -108,13 +115,26 @@ def labelled_sets(
     for domain in index.domain_names:
         part = index.of_domain(domain)
         if len(part):
-            longest = max(max_frames, int(part.frames.max()))
-            planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32), may_be_empty=True)
-            last = planner.batches_per_epoch(0)
-            targets = _Targets(loaded.tokenizer)
-            batches = Batches(part, planner, Reader(handoff.s3), targets, loaded.cmvn, last_global_batch=last)
-            sets[domain] = LabelledSet(planner, batches)
+            sets[domain] = _labelled_set(part, loaded, handoff.s3, max_frames)
     return sets
+
+
+def published_sets(
+    found: Sequence[IndexedSet], loaded: LoadedModel, s3: S3Settings, *, max_frames: int = 24_000
+) -> dict[str, LabelledSet]:
+    """Return sets as published, each under its name."""
+    return {each.name: _labelled_set(each.index, loaded, s3, max_frames, each.unusable) for each in found}
+
+
+def _labelled_set(
+    part: Index, loaded: LoadedModel, s3: S3Settings, max_frames: int, unusable: tuple[BadSample, ...] = ()
+) -> LabelledSet:
+    longest = max(max_frames, int(part.frames.max()))
+    planner = Planner(part, BatchPlan(max_frames=longest, max_clips=32), may_be_empty=True)
+    targets = _Targets(loaded.tokenizer)
+    last = planner.batches_per_epoch(0)
+    batches = Batches(part, planner, Reader(s3), targets, loaded.cmvn, last_global_batch=last)
+    return LabelledSet(planner, batches, unusable)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from operators.handoff_record import (
     SkippedRows,
     Split,
 )
-from operators.split import Shares, split_table
+from operators.split import SPLITS, Shares, split_table
 from operators.storage.base import S3Settings, Store
 from operators.storage.fetch import open_store
 from pipeline.handoff.checks import check_labelled, check_weights, check_writable, scratch_folder
@@ -57,6 +57,8 @@ class HandoffPlace:
 
     uri: str
     s3: S3Settings
+    is_trained_on: bool
+    """False: all of it is held out, and models from elsewhere are evaluated on it."""
 
 
 def handoff(
@@ -72,13 +74,14 @@ def handoff(
     check_labelled(asked.labelled, s3)
     check_weights(set(asked.weights), {name for run in runs for name in run.domains}, asked.labelled, s3)
     with scratch_folder(asked.scratch) as scratch:
-        _write(runs, s3, store, asked, console, scratch)
-    return HandoffPlace(store.root, s3)
+        is_trained_on = _write(runs, s3, store, asked, console, scratch)
+    return HandoffPlace(store.root, s3, is_trained_on)
 
 
 def _write(
     runs: Sequence[Run], s3: S3Settings, store: Store, asked: HandoffSettings, console: Console, scratch: Path
-) -> None:
+) -> bool:
+    """Return whether there is something to train on."""
     folder, texts = scratch / "out", Texts(scratch / "labels.txt", scratch / "languages.txt")
     folder.mkdir()
     if asked.tokenizer is not None:
@@ -96,29 +99,42 @@ def _write(
     write_duplicates(folder / _DUPLICATES, intake.spool, once, intake.source_names)
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in skipped_lines(intake.skipped))
     (folder / _SKIPPED).write_text("".join(lines), "utf-8", "replace")
-    (folder / "cmvn.json").write_text(json.dumps(intake.cmvn(once.kept)) + "\n")
-    if asked.tokenizer is None:
+    is_trained_on = bool((split == 0).any())
+    if is_trained_on:
+        (folder / "cmvn.json").write_text(json.dumps(intake.cmvn(once.kept)) + "\n")
+    if is_trained_on and asked.tokenizer is None:
         build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
     record = _record(intake, once, counts, weights, asked, s3)
     _put(store, folder, record)
 
     show(console, counts, weights, int((~once.kept).sum()), intake, store.url(_SKIPPED))
     warn(console, counts, asked, intake, groups, intake.spool.numbers("recording")[split >= 0])
+    return is_trained_on
 
 
 def _split(intake: Intake, once: Deduplicated, asked: HandoffSettings) -> tuple[np.ndarray, np.ndarray]:
     """Return int8 [clips], the place in SPLITS of each clip, -1 for none, and int64 [nodes], the group of each node.
 
-    Raises UserError when nothing is left to train on.
+    A clip goes where its manifest says. Where that says nothing it goes with its group, and a group with a clip of an
+    official test set is never trained on. Raises UserError when nothing is left to train on and nobody asked for that.
     """
     shares = Shares(dev=asked.dev, test=asked.test, seed=asked.seed)
     repeated = repeated_audio(intake.spool, once)
     node_split, groups = split_table(intake.names.nodes, shares, runs=len(intake.runs), repeated=repeated)
-    split = np.where(once.kept, node_split[intake.spool.numbers("recording")], -1).astype(np.int8)
-    if not (split == 0).any():
+    recording, given = intake.spool.numbers("recording"), intake.spool.numbers("split")
+    claimed = np.full(len(groups), -1, np.int8)
+    np.maximum.at(claimed, groups[recording], given)  # test before dev before train
+    of_group = claimed[groups[recording]]
+    split = np.where(given >= 0, given, np.where(of_group >= 0, of_group, node_split[recording]))
+    split = np.where(once.kept, split, -1).astype(np.int8)
+    test_only = asked.test == 1 or (len(given) and (given[once.kept] == SPLITS.index("test")).all())
+    if not (split == 0).any() and not test_only:
         raise UserError(
-            "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together"
+            "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together; for "
+            "a hand-off that is only evaluated on say --test 1"
         )
+    if not (split >= 0).any():
+        raise UserError("nothing to hand off: no clip was kept")
     return split, groups
 
 
@@ -130,7 +146,7 @@ def _weights(domains: Mapping[str, Amount], asked: HandoffSettings) -> dict[str,
     if unknown := sorted(asked.weights.keys() - domains.keys()):
         raise UserError(f"--weight {unknown[0]}: no such domain in train (there are {', '.join(sorted(domains))})")
     wanted = {name: amount.hours**asked.alpha for name, amount in domains.items()}
-    scale = sum(amount.hours for amount in domains.values()) / sum(wanted.values())
+    scale = sum(amount.hours for amount in domains.values()) / (sum(wanted.values()) or 1.0)
     balanced = {name: min(asked.max_weight, scale * wanted[name] / domains[name].hours) for name in domains}
     return {name: asked.weights.get(name, float(f"{weight:.4g}")) for name, weight in balanced.items()}
 

@@ -1,7 +1,7 @@
 """What is checked before the first tar is read: a mistake found after terabytes were hashed costs hours.
 
 --out ──a probe, put and deleted──┐
---labelled ──its first row────────┼──> nothing, or UserError
+--labelled ──first row, splits────┼──> nothing, or UserError
 --weight ──domains by name────────┘        scratch folder ──full, unwritable──> UserError
 """
 
@@ -18,7 +18,7 @@ from operators.errors import UserError
 from operators.storage.base import S3Settings, Store
 from operators.storage.uri import is_s3
 from pipeline.config import SourceSettings
-from pipeline.handoff.labelled import LabelledSet, named_domains
+from pipeline.handoff.labelled import LabelledSet, check_splits, named_domains
 from pipeline.preflight import try_output
 from pipeline.sources.files import check_source
 
@@ -36,9 +36,10 @@ def check_writable(store: Store) -> None:
 
 
 def check_labelled(labelled: Sequence[LabelledSet], s3: S3Settings) -> None:
-    """Raise UserError for a labelled set whose manifest is not there or is none."""
+    """Raise UserError for a labelled set whose manifest is not there, is none, or names an unknown split."""
     for each in labelled:
         check_source(SourceSettings(path=each.path, domain=each.domain), s3)
+        check_splits(each, s3)
 
 
 def check_weights(weighed: set[str], known: set[str], labelled: Sequence[LabelledSet], s3: S3Settings) -> None:

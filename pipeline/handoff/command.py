@@ -26,6 +26,7 @@ examples:
   python -m pipeline handoff runs/first --out handoff
   python -m pipeline handoff runs/first runs/second --out handoff --dev 0.02 --test 0.02 --seed 1
   python -m pipeline handoff runs/first --out handoff --labelled aishell.jsonl:read --weight read=2
+  python -m pipeline handoff --labelled meetings.csv --test 1 --out sets/meetings
   python -m pipeline handoff s3://bucket/run --out s3://bucket/handoff s3.endpoint_url=http://store:9000
   python -m pipeline handoff runs/first --out handoff --config tiny --launch"""
 
@@ -35,12 +36,13 @@ _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=")
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Declare the arguments of `handoff`."""
     add = command.add_argument
-    add("runs", metavar="RUN", nargs="+", help="run directories, local or s3://; then s3.* settings (key=value)")
+    several = "run directories, local or s3://; then s3.* settings (key=value). None, with --labelled and --test 1"
+    add("runs", metavar="RUN", nargs="*", default=[], help=several)
     add("--out", metavar="DIR", required=True, help="directory of the hand-off, local or s3://")
     add("--seed", type=int, default=0, help="seed of the split (default: %(default)s)")
     share = "share of the recordings held out for %s (default: 0.01)"
     add("--dev", type=float, default=0.01, metavar="SHARE", help=share % "development")
-    add("--test", type=float, default=0.01, metavar="SHARE", help=share % "testing")
+    add("--test", type=float, default=0.01, metavar="SHARE", help=share % "testing" + "; 1: all, nothing is trained")
     balance = "domains are seen by hours^ALPHA: 1 as they come, 0 all alike (default: 0.7)"
     add("--alpha", type=float, default=0.7, help=balance)
     limit = "highest weight that balancing may give (default: %(default)s)"
@@ -60,11 +62,11 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--launch", action="store_true", help="start the training command when all is done")
 
 
-def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
+def split_runs(words: list[str], *, may_be_none: bool = False) -> tuple[list[str], list[str]]:
     """Return the run directories, and the key=value settings among them. Raises UserError."""
     settings = [word for word in words if _SETTING.match(word)]
     runs = [word for word in words if not _SETTING.match(word)]
-    if not runs:
+    if not runs and not may_be_none:
         raise UserError("no run: name at least one run directory")
     return runs, settings
 
@@ -76,15 +78,17 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from pipeline.handoff.settings import HandoffSettings
 
     for name in ("dev", "test"):
-        if not 0 <= getattr(arguments, name) < 1:
+        if not 0 <= getattr(arguments, name) < 1 and not (name == "test" and arguments.test == 1):
             raise UserError(f"--{name} {getattr(arguments, name)}: a share, at least 0 and below 1")
-    if arguments.dev + arguments.test >= 1:
-        raise UserError("--dev and --test together leave nothing to train on: their sum must be below 1")
+    if arguments.dev + arguments.test >= 1 and arguments.test < 1:
+        raise UserError(
+            "--dev and --test together leave nothing to train on: their sum must be below 1, or --test 1 hold out all"
+        )
     if not 0 <= arguments.alpha <= 1 or not 1 <= arguments.max_weight < math.inf:
         raise UserError("--alpha lies between 0 and 1, --max-weight is a number of at least 1")
     asked = HandoffSettings(
         seed=arguments.seed,
-        dev=arguments.dev,
+        dev=arguments.dev if arguments.test < 1 else 0.0,
         test=arguments.test,
         alpha=arguments.alpha,
         max_weight=arguments.max_weight,
@@ -97,13 +101,15 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         skip_damaged=arguments.skip_damaged,
         scratch=arguments.scratch,
     )
-    runs, overrides = split_runs(arguments.runs)
+    runs, overrides = split_runs(arguments.runs, may_be_none=bool(asked.labelled))
     place = handoff(runs, overrides, arguments.out, asked, console)
     command, environment = training_command(place.uri, place.s3, arguments.config)
+    if not place.is_trained_on:
+        command = ["python", "-m", "model_training", "eval", "CKPT", "--data", place.uri]
     shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
     console.print("\nnext:", highlight=False)
     console.print(shown, markup=False, highlight=False, soft_wrap=True)
-    if not arguments.launch:
+    if not arguments.launch or not place.is_trained_on:
         return 0
     from pipeline.handoff.tokenizer import trainer_environment
 

@@ -75,7 +75,10 @@ class Intake:
                     total = total + sums
                 at += clips
         if not total.frames:
-            raise UserError("the runs kept no audio, so there is nothing to train on: give a run that kept clips")
+            raise UserError(
+                "the runs kept no audio, so there is nothing to train on: give a run that kept clips, or --test 1 to "
+                "hold labelled sets out for evaluation"
+            )
         mean, istd = total.cmvn()
         return {"frames": total.frames, "mean": mean.tolist(), "istd": istd.tolist()}
 

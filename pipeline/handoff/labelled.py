@@ -19,18 +19,19 @@ from typing import Any
 import pyarrow as pa
 
 from operators.annotate.manifest import known_labels
-from operators.audio.decode import AudioError, audio_length, probe
-from operators.clip import SAMPLE_RATE, Span, clip_id
+from operators.clip import Span, clip_id
 from operators.errors import UserError
+from operators.labelled.audio import Audio, Unusable, label_of, open_audio, span_of
+from operators.labelled.manifest import is_manifest, read_rows
+from operators.labelled.splits import split_of
 from operators.shard import feature_frames
-from operators.storage.base import AccessRefused, S3Settings
-from operators.storage.fetch import Fetch, RangedFile, locate
+from operators.storage.base import S3Settings
+from operators.storage.fetch import Fetch
 from operators.storage.local import real_uri
 from operators.storage.uri import split_member
 from pipeline.config import SourceSettings
-from pipeline.handoff.spool import SpoolNames
+from pipeline.handoff.spool import SpoolNames, place_of_split
 from pipeline.sources.files import SourceFile, read_sources
-from pipeline.sources.manifest import is_manifest, read_rows
 from stages.write_shard import label_length
 
 _ROWS = 4096
@@ -68,21 +69,6 @@ class Skipped:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Audio:
-    """Where the audio of a row lies, and how much there is of it."""
-
-    shard: str
-    offset: int
-    size: int
-    samples: int
-    """at 16 kHz"""
-
-
-class _Unusable(Exception):
-    """(reason, detail) of a row that is skipped."""
-
-
 def labelled_rows(
     labelled: LabelledSet, source: int, names: SpoolNames, s3: S3Settings, skipped: list[Skipped]
 ) -> Iterator[pa.RecordBatch]:
@@ -102,9 +88,9 @@ def labelled_rows(
             for file in chunk:
                 try:
                     if problem := _own_problem(file):
-                        raise _Unusable(*problem)
-                    rows.append(_row(file, audio[file.uri, file.member], source, names))
-                except _Unusable as error:
+                        raise Unusable(*problem)
+                    rows.append(_row(file, audio[file.uri, file.member], source, names, labelled.path))
+                except Unusable as error:
                     skipped.append(Skipped(labelled.path, file.uri, *error.args))
             if rows:
                 used = True
@@ -114,6 +100,14 @@ def labelled_rows(
         raise UserError(
             f"no row of {labelled.path} can be used; the first, {first.row}: {first.reason} ({first.detail})"
         )
+
+
+def check_splits(labelled: LabelledSet, s3: S3Settings) -> None:
+    """Raise UserError for a row of a manifest that names an unknown split."""
+    with Fetch(s3).fetch(labelled.path) as path:
+        for number, row in read_rows(path, labelled.path):
+            if isinstance(row, dict):
+                split_of(row, f"{labelled.path}:{number}")
 
 
 def named_domains(labelled: LabelledSet, s3: S3Settings) -> set[str]:
@@ -130,39 +124,24 @@ def _own_problem(file: SourceFile) -> tuple[str, str] | None:
     return file.problem.reason, file.problem.detail
 
 
-def _open(file: SourceFile, s3: S3Settings) -> _Audio | _Unusable:
+def _open(file: SourceFile, s3: S3Settings) -> Audio | Unusable:
     """Place and length of a file's audio."""
-    place = file.uri if file.member is None else split_member(file.uri)[0]
-    try:
-        store, key = locate(place, s3)
-        offset, size = file.member or (0, store.size(key))
-        audio: Any = RangedFile(store, key, offset, size)
-        samples = probe(audio).declared_samples or audio_length(audio)
-    except FileNotFoundError:
-        return _Unusable("missing", "there is no such file")
-    except AccessRefused as error:
-        return _Unusable("permission", str(error))
-    except AudioError as error:
-        return _Unusable(error.reason, error.detail)
-    return _Audio(place, offset, size, samples)
+    return open_audio(file.uri if file.member is None else split_member(file.uri)[0], file.member, s3)
 
 
-def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolNames) -> dict[str, Any]:
-    if isinstance(audio, _Unusable):
+def _row(file: SourceFile, audio: Audio | Unusable, source: int, names: SpoolNames, path: str) -> dict[str, Any]:
+    if isinstance(audio, Unusable):
         raise audio
     record = file.provenance
     known = known_labels(record)
-    text = record.get("text")
-    label = " ".join(text.split()) if isinstance(text, str) else ""
-    if not label and not known.get("events"):
-        raise _Unusable("no_text", "a row needs 'text', or 'events' without speech")
-    span = _span(record.get("start"), record.get("end"), audio.samples)
+    label = label_of(record, known)
+    span = span_of(record.get("start"), record.get("end"), audio.samples)
     # Without an id of its own a row is of the recording that its file is.
     recording = file.recording_id if file.named else file.uri
     whole = span == Span(0, audio.samples)
     frames = feature_frames(span.samples)
     if not frames:
-        raise _Unusable("too_short", f"{span.samples} samples")
+        raise Unusable("too_short", f"{span.samples} samples")
     return {
         "clip_id": clip_id(real_uri(file.uri), span),
         "shard": audio.shard,
@@ -179,21 +158,9 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolN
         "recording_id": recording,
         "samples": span.samples,
         "source": source,
+        "split": place_of_split(split_of(record, f"{path}, {file.uri}")),
         "recording": names.nodes.recording(recording, file.uri, known.get("speaker"), source),
     }
-
-
-def _span(start: Any, end: Any, samples: int) -> Span:
-    """Seconds as samples at 16 kHz; None is the file's own start or end."""
-    try:
-        first = 0 if start in (None, "") else round(float(start) * SAMPLE_RATE)
-        last = samples if end in (None, "") else round(float(end) * SAMPLE_RATE)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise _Unusable("bad_span", f"start {start!r} and end {end!r} are not seconds") from error
-    # Times written to two decimals may point a little past the end.
-    if last > samples + SAMPLE_RATE // 10 or first < 0 or first >= last:
-        raise _Unusable("bad_span", f"{start!r} to {end!r} s of a file of {samples / SAMPLE_RATE:.2f} s")
-    return Span(first, min(last, samples))
 
 
 def skipped_lines(skipped: Sequence[Skipped]) -> list[dict[str, str]]:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from operators.index import CODED, coded_schema
 from operators.names import Names
 from operators.shard import LEDGER_SCHEMA
-from operators.split import NodeTable
+from operators.split import SPLITS, NodeTable
 
 SPOOL_SCHEMA = pa.schema(
     [
@@ -28,9 +28,15 @@ SPOOL_SCHEMA = pa.schema(
         ("samples", pa.int64()),
         ("source", pa.int32()),  # run or labelled set, in the order given
         ("recording", pa.int32()),  # node of the recording in SpoolNames `nodes`
+        ("split", pa.int8()),  # place in SPLITS that the manifest gives the clip; -1: none
     ]
 )
-"""The columns of the index, and four of the hand-off alone."""
+"""The columns of the index, and five of the hand-off alone."""
+
+
+def place_of_split(name: str | None) -> int:
+    """Return the place of a split in SPLITS, -1 for none."""
+    return -1 if name is None else SPLITS.index(name)
 
 
 @dataclass(frozen=True, slots=True)

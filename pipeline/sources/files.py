@@ -22,12 +22,12 @@ from typing import Any
 
 from operators.clip import Recording, Rejection
 from operators.errors import UserError
+from operators.labelled.manifest import is_manifest, read_rows, text
 from operators.storage.base import AccessRefused, S3Settings
 from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import Member, TarError, read_members
 from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, split_s3
 from pipeline.config import SourceSettings
-from pipeline.sources.manifest import is_manifest, read_rows, text
 from pipeline.sources.walk import NOT_LOOKED_INTO, OF_A_RUN, RUN_PLAN, RUN_SHARDS, Found, passed_by, walk
 
 _AUDIO = (
