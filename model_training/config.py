@@ -30,6 +30,7 @@ RENAMED = {"data.forget_attributes": "data.attribute_dropout"}
 """Older names of settings, which YAML files, checkpoints and command lines may still have."""
 
 FFN_PLACES = ("none", "second", "all")
+ENCODERS = ("conformer", "wenet")
 BALANCES = ("none", "bias", "switch", "sparsity")
 DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
@@ -75,6 +76,11 @@ class MoESettings:
 class ModelSettings:
     """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
+    encoder: str = setting(
+        "conformer",
+        "wenet: places of frames instead of distances, a norm behind the last block; to begin from its checkpoints",
+        choices=ENCODERS,
+    )
     d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
     heads: int = setting(4, "of attention", at_least=1)
     d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
@@ -166,6 +172,17 @@ class TrainSettings:
     run goes on.
     """
 
+    init_from: str = setting(
+        "",
+        "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
+    )
+    init_noise: float = setting(
+        0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
+    )
+    freeze: list[str] = setting([], "parts that stay as they are: names of modules, for example encoder.subsampling")
+    lr_by_part: dict[str, float] = setting(
+        {}, "factors of the learning rate by part, for example {encoder: 0.1}; the longest name counts", above=0
+    )
     max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
     max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
     seed: int = setting(0, "of weights, order, groups, augmentation, dropout", at_least=0, below=2**63)
@@ -174,7 +191,9 @@ class TrainSettings:
     threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
     checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
     keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
-    eval_steps: int = setting(500, "how often the loss on dev is taken, of every size", at_least=1)
+    keep_best: int = setting(3, "beside them those with the lowest error on dev; RUN@average is their mean", at_least=1)
+    patience: int = setting(0, "evaluations without a lower error on dev before the run ends; 0: no end", at_least=0)
+    eval_steps: int = setting(500, "how often loss and error rate on dev are taken, of every size", at_least=1)
     eval_clips: int = setting(200, "of dev, for it", at_least=0)
     log_steps: int = setting(10, "steps between lines of the log", at_least=1)
     tensorboard: bool = setting(True, "write the same numbers for TensorBoard")
