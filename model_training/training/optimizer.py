@@ -192,16 +192,15 @@ def orthogonal(updates: list[Tensor]) -> list[Tensor]:
 class Averaged:
     """An Averaged is an exponential moving average of the weights, float32."""
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
         self.decay = decay
-        self.weights = {name: tensor.detach().float().clone() for name, tensor in model.state_dict().items()}
+        self.weights = {name: tensor.detach().float().clone() for name, tensor in weights.items()}
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Move the average towards the model's weights."""
-        state = model.state_dict()
+    def update(self, weights: dict[str, Tensor]) -> None:
+        """Move the average towards these weights."""
         torch._foreach_lerp_(
-            list(self.weights.values()), [state[name].float() for name in self.weights], 1 - self.decay
+            list(self.weights.values()), [weights[name].float() for name in self.weights], 1 - self.decay
         )
 
     def load(self, weights: dict[str, Tensor]) -> None:
