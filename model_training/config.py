@@ -178,17 +178,6 @@ class TrainSettings:
     run goes on.
     """
 
-    init_from: str = setting(
-        "",
-        "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
-    )
-    init_noise: float = setting(
-        0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
-    )
-    freeze: list[str] = setting([], "parts that stay as they are: names of modules, for example encoder.subsampling")
-    lr_by_part: dict[str, float] = setting(
-        {}, "factors of the learning rate by part, for example {encoder: 0.1}; the longest name counts", above=0
-    )
     max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
     max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
     seed: int = setting(0, "of weights, order, groups, augmentation, dropout", at_least=0, below=2**63)
@@ -209,6 +198,25 @@ class TrainSettings:
 
 
 @dataclass
+class WarmTrainSettings(TrainSettings):
+    """WarmTrainSettings also say what the elastic model begins from, and which of its parts move how much. None of
+    that may change when a run goes on.
+    """
+
+    init_from: str = setting(
+        "",
+        "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
+    )
+    init_noise: float = setting(
+        0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
+    )
+    freeze: list[str] = setting([], "parts that stay as they are: names of modules, for example encoder.subsampling")
+    lr_by_part: dict[str, float] = setting(
+        {}, "factors of the learning rate by part, for example {encoder: 0.1}; the longest name counts", above=0
+    )
+
+
+@dataclass
 class Settings:
     """Settings hold every setting of a training."""
 
@@ -216,7 +224,7 @@ class Settings:
     loss: LossSettings = setting(LossSettings(), "what is minimised")
     data: DataSettings = setting(DataSettings(), "batches, tasks and augmentation")
     optimizer: OptimizerSettings = setting(OptimizerSettings(), "how weights are moved")
-    train: TrainSettings = setting(TrainSettings(), "length, place and output of the run")
+    train: WarmTrainSettings = setting(WarmTrainSettings(), "length, place and output of the run")
 
     def check(self) -> None:
         """Refuse what cannot work. Raises UserError."""

@@ -4,12 +4,12 @@
     RUN@best ──> the whole checkpoint with the lowest error        RUN@average ──> the mean of the best few
 
 The error rate of a checkpoint is that of greedy CTC over all sizes together, since all of them are deployed. Ties go to
-the lower loss: at the beginning every size may be at 100 %.
+the lower loss: at the beginning every size may be at 100 %, and a model without an error rate has the loss alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,19 @@ class DevScore:
     """A DevScore is how good a step is on dev; the lesser the better."""
 
     error: float
-    """edits in percent of the reference's tokens, all sizes together, or NaN without any reference: then it is none"""
+    """edits in percent of the references' tokens, all sizes together; 0 for a model that recognises nothing on dev"""
     loss: float
     """mean of the sizes' objectives"""
+
+    @classmethod
+    def of(cls, sizes: Sequence[Mapping[str, float]]) -> DevScore | None:
+        """Return the score of what `Totals.means` says of every size; None where dev had no clip."""
+        found = [one for one in sizes if one["clips"]]
+        if not found:
+            return None
+        tokens = sum(one.get("reference_tokens", 0.0) for one in found)
+        edits = sum(one.get("error_rate", 0.0) * one.get("reference_tokens", 0.0) for one in found)
+        return cls(edits / tokens if tokens else 0.0, sum(one["loss"] for one in found) / len(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +86,12 @@ def split_choice(name: str) -> tuple[Path, str | None]:
     if at and choice in CHOICES and not Path(name).exists():
         return Path(run), choice
     return Path(name), None
+
+
+def open_chosen(name: str) -> Checkpoint:
+    """Return a checkpoint by its folder, a run's newest, or the best of RUN@best. Raises UserError for want of it."""
+    path, choice = split_choice(name)
+    return checkpoints.open_checkpoint(path) if choice is None else best_of(path)
 
 
 def score_of(record: Mapping[str, Any]) -> DevScore | None:

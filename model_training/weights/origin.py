@@ -26,7 +26,7 @@ from model_training.data.features import Cmvn
 from model_training.decoding.onnx_scorer import CMVN, CONFIG, ExportFolder
 from model_training.text.tokenizer import FILE, Tokenizer
 from model_training.training import checkpoint as checkpoints
-from model_training.training.choosing import average_of, best_of, split_choice
+from model_training.training.choosing import average_of, open_chosen, split_choice
 from model_training.weights import wenet
 from operators.errors import UserError
 
@@ -128,7 +128,7 @@ def read_tensors(file: Path) -> dict[str, Tensor]:
 
 def _of_run(name: str, path: Path, choice: str | None) -> Origin:
     try:
-        found = checkpoints.open_checkpoint(path) if choice is None else best_of(path)
+        found = open_chosen(str(path) if choice is None else f"{path}@{choice}")
         mean = average_of(path) if choice == "average" else None
         tokenizer = Tokenizer.load(found.path / FILE)
         cmvn = (found.path / CMVN).read_text(encoding="utf-8")
