@@ -8,6 +8,8 @@ disk) is raised by the next call.
 
 from __future__ import annotations
 
+import math
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from types import TracebackType
@@ -20,6 +22,9 @@ from model_training.training.choosing import RECORD, Choice, DevScore, ranked
 from model_training.training.monitor import Monitor
 from model_training.training.run import Run
 
+DRAW_SECONDS = 30.0
+"""Between two drawings of the pictures; the last state is always drawn."""
+
 
 class Saver:
     """A Saver writes the checkpoints of one run. A context: leaving it waits until the last one is written."""
@@ -28,6 +33,7 @@ class Saver:
         self._run, self._monitor = run, monitor
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._writing: Future[None] | None = None
+        self._drawn, self._undrawn = -math.inf, False
 
     def __enter__(self) -> Saver:
         return self
@@ -38,6 +44,8 @@ class Saver:
         # What the training failed of says more than what the disk says after it.
         with suppress(*() if error is None else (Exception,)):
             self.wait()
+            if self._undrawn:
+                self._monitor.pictures()()
         self._thread.shutdown()
 
     def wait(self) -> None:
@@ -66,14 +74,18 @@ class Saver:
         weights = _copied(run.learner.weights())
         moments = _copied(checkpoints.moments_by_name(run.model, run.optimizer))
         ema = _copied(run.averaged.weights) if run.averaged is not None else None
-        draw = self._monitor.pictures()
+        self._undrawn = time.monotonic() - self._drawn < DRAW_SECONDS
+        draw = None if self._undrawn else self._monitor.pictures()
+        if draw is not None:
+            self._drawn = time.monotonic()
 
         def write() -> None:
             checkpoints.save(run.folder, step, weights, moments, record, run.texts, ema=ema)
             settings = run.settings.train
             best = [path for _, path in ranked(run.folder)[: settings.keep_best]]
             checkpoints.prune(run.folder, settings.keep_checkpoints, best)
-            draw()
+            if draw is not None:
+                draw()
 
         self._writing = self._thread.submit(write)
 
