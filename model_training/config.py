@@ -30,6 +30,7 @@ RENAMED = {"data.forget_attributes": "data.attribute_dropout"}
 """Older names of settings, which YAML files, checkpoints and command lines may still have."""
 
 FFN_PLACES = ("none", "second", "all")
+ENCODERS = ("conformer", "wenet")
 BALANCES = ("none", "bias", "switch", "sparsity")
 DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
@@ -75,6 +76,11 @@ class MoESettings:
 class ModelSettings:
     """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
+    encoder: str = setting(
+        "conformer",
+        "wenet: places of frames instead of distances, a norm behind the last block; to begin from its checkpoints",
+        choices=ENCODERS,
+    )
     d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
     heads: int = setting(4, "of attention", at_least=1)
     d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
@@ -180,12 +186,33 @@ class TrainSettings:
     threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
     checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
     keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
-    eval_steps: int = setting(500, "how often the loss on dev is taken, of every size", at_least=1)
+    keep_best: int = setting(3, "beside them those with the lowest error on dev; RUN@average is their mean", at_least=1)
+    patience: int = setting(0, "evaluations without a lower error on dev before the run ends; 0: no end", at_least=0)
+    eval_steps: int = setting(500, "how often loss and error rate on dev are taken, of every size", at_least=1)
     eval_clips: int = setting(200, "of dev, for it", at_least=0)
     log_steps: int = setting(10, "steps between lines of the log", at_least=1)
     tensorboard: bool = setting(True, "write the same numbers for TensorBoard")
     dead_expert_steps: int = setting(
         200, "an expert without a frame in so many steps of its group raises the alarm", at_least=1
+    )
+
+
+@dataclass
+class WarmTrainSettings(TrainSettings):
+    """WarmTrainSettings also say what the elastic model begins from, and which of its parts move how much. None of
+    that may change when a run goes on.
+    """
+
+    init_from: str = setting(
+        "",
+        "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
+    )
+    init_noise: float = setting(
+        0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
+    )
+    freeze: list[str] = setting([], "parts that stay as they are: names of modules, for example encoder.subsampling")
+    lr_by_part: dict[str, float] = setting(
+        {}, "factors of the learning rate by part, for example {encoder: 0.1}; the longest name counts", above=0
     )
 
 
@@ -197,7 +224,7 @@ class Settings:
     loss: LossSettings = setting(LossSettings(), "what is minimised")
     data: DataSettings = setting(DataSettings(), "batches, tasks and augmentation")
     optimizer: OptimizerSettings = setting(OptimizerSettings(), "how weights are moved")
-    train: TrainSettings = setting(TrainSettings(), "length, place and output of the run")
+    train: WarmTrainSettings = setting(WarmTrainSettings(), "length, place and output of the run")
 
     def check(self) -> None:
         """Refuse what cannot work. Raises UserError."""
