@@ -52,7 +52,8 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
         lengths: of each, as `probe_files` answers.
         settings: the unit's length, and how near to an edge the quiet point may lie.
     """
-    unit_samples = round(unit_minutes(lengths, settings) * 60 * SAMPLE_RATE)
+    files = list(files)
+    unit_samples = round(unit_minutes(files, lengths, settings) * 60 * SAMPLE_RATE)
     radius = round(settings.edge_radius_seconds * SAMPLE_RATE)
     if not 0 <= 2 * radius < unit_samples:
         raise UserError(
@@ -68,7 +69,7 @@ def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: 
     return units
 
 
-def unit_minutes(lengths: Sequence[Length], settings: PlanSettings) -> float:
+def unit_minutes(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> float:
     """Return how long units are: as set, else half an hour, less where that makes fewer than `UNITS_OF_A_SHORT_RUN`.
 
     A stage's worker has one unit at a time, so few units leave workers idle at the end. Under two minutes, though, the
@@ -76,8 +77,9 @@ def unit_minutes(lengths: Sequence[Length], settings: PlanSettings) -> float:
     """
     if settings.unit_minutes is not None:
         return settings.unit_minutes
-    known = ((length.declared, length.estimated, UNKNOWN_SAMPLES) for length in lengths)
-    total = sum(next(samples for samples in each if samples is not None) for each in known)
+    total = sum(
+        _samples(file.problem, length.declared, length.estimated) for file, length in zip(files, lengths, strict=True)
+    )
     shared_out = total / SAMPLE_RATE / 60 / UNITS_OF_A_SHORT_RUN
     return min(max(shared_out, LEAST_UNIT_MINUTES), MOST_UNIT_MINUTES)
 
@@ -118,10 +120,16 @@ def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, .
 
 
 def _weight(piece: Piece) -> int:
-    if piece.problem is not None:
+    return _samples(piece.problem, piece.end, piece.declared_samples, piece.estimated_samples, start=piece.start)
+
+
+def _samples(problem: Rejection | None, *ends: int | None, start: int = 0) -> int:
+    """What a file, or its part from `start`, counts for: to the first end that is known, a second where it is
+    refused.
+    """
+    if problem is not None:
         return LEAST_SAMPLES
-    known = (piece.end, piece.declared_samples, piece.estimated_samples, UNKNOWN_SAMPLES)
-    return max(LEAST_SAMPLES, next(end for end in known if end is not None) - piece.start)
+    return max(LEAST_SAMPLES, next((end for end in ends if end is not None), UNKNOWN_SAMPLES) - start)
 
 
 def domain_slugs(domains: Iterable[str]) -> dict[str, str]:

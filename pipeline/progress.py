@@ -9,7 +9,9 @@ It counts for the eye only. What is done is what the ledgers say.
 from __future__ import annotations
 
 import json
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,10 +61,11 @@ class Progress:
     kept_clips: int = 0
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     speeds: dict[str, StageSpeed] = field(default_factory=dict)
-    doing: Doing | None = None
-    """what a stage has finished of the unit it works on, where the runner says so."""
+    doing: dict[str, Doing] = field(default_factory=dict)
+    """by unit in work: what its furthest stage so far has finished of it."""
 
     def __post_init__(self) -> None:
+        self._out: deque[str] = deque(maxlen=1024)
         self.started = self.clock()
         self.started_at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         for stage in self.stages:
@@ -73,8 +76,18 @@ class Progress:
         """The engines are loaded: from here on time counts."""
         self.started = self.clock()
 
+    def tell(self, doing: Doing) -> None:
+        """Take in what a stage has finished inside a unit."""
+        before = self.doing.get(doing.unit_id)
+        if doing.unit_id not in self._out and (before is None or self._place(doing) >= self._place(before)):
+            self.doing[doing.unit_id] = doing
+
+    def _place(self, doing: Doing) -> int:
+        return [stage.name for stage in self.stages].index(doing.stage)
+
     def add(self, outcome: Outcome) -> None:
-        self.doing = None
+        self.doing.pop(outcome.unit_id, None)
+        self._out.append(outcome.unit_id)  # what another thread still has to tell of it comes too late
         if outcome.error is not None:
             self.failed += 1
             return
@@ -102,18 +115,20 @@ class Progress:
 
     @property
     def seconds_within(self) -> float:
-        """Return seconds of audio of the unit in work that are as good as done.
+        """Return seconds of audio of the units in work that are as good as done.
 
         Until the busiest stage has been seen it is taken to be the one that speaks; stages after it take no time.
         """
-        if self.doing is None:
-            return 0.0
         names = [stage.name for stage in self.stages]
         busy = {name: self.speeds[name].busy_seconds for name in names}
-        slowest = max(names, key=lambda name: busy[name]) if any(busy.values()) else self.doing.stage
-        if names.index(self.doing.stage) > names.index(slowest):
-            return self.doing.of_seconds
-        return self.doing.audio_seconds if self.doing.stage == slowest else 0.0
+        seconds = 0.0
+        for doing in [*self.doing.values()]:
+            slowest = max(names, key=lambda name: busy[name]) if any(busy.values()) else doing.stage
+            if names.index(doing.stage) > names.index(slowest):
+                seconds += doing.of_seconds
+            elif doing.stage == slowest:
+                seconds += doing.audio_seconds
+        return seconds
 
     def eta_seconds(self) -> float | None:
         """Time left at the mean speed so far, clips of the unit in work counted; None while too little is known."""
@@ -124,13 +139,16 @@ class Progress:
             return None
         return max(self.expected_seconds - heard, 0.0) * self.elapsed / heard
 
-    def inside(self) -> str:
-        """Return what is being done inside a unit, in a few words; empty where nobody says."""
-        if self.doing is None:
+    def inside(self, stage: str) -> str:
+        """Return what workers of a stage are doing inside their units, in a few words; empty where nobody says."""
+        told = [doing for doing in [*self.doing.values()] if doing.stage == stage]
+        # a unit that waits for the next stage is of interest where nothing else goes on
+        now = [doing for doing in told if doing.clips < doing.of_clips] or told
+        if not now:
             return ""
-        now = self.doing
-        speed = now.audio_seconds / now.busy_seconds if now.audio_seconds and now.busy_seconds > 0.05 else None
-        return f"{now.stage} {now.clips}/{now.of_clips} clips" + (f" at {human_factor(speed)}" if speed else "")
+        audio, busy = sum(doing.audio_seconds for doing in now), sum(doing.busy_seconds for doing in now)
+        clips = f"{sum(doing.clips for doing in now)}/{sum(doing.of_clips for doing in now)} clips"
+        return clips + (f" at {human_factor(audio / busy)}" if audio and busy > 0.05 else "")
 
     def utilisation(self, name: str) -> float:
         """Return the share of its workers' time that a stage worked, 0-1."""
@@ -183,7 +201,8 @@ class Progress:
         waits = self.waits_for()
         pace = next((name for name, why in waits.items() if why == "sets the pace"), "starting")
         factors = " ".join(f"{n}={_factor(s)}x" for n, s in self.speeds.items() if s.real_time_factor)
-        inside = f"  in work: {self.inside()}" if self.doing is not None else ""
+        stages = [f"{stage.name} {said}" for stage in self.stages if (said := self.inside(stage.name))]
+        inside = f"  in work: {', '.join(stages)}" if stages else ""
         return (
             f"units {self.done_before + self.done}/{self.done_before + self.units}"
             + (f" ({self.failed} failed)" if self.failed else "")
@@ -210,7 +229,7 @@ class Progress:
                 name,
                 _factor(self.speeds[name]) if factor else "–",
                 f"{self.utilisation(name):.0%}",
-                Text(self.inside() if self.doing is not None and self.doing.stage == name else why, style="dim"),
+                Text(self.inside(name) or why, style="dim"),
             )
         bar = ProgressBar(total=max(self.units, 1), completed=self.done + self.failed, width=60)
         return Group(head, bar, stages)
@@ -230,6 +249,7 @@ class Display:
             Live(console=console, get_renderable=progress.table, refresh_per_second=2) if console.is_terminal else None
         )
         self._last_line, self._changed = float("-inf"), False
+        self._one_at_a_time = threading.Lock()  # what workers of Ray are doing comes from a thread of its own
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -243,22 +263,24 @@ class Display:
             self._print_line()
 
     def add(self, outcome: Outcome) -> None:
-        self._changed = True
-        self._progress.add(outcome)
-        if outcome.error is not None:
-            why = "\n".join(
-                printable(line) for line in outcome.error.strip().splitlines()
-            )  # it may quote names from the crawl
-            self._console.print(
-                f"unit {outcome.unit_id} failed and is left undone: {why}", style="red", markup=False, highlight=False
-            )
-        if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
-            self._print_line()
+        """Count a unit that is through."""
+        with self._one_at_a_time:
+            self._progress.add(outcome)
+            if outcome.error is not None:
+                # it may quote names from the crawl
+                why = "\n".join(printable(line) for line in outcome.error.strip().splitlines())
+                line = f"unit {outcome.unit_id} failed and is left undone: {why}"
+                self._console.print(line, style="red", markup=False, highlight=False)
+            self._print_now_and_then()
 
     def tell(self, doing: Doing) -> None:
         """Show what a stage has finished inside a unit."""
+        with self._one_at_a_time:
+            self._progress.tell(doing)
+            self._print_now_and_then()
+
+    def _print_now_and_then(self) -> None:
         self._changed = True
-        self._progress.doing = doing
         if self._live is None and time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
             self._print_line()
 

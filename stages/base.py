@@ -44,6 +44,8 @@ class Doing:
     of_seconds: float
     busy_seconds: float
     """that it took so far."""
+    unit_id: str = ""
+    """filled in by the worker, which knows it."""
 
 
 Tell = Callable[[Doing], None]

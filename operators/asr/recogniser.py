@@ -99,25 +99,36 @@ class CopilotRouter:
         copilot.
 
         clips: int16 [samples] each, 16 kHz mono. An engine hears all its clips of all its languages in one call.
-        progress: called with the hypotheses and the seconds of audio finished so far, over all engines.
+        progress: called with the clips and their seconds that are as good as finished. Of three engines that hear every
+        clip, the first one's answers are a third of the work.
         """
         routes = [self._route(language) for language in languages]
         engines: list[Loader] = []
         for route in routes:
             engines += [loader for loader in route or () if loader not in engines]
-        clips_done, seconds_done = 0, 0.0
+        seconds = [len(clip) / SAMPLE_RATE for clip in clips]
+        chosen_by = [
+            [index for index, route in enumerate(routes) if route is not None and loader in route] for loader in engines
+        ]
+        work = _Work(
+            clips=len(clips),
+            seconds=sum(seconds),
+            answers=sum(map(len, chosen_by)),
+            answer_seconds=sum(seconds[index] for chosen in chosen_by for index in chosen),
+        )
         heard: list[dict[int, Hypothesis]] = []  # of each engine: clip index -> what it heard
-        for loader in engines:
-            chosen = [index for index, route in enumerate(routes) if route is not None and loader in route]
+        for loader, chosen in zip(engines, chosen_by, strict=True):
             answers = transcribe(
                 self._engine(loader),
                 [clips[i] for i in chosen],
                 [languages[i] for i in chosen],
-                progress=_further(progress, clips_done, seconds_done),
+                progress=None if progress is None else work.told(progress),
             )
             heard.append(dict(zip(chosen, answers, strict=True)))
-            clips_done += len(chosen)
-            seconds_done += sum(len(clips[i]) for i in chosen) / SAMPLE_RATE
+            work.answers_before += len(chosen)
+            work.seconds_before += sum(seconds[index] for index in chosen)
+            if progress is not None:
+                work.told(progress)(0, 0.0)
         return [
             None if route is None else tuple(heard[engines.index(loader)][index] for loader in route)
             for index, route in enumerate(routes)
@@ -156,8 +167,25 @@ class CopilotRouter:
         return engine
 
 
-def _further(progress: Progress | None, clips_before: int, seconds_before: float) -> Progress | None:
-    """A callback that counts on from what other engines have done."""
-    if progress is None:
-        return None
-    return lambda clips, seconds: progress(clips_before + clips, seconds_before + seconds)
+@dataclass(slots=True)
+class _Work:
+    """A _Work turns answers of one engine after the other into clips: a clip that three engines hear is done once."""
+
+    clips: int
+    seconds: float
+    """of these."""
+    answers: int
+    """of all engines together."""
+    answer_seconds: float
+    answers_before: int = 0
+    """of the engines that are through."""
+    seconds_before: float = 0.0
+
+    def told(self, progress: Progress) -> Progress:
+        """Return what an engine calls with its own clips and seconds so far."""
+
+        def further(answers: int, seconds: float) -> None:
+            clips = self.clips * (self.answers_before + answers) // self.answers
+            progress(clips, self.seconds * (self.seconds_before + seconds) / max(self.answer_seconds, 1e-9))
+
+        return further

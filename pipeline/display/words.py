@@ -101,8 +101,10 @@ def human_share(part: float, whole: float) -> str:
 
 
 def human_factor(factor: float | None) -> str:
-    """Return how many times as much: 3.2×, 41×; "–" for None."""
-    return "–" if factor is None else f"{factor:.1f}×" if factor < 9.95 else f"{factor:,.0f}×"
+    """Return how many times as much, to two digits and all whole ones: 0.32×, 3.2×, 41×; "–" for None."""
+    if factor is None:
+        return "–"
+    return f"{factor:,.{2 if factor < 0.995 else 1 if factor < 9.95 else 0}f}×"
 
 
 def clock(samples: int) -> str:

@@ -24,7 +24,7 @@ class Executor(Protocol):
     def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         """Yield Ready once a worker of every stage has loaded its models, then an Outcome for each unit, in any order.
 
-        `tell` is called with what a stage has finished inside a unit, where the stages work in this process.
+        `tell` is called with what a stage has finished inside a unit, from another thread perhaps.
 
         Raises EngineFailed, UserError for a mistake that a worker met, ClusterLost.
         """

@@ -21,16 +21,15 @@ class LocalExecutor:
         return None
 
     def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
-        for stage in self._stages:
-            if hasattr(stage, "tell"):
-                stage.tell = tell
-        with closing(self._outcomes(units)) as outcomes:  # also when `events` raises: workers let go of their models
+        with closing(
+            self._outcomes(units, tell)
+        ) as outcomes:  # also when `events` raises: workers let go of their models
             yield from events(outcomes)
 
-    def _outcomes(self, units: list[Unit]) -> Generator[bytes, None, None]:
+    def _outcomes(self, units: list[Unit], tell: Tell | None) -> Generator[bytes, None, None]:
         workers: list[Worker] = []
         try:
-            workers += [Worker(stage, last=stage is self._stages[-1]) for stage in self._stages]
+            workers += [Worker(stage, last=stage is self._stages[-1], tell=tell) for stage in self._stages]
             for unit in called(units):
                 row = pack(unit)
                 for worker in workers:

@@ -19,6 +19,7 @@ from typing import Any
 
 from operators.clip import Unit
 from pipeline.config import ExecutionSettings
+from pipeline.executor.board import Board
 from pipeline.executor.cluster import cluster_address, connect, describe_cluster, disconnect, reason, scatter
 from pipeline.executor.dependencies import native_stderr_silenced
 from pipeline.executor.worker import KILLED, ClusterLost, Event, Outcome, RestartedWorker, called, events, pack
@@ -41,7 +42,10 @@ class RayExecutor:
         return describe_cluster()
 
     def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
-        with closing(self._outcomes(called(units))) as outcomes:  # when `events` raises, too
+        with (
+            closing(self._outcomes(called(units))) as outcomes,  # when `events` raises, too
+            Board().watched(tell),
+        ):
             yield from events(outcomes)
 
     def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:

@@ -22,8 +22,9 @@ from operators.clip import Unit, pcm_bytes
 from operators.errors import MachineTrouble, UserError
 from operators.shard import OUTCOMES
 from operators.storage.base import StoreUnavailable
+from pipeline.executor.board import Board
 from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies, use_threads
-from stages.base import SourceChanged, Stage
+from stages.base import SourceChanged, Stage, Tell
 
 MOST_DEATHS_IN_OPENING = 3
 """A worker that died so often, one time after the other, while it loaded its models is not started again."""
@@ -76,11 +77,11 @@ Event = Ready | Outcome
 class Worker:
     """A Worker is one stage in one process. It loads its models at once and answers bugs with an error."""
 
-    def __init__(self, stage: Stage, last: bool) -> None:
+    def __init__(self, stage: Stage, last: bool, tell: Tell | None = None) -> None:
         keep_freed_memory()
         quiet_dependencies()
         use_threads(stage.resources.threads)
-        self._stage, self._last = stage, last
+        self._stage, self._last, self._tell = stage, last, tell
         self._problem: Outcome | None = None
         self._open()
 
@@ -99,6 +100,7 @@ class Worker:
         if unit.unit_id == ROLL_CALL.unit_id:
             return _answer(Outcome(unit_id=unit.unit_id)) if self._last else pack(unit)
         use_threads(self._stage.resources.threads)
+        self._listen(unit.unit_id)
         try:
             done = timed(self._stage, unit)
         # It costs this unit, and the run when it happens often.
@@ -108,6 +110,12 @@ class Worker:
             return _answer(_failure(unit.unit_id, self._stage.name, error))
         return _answer(outcome_of(done)) if self._last else pack(done)
 
+    def _listen(self, unit_id: str) -> None:
+        """Have the stage say what it finishes inside this unit, if it is one that can."""
+        tell = self._tell
+        if tell is not None and hasattr(self._stage, "tell"):
+            self._stage.tell = lambda doing: tell(replace(doing, unit_id=unit_id))
+
     def close(self) -> None:
         if self._problem is None:
             self._stage.close()
@@ -115,6 +123,9 @@ class Worker:
 
 class RestartedWorker(Worker):
     """A RestartedWorker knows that Ray starts it again whenever it dies: for ever, if loading its models kills it."""
+
+    def __init__(self, stage: Stage, last: bool) -> None:
+        super().__init__(stage, last, Board().tell)
 
     def _open(self) -> None:
         import ray

@@ -72,10 +72,17 @@ def test_short_files_fill_a_unit_and_long_ones_are_cut_at_its_multiples() -> Non
 )
 def test_units_are_shorter_where_there_is_little(hours: float, minutes: float) -> None:
     whole = round(hours * 60 * MINUTE)
-    assert unit_minutes(declared([whole // 2, whole - whole // 2]), PlanSettings()) == pytest.approx(minutes)
-    assert unit_minutes(declared([whole]), PlanSettings(unit_minutes=7.0)) == 7.0
+    halves = declared([whole // 2, whole - whole // 2])
+    assert unit_minutes([source("a"), source("b")], halves, PlanSettings()) == pytest.approx(minutes)
+    assert unit_minutes([source("a")], declared([whole]), PlanSettings(unit_minutes=7.0)) == 7.0
     units = make_plan([source("a")], declared([whole]), PlanSettings())
     assert len(units) >= min(hours * 60 / 2, 24) - 1
+
+
+def test_refused_files_make_no_unit_longer() -> None:
+    refused = [source(f"{number}.txt", problem=Rejection(stage="plan", reason="not_a_file")) for number in range(600)]
+    lengths = declared([120 * MINUTE]) + [Length()] * len(refused)
+    assert unit_minutes([source("a"), *refused], lengths, PlanSettings()) == pytest.approx(130 / 24)
 
 
 def test_what_declares_no_length_is_weighed_by_its_estimate() -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.asr.funasr import plain_text, plan_batches
-from operators.asr.recogniser import CopilotRouter, FunAsr, Recogniser
+from operators.asr.recogniser import CopilotRouter, FunAsr, Progress, Recogniser
 from operators.clip import Hypothesis
 from operators.errors import UserError
 from tests.support.engines import mixed_clips, nothing_known, random_paraformer, spoiled
@@ -209,6 +209,29 @@ def test_each_language_goes_to_its_copilots() -> None:
     router.transcribe(clips[:1], ["zh"])
     router.close()
     assert journal[4:] == ["a 1", "close a", "close b"]
+
+
+class Teller(Echo):
+    """An Echo that says after each clip how far it is."""
+
+    def transcribe(
+        self, clips: Sequence[np.ndarray], languages: Sequence[str | None], progress: Progress | None = None
+    ) -> list[Hypothesis]:
+        for done in range(1, len(clips) + 1):
+            if progress is not None:
+                progress(done, sum(map(len, clips[:done])) / SECOND)
+        return super().transcribe(clips, languages)
+
+
+def test_progress_counts_clips_however_many_copilots_hear_them() -> None:
+    telling, silent = lambda: Teller("a", []), LoadEcho("b", [])
+    router = CopilotRouter({"en": [telling, silent], "zh": telling})
+    clips = [np.zeros(SECOND * seconds, np.int16) for seconds in (1, 2, 3, 4)]
+    told: list[tuple[int, float]] = []
+    router.transcribe(clips, ["en", "zh", "en", "fr"], lambda *done: told.append(done))  # 5 answers, and a clip of none
+    assert [clips for clips, _ in told] == [0, 1, 2, 2, 4]
+    assert told == sorted(told)
+    assert told[-1] == (4, pytest.approx(10.0))
 
 
 def test_the_rest_of_the_languages_have_a_copilot_of_their_own() -> None:

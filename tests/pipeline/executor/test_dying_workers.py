@@ -75,6 +75,9 @@ def test_a_run_that_is_told_to_stop_stops_and_goes_on_later(number: signal.Signa
     while "ok engines" not in log.read_text():
         assert time.monotonic() < until, log.read_text()
         time.sleep(0.1)
+    while "in work: Transcribe 0/" not in log.read_text():  # a clip takes a second, a unit as many as it has
+        assert time.monotonic() < until, log.read_text()
+        time.sleep(0.1)
     told = time.monotonic()
     process.send_signal(number)
     assert end(process) == code
