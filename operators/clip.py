@@ -1,6 +1,7 @@
 """The nouns every stage shares: a `Clip` of a recording, travelling in a `Unit` of work.
 
     Recording ──cut at quiet points──> Piece ──VAD──> Clip ──engines──> Hypothesis ──Rover──> Verdict
+    a kept Clip ──annotators──> NamedOpinion ... ──agree──> Attributes      ──meters──> Quality, speaker, Word ...
     Unit = some pieces of one domain (about 30 minutes) and the clips found in them
 
 Time is integer samples at 16 kHz counted from the start of the recording, so spans never drift. Records are frozen: a
@@ -77,6 +78,8 @@ class Hypothesis:
     """what the clip was taken for at first, where it was heard again in the language of its recording."""
     identified_prob: float | None = None
     """the probability of that; `language_prob` is then that of the recording's language."""
+    tags: tuple[str, ...] | None = None
+    """what the engine wrote of the clip besides words, as SenseVoice does (HAPPY, BGM); None: it writes none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,61 @@ class Verdict:
         return self.rejection is None
 
 
+KINDS = ("language", "age", "gender", "emotion", "style", "events")
+"""The kinds of attribute that annotators give opinions of; a clip has one label of each but the last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedOpinion:
+    """A NamedOpinion is what one annotator said of one kind of attribute of a clip."""
+
+    annotator: str
+    kind: str
+    """one of KINDS."""
+    labels: tuple[str, ...]
+    """one label; of events any number in the order of their names, () where the annotator says that there are none."""
+    score: float | None = None
+    """the annotator's own, 0-1 where it has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attributes:
+    """Attributes are what was agreed of a clip's speaker and sound. None is unknown; a default stands for nothing."""
+
+    language: str | None = None
+    age: str | None = None
+    gender: str | None = None
+    emotion: str | None = None
+    style: str | None = None
+    events: tuple[str, ...] | None = None
+    """(): known to have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quality:
+    """Quality is what was measured of a clip's sound. None is not measured, or cannot be told of this clip."""
+
+    snr_db: float | None = None
+    """of speech over the noise between it."""
+    bandwidth_hz: float | None = None
+    """the highest frequency that holds speech: about 3,400 for a telephone, at most 8,000."""
+    clipped: float | None = None
+    """share of the samples that lie in a run at full scale, 0-1."""
+    dnsmos_sig: float | None = None
+    """DNSMOS P.835 (Reddy et al. 2022), 1-5: the speech, the background, both."""
+    dnsmos_bak: float | None = None
+    dnsmos_ovrl: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word:
+    """A Word is one word of a label and where it is spoken, in samples at 16 kHz from the start of its clip."""
+
+    text: str
+    start: int
+    end: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recording:
     """A Recording is one source file and what the manifest says of it."""
@@ -138,6 +196,18 @@ class Clip:
     """in engine order: the ASR first, then the copilots."""
     agreement: Agreement | None = None
     verdict: Verdict | None = None
+    # What Annotate found, of clips that Rover kept.
+    opinions: tuple[NamedOpinion, ...] = ()
+    """in the order of annotators, then of KINDS."""
+    attributes: Attributes | None = None
+    """agreed from the opinions and the manifest; None: nobody was asked."""
+    quality: Quality | None = None
+    speaker: str | None = None
+    """`<recording hash>-<n>`, or as the manifest names the speaker."""
+    overlap: float | None = None
+    """share of the clip in which more than one speaks, 0-1, where the diarisation tells."""
+    words: tuple[Word, ...] | None = None
+    """those that two aligners place alike, in order; None: not aligned."""
 
     @property
     def in_play(self) -> bool:

@@ -122,7 +122,7 @@ class HandoffRecord:
     cmvn: str = "cmvn.json"
     tokenizer: str = "tokenizer"
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """kind (language, age, gender, emotion, events) -> label -> clips of train"""
+    """kind (language, age, gender, emotion, style, events) -> label -> clips of train"""
     runs: tuple[CuratedRun, ...] | None = None
     labelled: tuple[LabelledManifest, ...] | None = None
     duplicates: Duplicates | None = None

@@ -9,13 +9,14 @@ to them (`coded_schema`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, get_args, get_type_hints
 
 import pyarrow as pa
 
+from operators.clip import Word
 from operators.storage import atomic
 
 ROWS_PER_BATCH = 1 << 16
@@ -25,7 +26,9 @@ ROWS_PER_BATCH = 1 << 16
 _Text = Annotated[str, pa.string()]
 _Int32 = Annotated[int, pa.int32()]
 _Int64 = Annotated[int, pa.int64()]
+_Float = Annotated[float, pa.float64()]
 _Texts = Annotated[tuple[str, ...], pa.list_(pa.string())]
+_Words = Annotated[tuple[Word, ...], pa.list_(pa.struct({"text": pa.string(), "start": pa.int32(), "end": pa.int32()}))]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +58,23 @@ class Row:
     """(): known to have none"""
     recording_id: _Text = ""
     speaker: _Text | None = None
+    style: _Text | None = None
+    words: _Words | None = None
+    """when each word is spoken, in samples from the start of the clip; a word of the label may be missing"""
+    answer: _Text | None = None
+    """what is said in return, where the clip is a question to an assistant"""
+    snr_db: _Float | None = None
+    """of the sound, as are the next three (operators/clip.py, Quality)"""
+    bandwidth_hz: _Float | None = None
+    clipped: _Float | None = None
+    dnsmos_ovrl: _Float | None = None
 
 
-CODED = ("shard", "domain", "language", "age", "gender", "emotion")
+CODED = ("shard", "domain", "language", "age", "gender", "emotion", "style")
 """Columns whose texts repeat: an index keeps each text once, in a dictionary."""
+
+ADDED = ("style", "words", "answer", "snr_db", "bandwidth_hz", "clipped", "dnsmos_ovrl")
+"""Columns that indexes from before they were written lack: a reader takes them for null."""
 
 
 def _arrow_type(hint: Any) -> pa.DataType:
@@ -91,7 +107,8 @@ def write_index(path: Path, rows: Iterable[Row]) -> int:
             waiting.clear()
 
     for row in rows:
-        waiting.append({name: getattr(row, name) for name in CLIP_SCHEMA.names})
+        record = {name: getattr(row, name) for name in CLIP_SCHEMA.names}
+        waiting.append(record | {"words": None if row.words is None else [asdict(word) for word in row.words]})
         if len(waiting) == ROWS_PER_BATCH:
             flush()
     flush()
@@ -104,3 +121,18 @@ def write_index(path: Path, rows: Iterable[Row]) -> int:
 
     atomic.replace(path, write)
     return table.num_rows
+
+
+def row_of(record: Mapping[str, Any]) -> Row:
+    """Return the row that a record of an index's columns says. Columns of ADDED may be missing."""
+    values: dict[str, Any] = {
+        name: "" if value is None and name in _NEVER_NULL else value for name, value in record.items()
+    }
+    for name in ("events", "words"):
+        if values.get(name) is not None:
+            values[name] = tuple(Word(**each) if name == "words" else each for each in values[name])
+    return Row(**values)
+
+
+_NEVER_NULL = ("clip_id", "label", "recording_id")
+"""Columns whose null means empty."""

@@ -26,11 +26,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from operators.clip import SAMPLE_RATE, Clip, Recording, Rejection, Span, Unit, pcm_bytes
+from operators.clip import (
+    SAMPLE_RATE,
+    Clip,
+    Hypothesis,
+    NamedOpinion,
+    Quality,
+    Recording,
+    Rejection,
+    Span,
+    Unit,
+    pcm_bytes,
+)
 from operators.index import CLIP_SCHEMA
 
-SCHEMA_VERSION = 2
-"""2: `numbers_agree`, and how a hypothesis was heard. Ledgers and shards of schema 1 are read as well."""
+SCHEMA_VERSION = 3
+"""2: `numbers_agree`, and how a hypothesis was heard. 3: what Annotate found; in a shard's record `provenance` is JSON
+text, and a unit that kept nothing has no tar. Ledgers and shards of schemas 1 and 2 are read as well.
+"""
 
 LedgerRow = dict[str, Any]
 """One row of a ledger by column name."""
@@ -39,6 +52,8 @@ CLIP_COLUMNS = {
     **{name: name for name in ("clip_id", "recording_id", "domain", "language", "label", "frames", "label_tokens")},
     "offset": "tar_offset",
     "size": "tar_size",
+    **{name: name for name in ("age", "gender", "emotion", "style", "events", "speaker", "words")},
+    **{name: name for name in ("snr_db", "bandwidth_hz", "clipped", "dnsmos_ovrl")},
 }
 """Columns of a clip's row (operators/index.py) that a ledger has too, and what the ledger calls them."""
 
@@ -62,9 +77,19 @@ _HYPOTHESIS = pa.struct(
         # where the recording's majority overruled a clip: null otherwise, and in ledgers from before it did
         ("identified_language", pa.string()),
         ("identified_prob", pa.float64()),
+        # what SenseVoice and its kin write besides words
+        ("tags", pa.list_(pa.string())),
     ]
 )
-_LEDGER_ONLY = ("window", "retaken", "identified_language", "identified_prob")
+_OPINION = pa.struct(
+    [
+        ("annotator", pa.string()),
+        ("kind", pa.string()),  # one of KINDS
+        ("labels", pa.list_(pa.string())),
+        ("score", pa.float64()),
+    ]
+)
+_LEDGER_ONLY = ("window", "retaken", "identified_language", "identified_prob", "tags")
 """Fields of a hypothesis that say how it came to be; a shard's record holds what was heard."""
 
 LEDGER_SCHEMA = pa.schema(
@@ -92,6 +117,17 @@ LEDGER_SCHEMA = pa.schema(
         ("per", pa.float64()),
         ("tokens_per_second", pa.float64()),
         ("numbers_agree", pa.bool_()),
+        # clips that came to Annotate, kept or rejected there
+        ("opinions", pa.list_(_OPINION)),  # null: nobody was asked
+        ("agreed_language", pa.string()),  # a language or dialect that annotators or the manifest name
+        *map(_clip_column, ("age", "gender", "emotion", "style", "events")),  # agreed, or the manifest's; null: unknown
+        *map(_clip_column, ("snr_db", "bandwidth_hz", "clipped")),
+        ("dnsmos_sig", pa.float64()),
+        ("dnsmos_bak", pa.float64()),
+        _clip_column("dnsmos_ovrl"),
+        _clip_column("speaker"),
+        ("overlap", pa.float64()),  # share in which more than one speaks
+        _clip_column("words"),
         # kept clips only
         _clip_column("label"),
         _clip_column("offset"),  # of the audio member's data in the tar, in bytes
@@ -102,8 +138,11 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-_ADDED = ("numbers_agree",)
-"""Columns that ledgers of schema 1 do not have."""
+_ANNOTATED = LEDGER_SCHEMA.names[LEDGER_SCHEMA.get_field_index("opinions") : LEDGER_SCHEMA.get_field_index("words") + 1]
+"""Columns of what Annotate found."""
+
+_ADDED = ("numbers_agree", *_ANNOTATED)
+"""Columns that ledgers of schema 1 do not have, all but the first those of schema 2 neither."""
 
 
 def feature_frames(samples: int) -> int:
@@ -178,11 +217,12 @@ def unit_rows(unit: Unit) -> list[LedgerRow]:
             "speech_samples": clip.speech_samples,
             "content_hash": content_hash(pcm),
             "language": clip_language(clip),
-            "hypotheses": [asdict(hypothesis) | {"text": clean(hypothesis.text)} for hypothesis in clip.hypotheses],
+            "hypotheses": [_hypothesis_column(hypothesis) for hypothesis in clip.hypotheses],
             "label": clean(clip.verdict.label) if clip.verdict.label is not None else None,
         }
         if clip.agreement is not None:
             columns |= asdict(clip.agreement)
+        columns |= annotation_columns(clip)
         add(
             read[clip.recording_id],
             clip.span,
@@ -199,9 +239,52 @@ def rejection_columns(rejection: Rejection | None) -> LedgerRow:
     return {"stage": rejection.stage, "reason": rejection.reason, "detail": clean(rejection.detail) or None}
 
 
+def _hypothesis_column(hypothesis: Hypothesis) -> dict[str, Any]:
+    tags = None if hypothesis.tags is None else [clean(tag) for tag in hypothesis.tags]
+    return asdict(hypothesis) | {"text": clean(hypothesis.text), "tags": tags}
+
+
+def hypotheses_of(row: LedgerRow) -> tuple[Hypothesis, ...]:
+    """Return what the engines heard of a clip, from its row."""
+    return tuple(
+        Hypothesis(**heard | {"tags": None if heard["tags"] is None else tuple(heard["tags"])})
+        for heard in row["hypotheses"]
+    )
+
+
+def annotation_columns(clip: Clip) -> LedgerRow:
+    """Return the columns of what Annotate found of a clip, all null where it was never asked."""
+    if clip.attributes is None:
+        return dict.fromkeys(_ANNOTATED)
+    agreed, words = clip.attributes, clip.words
+    opinions = [asdict(said) | {"labels": [clean(label) for label in said.labels]} for said in clip.opinions]
+    return {
+        "opinions": opinions,
+        "agreed_language": agreed.language,
+        **{kind: getattr(agreed, kind) for kind in ("age", "gender", "emotion", "style")},
+        "events": None if agreed.events is None else [clean(event) for event in agreed.events],
+        **asdict(clip.quality or Quality()),
+        "speaker": None if clip.speaker is None else clean(clip.speaker),
+        "overlap": clip.overlap,
+        "words": None if words is None else [asdict(word) | {"text": clean(word.text)} for word in words],
+    }
+
+
+def opinions_of(row: LedgerRow) -> tuple[NamedOpinion, ...]:
+    """Return what annotators said of a clip, from its row; () where nobody was asked."""
+    return tuple(NamedOpinion(**each | {"labels": tuple(each["labels"])}) for each in row["opinions"] or ())
+
+
+def quality_of(row: LedgerRow) -> Quality:
+    """Return what was measured of a clip's sound, from its row."""
+    return Quality(**{name: row[name] for name in Quality.__dataclass_fields__})
+
+
 def sample_record(row: LedgerRow) -> dict[str, Any]:
-    """Return the `.json` member of a kept clip. Attributes (age, gender, emotion, events) are absent when unknown,
-    never guessed.
+    """Return the `.json` member of a kept clip. What is unknown of its speaker and sound is absent, never guessed.
+
+    `provenance` is text that holds JSON: readers that want one type for each key cannot be broken by what a manifest
+    holds.
     """
     same = (
         "clip_id",
@@ -217,12 +300,19 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         "reference",
     )
     heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
-    return {name: row[name] for name in same} | {
-        "hypotheses": heard,
-        "schema_version": SCHEMA_VERSION,
-        "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
-        "provenance": json.loads(row["provenance"]) if row["provenance"] else {},
-    }
+    found = {name: row[name] for name in _ANNOTATED if row[name] is not None}
+    if "agreed_language" in found:
+        found["language"] = found.pop("agreed_language")
+    return (
+        {name: row[name] for name in same}
+        | {
+            "hypotheses": heard,
+            "schema_version": SCHEMA_VERSION,
+            "duration": (row["end"] - row["start"]) / SAMPLE_RATE,
+            "provenance": row["provenance"] or "{}",
+        }
+        | found
+    )
 
 
 def write_tar(

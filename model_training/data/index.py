@@ -10,20 +10,17 @@ from __future__ import annotations
 
 import re
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from operators.errors import UserError
-from operators.index import CLIP_SCHEMA, Row
+from operators.index import ADDED, CLIP_SCHEMA, Row, row_of
 from operators.storage.base import S3Settings
 from operators.storage.fetch import local_copy
 
 _EVENT = re.compile(r"<event:([^\s<>:|]+)>")
-_TEXT = ("clip_id", "label", "recording_id")
-"""Columns whose null means empty."""
 
 
 class Index:
@@ -31,11 +28,12 @@ class Index:
 
     def __init__(self, table: pa.Table, name: str) -> None:
         missing = [column for column in CLIP_SCHEMA.names if column not in table.column_names]
-        if missing:
+        if missing := [column for column in missing if column not in ADDED]:
             raise UserError(f"{name} is no index of clips: it lacks the column {missing[0]}; run the hand-off again")
         self.name = name
         # Decoded once, so that row() never touches a dictionary, and every chunk shares the same one.
-        self._table = table.select(CLIP_SCHEMA.names).unify_dictionaries()
+        known = [column for column in CLIP_SCHEMA.names if column in table.column_names]
+        self._table = table.select(known).unify_dictionaries()
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._table.column("frames").chunks)])
         self._batches = self._table.to_batches()
 
@@ -92,9 +90,11 @@ class Index:
         return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0
 
     def labels(self, kind: str) -> set[str]:
-        """Return the labels that any clip has of a kind: language, age, gender, emotion, or event, which may stand in
-        its text or apart.
+        """Return the labels that any clip has of a kind: language, age, gender, emotion, style, or event, which may
+        stand in its text or apart.
         """
+        if kind in ADDED and kind not in self._table.column_names:
+            return set()
         if kind != "event":
             return set(pc.unique(self._table.column(kind)).drop_null().to_pylist())
         events = set(pc.unique(pc.list_flatten(self._table.column("events"))).drop_null().to_pylist())
@@ -121,10 +121,7 @@ class Index:
         if not 0 <= number < len(self):
             raise IndexError(number)
         batch = int(np.searchsorted(self._starts, number, side="right")) - 1
-        record: dict[str, Any] = self._batches[batch].slice(number - self._starts[batch], 1).to_pylist()[0]
-        if record["events"] is not None:
-            record["events"] = tuple(record["events"])
-        return Row(**record | {name: record[name] or "" for name in _TEXT})
+        return row_of(self._batches[batch].slice(number - self._starts[batch], 1).to_pylist()[0])
 
     def _numbers(self, column: str) -> np.ndarray:
         values = self._table.column(column)

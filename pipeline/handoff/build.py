@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from operators.clip import KINDS
 from operators.errors import UserError
 from operators.handoff_record import (
     Choices,
@@ -161,9 +162,7 @@ def _record(
             name: Domain(weight=weights.get(name, 1.0), clips=own.clips, hours=own.hours)
             for name, own in in_train.items()
         },
-        attributes={
-            name: counts.attributes.get(name, {}) for name in ("language", "age", "gender", "emotion", "events")
-        },
+        attributes={kind: counts.attributes.get(kind, {}) for kind in KINDS},
         runs=tuple(
             CuratedRun(
                 root=each.run.store.root,

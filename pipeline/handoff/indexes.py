@@ -118,7 +118,7 @@ def _count(rows: pa.Table, counts: Counts, names: SpoolNames) -> None:
         before = counts.domains.get(domains[found["domain"]], Amount())
         more = Amount(before.clips + found["samples_count"], before.samples + found["samples_sum"])
         counts.domains[domains[found["domain"]]] = more
-    for attribute in ("language", "age", "gender", "emotion"):
+    for attribute in ("language", "age", "gender", "emotion", "style"):
         labels = list(names.coded[attribute])
         for value in pc.value_counts(pc.drop_null(rows[attribute])).to_pylist():
             counted = counts.attributes.setdefault(attribute, {})

@@ -18,6 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from operators.annotate.manifest import known_labels
 from operators.audio.decode import AudioError, audio_length, probe
 from operators.clip import SAMPLE_RATE, Span, clip_id
 from operators.errors import UserError
@@ -27,7 +28,6 @@ from operators.storage.fetch import Fetch, RangedFile, locate
 from operators.storage.local import real_uri
 from operators.storage.uri import split_member
 from pipeline.config import SourceSettings
-from pipeline.handoff.clips import attributes
 from pipeline.handoff.spool import SpoolNames
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.manifest import is_manifest, read_rows
@@ -151,7 +151,7 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolN
     if isinstance(audio, _Unusable):
         raise audio
     record = file.provenance
-    known = attributes(record)
+    known = known_labels(record)
     text = record.get("text")
     label = " ".join(text.split()) if isinstance(text, str) else ""
     if not label and not known.get("events"):
@@ -175,7 +175,7 @@ def _row(file: SourceFile, audio: _Audio | _Unusable, source: int, names: SpoolN
         "label": label,
         "domain": file.domain,
         "language": file.language,
-        **{name: known.get(name) for name in ("age", "gender", "emotion", "events", "speaker")},
+        **{name: known.get(name) for name in ("age", "gender", "emotion", "style", "events", "speaker", "answer")},
         "recording_id": recording,
         "samples": span.samples,
         "source": source,

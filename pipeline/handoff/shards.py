@@ -30,8 +30,13 @@ from stages.write_shard import shard_keys
 _CHUNK_BYTES = 8 << 20
 _THREADS = 4
 
-COLUMNS = (*CLIP_COLUMNS.values(), "uri", "start", "end", "content_hash", "provenance")
+COLUMNS = (*CLIP_COLUMNS.values(), "agreed_language", "uri", "start", "end", "content_hash", "provenance")
 """What of a kept row the hand-off uses."""
+
+_OF_EVERY_CLIP = tuple(CLIP_COLUMNS[name] for name in ("clip_id", "recording_id", "domain", "label", "frames")) + tuple(
+    CLIP_COLUMNS[name] for name in ("label_tokens", "offset", "size")
+)
+"""What no kept row lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +117,8 @@ def _check_ledger(rows: pa.Table, metadata: Mapping[str, str], fingerprint: str)
         raise _Damaged("its ledger was written under other settings than the run's")
     if int(metadata.get("kept_clips", len(rows))) != len(rows):
         raise _Damaged(f"its ledger has {len(rows)} kept clips and says {metadata['kept_clips']}")
-    for name in CLIP_COLUMNS.values():
-        if name != "language" and rows[name].null_count:
+    for name in _OF_EVERY_CLIP:
+        if rows[name].null_count:
             raise _Damaged(f"its ledger has kept clips without {name}")
 
 
