@@ -40,10 +40,12 @@ def spread(cores: Sequence[tuple[int, int]], pcm: np.ndarray) -> list[tuple[int,
     more, is a pause and belongs to neither; without a pause the words part at the quietest point. Before the first and
     behind the last core a word reaches to where the sound does.
     """
-    if not cores:
-        return []
+    if not cores or not len(pcm):
+        return list(cores)
     level = _level_db(pcm)
-    floor, loud = np.percentile(level, (10, 95))
+    # Loud is what words are, however little of the clip they fill.
+    at = [min(hop, len(level) - 1) for core in cores for hop in range(core[0] // _HOP, core[1] // _HOP + 1)]
+    floor, loud = float(np.percentile(level, 10)), float(np.percentile(level[at], 75))
     quiet = level < max(floor + (loud - floor) / 4, loud - 35)
     edges = [0, *(edge for core in cores for edge in core), len(pcm)]
     ends: list[int] = []
@@ -60,7 +62,7 @@ def spread(cores: Sequence[tuple[int, int]], pcm: np.ndarray) -> list[tuple[int,
         else:
             middle = first if len(hops) == 0 else (hops.start + int(level[hops.start : hops.stop].argmin())) * _HOP
             ends += [min(max(middle, first), last)] * 2
-    return [(min(ends[2 * at + 1], core[0]), max(ends[2 * at + 2], core[1])) for at, core in enumerate(cores)]
+    return [(min(ends[2 * place + 1], core[0]), max(ends[2 * place + 2], core[1])) for place, core in enumerate(cores)]
 
 
 def _level_db(pcm: np.ndarray) -> np.ndarray:

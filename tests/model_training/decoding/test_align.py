@@ -87,7 +87,7 @@ def spelt(text: str) -> Tokenizer:
 def test_words_lie_where_their_letters_are_heard() -> None:
     """A model that is sure of every letter, over 60 s in windows of 5 s."""
     tokenizer = spelt("one two 你好")
-    said = [("one", 3.0), ("two", 12.0), ("你", 31.0), ("好", 31.4), ("one", 55.0)]
+    said = [("one", 3.0), ("two", 12.0), ("你", 31.0), ("好", 32.0), ("one", 55.0)]
     pcm = np.random.default_rng(0).normal(0, 3, 60 * SAMPLE_RATE)
     for _, start in said:
         at = round(start * SAMPLE_RATE)
@@ -142,7 +142,7 @@ def test_an_export_aligns_as_its_checkpoint_does_and_each_clip_alone(folder: Pat
     found = exported.align(clips)
     assert found[1:] == [None, None]
     assert found[0]
-    assert found == exported.align(clips[:1]) + [None, None]
+    assert found == [*exported.align(clips[:1]), None, None]
     assert trained.align(clips) == found
     edges = [edge for word in found[0] or () for edge in (word.start, word.end)]
     assert edges == sorted(edges)
