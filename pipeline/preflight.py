@@ -19,7 +19,7 @@ from operators.storage.base import Store
 from pipeline.config import Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
-from pipeline.engines import BUILT_IN, WHISPERX
+from pipeline.engines import BUILT_IN, EXPORTED, WHISPERX
 from pipeline.sources.files import check_source
 
 FLAC_BYTES_PER_SECOND = 18_000
@@ -81,8 +81,11 @@ class Preflight:
         for key, engine, model in named:
             if not model or engine not in built_in:
                 continue
+            there = os.path.isdir(os.path.expanduser(model))
+            if engine == EXPORTED and not there:
+                raise UserError(f"{key}: no folder {model}: give one that 'python -m model_training export' wrote")
             path = model.startswith((".", "/", "~")) or model.count("/") > 1
-            if path and not os.path.isdir(os.path.expanduser(model)):
+            if path and not there:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
 
     def after_plan(self, input_seconds: float) -> None:
