@@ -1,7 +1,8 @@
 """A small elastic model for speech perception: its hand-off from a corpus, and its training by model_training itself.
 
-    manifest of a corpus ──cut──> clips, sounds ──tars──model_training index──> WORK/perception/easy, WORK/perception/all
-    easy: single sentences, clean ──train──> weights ──train.init_from──> all: runs of sentences, noise, sounds ──train──>
+    manifest of a corpus ──cut──> clips, sounds ──tars──model_training index──> WORK/perception/easy, .../all
+    easy: clean single sentences ──train──> weights
+        ──train.init_from──> all: runs of sentences, noise, sounds ──train──> checkpoint
 
 Clean single sentences come first: on them CTC finds its alignment within some hundred steps. Labels beside the text are
 the language, the gender of the voice, and for what is no speech its sound, where the scheme has a name for it.
@@ -58,7 +59,7 @@ class Clip:
 
 
 def clips(manifest: Path, cutting: Cutting, seed: int) -> Iterator[Clip]:
-    """Yield the clips of a corpus, in its order. Same seed, same clips. Raises UserError for a manifest that is none."""
+    """Yield the clips of a corpus, in its order. Same seed, same clips. Raises UserError for a broken manifest."""
     plain: list[np.ndarray] = []
     for number, row in enumerate(read_manifest(manifest)):
         r = random.Random(f"{seed}/{number}")
