@@ -17,6 +17,7 @@ import soundfile
 import torch
 import yaml
 
+from examples import demo
 from examples.starter_engines.perception import card, clips, train
 from model_training.data.handoff import Handoff
 from model_training.evaluation.sets import load_model
@@ -129,3 +130,27 @@ def test_the_card_says_what_was_measured(tmp_path: Path) -> None:
     assert "| 3 | zh | seen | 10.0 | 20.0 |" in text
     assert "| 7 | zh | seen | 2.0 | 4.0 |" in text
     assert "1 (N = 3), 0 (N = 7)" in text
+
+
+def test_the_demo_sums_all_sets_and_its_table_fits_80_columns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "ROOT", tmp_path)
+    for folder, wrong in (("before", 30), ("after", 10)):
+        counts = {"substitutions": wrong, "deletions": 2, "insertions": 1, "reference": 1000}
+        results = [
+            {"set": name, "group": size, "method": "ctc_greedy", "characters": counts}
+            for name in ("live", "sports")
+            for size in (3, 15)
+        ]
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "eval.json").write_text(json.dumps({"results": results}))
+    assert demo.errors(Path("after")) == {3: (26, 2000), 15: (26, 2000)}
+    demo.show(Path("before"), Path("after"))
+    text = capsys.readouterr().out
+    assert "66 (3.3 %)" in text
+    assert "26 (1.3 %)" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert "did not help" not in text
+    demo.show(Path("after"), Path("before"))
+    assert "did not help N = 3, 15" in capsys.readouterr().out
