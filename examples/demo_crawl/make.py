@@ -1,4 +1,4 @@
-"""Make the demo crawl: three quarters of an hour of "web audio" in seven domains and many codecs, and the truth that no stage reads.
+"""Make the demo crawl: three quarters of an hour of "web audio" in seven domains, and the truth that no stage reads.
 
     python -m examples.demo_crawl.make            from the repository's root; needs eSpeak NG
 
