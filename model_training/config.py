@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -30,6 +30,7 @@ RENAMED = {"data.forget_attributes": "data.attribute_dropout"}
 """Older names of settings, which YAML files, checkpoints and command lines may still have."""
 
 FFN_PLACES = ("none", "second", "all")
+ENCODERS = ("conformer", "wenet")
 BALANCES = ("none", "bias", "switch", "sparsity")
 DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
 
@@ -75,6 +76,11 @@ class MoESettings:
 class ModelSettings:
     """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
 
+    encoder: str = setting(
+        "conformer",
+        "wenet: places of frames instead of distances, a norm behind the last block; to begin from its checkpoints",
+        choices=ENCODERS,
+    )
     d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
     heads: int = setting(4, "of attention", at_least=1)
     d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
@@ -102,8 +108,8 @@ class LossSettings:
 
 
 @dataclass
-class DataSettings:
-    """DataSettings say how clips become batches, and labels become targets."""
+class LoadingSettings:
+    """LoadingSettings say how clips become batches, whatever the model."""
 
     max_frames: int = setting(
         24_000,
@@ -117,6 +123,12 @@ class DataSettings:
     )
     micro_batches: int = setting(2, "of one step, over all workers, among whom they must divide", at_least=1)
     loaders: int = setting(1, "processes that read and decode; 0: none", at_least=0)
+
+
+@dataclass
+class DataSettings(LoadingSettings):
+    """DataSettings say how clips become batches, and labels become targets."""
+
     task_order: str = setting(
         "",
         "of attributes and text, text_first as OSUM's ASR+X; empty: the tokenizer's",
@@ -174,12 +186,33 @@ class TrainSettings:
     threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
     checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
     keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
-    eval_steps: int = setting(500, "how often the loss on dev is taken, of every size", at_least=1)
+    keep_best: int = setting(3, "beside them those with the lowest error on dev; RUN@average is their mean", at_least=1)
+    patience: int = setting(0, "evaluations without a lower error on dev before the run ends; 0: no end", at_least=0)
+    eval_steps: int = setting(500, "how often loss and error rate on dev are taken, of every size", at_least=1)
     eval_clips: int = setting(200, "of dev, for it", at_least=0)
     log_steps: int = setting(10, "steps between lines of the log", at_least=1)
     tensorboard: bool = setting(True, "write the same numbers for TensorBoard")
     dead_expert_steps: int = setting(
         200, "an expert without a frame in so many steps of its group raises the alarm", at_least=1
+    )
+
+
+@dataclass
+class WarmTrainSettings(TrainSettings):
+    """WarmTrainSettings also say what the elastic model begins from, and which of its parts move how much. None of
+    that may change when a run goes on.
+    """
+
+    init_from: str = setting(
+        "",
+        "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
+    )
+    init_noise: float = setting(
+        0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
+    )
+    freeze: list[str] = setting([], "parts that stay as they are: names of modules, for example encoder.subsampling")
+    lr_by_part: dict[str, float] = setting(
+        {}, "factors of the learning rate by part, for example {encoder: 0.1}; the longest name counts", above=0
     )
 
 
@@ -191,27 +224,49 @@ class Settings:
     loss: LossSettings = setting(LossSettings(), "what is minimised")
     data: DataSettings = setting(DataSettings(), "batches, tasks and augmentation")
     optimizer: OptimizerSettings = setting(OptimizerSettings(), "how weights are moved")
-    train: TrainSettings = setting(TrainSettings(), "length, place and output of the run")
+    train: WarmTrainSettings = setting(WarmTrainSettings(), "length, place and output of the run")
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises UserError."""
+        check(self)
 
 
-def presets() -> list[str]:
+class Checked(Protocol):
+    """A Checked is the settings of one kind of model: a record that can say what of it cannot work."""
+
+    def check(self) -> None:
+        """Refuse what cannot work. Raises UserError."""
+
+
+S = TypeVar("S", bound=Checked)
+
+
+def presets(folder: Path = PRESETS) -> list[str]:
     """Return the names of the settings that come with the package."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load(config: str | None, overrides: list[str]) -> Settings:
-    """Return the defaults, overlaid with CONFIG (a YAML file or a preset's name), then with key=value.
+    """Return the elastic model's settings, see `load_as`."""
+    return load_as(Settings, config, overrides, PRESETS)
+
+
+def load_as(kind: type[S], config: str | None, overrides: list[str], folder: Path) -> S:
+    """Return the defaults of a kind, overlaid with CONFIG (a YAML file or a preset's name), then with key=value.
+
+    Args:
+        folder: of the presets.
 
     Raises:
         UserError: no such file or preset, a key that does not exist, a value of the wrong type or out of range.
     """
     try:
-        layers = [_read(config)] if config else []
+        layers = [_read(config, folder)] if config else []
         for override in overrides:
             if "=" not in override or override.startswith("="):
                 raise UserError(f"'{override}' is no setting: write key=value, for example train.max_steps=1000")
             layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
-        return _merged(*layers)
+        return _merged(kind, *layers)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
     except yaml.YAMLError as error:
@@ -219,24 +274,29 @@ def load(config: str | None, overrides: list[str]) -> Settings:
 
 
 def restore(values: dict[str, Any]) -> Settings:
+    """Return the elastic model's settings, see `restore_as`."""
+    return restore_as(Settings, values)
+
+
+def restore_as(kind: type[S], values: dict[str, Any]) -> S:
     """Return the settings that `to_dict` wrote, of this version or an older one.
 
     Raises:
         UserError: they are damaged, or of a newer version.
     """
     try:
-        return _merged(values)
+        return _merged(kind, values)
     except (OmegaConfBaseException, UserError) as error:
         reason = error if isinstance(error, UserError) else _explain(error)
         raise UserError(f"the checkpoint's settings are damaged or of another version: {reason}") from None
 
 
-def to_dict(settings: Settings) -> dict[str, Any]:
+def to_dict(settings: Any) -> dict[str, Any]:
     """Return the settings as nested dictionaries, for JSON and YAML."""
     return asdict(settings)
 
 
-def flat(settings: Settings) -> dict[str, Any]:
+def flat(settings: Any) -> dict[str, Any]:
     """Return every setting by its dotted key."""
     return {key: value for key, value, _ in leaves(settings)}
 
@@ -295,15 +355,15 @@ def _check_experts(model: ModelSettings) -> None:
         raise UserError(f"model.moe.dispatch=dense: works only where all experts are chosen (experts: [{moe.top_k}])")
 
 
-def _merged(*layers: Any) -> Settings:
-    tree = OmegaConf.structured(Settings)
+def _merged(kind: type[S], *layers: Any) -> S:
+    tree = OmegaConf.structured(kind)
     for layer in layers:
         values = _with_new_names(layer)
-        _refuse_unknown(values)
+        _refuse_unknown(values, kind())
         tree = OmegaConf.merge(tree, values)
     settings = OmegaConf.to_object(tree)
-    assert isinstance(settings, Settings)
-    check(settings)
+    assert isinstance(settings, kind)
+    settings.check()
     return settings
 
 
@@ -317,8 +377,7 @@ def _with_new_names(values: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _refuse_unknown(values: dict[str, Any]) -> None:
-    defaults = Settings()
+def _refuse_unknown(values: dict[str, Any], defaults: Checked) -> None:
     known = set(flat(defaults))
     sections = {start for key in known for start in _starts(key)} - known
     for key, value in _dotted(values):
@@ -344,14 +403,18 @@ def _dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _dotted(value, f"{prefix}.{name}" if prefix else str(name))
 
 
-def _read(config: str) -> Any:
+def _read(config: str, folder: Path) -> Any:
     path = Path(config)
     if not path.suffix and not path.exists():
-        path = PRESETS / f"{config}.yaml"
+        path = folder / f"{config}.yaml"
         if not path.exists():
-            raise UserError(f"no preset '{config}': there are {', '.join(presets())}; or give the path of a YAML file")
+            raise UserError(
+                f"no preset '{config}': there are {', '.join(presets(folder))}; or give the path of a YAML file"
+            )
     if not path.is_file():
-        raise UserError(f"no settings file {config}: give the path of a YAML file or a preset: {', '.join(presets())}")
+        raise UserError(
+            f"no settings file {config}: give the path of a YAML file or a preset: {', '.join(presets(folder))}"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:

@@ -1,6 +1,6 @@
 """The training loop, to be read from top to bottom.
 
-    handoff ──Planner──> micro-batches ──model at the step's size──> losses ──backward──> summed over workers
+    handoff ──Planner──> micro-batches ──Learner at the step's variant──> losses ──backward──> summed over workers
     ──AdamW or Muon──> weights
 
 Everything random is a function of (seed, step) or (seed, micro-batch), and the place in the data is a function of the
@@ -12,27 +12,32 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from model_training.config import Settings
-from model_training.data.reading import Batch
+from model_training.config import Settings, TrainSettings
 from model_training.model.device import pick_device
 from model_training.training import checkpoint as checkpoints
+from model_training.training.choosing import DevScore
 from model_training.training.monitor import Monitor
 from model_training.training.optimizer import learning_rate
-from model_training.training.run import Run, begin, resume, save
-from model_training.training.step import Totals, accumulate, dev_means, gather
+from model_training.training.run import Resumed, Run, begin, resume
+from model_training.training.saving import Saver
+from model_training.training.step import B, Totals, accumulate, dev_means, gather
+from model_training.training.termination import Termination
 from model_training.training.workers import Workers
 from operators.errors import UserError
 
 MOST_SKIPPED = 20  # steps in a row whose gradient is not finite
+SIGTERM, TIME, PATIENCE = "SIGTERM", "time", "patience"
+"""What ends a run before its last step."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Trained:
     step: int
     folder: Path
     finished: bool
-    """false: max_minutes ran out"""
+    """false: there are steps left, and the same command goes on"""
+    because: str = ""
+    """what ended it before its last step: time, patience or SIGTERM"""
 
 
 def train(data: str, out: str | Path, settings: Settings) -> Trained:
@@ -55,37 +62,55 @@ def train(data: str, out: str | Path, settings: Settings) -> Trained:
     Raises:
         UserError: unusable data, a run in `out` with other settings or another tokenizer, a diverged run.
     """
-    deadline = time.monotonic() + 60 * (settings.train.max_minutes or math.inf)
-    device = pick_device(settings.train.device)
-    if settings.train.threads:
-        torch.set_num_threads(settings.train.threads)
+    return drive(settings.train, lambda device, workers: begin(data, out, settings, device, workers))
+
+
+def drive(settings: TrainSettings, build: Callable[[torch.device, Workers], Run[Any]]) -> Trained:
+    """Train the run that `build` makes, of whichever model, from its newest checkpoint to its end or the time's.
+
+    Raises:
+        UserError: what `build` raises, a folder with another run, a diverged run.
+    """
+    deadline = time.monotonic() + 60 * (settings.max_minutes or math.inf)
+    device = pick_device(settings.device)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
     with Workers.join(device) as workers:
-        run = begin(data, out, settings, device, workers)
+        run = build(device, workers)
         first = resume(run)
-        with Monitor(run.folder, settings.train, first, quiet=not workers.is_main) as monitor:
-            announce(run, monitor, first)
-            place = first * settings.data.micro_batches
+        with Monitor(run.folder, settings, first.step, quiet=not workers.is_main) as monitor:
+            announce(run, monitor, first.step)
+            place = first.step * run.settings.data.micro_batches
             stream = run.source.batches(place, monitor.bad_sample, rank=workers.rank, world=workers.size)
-            with closing(stream) as batches:
-                step = take_steps(run, monitor, batches, first, deadline)
-    return Trained(step, run.folder, step >= settings.train.max_steps)
+            with closing(stream) as batches, Saver(run, monitor) as saver, Termination() as termination:
+                step, because = take_steps(run, monitor, saver, termination, batches, first, deadline)
+    return Trained(step, run.folder, step >= settings.max_steps or because == PATIENCE, because)
 
 
-def take_steps(run: Run, monitor: Monitor, batches: Iterator[Batch], step: int, deadline: float) -> int:
-    """Train from step `step` on until all steps are taken or the time is over, and return how many there are then."""
+def take_steps(
+    run: Run[B],
+    monitor: Monitor,
+    saver: Saver,
+    termination: Termination,
+    batches: Iterator[B],
+    first: Resumed,
+    deadline: float,
+) -> tuple[int, str]:
+    """Train until all steps are taken or something else ends it; return the steps there are then, and what that was."""
     learner, settings = run.learner, run.settings.train
     share = run.settings.data.micro_batches // run.workers.size
-    skipped, out_of_time = 0, False
+    step, choice = first
+    skipped, because = 0, PATIENCE if 0 < settings.patience <= choice.waited else ""
     run.model.train()
-    while step < settings.max_steps and not out_of_time:
+    while step < settings.max_steps and not because:
         # 1. This worker's micro-batches, forward and backward
-        n_experts = learner.begin_step(step)
+        variant = learner.begin_step(step)
         total = learner.totals()
         for batch in islice(batches, share):
-            accumulate(learner, batch, n_experts, total, monitor.bad_sample)
+            accumulate(learner, batch, variant, total, monitor.bad_sample)
 
         # 2. The mean gradient over the clips of all workers
-        gradients = gather(learner, n_experts, run.workers, total)
+        gradients = gather(learner, variant, run.workers, total)
         torch._foreach_div_(gradients, max(total.clips, 1.0))
         norm = float(torch.nn.utils.get_total_norm(gradients))
 
@@ -93,9 +118,9 @@ def take_steps(run: Run, monitor: Monitor, batches: Iterator[Batch], step: int, 
         if math.isfinite(norm) and total.clips:
             skipped = 0
             update(run, step, gradients, norm)
-            learner.end_step(n_experts, total.loads)
+            learner.end_step(variant, total.loads)
             if run.averaged is not None:
-                run.averaged.update(run.model)
+                run.averaged.update(learner.weights())
         else:
             skipped += 1
             report_skipped(monitor, step, norm, total)
@@ -105,29 +130,35 @@ def take_steps(run: Run, monitor: Monitor, batches: Iterator[Batch], step: int, 
                 )
         run.optimizer.zero_grad(set_to_none=True)
         step += 1
-        rate = run.optimizer.param_groups[0]["lr"]
+        rate = learning_rate(step - 1, run.settings.optimizer, settings.max_steps)
         numbers = total.means() | {"gradient_norm": norm, "learning_rate": rate}
-        monitor.step(step, n_experts, int(total.frames), numbers, total.load_arrays())
+        monitor.step(step, variant, int(total.frames), numbers, total.load_arrays())
 
-        # 4. Now and then: the loss on dev, a checkpoint
-        last = step == settings.max_steps
-        out_of_time = run.workers.any(time.monotonic() >= deadline, learner.device)
+        # 4. Now and then: dev
+        last, score = step == settings.max_steps, None
         if run.workers.is_main and (step % settings.eval_steps == 0 or last):
-            evaluate(run, monitor, step)
-        if step % settings.checkpoint_steps == 0 or last or out_of_time:
-            if run.workers.is_main:
-                monitor.plot()
-                save(run, step)
-            run.workers.barrier()
-    return step
+            score = evaluate(run, monitor, step, termination)
+            choice = choice.take(step, score) if score is not None else choice
+
+        # 5. Whether to go on, which all workers answer alike
+        no_better = 0 < settings.patience <= choice.waited
+        ends = run.workers.any_of([termination.asked, time.monotonic() >= deadline, no_better], learner.device)
+        because = next((why for why, true in zip((SIGTERM, TIME, PATIENCE), ends) if true), "")
+
+        # 6. A checkpoint, now and then, at the end, and of what is among the best; written while the others go on
+        if run.workers.is_main and (
+            step % settings.checkpoint_steps == 0 or last or because or (score is not None and saver.wants(score))
+        ):
+            saver.save(step, choice, score)
+    return step, because
 
 
-def update(run: Run, step: int, gradients: list[Tensor], norm: float) -> None:
+def update(run: Run[Any], step: int, gradients: list[Tensor], norm: float) -> None:
     """Clip the gradients by their norm, and take the optimiser's step."""
     torch._foreach_mul_(gradients, min(1.0, run.settings.optimizer.clip_norm / (norm + 1e-6)))
     rate = learning_rate(step, run.settings.optimizer, run.settings.train.max_steps)
     for parameters in run.optimizer.param_groups:
-        parameters["lr"] = rate
+        parameters["lr"] = rate * parameters.get("scale", 1.0)
     run.optimizer.step()
 
 
@@ -138,27 +169,37 @@ def report_skipped(monitor: Monitor, step: int, norm: float, total: Totals) -> N
         monitor.bad_sample(clip_id, "non_finite_gradient", f"step {step + 1}, one of {len(total.clip_ids)}")
 
 
-def evaluate(run: Run, monitor: Monitor, step: int) -> None:
-    """Report the loss on dev, where there is a dev split, at every size."""
+def evaluate(run: Run[Any], monitor: Monitor, step: int, termination: Termination) -> DevScore | None:
+    """Report loss and error rate on dev of every variant, and return the score.
+
+    None where there is no dev split, or SIGTERM came: what is left of the time is for the checkpoint.
+    """
     if run.source.dev_planner is None:
-        return
-    for n_experts in run.model.sizes:
-        batches = run.source.dev_batches(monitor.bad_sample)
-        monitor.dev(step, n_experts, dev_means(run.learner, batches, n_experts))
+        return None
+    found: list[dict[str, float]] = []
+    for variant in run.learner.variants(step):
+        batches = takewhile(lambda _: not termination.asked, run.source.dev_batches(monitor.bad_sample))
+        numbers = dev_means(run.learner, batches, variant)
+        if termination.asked:
+            return None
+        monitor.dev(step, variant, numbers)
+        found.append(numbers)
+    return DevScore.of(found)
 
 
-def announce(run: Run, monitor: Monitor, step: int) -> None:
+def announce(run: Run[Any], monitor: Monitor, step: int) -> None:
     """Say what is trained on what, and name what is left out: damaged checkpoints, labels, clips."""
     source, workers, learner = run.source, run.workers, run.learner
-    counts = {n_experts: run.model.parameter_counts(n_experts) for n_experts in run.model.sizes}
-    sizes = [f"N={n}: {one['total'] / 1e6:.1f} M ({one['active'] / 1e6:.1f} M active)" for n, one in counts.items()]
     monitor.say(
-        f"parameters {', '.join(sizes)}\n"
+        f"parameters {learner.describe()}\n"
         f"{len(source.index)} clips in {source.planner.batches_per_epoch(0)} batches an epoch, "
         f"{run.settings.data.micro_batches} a step; "
         f"{workers.size} worker(s) on {learner.device.type}, {'bf16' if learner.autocast else 'fp32'}; "
         f"{f'going on from step {step}' if step else 'from the beginning'}"
     )
+    if not step:
+        for note in run.notes:
+            monitor.say(note)
     if source.foreign:
         monitor.say(f"labels outside the tokenizer's scheme, which teach nothing: {', '.join(source.foreign)}")
     if workers.is_main:

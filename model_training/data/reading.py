@@ -1,41 +1,35 @@
-"""Rows of an index become batches of tensors, the same however many workers, ranks or restarts there are.
+"""How the audio of a row is read, and what the elastic model's batches hold.
 
-    global batch ──Planner──> rows ──Reader: byte range, decode──> pcm ──Augment──> features ──CMVN, masks──┐
-                                └──targets(row): ids for CTC and for the decoder ──────────────> Batch <────┘
-    a clip that cannot be used ──> on_bad(clip_id, reason, detail); its batch goes on without it
+    row ──Reader: byte range, decode──> pcm ──Augment──> features ──CMVN, masks──┐
+     └──targets(row): ids for CTC and for the decoder ─────────────> Batch <─────┘
 
-Shapes: B clips, T frames of the longest, 80 mel bins, U labels of CTC, L tokens of the decoder.
-Randomness is counted, not kept: the numbers for a clip follow from (seed, global batch, place, row) alone.
+loading.py makes the batches. Shapes: B clips, T frames of the longest, 80 mel bins, U labels of CTC, L tokens of the
+decoder.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from model_training.data.audio import BadSample, decode
 from model_training.data.augment import Augment, change_speed
-from model_training.data.batching import Planner, rank_batches
+from model_training.data.batching import Planner
 from model_training.data.features import MIN_FRAMES, Cmvn, ctc_frames, subsampled
 from model_training.data.index import Index
-from model_training.data.permutation import derive
+from model_training.data.loading import ClipBatches, Sample, padded, tensor
 from operators.errors import UserError
 from operators.filterbank import BINS, filterbank
 from operators.index import Row
 from operators.shard import feature_frames
 from operators.storage.base import S3Settings
 from operators.storage.fetch import RangedFileForC, locate
-from operators.storage.uri import is_s3
 
 __all__ = ["BadSample", "Batch", "Batches", "Reader", "TargetSequences", "check_shards", "load_noises"]
 
@@ -43,8 +37,6 @@ EOT = 3
 """`<eot>`, which pads decoder inputs."""
 _IGNORED = -1
 """Pads decoder targets: no loss."""
-_AUGMENT = 4  # what a counter is for, beside those of batching
-_REQUESTS = 8
 _LENGTH_TOLERANCE = 0.02  # a manifest's duration may round; more would break the plan's memory bound or hide a loss
 
 
@@ -166,6 +158,9 @@ class Batch:
     bad: tuple[BadSample, ...]
     """the clips that are missing from it."""
 
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
     def only(self, wanted_B: list[bool]) -> Batch:
         """Return some of its clips, with the padding as it was."""
         kept = [place for place, wanted in enumerate(wanted_B) if wanted]
@@ -177,16 +172,14 @@ class Batch:
     @staticmethod
     def of_none(bad: tuple[BadSample, ...]) -> Batch:
         """Return a batch that only says which clips are missing."""
-        return Batch(**{name: _tensor(value) for name, value in _collate([]).items()}, global_batch=-1, bad=bad)
+        return Batch(**{name: tensor(value) for name, value in collate([]).items()}, global_batch=-1, bad=bad)
 
 
-class Batches:
-    """The batches are one rank's, from `first_global_batch` on, without end or up to `last_global_batch` (exclusive).
+class Batches(ClipBatches[Batch]):
+    """The batches are of the elastic model, see `ClipBatches`.
 
     `targets` gives a clip's ids, or is a list of (weight, targets), of which each clip draws one; where the drawn one
-    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used. `on_bad` is called
-    with every bad clip once, in the consumer's process. `workers` processes work ahead; 0 works when asked. A batch
-    depends on none of this but `targets`.
+    has nothing for the decoder to learn from a clip, the first of weight above 0 that has is used.
     """
 
     def __init__(
@@ -197,137 +190,25 @@ class Batches:
         targets: Targets | Sequence[tuple[float, Targets]],
         cmvn: Cmvn,
         augment: Augment | None = None,
-        *,
-        first_global_batch: int = 0,
-        last_global_batch: int | None = None,
-        rank: int = 0,
-        world: int = 1,
-        micro_batches: int = 1,
-        workers: int = 0,
-        on_bad: Callable[[str, str, str], None] | None = None,
+        **share: Any,
     ) -> None:
-        """Take what batches are made of. Raises UserError when `world` does not divide `micro_batches`."""
+        """Take what batches are made of; `share` as in `ClipBatches`."""
         weighted = [(1.0, targets)] if callable(targets) else list(targets)
-        self._maker = _Maker(index, planner, reader, weighted, cmvn, augment)
-        self._numbers = lambda: rank_batches(
-            first_global_batch, last_global_batch, rank=rank, world=world, micro_batches=micro_batches
-        )
-        self._numbers()  # refuses a bad share now, not in a loop
-        self._workers, self._on_bad = workers, on_bad
-        self._named: set[tuple[str, str]] = set()
-
-    def __iter__(self) -> Iterator[Batch]:
-        for made in self._made():
-            if isinstance(made, UserError):
-                raise made
-            for bad in made["bad"]:
-                if self._on_bad and (bad.clip_id, bad.reason) not in self._named:
-                    self._named.add((bad.clip_id, bad.reason))
-                    self._on_bad(bad.clip_id, bad.reason, bad.detail)
-            yield Batch(**{name: _tensor(value) for name, value in made.items()})
-
-    def _made(self) -> Iterator[dict[str, Any] | UserError]:
-        if not self._workers:
-            yield from map(self._maker.__getitem__, self._numbers())
-            return
-        # Arrays come through pipes, not shared memory, of which containers have 64 MB.
-        yield from DataLoader(
-            self._maker,
-            batch_size=None,
-            sampler=_Numbers(self._numbers),
-            num_workers=self._workers,
-            prefetch_factor=4,
-            collate_fn=_as_it_is,
-        )
+        super().__init__(index, planner, reader, FilterbankForm(weighted, cmvn, augment), **share)
 
 
-class _Numbers:
-    def __init__(self, numbers: Callable[[], Iterator[int]]) -> None:
-        self._numbers = numbers
+class FilterbankForm:
+    """A FilterbankForm makes a clip into filterbank features, augmented where asked, and ids of one task."""
 
-    def __iter__(self) -> Iterator[int]:
-        return self._numbers()
+    batch = Batch
 
-
-def _as_it_is(made: Any) -> Any:
-    return made
-
-
-def _tensor(value: Any) -> Any:
-    return torch.from_numpy(value) if isinstance(value, np.ndarray) else value
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    row: Row
-    features_F80: np.ndarray
-    targets: TargetSequences
-
-
-class _Maker(Dataset[Any]):
-    """A maker makes any batch from its number, in whichever process."""
-
-    def __init__(
-        self,
-        index: Index,
-        planner: Planner,
-        reader: Reader,
-        targets: Sequence[tuple[float, Targets]],
-        cmvn: Cmvn,
-        augment: Augment | None,
-    ) -> None:
-        self._index, self._planner, self._reader = index, planner, reader
+    def __init__(self, targets: Sequence[tuple[float, Targets]], cmvn: Cmvn, augment: Augment | None) -> None:
         self._targets, self._cmvn, self._augment = [call for _, call in targets], cmvn, augment
         self._shares = np.cumsum([weight for weight, _ in targets])
         self._drawable = [number for number, (weight, _) in enumerate(targets) if weight > 0]
 
-    def __getitem__(self, global_batch: int) -> dict[str, Any] | UserError:
-        rows = self._planner.batch(*self._planner.locate(global_batch))
-        jobs = [
-            (self._index.row(row), self._generator(global_batch, place, row)) for place, row in enumerate(rows.tolist())
-        ]
-        try:
-            # One thread for sums: more would change their order, and workers would fight over the cores.
-            with _one_thread():
-                if any(is_s3(row.shard) for row, _ in jobs):
-                    with ThreadPoolExecutor(_REQUESTS) as pool:
-                        made = list(pool.map(self._make, jobs))
-                else:
-                    made = [self._make(job) for job in jobs]
-        except UserError as error:
-            return error  # raised by the consumer, without the traceback that a worker would wrap it in
-        good = [one for one in made if isinstance(one, _Sample)]
-        bad = tuple(one for one in made if isinstance(one, BadSample))
-        return _collate(good) | {"bad": bad, "global_batch": global_batch}
-
-    def _generator(self, global_batch: int, place: int, row: int) -> np.random.Generator:
-        key = derive(self._planner.plan.seed, _AUGMENT)
-        return np.random.Generator(np.random.Philox(key=key, counter=[0, place, global_batch, row]))
-
-    def _make(self, job: tuple[Row, np.random.Generator]) -> _Sample | BadSample:
-        row, generator = job
-        try:
-            return self._sample(row, generator)
-        except BadSample as bad:
-            return bad
-
-    def _sample(self, row: Row, generator: np.random.Generator) -> _Sample:
-        targets = self._choose(row, generator)
-        pcm = self._reader.read(row)
-        needed = ctc_frames(targets.ctc)
-        if needed > subsampled(feature_frames(len(pcm))):
-            frames = subsampled(feature_frames(len(pcm)))
-            raise BadSample(row.clip_id, "label_too_long", f"{frames} encoder frames, {needed} needed by the label")
-        if not self._augment:
-            return _Sample(row, self._cmvn.apply(filterbank(pcm)), targets)
-        faster = change_speed(pcm, self._augment.speed(generator))
-        # Played faster, a clip may become too short for its label: then it keeps its speed.
-        if max(needed, 1) <= subsampled(feature_frames(len(faster))):
-            pcm = faster
-        features_F80 = self._cmvn.apply(filterbank(self._augment.samples(pcm, generator)))
-        return _Sample(row, self._augment.masks(features_F80, generator), targets)
-
-    def _choose(self, row: Row, generator: np.random.Generator) -> TargetSequences:
+    def targets(self, row: Row, generator: np.random.Generator) -> TargetSequences:
+        """Return the ids of the task drawn. Raises BadSample where no task has anything to learn."""
         drawn = int(np.searchsorted(self._shares, generator.random() * self._shares[-1], side="right"))
         for number in dict.fromkeys((drawn, *self._drawable)):
             targets = self._targets[number](row)
@@ -338,15 +219,37 @@ class _Maker(Dataset[Any]):
             return targets
         raise BadSample(row.clip_id, "empty_label", "the label holds no token")
 
+    def features(
+        self, row: Row, pcm: np.ndarray, targets: TargetSequences, generator: np.random.Generator
+    ) -> np.ndarray:
+        """Return normalised features, float32 [F, 80]. Raises BadSample where CTC cannot fit the label into them."""
+        needed = ctc_frames(targets.ctc)
+        if needed > subsampled(feature_frames(len(pcm))):
+            frames = subsampled(feature_frames(len(pcm)))
+            raise BadSample(row.clip_id, "label_too_long", f"{frames} encoder frames, {needed} needed by the label")
+        if not self._augment:
+            return self._cmvn.apply(filterbank(pcm))
+        faster = change_speed(pcm, self._augment.speed(generator))
+        # Played faster, a clip may become too short for its label: then it keeps its speed.
+        if max(needed, 1) <= subsampled(feature_frames(len(faster))):
+            pcm = faster
+        features_F80 = self._cmvn.apply(filterbank(self._augment.samples(pcm, generator)))
+        return self._augment.masks(features_F80, generator)
 
-def _collate(samples: list[_Sample]) -> dict[str, Any]:
-    lengths_B = np.array([len(sample.features_F80) for sample in samples], np.int64)
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Return what a Batch holds of these clips."""
+        return collate(samples)
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return the arrays of a Batch, padded to the longest clip."""
+    lengths_B = np.array([len(sample.features) for sample in samples], np.int64)
     features_BT80 = np.zeros((len(samples), lengths_B.max(initial=0), BINS), np.float32)
     for place, sample in enumerate(samples):
-        features_BT80[place, : lengths_B[place]] = sample.features_F80
-    ctc_BU, ctc_lengths_B = _padded([sample.targets.ctc for sample in samples], 0)
-    inputs_BL, decoder_lengths_B = _padded([sample.targets.inputs for sample in samples], EOT)
-    targets_BL, _ = _padded([sample.targets.targets for sample in samples], _IGNORED)
+        features_BT80[place, : lengths_B[place]] = sample.features
+    ctc_BU, ctc_lengths_B = padded([sample.targets.ctc for sample in samples], 0)
+    inputs_BL, decoder_lengths_B = padded([sample.targets.inputs for sample in samples], EOT)
+    targets_BL, _ = padded([sample.targets.targets for sample in samples], _IGNORED)
     return {
         "features_BT80": features_BT80,
         "feature_lengths_B": lengths_B,
@@ -359,22 +262,3 @@ def _collate(samples: list[_Sample]) -> dict[str, Any]:
         "clip_ids": [sample.row.clip_id for sample in samples],
         "rows": [sample.row for sample in samples],
     }
-
-
-def _padded(sequences: Sequence[Sequence[int]], padding: int) -> tuple[np.ndarray, np.ndarray]:
-    lengths = np.array([len(sequence) for sequence in sequences], np.int64)
-    padded = np.full((len(sequences), lengths.max(initial=0)), padding, np.int64)
-    for place, sequence in enumerate(sequences):
-        padded[place, : len(sequence)] = sequence
-    return padded, lengths
-
-
-@cache
-def _thread_pools() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
-
-
-def _one_thread() -> AbstractContextManager[Any]:
-    return cast(AbstractContextManager[Any], _thread_pools().limit(limits=1, user_api="blas"))

@@ -6,16 +6,19 @@ handoff ──index──> Planner ──> Batches ──> micro-batches of one 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Generator, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from model_training.config import Settings
+from model_training.config import LoadingSettings, Settings, TrainSettings
 from model_training.data.audio import BadSample
 from model_training.data.augment import Augment
 from model_training.data.batching import BatchPlan, Planner, Unusable
+from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
-from model_training.data.reading import Batch, Batches, Reader, check_shards, load_noises
+from model_training.data.loading import ClipBatches, Form
+from model_training.data.reading import Batch, FilterbankForm, Reader, check_shards, load_noises
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES
@@ -26,28 +29,83 @@ OnBad = Callable[[str, str, str], None]
 """Called with the clip's id, the reason and a detail."""
 
 
-class Source:
-    """A Source is the training and development data of a hand-off, as these settings cut it into batches."""
+B = TypeVar("B", bound=Sized)
 
-    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
-        data = settings.data
-        self.handoff, self.tokenizer, self.settings = handoff, tokenizer, settings
+
+class ClipSource(ABC, Generic[B]):
+    """A ClipSource is the training and development data of a hand-off, cut into batches, whatever the model.
+
+    Args:
+        stretch: the most that augmentation lengthens a clip.
+    """
+
+    def __init__(self, handoff: Handoff, data: LoadingSettings, train: TrainSettings, *, stretch: float = 1.0) -> None:
+        self.handoff, self._data, self._eval_clips = handoff, data, train.eval_clips
         self.reader = Reader(handoff.s3)
-        self.cmvn = handoff.cmvn()
-        noises = load_noises(data.augment.noises, handoff.s3)
-        self.augment = Augment(data.augment, noises)
         self.index = handoff.index("train")
         if not len(self.index):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
         check_shards(self.index, handoff.s3)
-        plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=settings.train.seed)
+        plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=train.seed)
         limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
-        self.planner = Planner(
-            self.index, plan, handoff.domain_weights(), stretch=self.augment.settings.stretch, **limits
-        )
+        self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=stretch, **limits)
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
         self.fingerprint = handoff.fingerprint
+        self.foreign: list[str] = []
+        """Labels of clips that this model does not know."""
+
+    @abstractmethod
+    def form(self, split: str) -> Form[B]:
+        """Return what the clips of train or dev become."""
+
+    def unusable(self) -> Iterator[Unusable]:
+        """Yield the clips of train and dev in no batch: too long or too short for the settings, or for their labels."""
+        for planner in (self.planner, self.dev_planner):
+            if planner is not None:
+                yield from planner.unusable()
+
+    def batches(self, first: int, on_bad: OnBad, *, rank: int = 0, world: int = 1) -> Generator[B, None, None]:
+        """Yield this worker's micro-batches without end, from global batch `first` on. Closing ends its loaders."""
+        yield from ClipBatches(
+            self.index,
+            self.planner,
+            self.reader,
+            self.form("train"),
+            first_global_batch=first,
+            rank=rank,
+            world=world,
+            micro_batches=self._data.micro_batches,
+            workers=self._data.loaders,
+            on_bad=on_bad,
+        )
+
+    def dev_batches(self, on_bad: OnBad) -> Iterator[B]:
+        """Yield about `eval_clips` clips of dev, the same each time, as they are."""
+        if self.dev is None or self.dev_planner is None:
+            return
+        last = self.dev_planner.batches_per_epoch(0)
+        batches = ClipBatches(
+            self.dev, self.dev_planner, self.reader, self.form("dev"), last_global_batch=last, on_bad=on_bad
+        )
+        seen = 0
+        for batch in batches:
+            if seen >= self._eval_clips:
+                return
+            seen += len(batch)
+            yield batch
+
+
+class Source(ClipSource[Batch]):
+    """A Source is the data of the elastic model."""
+
+    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
+        data = settings.data
+        self.tokenizer, self.settings = tokenizer, settings
+        self.cmvn = handoff.cmvn()
+        noises = load_noises(data.augment.noises, handoff.s3)
+        self.augment = Augment(data.augment, noises)
+        super().__init__(handoff, data, settings.train, stretch=self.augment.settings.stretch)
         scheme = tokenizer.scheme
         self.known_labels = {
             kind: sorted(
@@ -67,56 +125,30 @@ class Source:
             for label in self.index.labels(kind)
             if scheme.known(kind, label) is None
         )
-        """Labels outside the scheme, which count as unknown."""
         self.open_events = tokenizer.ids_of("event") if self.known_labels["event"] else range(0)
         """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has
         any.
         """
 
-    def unusable(self) -> Iterator[Unusable]:
-        """Yield the clips of train and dev in no batch: too long or too short for the settings, or for their labels."""
-        for planner in (self.planner, self.dev_planner):
-            if planner is not None:
-                yield from planner.unusable()
+    def go_on_from(self, cmvn: Cmvn | None, known_labels: Mapping[str, Sequence[str]]) -> None:
+        """Take over what weights bring along: the normalisation that they expect, and labels that they know.
 
-    def batches(self, first: int, on_bad: OnBad, *, rank: int = 0, world: int = 1) -> Generator[Batch, None, None]:
-        """Yield this worker's micro-batches without end, from global batch `first` on. Closing ends its loaders."""
-        data = self.settings.data
-        yield from Batches(
-            self.index,
-            self.planner,
-            self.reader,
-            [(weight, self.targets(task)) for task, weight in data.tasks.items()],
-            self.cmvn,
-            self.augment,
-            first_global_batch=first,
-            rank=rank,
-            world=world,
-            micro_batches=data.micro_batches,
-            workers=data.loaders,
-            on_bad=on_bad,
-        )
+        What this data says nothing of would otherwise be unlearnt as if it were never there.
+        """
+        self.cmvn = cmvn or self.cmvn
+        for kind, labels in known_labels.items():
+            ours = self.tokenizer.scheme.labels(kind)
+            kept = {label for label in labels if label in ours}
+            self.known_labels[kind] = sorted(kept.union(self.known_labels.get(kind, ())))
+        if self.known_labels["event"]:
+            self.open_events = self.tokenizer.ids_of("event")
 
-    def dev_batches(self, on_bad: OnBad) -> Iterator[Batch]:
-        """Yield about `eval_clips` clips of dev, the same each time, as they are."""
-        if self.dev is None or self.dev_planner is None:
-            return
-        last = self.dev_planner.batches_per_epoch(0)
-        batches = Batches(
-            self.dev,
-            self.dev_planner,
-            self.reader,
-            self.targets("transcribe"),
-            self.cmvn,
-            last_global_batch=last,
-            on_bad=on_bad,
-        )
-        seen = 0
-        for batch in batches:
-            if seen >= self.settings.train.eval_clips:
-                return
-            seen += len(batch.clip_ids)
-            yield batch
+    def form(self, split: str) -> FilterbankForm:
+        """Return what clips become: augmented and of drawn tasks in training, as they are on dev."""
+        if split == "dev":
+            return FilterbankForm([(1.0, self.targets("transcribe"))], self.cmvn, None)
+        tasks = [(weight, self.targets(task)) for task, weight in self.settings.data.tasks.items()]
+        return FilterbankForm(tasks, self.cmvn, self.augment)
 
     def targets(self, task: str) -> TaskTargets:
         """Return what makes a clip's ids for one task."""

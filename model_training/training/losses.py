@@ -14,13 +14,14 @@ Shapes: B clips, S encoder frames, L decoder tokens, U tokens of CTC, V vocabula
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model_training.config import LossSettings, ModelSettings, MoESettings
+from model_training.model.router import Load
 from model_training.model.speech_model import Outputs
 
 IGNORE = -1
@@ -42,6 +43,10 @@ class Losses:
     correct: Tensor
     """decoder tokens predicted right, teacher-forced"""
     tokens: Tensor
+    loads: list[Load] = field(default_factory=list)
+    """of the experts, where the model has any"""
+    edits: tuple[int, int] = (0, 0)
+    """on dev, where the model says what it recognises: edits to the references, and tokens of these"""
 
 
 def part_names(model: ModelSettings) -> tuple[str, ...]:

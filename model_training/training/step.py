@@ -3,107 +3,115 @@
     batch ──Learner.losses──> Losses per clip ──backward──> gradients ──gather──> sums over workers
                                   └──Totals: clips, frames, objective and its parts, loads of the experts
 
-Gradients are of sums over clips. The loop divides them by the clips of all workers, so what a step does depends neither
-on the number of workers nor on where batches are cut.
+A Learner is a model as the loop sees it; elastic.py and osum/learner.py have one each. Gradients are of sums over
+clips. The loop divides them by the clips of all workers, so what a step does depends neither on the number of workers
+nor on where batches are cut.
 
-Shapes: B clips, T feature frames, L decoder tokens, U tokens of CTC, V vocabulary.
+Shapes: B clips.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from model_training.config import Settings
-from model_training.data.reading import Batch
+from model_training.config import LoadingSettings, OptimizerSettings, TrainSettings
 from model_training.data.source import OnBad
-from model_training.model.router import Load, merge_loads
-from model_training.model.speech_model import Outputs, SpeechModel
-from model_training.training.losses import BALANCE, Losses, finite, losses, part_names
-from model_training.training.optimizer import draw_n_experts, seed_dropout
+from model_training.model.router import Load
+from model_training.training.losses import BALANCE, Losses, finite
+from model_training.training.optimizer import seed_dropout
 from model_training.training.workers import Workers
 
 
-@dataclass(frozen=True)
-class Learner:
-    """A Learner is the model, and what of a step depends on which model it is."""
-
-    model: SpeechModel
-    settings: Settings
-    open_events: range
-    """tokens whose absence from a clip says nothing where its events are not known"""
-    autocast: torch.dtype | None = None
+class LoopSettings(Protocol):
+    """LoopSettings are what the loop needs of a model's settings."""
 
     @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def train(self) -> TrainSettings: ...
+    @property
+    def optimizer(self) -> OptimizerSettings: ...
+    @property
+    def data(self) -> LoadingSettings: ...
+    def check(self) -> None: ...
 
-    def precision(self) -> torch.autocast:
-        """Return the context in which the model computes: bfloat16 where the run has it, else nothing changes."""
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+class ClipBatch(Protocol):
+    """A ClipBatch is what the loop needs of a batch, whatever the model."""
+
+    @property
+    def clip_ids(self) -> Sequence[str]: ...
+    @property
+    def feature_lengths_B(self) -> Tensor: ...
+    @property
+    def global_batch(self) -> int: ...
+    def only(self, wanted_B: list[bool]) -> Self: ...
+    def __len__(self) -> int: ...
+
+
+B = TypeVar("B", bound=ClipBatch)
+B_contra = TypeVar("B_contra", bound=ClipBatch, contravariant=True)
+
+
+class Learner(Protocol[B_contra]):
+    """A Learner is the model, and what of a step depends on which model it is.
+
+    A variant says what of the model a step trains: the elastic model's number of routed experts, OSUM's phase.
+    """
+
+    @property
+    def model(self) -> nn.Module: ...
+    @property
+    def settings(self) -> LoopSettings: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def autocast(self) -> torch.dtype | None: ...
+
+    def variants(self, step: int) -> tuple[int, ...]:
+        """Return the variants whose loss on dev is taken after `step` steps."""
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model computes."""
 
     def begin_step(self, step: int) -> int:
-        """Return the number of routed experts that the step trains."""
-        return draw_n_experts(self.settings.train.seed, step, self.model.sizes, self.settings.model.moe)
+        """Return the variant that step `step` trains: a function of the step, on every worker, after every resume."""
 
-    def losses(self, batch: Batch, n_experts: int) -> tuple[Outputs, Losses]:
-        """Return what the model says of a batch, and what that costs. Called inside `precision()`."""
-        device, open_events = self.device, self.open_events
+    def losses(self, batch: B_contra, variant: int) -> Losses:
+        """Return what a batch costs, one loss per clip. Called inside `precision()`."""
 
-        def to_device(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
-
-        open_BV = None
-        if open_events and not batch.events_known_B.all():
-            open_BV = torch.zeros(len(batch.clip_ids), self.model.vocabulary, dtype=torch.bool)
-            open_BV[:, open_events.start : open_events.stop] = ~batch.events_known_B[:, None]
-            # Of some clips a part of the events is known.
-            for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):
-                open_BV.scatter_(1, own.clamp(min=0).long(), False)
-            open_BV = to_device(open_BV)
-        outputs = self.model(
-            to_device(batch.features_BT80),
-            to_device(batch.feature_lengths_B),
-            to_device(batch.decoder_inputs_BL),
-            to_device(batch.decoder_lengths_B),
-            n_experts,
-        )
-        found = losses(
-            outputs,
-            to_device(batch.ctc_targets_BU),
-            to_device(batch.ctc_lengths_B),
-            to_device(batch.decoder_targets_BL),
-            self.settings.loss,
-            self.settings.model.moe,
-            open_BV,
-        )
-        return outputs, found
-
-    def parameters(self, n_experts: int) -> list[nn.Parameter]:
+    def parameters(self, variant: int) -> list[nn.Parameter]:
         """Return the parameters that such a step moves, in the same order on every worker."""
-        return [parameter for _, parameter in self.model.active_parameters(n_experts)]
 
-    def end_step(self, n_experts: int, loads: dict[str, Tensor]) -> None:
-        """Level the experts' load after the optimiser's step, where `balance: bias` asks for it."""
-        if self.settings.model.moe.balance == "bias":
-            for layer in self.model.moe_layers():
-                if layer.name in loads:
-                    layer.update_bias(self.model.tier(n_experts), loads[layer.name])
+    def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
+        """Return this worker's frames per expert by layer, the same layers in the same order on every worker."""
 
-    def totals(self) -> Totals:
+    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
+        """Do what is left after the optimiser's step; `loads` are of all workers."""
+
+    def totals(self, *, dev: bool = False) -> Totals:
         """Return sums that begin at 0."""
-        return Totals(self.device, part_names(self.settings.model))
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what a checkpoint keeps of the model, by name; the tensors themselves, not copies."""
+
+    def load(self, weights: dict[str, Tensor], path: Path) -> None:
+        """Take a checkpoint's weights. Raises UserError when they are of another model."""
+
+    def describe(self) -> str:
+        """Say how large the model is."""
 
 
 class Totals:
     """Totals are sums of a step over its micro-batches, and after `gather` over all workers."""
 
     def __init__(self, device: torch.device, parts: tuple[str, ...]) -> None:
-        self._names = ("clips", "frames", "correct", "tokens", "objective", *parts)
+        self._names = ("clips", "frames", "correct", "tokens", "edits", "reference", "objective", *parts)
         self._parts = parts
         self.sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
         self.routing: list[Load] = []
@@ -119,7 +127,7 @@ class Totals:
     def frames(self) -> float:
         return float(self.sums[1])
 
-    def add(self, batch: Batch, found: Losses, used_B: Tensor, loads: list[Load]) -> None:
+    def add(self, batch: ClipBatch, found: Losses, used_B: Tensor, loads: list[Load]) -> None:
         """Add a micro-batch, of whose clips `used_B` count."""
         clips, nothing = used_B.sum(), used_B.new_zeros((), dtype=torch.float32)
         balance = nothing if found.balance is None else found.balance.detach() * clips
@@ -128,6 +136,8 @@ class Totals:
             "frames": batch.feature_lengths_B.sum(),
             "correct": found.correct,
             "tokens": found.tokens,
+            "edits": clips.new_tensor(found.edits[0]),
+            "reference": clips.new_tensor(found.edits[1]),
             "objective": found.objective_B.detach()[used_B].sum() + balance,
             BALANCE: balance,
         } | {name: part_B[used_B].sum() for name, part_B in found.parts.items()}
@@ -135,22 +145,25 @@ class Totals:
         self.routing += loads
 
     def means(self) -> dict[str, float]:
-        """Return the objective and its parts per clip, the share of right tokens, and the number of clips."""
+        """Return the objective and its parts per clip, the share of right tokens, and the number of clips.
+
+        Where there were references, also `error_rate`, in percent of their tokens, and `reference_tokens`.
+        """
         sums = dict(zip(self._names, self.sums.tolist(), strict=True))
-        clips = max(sums["clips"], 1)
+        clips, reference = max(sums["clips"], 1), sums["reference"]
         return {
             "loss": sums["objective"] / clips,
             **{name: sums[name] / clips for name in self._parts},
             "accuracy": sums["correct"] / max(sums["tokens"], 1),
             "clips": sums["clips"],
-        }
+        } | ({"error_rate": 100 * sums["edits"] / reference, "reference_tokens": reference} if reference else {})
 
     def load_arrays(self) -> dict[str, np.ndarray]:
         """Return the frames per expert by layer."""
         return {layer: counts_N.cpu().numpy() for layer, counts_N in self.loads.items()}
 
 
-def accumulate(learner: Learner, batch: Batch, n_experts: int, total: Totals, on_bad: OnBad) -> None:
+def accumulate(learner: Learner[B], batch: B, variant: int, total: Totals, on_bad: OnBad) -> None:
     """Go forward and backward over one micro-batch: gradients of the sum over its clips are added to what is there."""
     seed_dropout(learner.settings.train.seed, batch.global_batch)
     total.clip_ids += batch.clip_ids
@@ -158,7 +171,7 @@ def accumulate(learner: Learner, batch: Batch, n_experts: int, total: Totals, on
         return
     with learner.precision():
         while True:
-            outputs, found = learner.losses(batch, n_experts)
+            found = learner.losses(batch, variant)
             used_B = finite(found.objective_B)
             if used_B.all():
                 break
@@ -173,36 +186,33 @@ def accumulate(learner: Learner, batch: Batch, n_experts: int, total: Totals, on
         if found.balance is not None:
             objective = objective + found.balance * len(batch.clip_ids)
     objective.backward()  # outside: inside, what the routers compute in float32 would come back in bfloat16
-    total.add(batch, found, used_B, outputs.routing.loads)
+    total.add(batch, found, used_B, found.loads)
 
 
-def gather(learner: Learner, n_experts: int, workers: Workers, total: Totals) -> list[Tensor]:
+def gather(learner: Learner[Any], variant: int, workers: Workers, total: Totals) -> list[Tensor]:
     """Sum gradients, counts and loads over all workers, and return the gradients.
 
     Every parameter that the step moves has a gradient afterwards, no other has.
     """
-    parameters = learner.parameters(n_experts)
+    parameters = learner.parameters(variant)
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    merged = merge_loads(total.routing)
-    for layer in learner.model.moe_layers():
-        total.loads[layer.name] = merged.get(layer.name, torch.zeros(n_experts, device=total.sums.device))
+    total.loads = learner.loads(total.routing, variant)
     workers.sum([*gradients, total.sums, *total.loads.values()])
     return gradients
 
 
 @torch.inference_mode()
-def dev_means(learner: Learner, batches: Iterable[Batch], n_experts: int) -> dict[str, float]:
+def dev_means(learner: Learner[B], batches: Iterable[B], variant: int) -> dict[str, float]:
     """Return what `Totals.means` says of dev. The routers' balance, which is of training, is no part of it."""
-    parts = tuple(name for name in part_names(learner.settings.model) if name != BALANCE)
-    total = Totals(learner.device, parts)
+    total = learner.totals(dev=True)
     learner.model.eval()
     for batch in batches:
         if batch.clip_ids:
             with learner.precision():
-                _, found = learner.losses(batch, n_experts)
+                found = learner.losses(batch, variant)
             total.add(batch, found, finite(found.objective_B), [])
     learner.model.train()
     return total.means()

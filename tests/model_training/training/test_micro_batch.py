@@ -11,8 +11,9 @@ import torch
 from model_training.config import LossSettings, ModelSettings, Settings
 from model_training.data.reading import Batch
 from model_training.model.speech_model import SpeechModel
+from model_training.training.elastic import ElasticLearner
 from model_training.training.optimizer import make_optimizer
-from model_training.training.step import Learner, Totals, accumulate
+from model_training.training.step import Totals, accumulate
 from operators.index import Row
 
 V = 30
@@ -56,7 +57,7 @@ def batch(*places: int, events_known: bool = True) -> Batch:
 
 def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, list[tuple[str, str]]]:
     """Gradients of one micro-batch, its sums, and the bad clips that were named."""
-    learner = Learner(model(), Settings(), EVENTS)
+    learner = ElasticLearner(model(), Settings(), EVENTS)
     total, bad = learner.totals(), list[tuple[str, str]]()
     accumulate(learner, given, 15, total, lambda clip_id, reason, detail: bad.append((clip_id, reason)))
     return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, total, bad
@@ -86,8 +87,8 @@ def test_a_batch_of_such_clips_alone_teaches_nothing() -> None:
 
 def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
     settings = Settings(loss=LossSettings(label_smoothing=0.0))
-    _, known = Learner(model(), settings, EVENTS).losses(batch(0), 15)
-    outputs, found = Learner(model(), settings, EVENTS).losses(batch(0, events_known=False), 15)
+    _, known = ElasticLearner(model(), settings, EVENTS).forward(batch(0), 15)
+    outputs, found = ElasticLearner(model(), settings, EVENTS).forward(batch(0, events_known=False), 15)
     outputs.logits_BLV.retain_grad()
     outputs.ctc_logits_BSV.retain_grad()
     found.objective_B.sum().backward()
@@ -111,12 +112,12 @@ def test_only_weights_decay() -> None:
 
 def test_the_way_back_is_no_less_exact_than_the_way_there() -> None:
     """In bfloat16 the routers compute in float32, and so do their gradients: autocast is of the way there alone."""
-    learner = Learner(model(), Settings(), EVENTS, autocast=torch.bfloat16)
+    learner = ElasticLearner(model(), Settings(), EVENTS, autocast=torch.bfloat16)
     accumulate(learner, batch(0, 1), 15, learner.totals(), lambda *_: None)
     found = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
     with learner.precision():
-        _, losses = learner.losses(batch(0, 1), 15)
+        _, losses = learner.forward(batch(0, 1), 15)
         objective = losses.objective_B.sum() + (0 if losses.balance is None else losses.balance * 2)
     with torch.autocast("cpu", enabled=False):
         objective.backward()
