@@ -21,7 +21,8 @@ tags: [touchasp, speech-perception, conformer, ctc, moe]
 # {name}
 
 A Conformer with CTC, an attention decoder and elastic experts, three sizes in one checkpoint: a **starter model**, to
-begin a training from, and to see what a trained model does. It hears only its small grammar in synthetic voices.
+begin a training from, and to see what a trained model does. It hears
+only its small grammar in synthetic voices.
 
 ```
 python -m model_training recognize {place}/n{device} talk.mp3          # one size as a device has it, without torch
