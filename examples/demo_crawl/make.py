@@ -1,4 +1,4 @@
-"""Make the demo crawl: half an hour of "web audio" in seven domains and many codecs, and the truth that no stage reads.
+"""Make the demo crawl: three quarters of an hour of "web audio" in seven domains, and the truth that no stage reads.
 
     python -m examples.demo_crawl.make            from the repository's root; needs eSpeak NG
 
@@ -205,6 +205,15 @@ def plan() -> list[tuple[str, Scene, str, list[str], float, int]]:
         ("music/two-chords.opus", music, "", [], 100, 48_000),
         ("music/jingle.wav", music, "", [], 8, 44_100),
         ("silence/empty-room.flac", silence, "", [], 60, 16_000),
+        # Later ones stand at the end: a recording's seed is its place.
+        ("audiobook/letters-home-01.opus", audiobook, "en", [known[9]], 110, 48_000),
+        ("audiobook/letters-home-02.opus", audiobook, "en", [new[5]], 110, 48_000),
+        ("audiobook/山间来信-01.opus", audiobook, "zh", [known[12]], 110, 48_000),
+        ("audiobook/山间来信-02.opus", audiobook, "zh", [new[1]], 110, 48_000),
+        ("interview/episode 13.opus", interview, "en", [known[13], new[8]], 100, 48_000),
+        ("interview/访谈 第四期.opus", interview, "zh", [known[14], new[4]], 100, 48_000),
+        ("live/harbour.opus", live, "en", [*known[15:18], new[6]], 90, 48_000),
+        ("sports/羽毛球决赛.opus", sports, "zh", [known[11]], 90, 48_000),
     ]
 
 

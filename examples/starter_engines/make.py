@@ -1,14 +1,17 @@
-"""One command from nothing to the two starter engines: synthesise, extract, train, export, measure.
+"""One command from nothing to the two starter engines: synthesise, extract, train, export, measure. And to the starter
+perception model, which `--only perception` makes.
 
-    python -m examples.starter_engines.make WORK                      both engines side by side, under an hour on 2 CPU
-    cores python -m examples.starter_engines.make WORK --only whisper       one of them, without measuring
-    python -m examples.starter_engines.make WORK --manifest m.jsonl --dev-manifest d.jsonl --out MODELS      from your
-    own audio
+    python -m examples.starter_engines.make WORK                     both engines side by side, under an hour on 2 cores
+    python -m examples.starter_engines.make WORK --only whisper      one of them, without measuring
+    python -m examples.starter_engines.make WORK --only perception   the perception model, measured
+    python -m examples.starter_engines.make WORK --manifest m.jsonl --dev-manifest d.jsonl --out MODELS   from your own
+    audio
 
     per engine, in a process of its own:
     grammar + eSpeak NG ──> WORK/whisper/corpus, WORK/paraformer/corpus (other voices, noise, seed), WORK/dev
                         ──> features ──> checkpoint ──> models/whisper-starter, models/paraformer-starter
     both models ──evaluate──> models/measured.json ──cards──> README.md of each
+    perception: WORK/perception/corpus ──hand-offs──> model_training ──> models/perception-starter, with its card
 
 Every step leaves its result in WORK and is skipped when it is there; training goes on from its last checkpoint. What
 features were made from stands beside them in made.json, and a WORK that was made from something else is refused. A
@@ -34,9 +37,10 @@ from operators.errors import UserError
 
 MODELS = Path(__file__).parent / "models"
 HOURS, DEV_HOURS = 16.0, 0.2
-SEEDS = {"whisper": 11, "paraformer": 12}
+PERCEPTION, PERCEPTION_HOURS = "perception", 12.0
+SEEDS = {"whisper": 11, "paraformer": 12, PERCEPTION: 13}
 DEV_SEED = 21
-ENGINES = tuple(SEEDS)
+ENGINES = ("whisper", "paraformer")
 SYNTHETIC = "eSpeak NG"
 
 
@@ -57,6 +61,8 @@ def origin(manifest: Path | None, hours: float, seed: int) -> dict[str, Any]:
 
 def origins(options: argparse.Namespace, engine: str) -> dict[Path, dict[str, Any]]:
     """By folder: the engine's own features, and those of its development set."""
+    if engine == PERCEPTION:  # its hand-off sets dev recordings apart
+        return {options.work / engine: origin(options.manifest, options.hours, SEEDS[engine])}
     return {
         options.work / engine: origin(options.manifest, options.hours, SEEDS[engine]),
         options.work / "dev" / engine: origin(options.dev_manifest, DEV_HOURS, DEV_SEED),
@@ -65,7 +71,7 @@ def origins(options: argparse.Namespace, engine: str) -> dict[Path, dict[str, An
 
 def check_origin(folder: Path, made: dict[str, Any]) -> None:
     """Raises UserError where a folder holds what was made from something else."""
-    if not any((folder / name).exists() for name in ("index.json", "corpus/manifest.jsonl")):
+    if not any((folder / name).exists() for name in ("index.json", "corpus/manifest.jsonl", "all/handoff.json")):
         return  # nothing is finished in it
     record = folder / "made.json"
     if not record.exists():
@@ -153,6 +159,30 @@ def export(checkpoint: Path, engine: str, out: Path, training: dict[str, Any]) -
     for outdated in (folder / "README.md", out / "measured.json"):
         outdated.unlink(missing_ok=True)
     return folder
+
+
+def make_perception(options: argparse.Namespace, out: Path) -> Path:
+    """Train, ship, measure and describe the perception model; return its folder. Raises UserError."""
+    from examples.starter_engines.perception import clips, train
+    from examples.starter_engines.synthesize import corpus
+    from examples.starter_engines.voices import training_voices
+
+    work, seed = options.work / PERCEPTION, SEEDS[PERCEPTION]
+    made = origins(options, PERCEPTION)[work]
+    check_origin(work, made)
+    work.mkdir(parents=True, exist_ok=True)
+    (work / "made.json").write_text(json.dumps(made, ensure_ascii=False) + "\n", "utf-8")
+    manifest = options.manifest or work / "corpus" / "manifest.jsonl"
+    if options.manifest is None and not manifest.exists():
+        corpus(manifest.parent, hours=options.hours, seed=seed, voices=training_voices(2))
+    run = train.train(clips.handoffs(manifest, work, seed), work, seed=seed, workers=options.threads)
+    training = {
+        "data": SYNTHETIC if options.manifest is None else options.manifest.name,
+        "hours": options.hours if options.manifest is None else None,
+        "voices": len(training_voices(2)) if options.manifest is None else None,
+        "seed": seed,
+    }
+    return train.finish(run, out / f"{PERCEPTION}-starter", training)
 
 
 def training_record(options: argparse.Namespace, engine: str) -> dict[str, Any]:
@@ -243,6 +273,9 @@ def make_one(options: argparse.Namespace, engine: str, out: Path) -> None:
     import torch
 
     torch.set_num_threads(options.threads)
+    if engine == PERCEPTION:
+        print(make_perception(options, out), flush=True)
+        return
     prepare(options, engine)
     checkpoint = train(options.work, engine)
     print(export(checkpoint, engine, out, training_record(options, engine)), flush=True)
@@ -262,20 +295,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "work", type=Path, metavar="WORK", help="folder for corpora, features and checkpoints (some 8 GB)"
     )
-    parser.add_argument("--only", choices=ENGINES, action="append", help="one engine; both without it")
     parser.add_argument(
-        "--hours", type=float, default=HOURS, help=f"of synthetic speech for each engine (default {HOURS:g})"
+        "--only", choices=(*ENGINES, PERCEPTION), action="append", help="one of them; both engines without it"
+    )
+    parser.add_argument(
+        "--hours",
+        type=float,
+        help=f"of synthetic speech for each engine (default {HOURS:g}, {PERCEPTION_HOURS:g} for perception)",
     )
     parser.add_argument("--manifest", type=Path, help="train on this audio instead of synthetic speech")
     parser.add_argument("--dev-manifest", type=Path, help="and watch the loss, and measure, on this")
     parser.add_argument("--out", type=Path, help="where the model folders go (default: those that are shipped)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch, for each engine (default 1)")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="of torch, for each engine; of perception: processes, 1 or 2"
+    )
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)  # started by the command that measures
     options = parser.parse_args(arguments)
-    engines = [engine for engine in ENGINES if engine in (options.only or ENGINES)]
+    engines = [engine for engine in (*ENGINES, PERCEPTION) if engine in (options.only or ENGINES)]
+    if options.hours is None:
+        options.hours = PERCEPTION_HOURS if engines == [PERCEPTION] else HOURS
     out = options.out or MODELS
     try:
         check(options, engines)
+        if PERCEPTION in engines and len(engines) > 1:
+            raise UserError(
+                "give --only perception by itself: the two engines are made side by side, and it after them"
+            )
         if len(engines) > 1:
             return make_both(options, out)
         make_one(options, engines[0], out)

@@ -146,7 +146,7 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
 
 
 def ctc_log_prob(log_probs_SV: np.ndarray, ids: Sequence[int]) -> float:
-    """Return the log-probability that CTC gives the labels `ids`, over all their alignments; -inf where they do not fit.
+    """Return the log-probability that CTC gives the labels `ids`, over all alignments; -inf where they do not fit.
 
     The forward algorithm of Graves et al. 2006, over the labels with a blank around each.
     """

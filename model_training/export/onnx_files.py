@@ -118,7 +118,7 @@ def write_graph(
     axes: dict[str, dict[int, str]],
     one_file_bytes: int,
 ) -> None:
-    """Trace a module into the file `path`, and check it. `axes` names the dimensions of inputs and outputs that vary."""
+    """Trace a module into the file `path`, and check it. `axes` names the dimensions that vary, by input and output."""
     import onnx
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".trace-") as scratch, _silence():

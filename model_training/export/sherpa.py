@@ -40,6 +40,8 @@ class CtcGraph(nn.Module):
     inputs = ("features", "lengths")
     outputs = ("log_probs", "log_probs_lengths")
 
+    closed_V: Tensor
+
     def __init__(self, model: SpeechModel, allowed_V: np.ndarray) -> None:
         super().__init__()
         self.model = model

@@ -78,7 +78,9 @@ def test_a_wrong_entry_is_one_line_that_names_it(entry: str, words: list[str]) -
 
 
 def test_an_engine_that_nobody_knows_is_named_with_its_place() -> None:
-    with pytest.raises(UserError, match=r"copilot\.models\.en\.engine=parafomer: give funasr, or module:Class"):
+    with pytest.raises(
+        UserError, match=r"copilot\.models\.en\.engine=parafomer: give funasr or exported, or module:Class"
+    ):
         specs("copilot.models={zh: x, en: {engine: parafomer, model: x}}")
 
 
@@ -124,3 +126,25 @@ def test_check_loads_every_model_and_says_so(crawl: Path, tmp_path: Path, capsys
 class Absent:
     def __init__(self, model: str) -> None:
         raise UserError(f"the weights of {model} are not here")
+
+
+def test_an_exported_model_of_ours_may_stand_in_either_place() -> None:
+    """By its import string alone: curation never imports the trainer."""
+    ours = engines.EngineSpec("model_training.decoding.engine:ExportedRecogniser", {"model": "my/n7", "threads": 3})
+    assert specs("copilot.models={zh: {engine: exported, model: my/n7}}") == {"zh": [ours]}
+    asr = config.load(None, ["asr.engine=exported", "asr.model=my/n7", "asr.options={method: attention}"]).asr
+    assert engines.recogniser(asr, threads=3).arguments == ours.arguments | {"method": "attention"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [
+        (["asr.engine=exported", "asr.model=n7"], "asr.model"),
+        (["copilot.models={zh: {engine: exported, model: n7}}"], "copilot.models.zh"),
+    ],
+)
+def test_an_exported_model_that_is_not_there_is_said_before_any_work(
+    settings: list[str], key: str, crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path, crawl, "run", *settings) == 2
+    assert f"{key}: no folder n7: give one that 'python -m model_training export' wrote" in capsys.readouterr().err

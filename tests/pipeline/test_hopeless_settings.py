@@ -34,7 +34,7 @@ def run(folder: Path, crawl: Path, *settings: str) -> int:
         (["hallucination.nokey=1"], ["hallucination", "nokey"]),
         (["hallucination.min_avg_logprob=abc"], ["hallucination.min_avg_logprob=abc", "number"]),
         (["hallucination.rates=null"], ["hallucination.rates is a table", "None"]),
-        (["asr.engine=whisper"], ["asr.engine=whisper", "whisperx, or module:Class"]),
+        (["asr.engine=whisper"], ["asr.engine=whisper", "whisperx or exported, or module:Class"]),
         (["vad.engine=ears"], ["vad.engine=ears", "pyannote or silero or fsmn, or module:Class"]),
         (["cut.max_seconds=15"], ["target_seconds"]),
         (["asr.engine=whisperx", "asr.languages=[xx]"], ["asr.languages", "'xx'", "sichuan"]),

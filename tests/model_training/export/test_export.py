@@ -11,14 +11,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.recognize import Recognizer
 from model_training.decoding.scorer import ModelScorer
 from model_training.evaluation.evaluation import Evaluation, Result, to_json
 from model_training.evaluation.metrics import ErrorRate, Scores
+from model_training.export import sherpa
 from model_training.export.export import Exported, add_arguments, export, load, main
 from model_training.model.speech_model import SpeechModel
+from model_training.text.tokenizer import Tokenizer
+from model_training.text.tokens import Scheme
 from operators.errors import UserError
+from operators.filterbank import SAMPLE_RATE
 from tests.support.corpus import full_model, make_checkpoint, one_thread
 
 LENGTHS = [(7,), (123,), (64, 31, 90, 7)]
@@ -249,6 +255,9 @@ def test_the_card_tells_size_speed_and_error_rates(paper: Path, tmp_path: Path) 
     assert f"real-time factor {done.rtf:.4f}" in card
     size = (done.folder / "encoder.onnx").stat().st_size
     assert f"| encoder.onnx | {size:,} bytes |" in card
+    (result,) = front_matter(done.folder)["model-index"][0]["results"]
+    assert result["dataset"]["name"] == "dev"
+    assert result["metrics"] == [{"type": "cer", "name": "CER, ctc_greedy", "value": 3.0}]
 
 
 def test_mistakes_are_one_clear_line(paper: Path, onnx: dict[int, Exported], tmp_path: Path) -> None:
@@ -301,3 +310,53 @@ def test_the_command_writes_and_replaces(paper: Path, tmp_path: Path, capsys: py
     assert json.loads((tmp_path / "out" / "config.json").read_text())["group"] == 3
     with pytest.raises(UserError, match="--group three"):
         main(parser.parse_args([str(paper), "--group", "three", "--out", str(tmp_path / "x")]))
+
+
+def heard_by_sherpa(folder: Path, pcm: np.ndarray) -> Any:
+    import sherpa_onnx
+
+    files = {"model": str(folder / "model.onnx"), "tokens": str(folder / "tokens.txt")}
+    recogniser = sherpa_onnx.OfflineRecognizer.from_fire_red_asr_ctc(**files)
+    stream = recogniser.create_stream()
+    stream.accept_waveform(SAMPLE_RATE, pcm.astype(np.float32) / 32768)
+    recogniser.decode_stream(stream)
+    return stream.result
+
+
+def test_sherpa_onnx_writes_what_we_write(paper: Path, onnx: dict[int, Exported], tmp_path: Path) -> None:
+    """It computes its own features, from nothing but the metadata of the graph."""
+    (done,) = export(paper, 7, "sherpa", tmp_path / "sherpa", measure=False)
+    random = np.random.default_rng(0)
+    swell = np.repeat(random.uniform(10, 4000, 30), 1600)
+    pcm = (random.standard_normal(3 * SAMPLE_RATE) * swell).clip(-32768, 32767).astype(np.int16)
+    got = heard_by_sherpa(done.folder, pcm)
+    recognizer = Recognizer(onnx[7].folder, threads=1)
+    (want,) = recognizer.recognize([pcm], method="ctc_greedy")
+    spelt = [recognizer.tokenizer.tokens[token].replace("▁", " ") for token in want.ids]
+    assert len(spelt) > 5
+    assert got.tokens == spelt
+    assert got.text.replace(" ", "") == want.text.replace(" ", "")
+
+
+def test_a_unit_that_sherpa_onnx_would_leave_out_is_spelt_otherwise() -> None:
+    tokenizer = Tokenizer.train(["SIL SIL SIL"], Scheme(), bpe_size=40)
+    tokenizer = Tokenizer(tokenizer.scheme, "好", ["▁", "S", "I", "L"], [("S", "I"), ("SI", "L")])
+    lines = sherpa.tokens(tokenizer).splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == [str(number) for number in range(len(tokenizer))]
+    assert "SIL" not in {line.rpartition(" ")[0] for line in lines}
+
+
+def front_matter(folder: Path) -> dict[str, Any]:
+    text = (folder / "README.md").read_text("utf-8")
+    assert text.startswith("---\n")
+    found: dict[str, Any] = yaml.safe_load(text.split("---\n")[1])
+    return found
+
+
+@pytest.mark.parametrize(("format", "library"), [("sherpa-int8", "sherpa-onnx"), ("safetensors", "pytorch")])
+def test_a_card_begins_with_what_hubs_read(paper: Path, tmp_path: Path, format: str, library: str) -> None:
+    (done,) = export(paper, 7, format, tmp_path / "out", measure=False)
+    matter = front_matter(done.folder)
+    assert matter["library_name"] == library
+    assert matter["pipeline_tag"] == "automatic-speech-recognition"
+    assert "model-index" not in matter  # nothing was measured

@@ -1,8 +1,6 @@
-"""A small elastic model for speech perception: its hand-off from a corpus, and its training by model_training itself.
+"""The hand-offs of the starter perception model, from a corpus of the recipe: two sets of clips, one vocabulary.
 
-    manifest of a corpus ──cut──> clips, sounds ──tars──model_training index──> WORK/perception/easy, WORK/perception/all
-    easy: single sentences, clean ──train──> weights ──train.init_from──> all: runs of sentences, noise, sounds ──train──>
-
+    manifest of a corpus ──cut──> clips, sounds ──tars──model_training index──> WORK/perception/easy, .../all
 Clean single sentences come first: on them CTC finds its alignment within some hundred steps. Labels beside the text are
 the language, the gender of the voice, and for what is no speech its sound, where the scheme has a name for it.
 """
@@ -58,7 +56,7 @@ class Clip:
 
 
 def clips(manifest: Path, cutting: Cutting, seed: int) -> Iterator[Clip]:
-    """Yield the clips of a corpus, in its order. Same seed, same clips. Raises UserError for a manifest that is none."""
+    """Yield the clips of a corpus, in its order. Same seed, same clips. Raises UserError for a broken manifest."""
     plain: list[np.ndarray] = []
     for number, row in enumerate(read_manifest(manifest)):
         r = random.Random(f"{seed}/{number}")
@@ -72,7 +70,7 @@ def clips(manifest: Path, cutting: Cutting, seed: int) -> Iterator[Clip]:
             elif row.get("sound") in SOUNDS and cutting.sounds:
                 for start, end in _stretches(len(audio), r):
                     yield Clip(
-                        pcm=_int16(audio[start:end]),
+                        pcm=int16(audio[start:end]),
                         about=about | {"domain": "sounds", "text": "", "events": [SOUNDS[row["sound"]]]},
                     )
             continue
@@ -89,7 +87,7 @@ def clips(manifest: Path, cutting: Cutting, seed: int) -> Iterator[Clip]:
                 other = r.choice(plain)
                 other = other[: int(r.uniform(1, 4) * SAMPLE_RATE)]
                 samples = np.concatenate([samples, other] if r.random() < 0.5 else [other, samples])
-            yield Clip(pcm=_int16(samples), about=about | {"text": text})
+            yield Clip(pcm=int16(samples), about=about | {"text": text})
 
 
 def runs(
@@ -118,7 +116,8 @@ def _stretches(samples: int, r: random.Random) -> Iterator[tuple[int, int]]:
         at += length
 
 
-def _int16(samples: np.ndarray) -> np.ndarray:
+def int16(samples: np.ndarray) -> np.ndarray:
+    """Return float samples as int16, rounded."""
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 

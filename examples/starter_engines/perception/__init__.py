@@ -1,0 +1,1 @@
+"""The starter perception model: clips of a corpus, training, measuring, card."""
