@@ -198,7 +198,7 @@ _OF_A_DAY_OR_A_SIZE = ("地震", "大地震", "洪水", "讲话", "长假", "假
 
 def _height(match: re.Match[str], beside: str) -> str:
     """180cm is 一米八 where the other engine has it."""
-    metres, tenths, hundredths = match[1]
+    metres, tenths, hundredths = tuple(match[1])
     spelt = f"{han_digits(metres)}米{han_digits(tenths)}"
     readings = [f"{spelt}{han_digits(hundredths)}", *([spelt] if hundredths == "0" else [])]
     return next((words for words in readings if words in beside), match.group())
