@@ -74,6 +74,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from pipeline.handoff.build import handoff
     from pipeline.handoff.labelled import LabelledSet
     from pipeline.handoff.settings import HandoffSettings
+    from pipeline.handoff.tokenizer import check_config, trainer_environment
 
     for name in ("dev", "test"):
         if not 0 <= getattr(arguments, name) < 1:
@@ -98,6 +99,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         scratch=arguments.scratch,
     )
     runs, overrides = split_runs(arguments.runs)
+    if arguments.config is not None:
+        check_config(arguments.config)
     place = handoff(runs, overrides, arguments.out, asked, console)
     command, environment = training_command(place.uri, place.s3, arguments.config)
     shown = " ".join([*(f"{key}={shlex.quote(value)}" for key, value in environment.items()), shlex.join(command)])
@@ -105,8 +108,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.print(shown, markup=False, highlight=False, soft_wrap=True)
     if not arguments.launch:
         return 0
-    from pipeline.handoff.tokenizer import trainer_environment
-
     sys.stdout.flush()
     return subprocess.run([sys.executable, *command[1:]], env=trainer_environment() | environment).returncode
 

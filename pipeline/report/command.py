@@ -30,7 +30,7 @@ def report(settings: Settings, store: Store, console: Console) -> None:
     """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError,
     ConservationError.
     """
-    retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
+    retention = fold(ledger.ledgers(store, FOLD_COLUMNS), settings.rover)
     speeds, damaged = read_speeds(store)
     for key in damaged:
         console.print(f"{key} is damaged: the report's speeds leave that session out", markup=False, highlight=False)
