@@ -1,4 +1,4 @@
-"""The tokenizer of a hand-off, and other things that the trainer's own commands do: nothing here may import the trainer.
+"""What the trainer's own commands do for a hand-off, the tokenizer above all: nothing here may import the trainer.
 
 Texts of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
 one character, scheme ──the same, before any work: a mistake in the scheme or the size──> UserError
