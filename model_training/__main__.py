@@ -120,6 +120,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument("settings", nargs="*", default=[], metavar="key=value")
 
     command = add("settings", "every setting of a training, with its default, bounds and meaning", _settings)
+    command.add_argument("--config", metavar="CONFIG", help="with the values of a preset or YAML file")
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
 
     command = add("index", "make a hand-off of WebDataset tars from elsewhere", _index)
@@ -261,13 +262,13 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _settings(options: argparse.Namespace) -> int:
-    from model_training.config import Settings
+    from model_training.config import Settings, load
     from operators.settings import as_yaml, json_schema
 
     if options.schema:
         print(json.dumps(json_schema(Settings(), "Settings of python -m model_training"), indent=1, ensure_ascii=False))
     else:
-        print(as_yaml(Settings()), end="")
+        print(as_yaml(load(options.config, [])), end="")
     return 0
 
 

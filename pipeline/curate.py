@@ -18,7 +18,7 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
 from pipeline import ledger, recipe
-from pipeline.config import Settings, fingerprint, longest_unit_minutes
+from pipeline.config import Settings, fingerprint
 from pipeline.display.words import human_seconds
 from pipeline.executor.executor import executor_for
 from pipeline.executor.worker import EngineFailed, Outcome, Ready
@@ -104,8 +104,7 @@ class Curation:
             raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
         started = time.monotonic()
         workers = self.settings.plan.probe_workers
-        seconds = 60 * longest_unit_minutes(self.settings.plan)
-        probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits, unit_seconds=seconds)
+        probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits, measure=True)
         lengths = self.executor.scatter(probe, files, chunk=PROBE_CHUNK)
         units = make_plan(files, lengths, self.settings.plan)
         self.store.put(CONFIG_KEY, config_bytes(self.settings))

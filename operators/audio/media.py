@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, NoReturn
@@ -200,6 +200,8 @@ class View:
         self.size = size
         self.reached = 0
         """the farthest byte that was read: a demuxer that comes on is not lost."""
+        self.watch: Callable[[bytes], None] | None = None
+        """is shown what is read from now on"""
 
     def part(self, offset: int, size: int) -> View:
         """Return a window on a part of this one."""
@@ -221,6 +223,8 @@ class View:
         data = self.read_at(self._at, size)
         self._at += len(data)
         self.reached = max(self.reached, self._at)
+        if self.watch is not None:
+            self.watch(data)
         return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:

@@ -1,6 +1,7 @@
 """Mix the channels of a recording to one, so that a voice in any of them is heard.
 
-    block [C, n] of 8 s ──energy of 50-ms frames──> level, noise floor and sign of each channel ──> weights ──> mono [n]
+    block [C, n] of 8 s ──products of 50-ms frames──> level, floor and sign of each channel ──> weights ─┐
+                                      └─ loud and quiet frames ──> SNR of weights and of a plain mean ──┴─> mono [n]
 
 Not the plain mean: seven silent channels would drown a voice in the eighth, a noisy one the clean one beside it, and a
 miswired plug (one channel the mirror image of the other) would cancel the voice. The weights are those of maximal-ratio
@@ -13,6 +14,11 @@ power of that floor.
 - A channel gets no credit for being louder than the cleanest one: loud bursts do not take over.
 - A floor 25 dB below the loudest channel is clean enough; lower ones do not count for more.
 - Where no channel rises above its floor (a tone, an engine, noise everywhere) the live channels have equal weights.
+
+Floors and levels of single channels are estimates, and weights made of them can be worse than equal ones: noise that
+all channels share is counted in each, an echo passes for another voice. So both mixes are looked at on the same loud
+and the same quiet frames, and the weights stand only where they promise at least half a decibel over the plain mean.
+Voice in the quiet frames lowers both figures and leaves their order; what is gained below half a decibel is not missed.
 
 The mix is as loud as the loudest channel, but its peak is no higher; equal channels come out unchanged.
 
@@ -33,6 +39,10 @@ _FRAME_SECONDS = 0.05
 _RAMP_SECONDS = 0.01
 _FLOOR, _LEVEL = 0.1, 0.9
 """Percentiles of the frames' energies."""
+_PART = 0.2
+"""Of the frames, the loudest and the quietest part by which two mixes are compared."""
+_WORTH = 10 ** (0.5 / 10)
+"""What the weights must promise over a plain mean."""
 _CLEAN = 10 ** (-25 / 10)
 _DEAD = 10 ** (-35 / 10)
 """A channel so far below the level of the loudest holds nothing that could be missed, but for its noise."""
@@ -52,16 +62,17 @@ class Mixer:
     def __init__(self, sample_rate: int) -> None:
         self._frame = max(1, round(_FRAME_SECONDS * sample_rate))
         self._ramp = math.ceil(_RAMP_SECONDS * sample_rate)
-        self._before: np.ndarray | None = None  # energies of the last block's frames, [C, frames]
+        self._before: np.ndarray | None = None  # products of the last block's frames, [frames, C, C]
         self._weights: np.ndarray | None = None
 
     def mix(self, block: np.ndarray) -> np.ndarray:
         """Mix the next block."""
         if len(block) == 1:
             return block[0]
-        energies, products = _measure(block, self._frame)
-        known = energies if self._before is None else np.concatenate([self._before, energies], axis=1)
-        weights = _weights(known, products)
+        frames = _measure(block, self._frame)
+        known = frames if self._before is None else np.concatenate([self._before, frames])
+        products = frames.sum(axis=0)
+        weights = _better(_weights(known, products), known)
         mono = _weighted_sum(block, weights)
         gain = _gain(weights, products, block, mono)
         if gain != 1:
@@ -70,40 +81,34 @@ class Mixer:
             ramp = min(block.shape[1], self._ramp)
             share = np.arange(1, ramp + 1, dtype=np.float32) / np.float32(ramp)
             mono[:ramp] = share * mono[:ramp] + (1 - share) * _weighted_sum(block[:, :ramp], self._weights)
-        self._before, self._weights = energies, weights
+        self._before, self._weights = frames, weights
         return mono
 
 
-def _measure(block: np.ndarray, frame: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the energy of each frame, [C, frames], and the products of all channels with each other, [C, C].
+def _measure(block: np.ndarray, frame: int) -> np.ndarray:
+    """Return the products of all channels with each other in each frame, [frames, C, C]; the diagonal is their energy.
 
     Samples are taken in whole steps of 16 bits. Sums of their products stay below 2^53, so they are exact in float64
-    and do not depend on the order that a machine adds in. A rest shorter than a frame has no energy of its own, unless
-    it is all there is.
+    and do not depend on the order that a machine adds in. A rest shorter than a frame belongs to the last frame.
     """
     channels, samples = block.shape
     frame = min(frame, max(1, samples))
-    energies, products = np.zeros((channels, samples // frame)), np.zeros((channels, channels))
-    for at in range(0, samples, _TOGETHER * frame):
-        steps = np.rint(block[:, at : at + _TOGETHER * frame] * np.float32(32767)).astype(np.float64)
-        products += steps @ steps.T
-        count = steps.shape[1] // frame
-        frames = steps[:, : count * frame].reshape(channels, count, frame)
-        energies[:, at // frame : at // frame + count] = np.einsum("cfn,cfn->cf", frames, frames)
-    return energies, products
+    products = np.zeros((samples // frame, channels, channels))
+    for number in range(len(products)):
+        end = samples if number == len(products) - 1 else (number + 1) * frame
+        steps = np.rint(block[:, number * frame : end] * np.float32(32767)).astype(np.float64)
+        np.matmul(steps, steps.T, out=products[number])
+    return products
 
 
-_TOGETHER = 4
-"""Frames that are measured at once: few enough for their arrays to stay in the processor's cache."""
-
-
-def _weights(energies: np.ndarray, products: np.ndarray) -> np.ndarray:
+def _weights(frames: np.ndarray, products: np.ndarray) -> np.ndarray:
     """Share of each channel in the mix, negative for mirror images: float32 [C], absolute values that sum to 1.
 
     Args:
-        energies: [C, frames] of the last two blocks.
+        frames: products of the channels in the frames of the last two blocks, [frames, C, C].
         products: [C, C] of the block itself, for the signs.
     """
+    energies = frames.diagonal(axis1=1, axis2=2).T
     live = energies[:, energies.any(axis=0)]  # silence in all channels at once tells nothing: a gap, or a pause
     if not live.size:
         return np.full(len(energies), 1 / len(energies), np.float32)
@@ -124,6 +129,37 @@ def _weights(energies: np.ndarray, products: np.ndarray) -> np.ndarray:
         shares = np.where((np.abs(likeness) < _SAME) & (level > 0), shares[cleanest], shares)
     shares *= np.where(likeness < _MIRROR, -1.0, 1.0)
     return (shares / np.abs(shares).sum()).astype(np.float32)
+
+
+def _better(weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """The weights, or equal ones where those are not seen to do better: float32 [C].
+
+    Args:
+        frames: products of the channels in the frames of the last two blocks, [frames, C, C].
+    """
+    equal = np.full(len(weights), 1 / len(weights), np.float32)
+    heard = frames[frames.any(axis=(1, 2))]
+    if not len(heard) or (weights == equal).all():
+        return weights
+    mixes = [_energies(candidate, heard) for candidate in (weights, equal)]
+    # Frames are ranked by both, each with its usual loudness as the unit: neither choice is favoured by the ranking.
+    order = np.argsort(sum(mix / max(float(np.sort(mix)[len(mix) // 2]), 1.0) for mix in mixes), kind="stable")
+    part = max(1, round(_PART * len(order)))
+    quiet, loud = order[:part], order[-part:]
+    noises = [max(float(mix[quiet].sum()), float(part)) for mix in mixes]
+    voices = [float(mix[loud].sum()) - noise for mix, noise in zip(mixes, noises, strict=True)]
+    return weights if voices[0] * noises[1] > _WORTH * voices[1] * noises[0] else equal
+
+
+def _energies(weights: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """Energy of a mix in each frame, from the products of its channels."""
+    shares = weights.astype(np.float64)
+    # Term by term: none of BLAS's freedom.
+    energies = np.zeros(len(frames))
+    for a, row in enumerate(shares):
+        for b, share in enumerate(shares):
+            energies += row * share * frames[:, a, b]
+    return np.maximum(energies, 0.0)
 
 
 def _likeness(products: np.ndarray, reference: int) -> np.ndarray:

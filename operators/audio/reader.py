@@ -13,6 +13,7 @@ from typing import Any
 import av
 import numpy as np
 
+from operators.audio.adts import TAGS, AdtsGaps
 from operators.audio.media import Limits, Media, check_format
 from operators.audio.timeline import Timeline
 from operators.clip import SAMPLE_RATE
@@ -33,10 +34,7 @@ _LEAST_BYTES = 500
 """Bytes that a second of compressed sound takes at least, as far as holes are concerned: 4 kbit/s."""
 
 _RAW = frozenset(("mp3", "aac", "ac3", "eac3", "dts", "amr", "amrnb", "amrwb", "mp2"))
-"""Containers without a clock: a hole in them is measured by its bytes."""
-
-_TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-"""How a packet begins that is no sound and was none: what stands between two MP3 files that were joined."""
+"""Containers without a clock: the length of a hole in them is estimated from its bytes."""
 
 _SIGN_OF_LIFE = 256
 """Frames between two calls of `emit` with nothing, while the window has not begun."""
@@ -59,6 +57,11 @@ class Reader:
         self._heard_bytes, self._heard_seconds = 0, 0.0  # of packets that gave frames
         self._next_byte: int | None = None  # where the next packet should lie in the file
         self._unheard = 0  # bytes since the last packet that gave a frame
+        self._gaps: AdtsGaps | None = None  # the demuxer of ADTS counts no bytes between frames
+        if media.container.format.name == "aac":
+            self._gaps = AdtsGaps()
+            self._gaps.feed(media.view.read_at(0, media.view.tell()))
+            media.view.watch = self._gaps.feed
 
     @property
     def end_samples(self) -> int:
@@ -95,6 +98,9 @@ class Reader:
                 return
             if number % _SIGN_OF_LIFE == 0:
                 self._timeline.sign_of_life()
+        if self._gaps is not None and (left := self._gaps.passed_over(None)):
+            self._unheard += left
+            self._lose(self._unheard / self._byte_rate(), "decode_error")
 
     def _take(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -120,7 +126,7 @@ class Reader:
             self._timeline.skip(frame.samples)
 
     def _lose_packet(self, packet: Any) -> None:
-        if self._raw and bytes(memoryview(packet)[:11]).startswith(_TAGS):
+        if self._raw and bytes(memoryview(packet)[:11]).startswith(TAGS):
             return
         seconds = float(packet.duration or 0) * self._tick
         if self._raw and self._heard_seconds > 1:
@@ -152,6 +158,8 @@ class Reader:
         """Count the bytes between the packet before and this one, as far as positions are known."""
         if packet.pos is None or packet.pos < 0 or not packet.size:
             return
+        if self._gaps is not None:
+            self._unheard += self._gaps.passed_over(packet.pos)
         if self._next_byte is not None:
             self._unheard += max(0, packet.pos - self._next_byte)
         self._next_byte = packet.pos + packet.size

@@ -75,18 +75,25 @@ def _clock(match: re.Match[str], beside: str) -> str:
         around = _SCORE_BEFORE.search(match.string[: match.start()]) or _SCORE_AFTER.match(match.string[match.end() :])
         if around or score in beside:
             return f"{int(hour)}比{int(minute)}"
-    spelt = f"{'两' if int(hour) == 2 else han_value(int(hour))}点"
-    two = han_value(int(minute))
-    two = two if int(minute) > 9 else f"零{two}"
-    if second:
-        return f"{spelt}{two}分{'零' if int(second) < 10 else ''}{han_value(int(second))}秒"
-    if not int(minute):
-        return _choose((spelt, f"{spelt}整", f"{spelt}钟"), "") if f"{spelt}整" not in beside else f"{spelt}整"
-    readings = [f"{spelt}{two}分", f"{spelt}{two}"]
-    if int(minute) < 10:
-        readings.append(f"{spelt}{han_value(int(minute))}分")
-    readings += {15: [f"{spelt}一刻"], 30: [f"{spelt}半"], 45: [f"{spelt}三刻"]}.get(int(minute), [])
+    readings = _clock_readings(int(hour), int(minute), second)
+    if int(hour) > 12 and not any(words in beside for words in readings):
+        readings += _clock_readings(
+            int(hour) - 12, int(minute), second
+        )  # 20:30 is 八点半 where the other engine has it
     return _choose(readings, beside)
+
+
+def _clock_readings(hour: int, minute: int, second: str | None) -> list[str]:
+    spelt = f"{'两' if hour == 2 else han_value(hour)}点"
+    two = f"{'零' if minute < 10 else ''}{han_value(minute)}"
+    if second:
+        return [f"{spelt}{two}分{'零' if int(second) < 10 else ''}{han_value(int(second))}秒"]
+    if not minute:
+        return [spelt, f"{spelt}整"]
+    readings = [f"{spelt}{two}分", f"{spelt}{two}"]
+    if minute < 10:
+        readings.append(f"{spelt}{han_value(minute)}分")
+    return readings + {15: [f"{spelt}一刻"], 30: [f"{spelt}半"], 45: [f"{spelt}三刻"]}.get(minute, [])
 
 
 def _power(match: re.Match[str], beside: str) -> str:
@@ -165,13 +172,36 @@ def _heard_minus(match: re.Match[str], beside: str) -> str:
 def _with_tenths(match: re.Match[str], beside: str) -> str:
     """99.9元 is 九十九块九, 1.8米 一米八, 0.5元 五毛 where the other engine has it."""
     whole, tenths, unit = match.groups()
+    unit = "米" if unit == "m" else unit
     money = unit in "元块蚊"
     for spelt_unit in ("块", "蚊", "元") if money else (unit, "度") if unit[0] == "°" else (unit,):
-        spelt = f"{han_value(int(whole))}{spelt_unit}{han_digits(tenths)}"
-        if spelt in beside:
-            return spelt
+        for said in (tenths, tenths.removesuffix("0")):
+            spelt = f"{han_value(int(whole))}{spelt_unit}{han_digits(said)}"
+            if said and spelt in beside:
+                return spelt
     dimes = f"{han_digits(tenths)}毛"
     return dimes if money and whole == "0" and len(tenths) == 1 and dimes in beside else match.group()
+
+
+def _remembered_day(match: re.Match[str], beside: str) -> str:
+    """5.4运动, 9.18事变, 5.30惨案: the digits of month and day one by one."""
+    month, day, event = match.groups()
+    digits = han_digits(month + day)
+    readings = [f"{digits}{event}", *([f"{han_digits(month)}卅{event}"] if day == "30" else [])]
+    usual = readings[0] if event in _OF_A_DAY else match.group()
+    return next((words for words in readings if words in beside), usual)
+
+
+_OF_A_DAY = ("运动", "事变", "事件", "惨案", "起义", "晚会", "革命", "国际")
+_OF_A_DAY_OR_A_SIZE = ("地震", "大地震", "洪水", "讲话", "长假", "假期")
+
+
+def _height(match: re.Match[str], beside: str) -> str:
+    """180cm is 一米八 where the other engine has it."""
+    metres, tenths, hundredths = tuple(match[1])
+    spelt = f"{han_digits(metres)}米{han_digits(tenths)}"
+    readings = [f"{spelt}{han_digits(hundredths)}", *([spelt] if hundredths == "0" else [])]
+    return next((words for words in readings if words in beside), match.group())
 
 
 def _words(*readings: str) -> Callable[[re.Match[str], str], str]:
@@ -208,8 +238,11 @@ def _rules(cantonese: bool) -> tuple[tuple[Iterable[str], tuple[Rule, ...]], ...
                 _hong_kong_money if cantonese else _money),)),
         (".", (
             (re.compile(r"(\.\d)0(?=元|块|美元|欧元|英镑)"), lambda match, beside: match[1]),
-            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|度|°C?)"), _with_tenths),
+            (re.compile(rf"(?<![\d.])(1[0-2]|[1-9])\.(3[01]|[12]\d|[1-9])({'|'.join(_OF_A_DAY + _OF_A_DAY_OR_A_SIZE)})"
+                        ), _remembered_day),
+            (re.compile(r"(?<![\d.])(\d{1,6})\.(\d{1,2})(元|块|蚊|米|m(?![A-Za-z\d²/])|度|°C?)"), _with_tenths),
         )),
+        ("m米公", ((re.compile(r"(?<![\d.])([12]\d\d)\s?(?:cm|CM|厘米|公分)(?![A-Za-z\d²])"), _height),)),
         ("·", ((re.compile(r"(?<![\d·])(\d{1,2})·(\d{1,2})(?![\d·])"),
                 lambda match, beside: han_digits(match[1] + match[2])),)),
         ("-/.", ((re.compile(r"(?<![\d.])((?:19|20)\d\d)([-/.])(1[0-2]|0?[1-9])\2(3[01]|[12]\d|0?[1-9])(?![\d.])"),

@@ -162,9 +162,21 @@ def _clock(match: re.Match[str], beside: str) -> str:
     if not second and hour > 0 and f" {english_value(hour)} to {english_value(minute)} " in beside:
         return f" {hour} to {minute} "  # a score, a ratio
     words = str(hour) + (f" oh {minute}" if 0 < minute < 10 else f" {minute}" if minute else "")
-    if not minute and not second and f" {english_value(hour)} o'clock " in beside:
-        words += " o'clock"
-    return words + (f" {'oh ' if int(second) < 10 else ''}{int(second)}" if second else "")
+    if second:
+        return f"{words} {'oh ' if int(second) < 10 else ''}{int(second)}"
+    # 20:30 is eight thirty, and 8:30 half past eight, where the other engine has it.
+    heard = (one for at in ((hour, hour - 12) if hour > 12 else (hour,)) for one in _clock_readings(at, minute))
+    return next((f" {one} " for one in heard if f" {one} " in beside), words)
+
+
+def _clock_readings(hour: int, minute: int) -> list[str]:
+    spelt, following = english_value(hour), english_value(hour % 12 + 1)
+    if not minute:
+        return [f"{spelt} o'clock", f"{spelt} pm", f"{spelt} p m"] if hour else []
+    readings = [f"{spelt} oh {english_value(minute)}" if minute < 10 else f"{spelt} {english_value(minute)}"]
+    for quarter in ("a quarter", "quarter"):
+        readings += {15: [f"{quarter} past {spelt}"], 45: [f"{quarter} to {following}"]}.get(minute, [])
+    return readings + ([f"half past {spelt}"] if minute == 30 else [])
 
 
 def _day_first(match: re.Match[str], beside: str) -> str:
@@ -353,6 +365,7 @@ _RULES: tuple[tuple[Iterable[str], tuple[Rule, ...]], ...] = (
                     r"(?![:.]\d|\s?[-%])", re.I), _month_first),
         (re.compile(rf"(?P<the>\bthe )?(?<![\w.-])(?P<day>[12]\d|3[01]|0?[1-9])(?:st|nd|rd|th)?(?P<of> of)? (?P<month>"
                     rf"{_MONTH}|(?:{_SHORT_MONTH})\b\.?)\b", re.I), _day_first),
+        (re.compile(r"(?<=\d)\s?fl\.?\s?oz\b\.?", re.I), _words("fluid ounces", "fluid ounce")),
         (re.compile(r"(?<=\d)\s?(km/h|m/s|°[FC]?|[%‰¢]|[A-Za-z]{1,4}[23]?)(?![\w°])"), lambda match, beside:
          _unit(match, beside) if match[1] in _units() or (match[1].lower() in _units() and match[1] != "M")
          else match.group()),

@@ -67,6 +67,8 @@ def _variants(cantonese: bool) -> tuple[re.Pattern[str], dict[str, str]]:
     return re.compile("|".join(sorted(map(re.escape, found), key=len, reverse=True))), found
 
 
+# 左 (left) and 咗 (a thing done) sound alike: 食左 is 食咗, but 转左 and 左边 are directions.
+_DONE = re.compile(rf"(?<=[{HAN}])(?<![向转靠最姓])左(?![右边手转面侧翼便轮派岸方脚腿眼耳上下肩膊近])")
 _LETTER_D = re.compile(r"(?<=[\u3400-\u9fff])\s?d(?![a-z0-9])\s?")
 
 
@@ -75,6 +77,7 @@ def fold(text: str, *, cantonese: bool, fillers: bool, erhua: bool) -> str:
     pattern, variants = _variants(cantonese)
     text = pattern.sub(lambda match: variants[match.group()], text)
     if cantonese:
+        text = _DONE.sub("咗", text) if "左" in text else text
         text = _LETTER_D.sub("啲", text) if "d" in text else text
     if fillers:
         text = _FILLERS.sub("", text)

@@ -22,7 +22,7 @@ from operators.text.scripts import clean, has_han, has_kana, join, simplify, tok
 
 __all__ = ["RULES_VERSION", "Normaliser", "evaluation_form", "text_rules", "tokens", "training_form"]
 
-RULES_VERSION = 2
+RULES_VERSION = 3
 """Of the rules of this package, from written text to folded form and numbers. A change that moves any form raises it:
 it stands in the fingerprint of a run and in every ledger, so no run mixes labels of two sets of rules."""
 

@@ -76,6 +76,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     from pipeline.handoff.build import handoff
     from pipeline.handoff.labelled import LabelledSet
     from pipeline.handoff.settings import HandoffSettings
+    from pipeline.handoff.tokenizer import check_config, trainer_environment
 
     for name in ("dev", "test"):
         if not 0 <= getattr(arguments, name) < 1 and not (name == "test" and arguments.test == 1):
@@ -102,6 +103,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         scratch=arguments.scratch,
     )
     runs, overrides = split_runs(arguments.runs, may_be_none=bool(asked.labelled))
+    if arguments.config is not None:
+        check_config(arguments.config)
     place = handoff(runs, overrides, arguments.out, asked, console)
     command, environment = training_command(place.uri, place.s3, arguments.config)
     if not place.is_trained_on:
@@ -111,8 +114,6 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
     console.print(shown, markup=False, highlight=False, soft_wrap=True)
     if not arguments.launch or not place.is_trained_on:
         return 0
-    from pipeline.handoff.tokenizer import trainer_environment
-
     sys.stdout.flush()
     return subprocess.run([sys.executable, *command[1:]], env=trainer_environment() | environment).returncode
 

@@ -1,7 +1,8 @@
-"""The tokenizer of a hand-off: built by the trainer's own command, because nothing here may import the trainer.
+"""What the trainer's own commands do for a hand-off, the tokenizer above all: nothing here may import the trainer.
 
 Texts of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
 one character, scheme ──the same, before any work: a mistake in the scheme or the size──> UserError
+--config ──python -m model_training settings──> UserError
 """
 
 from __future__ import annotations
@@ -24,14 +25,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 def build_tokenizer(folder: Path, texts: Texts, *, scheme: str | None, bpe_size: int | None) -> None:
     """Put a tokenizer built from `texts` into `folder`. Raises UserError."""
     folder.mkdir()
-    command = [sys.executable, "-m", "model_training", "tokenizer", "--texts", str(texts.labels)]
-    command += ["--languages", str(texts.languages), "--out", str(folder)]
+    command = ["tokenizer", "--texts", str(texts.labels), "--languages", str(texts.languages), "--out", str(folder)]
     command += ["--scheme", scheme] if scheme is not None else []
     command += ["--bpe-size", str(bpe_size)] if bpe_size is not None else []
-    done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"the tokenizer cannot be built: {lines[-1].removeprefix('touchasp: ')}")
+    _trainer(command, "the tokenizer cannot be built")
 
 
 def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) -> None:
@@ -42,6 +39,19 @@ def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) ->
     texts.labels.write_text("字\n", "utf-8")  # a character of its own needs no pieces, so any size will do
     texts.languages.write_text("\n", "utf-8")
     build_tokenizer(scratch / "try", texts, scheme=scheme, bpe_size=bpe_size)
+
+
+def check_config(config: str) -> None:
+    """Raise UserError for a preset or a file that the trainer will not take."""
+    _trainer(["settings", "--config", config], f"--config {config}")
+
+
+def _trainer(command: list[str], what: str) -> None:
+    command = [sys.executable, "-m", "model_training", *command]
+    done = subprocess.run(command, env=trainer_environment(), capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"{what}: {lines[-1].removeprefix('touchasp: ')}")
 
 
 def copy_tokenizer(folder: Path, ready: str, s3: S3Settings) -> None:

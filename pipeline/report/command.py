@@ -32,7 +32,7 @@ def report(settings: Settings, store: Store, console: Console) -> None:
     ConservationError.
     """
     columns = [*FOLD_COLUMNS, *(ANNOTATION_COLUMNS if settings.annotate.is_on else ())]
-    retention = fold(ledger.ledgers(store, columns))
+    retention = fold(ledger.ledgers(store, columns), settings.rover)
     speeds, damaged = read_speeds(store)
     for key in damaged:
         console.print(f"{key} is damaged: the report's speeds leave that session out", markup=False, highlight=False)

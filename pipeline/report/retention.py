@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
 from operators.shard import OUTCOMES
 from pipeline.report.annotations import ANNOTATION_COLUMNS, Annotations, annotations_by
@@ -32,7 +33,7 @@ from pipeline.report.histograms import ClipColumns, Distributions, distributions
 
 FOLD_COLUMNS = (
     "unit_id", "domain", "recording_id", "uri", "start", "end", "outcome", "stage", "reason", "speech_samples",
-    "language", "wer", "per", "tokens_per_second",
+    "language", "wer", "per", "tokens_per_second", "numbers_agree",
 )  # fmt: skip
 """What `fold` needs of a ledger: read no more, and a million hours is gigabytes instead of terabytes."""
 
@@ -227,14 +228,16 @@ def merge(a: Retention, b: Retention) -> Retention:
     )
 
 
-def fold(tables: Iterable[pa.Table]) -> Retention:
+def fold(tables: Iterable[pa.Table], rule: AgreementRule | None = None) -> Retention:
     """Return the account of a stream of ledgers (LEDGER_SCHEMA, or only its FOLD_COLUMNS), each table one whole ledger.
 
     Attributes and quality are in it where ANNOTATION_COLUMNS are there.
 
+    `rule` is the run's: where its numbers are strict no limit brings back a clip whose transcripts hold different ones.
     Raises ValueError for a row that no honest writer makes: an outcome outside the list, a negative length, no reason.
     """
-    return reduce(merge, map(_fold_batch, _batches(tables)), Retention())
+    strict = (rule or AgreementRule()).numbers == "strict"
+    return reduce(merge, (_fold_batch(batch, strict) for batch in _batches(tables)), Retention())
 
 
 def _batches(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
@@ -252,7 +255,7 @@ def _batches(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
         yield batch
 
 
-def _fold_batch(ledgers: list[pa.Table]) -> Retention:
+def _fold_batch(ledgers: list[pa.Table], strict: bool) -> Retention:
     table = _plain(pa.concat_tables(ledgers))
     outcome = table["outcome"]
     refused = pc.and_(pc.equal(outcome, "unreadable"), pc.equal(table["stage"], "plan"))
@@ -266,7 +269,7 @@ def _fold_batch(ledgers: list[pa.Table]) -> Retention:
     for domain, account in accounts:
         domains[domain] = domains[domain].plus(account) if domain in domains else account
     clips = table.filter(pc.is_in(outcome, pa.array(["kept", "rejected"])))
-    by_domain, by_language = _distributions(clips, "domain"), _distributions(clips, "language")
+    by_domain, by_language = (_distributions(clips, by, strict) for by in ("domain", "language"))
     return Retention(
         ledgers=len(ledgers),
         domains={domain: replace(tally, distributions=by_domain.get(domain)) for domain, tally in domains.items()},
@@ -344,14 +347,14 @@ def _outcomes(table: pa.Table) -> Iterator[tuple[str, Tally]]:
                 yield row["domain"], Tally(unreadable={cause: amount.samples})
 
 
-def _distributions(clips: pa.Table, by: str) -> dict[str, Distributions]:
+def _distributions(clips: pa.Table, by: str, strict: bool) -> dict[str, Distributions]:
     group, names = codes(clips[by])
+    other_numbers = _flags(pc.equal(pc.fill_null(clips["numbers_agree"], True), False))
     columns = ClipColumns(
         samples=clips["samples"].to_numpy(),
         rejected=_flags(pc.equal(clips["outcome"], "rejected")),
-        rule_decides=_flags(
-            pc.or_(pc.equal(clips["outcome"], "kept"), pc.is_in(clips["reason"], pa.array(THRESHOLD_REASONS)))
-        ),
+        rule_decides=_flags(pc.equal(clips["outcome"], "kept"))
+        | (_flags(pc.is_in(clips["reason"], pa.array(THRESHOLD_REASONS))) & ~(strict & other_numbers)),
         wer=_rates(clips["wer"]),
         per=_rates(clips["per"]),
         rate=_rates(clips["tokens_per_second"]),

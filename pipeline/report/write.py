@@ -9,7 +9,8 @@ The terminal's table is in pipeline/report/terminal.py.
 report.json, schema 1. A *time* is {"samples": int at 16 kHz, "seconds": float}; samples are exact.
 
     schema_version, sample_rate, ledgers
-    thresholds          {"max_wer", "max_per" (percent), "drop_when": "either" | "both"}
+    thresholds          {"max_wer", "max_per" (percent), "drop_when": "either" | "both",
+                        "numbers": "strict" | "counted"}
     total, domains[]    one account each; those of `domains` have "domain" as well:
         recordings          files, the unreadable included
         unreadable_files    files with something unreadable
@@ -67,7 +68,7 @@ def write_report(
     ]
     document = {
         "schema_version": SCHEMA_VERSION,
-        "thresholds": {name: getattr(rule, name) for name in ("max_wer", "max_per", "drop_when")},
+        "thresholds": {name: getattr(rule, name) for name in ("max_wer", "max_per", "drop_when", "numbers")},
         **retention.to_json(),
         "speeds": measured.to_json() if measured else None,
         "examples": [asdict(example) for shown in shortlists for example in shown],

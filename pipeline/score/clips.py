@@ -103,6 +103,8 @@ class Labels:
         # What label would a clip have under limits that everything meets? What `redecide` would write.
         lenient = replace(rule, max_wer=float("inf"), max_per=float("inf"), numbers="counted", calibration={})
         self._lenient = AgreementJudge(lenient, Folder(normaliser=normaliser))
+        unlimited = replace(rule, max_wer=float("inf"), max_per=float("inf"))
+        self._unlimited = AgreementJudge(unlimited, Folder(normaliser=normaliser))
 
     def label(self, row: Mapping[str, Any], heard: Sequence[Hypothesis]) -> str | None:
         """Return the clip's label or, where the agreement rule alone took it away, the one it would have had."""
@@ -111,6 +113,12 @@ class Labels:
         if row["reason"] not in DECIDED:
             return None
         return self._lenient.judge(agreement(row), heard, row["language"]).label
+
+    def limits_decide(self, row: Mapping[str, Any], heard: Sequence[Hypothesis]) -> bool:
+        """Return whether a clip that the agreement rule judged is kept where its limits are wide enough: neither other
+        numbers nor a calibration stand against it.
+        """
+        return row["outcome"] == "kept" or self._unlimited.judge(agreement(row), heard, row["language"]).kept
 
     def within_limits(self, row: Mapping[str, Any]) -> bool:
         """Return whether the WER and PER of a clip are within the run's limits, whatever a calibration says."""

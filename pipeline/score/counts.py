@@ -31,7 +31,6 @@ from operators.errors import UserError
 from operators.language import is_unspaced
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.report.histograms import SCORE_EDGES
-from pipeline.report.retention import THRESHOLD_REASONS
 from pipeline.score.clips import SCORE_COLUMNS, Labels, hypotheses, placed_clips, recordings_with_truth
 from pipeline.score.truth import Tolerance, Truth
 
@@ -110,7 +109,7 @@ class ScoreCounts:
     """of WER and PER in `grid`: those of the report, and the run's own limits."""
     grid: np.ndarray
     """int64 [WER bin, PER bin, 4 + limits]: clips that the rule decides, their samples, edits and characters of their
-    labels, and right labels per limit."""
+    labels, and right labels per limit. In the last bins lies what no limit keeps."""
     wrong_labels: tuple[WrongLabel, ...]
 
 
@@ -137,7 +136,7 @@ class _Tally:
         self._coverage: dict[tuple[str, str], np.ndarray] = defaultdict(lambda: np.zeros(2, np.int64))
         self._engines: dict[int, Counter[str]] = defaultdict(Counter)
         self._edges = np.union1d(SCORE_EDGES, rule.max_wer), np.union1d(SCORE_EDGES, rule.max_per)
-        self._grid = np.zeros([len(edges) + 1 for edges in self._edges] + [4 + len(settings.limits)], np.int64)
+        self._grid = np.zeros([len(edges) + 2 for edges in self._edges] + [4 + len(settings.limits)], np.int64)
         self._wrong: list[WrongLabel] = []
         self._ledgers = 0
         self._clips = 0
@@ -179,11 +178,11 @@ class _Tally:
         form = self._form(label, language, text)
         numbers = _measure(truth, form, language, limits)
         counts.errors[LABEL, group] += numbers
-        if group == DISAGREED and row["reason"] not in THRESHOLD_REASONS:
-            return  # no threshold brings it back, so it has no place in the curve
-        wer, per = (
-            int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True)
-        )
+        wer, per = -1, -1
+        if self._labels.limits_decide(row, heard):
+            wer, per = (
+                int(np.searchsorted(edges, row[rate])) for edges, rate in zip(self._edges, ("wer", "per"), strict=True)
+            )
         self._grid[wer, per] += np.concatenate(([1, samples], numbers[[CHAR_EDITS, CHARS]], numbers[RIGHT:]))
         if group == KEPT and numbers[TOKEN_EDITS]:
             self._remember(row, truth, form, int(numbers[TOKEN_EDITS]), int(numbers[TOKENS]))

@@ -1,7 +1,7 @@
 """How long the recordings of the sources are, before anything of them is planned.
 
 SourceFile ──headers──> declared, or estimated ──> Length
-              └─ declares nothing and may be longer than a unit ──its packets──> measured
+              └─ declares nothing ──its packets──> measured
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from operators.clip import SAMPLE_RATE
 from operators.errors import MachineTrouble, UserError
 from operators.storage.base import AccessRefused
 from operators.storage.fetch import Fetch
 from pipeline.sources.files import SourceFile
 
 if TYPE_CHECKING:
-    from operators.audio.decode import Limits
+    from operators.audio.decode import Limits, Probe
     from operators.audio.isolated import IsolatedDecoder
 
 
@@ -43,12 +44,12 @@ def probe_files(
     *,
     limits: Limits | None = None,
     timeout_seconds: float = 60.0,
-    unit_seconds: float | None = None,
+    measure: bool = False,
 ) -> list[Length]:
     """Return the length of each file, as far as its headers tell.
 
-    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. A file that declares no length,
-    and may hold more than `unit_seconds`, is read through and measured: else all of it would be one unit. Why a file
+    Headers only, each worker with a decoder process of its own; on S3 by ranged reads. With `measure` a file that
+    declares no length is read through: a guess from its size may be off by ten, and so would be its unit. Why a file
     cannot be read is found again, and written down, when its unit is worked on. Raises StoreUnavailable and other
     UserErrors that are not of one file.
     """
@@ -67,7 +68,7 @@ def probe_files(
                 if index is None:
                     return
                 try:
-                    lengths[index] = _length(files[index], fetch, decoder, unit_seconds)
+                    lengths[index] = _length(files[index], fetch, decoder, measure)
                 except MachineTrouble as error:
                     todo = iter([])
                     raise UserError(f"no recording can be looked at: {error}") from error
@@ -81,12 +82,7 @@ def probe_files(
     return lengths
 
 
-_LEAST_BYTES = 500
-"""Bytes that a second of sound takes at least: 4 kbit/s. What is smaller than a unit of such seconds is no more than a
-unit."""
-
-
-def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_seconds: float | None) -> Length:
+def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, measure: bool) -> Length:
     from operators.audio.decode import AudioError, FileRange
 
     try:
@@ -94,8 +90,20 @@ def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, unit_secon
         if file.member and isinstance(source, str):
             source = FileRange(source, *file.member)
         found = decoder.probe(source)
-        if found.declared_samples is None and unit_seconds and found.bytes > unit_seconds * _LEAST_BYTES:
-            return Length(estimated=decoder.measure(source), measured=True)
+        if measure and (found.declared_samples is None or _holds_more(found)):
+            measured = decoder.measure(source)
+            if found.declared_samples is None or measured > found.declared_samples:
+                return Length(estimated=measured, measured=True)
         return Length(declared=found.declared_samples, estimated=found.estimated_samples)
     except (AudioError, FileNotFoundError, AccessRefused):
         return Length()
+
+
+def _holds_more(found: Probe) -> bool:
+    """Whether a header cannot be the whole file's: FLAC files end to end declare the first of them.
+
+    What is declared takes less room than in plain PCM.
+    """
+    assert found.declared_samples is not None
+    plain = found.declared_samples * (found.sample_rate / SAMPLE_RATE) * found.channels * 2
+    return found.codec == "flac" and found.bytes > plain

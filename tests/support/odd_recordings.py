@@ -157,6 +157,8 @@ ODD: dict[str, tuple[Callable[[], bytes], float, float | None]] = {
     "hole.opus": (lambda: holed(encode("ogg", "libopus", bursts(60, 48_000), 48_000)), 60, 60),
     "hole.ogg": (lambda: holed(vorbis(60)), 60, 60),
     "hole.mp3": (lambda: holed(mp3(60, 64_000, tagged=False)), 60, None),
+    "hole.aac": (lambda: holed(encode("adts", "aac", bursts(30, 16_000), 16_000, bit_rate=32_000)), 30, None),
+    "end.aac": (lambda: encode("adts", "aac", bursts(10), bit_rate=64_000) + bytes(36_500), 15, None),
     "rates.ogg": (
         lambda: vorbis(5) + vorbis(5, 22_050),
         10,
@@ -200,6 +202,9 @@ ODD: dict[str, tuple[Callable[[], bytes], float, float | None]] = {
     "pipe.flac": (lambda: encode("flac", "flac", bursts(5), pipe=True), 5, None),
     "second.mkv": (lambda: encode("matroska", "aac", np.zeros(5 * 44_100), more=(bursts(5),)), 5, 5),
 }
+
+ESTIMATED = {"hole.aac": 0.5}
+"""Seconds by which what is heard may be off: frames of many sizes tell less of what was in their place."""
 
 
 @cache

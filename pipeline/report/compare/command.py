@@ -52,7 +52,7 @@ def _open(root: str, name: str, overrides: list[str]) -> ComparedRun:
     settings, store = existing_run(root, overrides)
     stored = stored_config(store)
     versions = stored.get("versions")
-    retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
+    retention = fold(ledger.ledgers(store, FOLD_COLUMNS), settings.rover)
     retention.assert_conserved()
     return ComparedRun(
         name=name,

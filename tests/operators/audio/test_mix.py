@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from operators.audio.decode import decode
@@ -69,22 +69,58 @@ def test_a_noisy_channel_does_not_drown_the_clean_one(noise_db: float, seconds: 
         assert abs(level(heard) - level(clean)) < 1 or noise_db > -25
 
 
-@settings(max_examples=40, deadline=None)
-@given(
-    st.lists(
-        st.tuples(st.sampled_from([0, -10, -25, -200]), st.sampled_from([-15, -30, -50, -90])), min_size=2, max_size=6
-    ),
-    st.sampled_from([2, 9, 17]),
+Channel = tuple[int, int, int, int]
+"""Level of the voice and of the noise in dB, how many samples late the voice comes, and which way round."""
+CHANNELS = st.tuples(
+    st.sampled_from([0, -3, -10, -25, -200]),
+    st.sampled_from([-10, -15, -30, -40, -50, -70, -90, -200]),
+    st.sampled_from([0, 0, 7, 40, 400]),
+    st.sampled_from([1, 1, -1]),
 )
-def test_the_voice_is_never_worse_off_than_in_a_plain_mean(channels: list[tuple[int, int]], seconds: int) -> None:
-    if all(gain == -200 for gain, _ in channels):
+CENTRE = [
+    (-200, -40, 0, 1),
+    (-200, -40, 0, 1),
+    (0, -70, 0, 1),
+    (-200, -200, 0, 1),
+    (-200, -15, 0, 1),
+    (-200, -90, 0, 1),
+]
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    channels=st.lists(CHANNELS, min_size=2, max_size=6),
+    shared_db=st.sampled_from([-200, -200, -40, -20]),
+    seconds=st.sampled_from([2, 4, 9, 17]),
+)
+@example(CENTRE, -200, 9)
+# Weights that nobody compares with the plain mean lost 8.6, 0.7 and 0.4 dB here.
+@example([(-200, -30, 40, -1), (0, -15, 0, 1), (-3, -90, 400, 1), (0, -40, 0, 1), (0, -30, 0, -1)], -20, 9)
+@example([(0, -70, 0, 1), (-25, -70, 40, 1), (-3, -30, 7, -1), (0, -40, 40, 1)], -200, 4)
+@example([(-10, -30, 0, -1), (-25, -90, 0, 1), (-25, -70, 400, -1), (-25, -50, 400, -1)], -200, 9)
+@example([(0, -50, 0, 1), (0, -50, 0, -1)], -200, 9)
+def test_the_voice_is_never_worse_off_than_in_a_plain_mean(
+    channels: list[Channel], shared_db: int, seconds: int
+) -> None:
+    """Noise levels, noise that all share, silent channels, delays, antiphase, a voice in the centre of 5.1: 0.1 dB."""
+    if all(gain == -200 for gain, *_ in channels):
         return
     clean = voice(seconds) * amplitude(-22)
-    given_ = [
-        clean * amplitude(gain) + noise(len(clean), floor, number) for number, (gain, floor) in enumerate(channels)
-    ]
-    plain = np.mean(np.clip(given_, -1, 1), axis=0)
-    assert snr(mixed(given_), clean) > snr(plain, clean) - 1.5
+    shared = noise(len(clean), shared_db, 99)
+    voices = np.stack([sign * np.roll(clean, delay) * amplitude(gain) for gain, _, delay, sign in channels])
+    given_ = voices + shared + [noise(len(clean), floor, number) for number, (_, floor, _, _) in enumerate(channels)]
+    given_ = given_.clip(-1, 1).astype(np.float32)
+    rest = given_ - voices
+    block, ramp = round(block_seconds(SAMPLE_RATE, len(given_)) * SAMPLE_RATE), SAMPLE_RATE // 100
+    powers = np.zeros((2, 2))  # mix and plain mean; voice and rest
+    heard = mixed(given_)
+    for at in range(0, len(clean), block):
+        part = slice(at + ramp, at + block)
+        shares = np.linalg.lstsq(given_[:, part].T.astype(float), heard[part].astype(float), rcond=1e-9)[0]
+        for row, weights in enumerate((shares / np.abs(shares).sum(), np.full(len(shares), 1 / len(shares)))):
+            powers[row] += ((weights @ voices[:, part]) ** 2).sum(), ((weights @ rest[:, part]) ** 2).sum()
+    (good, bad), (plain_good, plain_bad) = powers
+    assert good * plain_bad >= plain_good * bad * 10 ** (-0.1 / 10)
 
 
 @pytest.mark.parametrize("other_db", [-14, -22, -45])

@@ -13,7 +13,7 @@ from operators.audio.isolated import IsolatedDecoder
 from operators.audio.links import find_links
 from operators.audio.measure import measure
 from operators.clip import SAMPLE_RATE
-from tests.support.odd_recordings import ODD, aiff, bursts, encode, holed, mp3, odd, wav
+from tests.support.odd_recordings import ESTIMATED, ODD, aiff, bursts, encode, holed, mp3, odd, wav
 
 HOLES = {
     # name: where the hole begins and its length, in seconds
@@ -21,7 +21,11 @@ HOLES = {
     "hole.opus": (27, 7),
     "hole.ogg": (25, 9),
     "hole.mp3": (27, 6),
+    "hole.aac": (13.5, 3),
+    "end.aac": (10, 5),
 }
+CLOCKLESS = ("hole.mp3", "hole.aac", "end.aac")
+"""The lengths of their holes are estimated from bytes."""
 
 
 @pytest.mark.parametrize("name", ODD)
@@ -31,7 +35,7 @@ def test_it_is_heard_to_its_end(name: str) -> None:
     heard = decode(io.BytesIO(data))
     assert heard.end_reached
     assert heard.total_samples == len(heard.pcm)
-    assert abs(len(heard.pcm) / SAMPLE_RATE - seconds) < 0.1
+    assert abs(len(heard.pcm) / SAMPLE_RATE - seconds) < ESTIMATED.get(name, 0.1)
     told = probe(io.BytesIO(data)).declared_samples
     if name == "two.flac":  # the first file's length, less than what is heard: nothing is lost by it
         assert told == 5 * SAMPLE_RATE
@@ -51,10 +55,12 @@ def test_it_is_heard_to_its_end(name: str) -> None:
     assert abs(filled[-1].start / SAMPLE_RATE - where) < 0.6
     assert abs(sum(span.seconds for span in filled) - length) < 0.5
     assert not heard.pcm[filled[-1].start + 2000 : filled[-1].end - 2000].any()
-    assert np.abs(heard.pcm[filled[-1].end :].astype(int)).max() > 2000
+    assert name == "end.aac" or np.abs(heard.pcm[filled[-1].end :].astype(int)).max() > 2000
 
 
-@pytest.mark.parametrize("name", ["zeros.ts", "hole.opus", "rates.ogg", "two.wav", "second.mkv", "pipe.aiff"])
+@pytest.mark.parametrize(
+    "name", ["zeros.ts", "hole.opus", "hole.aac", "rates.ogg", "two.wav", "second.mkv", "pipe.aiff"]
+)
 def test_its_windows_join_bit_for_bit(name: str) -> None:
     seconds, data = ODD[name][1], odd(name)
     whole = decode(io.BytesIO(data))
@@ -68,7 +74,7 @@ def test_its_windows_join_bit_for_bit(name: str) -> None:
 @pytest.mark.parametrize("name", sorted({name for name, odd in ODD.items() if odd[2] is None} - {"two.flac"}))
 def test_what_declares_no_length_can_be_measured(name: str) -> None:
     seconds, data = ODD[name][1], odd(name)
-    hole = HOLES[name][1] if name == "hole.mp3" else 0  # no clock: what is not there cannot be counted
+    hole = HOLES[name][1] if name in CLOCKLESS else 0  # what is not there cannot be counted
     assert abs(measure(io.BytesIO(data)) / SAMPLE_RATE - seconds + hole) < 0.2
     with IsolatedDecoder() as decoder:
         assert decoder.measure(io.BytesIO(data)) == measure(io.BytesIO(data))

@@ -314,6 +314,8 @@ def test_mistakes_are_one_line(
         (["--labelled", "{tmp}/none.jsonl"], "none.jsonl"),
         (["--scheme", "{tmp}/none.yaml"], "none.yaml"),
         (["--scheme", "{junk}"], "scheme"),
+        (["--config", "nothing"], "--config nothing: "),
+        (["--config", "{junk}"], "--config {junk}: "),
         (["--bpe-size", "0"], "--bpe-size 0"),
         (["--tokenizer", "{tmp}/none"], "tokenizer.json"),
         (["--tokenizer", "{tmp}"], "tokenizer.json"),

@@ -134,6 +134,19 @@ def test_time_kept_at_other_thresholds_equals_judging_every_clip_again(
     assert found.kept_at(10, 5) == retention.total.kept.samples
 
 
+def test_no_limit_brings_back_a_clip_with_other_numbers() -> None:
+    rows = [clip_row("a", "r", 0, 3 * SECOND, wer=0.0, per=0.0, numbers_agree=True)]
+    for start, alike in ((3, True), (8, False), (15, None)):
+        span = start * SECOND, (start + 4) * SECOND
+        rows.append(
+            clip_row("a", "r", *span, wer=30.0, per=9.0, numbers_agree=alike, **rejected("rover", "wer_and_per"))
+        )
+    for numbers, kept in (("strict", 11), ("counted", 15)):
+        found = fold([table(rows)], AgreementRule(numbers=numbers)).total.distributions
+        assert found is not None
+        assert found.kept_at(100, 100) == kept * SECOND
+
+
 def test_clips_on_the_edges_of_length_bins() -> None:
     lengths = [2 * SECOND, 3 * SECOND - 1, 3 * SECOND, 30 * SECOND, 30 * SECOND + 1]
     starts = np.cumsum([0, *lengths]).tolist()
@@ -264,7 +277,7 @@ def test_report_json_adds_up_and_is_the_same_twice(run: FolderStore, retention: 
     write_report(run, fold(reversed(list(run.ledgers()))), run.speeds(), rule=rule)
     assert (run.read("report.json"), run.read("report.html")) == first
     report = json.loads(first[0])
-    assert report["thresholds"] == {"max_wer": 12, "max_per": 6, "drop_when": "both"}
+    assert report["thresholds"] == {"max_wer": 12, "max_per": 6, "drop_when": "both", "numbers": "strict"}
     for account in [report["total"], *report["domains"]]:
         lost = sum(entry["samples"] for entry in account["rejected"])
         parts = account["kept"]["samples"] + lost + account["non_speech"]["samples"]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from operators.agreement import AgreementRule
+from operators.confidence import Calibration
 from operators.edits import edit_counts, error_rate
 from operators.errors import UserError
 from operators.resampling import Estimate
@@ -351,6 +353,27 @@ def test_curves_equal_a_plain_loop(crawl_run: tuple[list[pa.Table], bytes], drop
     check(found.over_wer, lambda limit: slow(limit, 7.3))
     check(found.over_per, lambda limit: slow(10.0, limit))
     assert 7.3 in [point.limit for point in found.over_per]
+
+
+@pytest.mark.parametrize(
+    ("rule", "kept"),
+    [
+        (AgreementRule(numbers="counted"), 100.0),
+        (AgreementRule(), 50.0),  # 16 and 60 stay apart at any limit
+        (AgreementRule(numbers="counted", calibration={"en": Calibration(min_right=50, intercept=5, wer=-0.2)}), 50.0),
+    ],
+)
+def test_curves_obey_what_no_limit_changes(rule: AgreementRule, kept: float) -> None:
+    rows = [
+        clip("d", "r", **heard(0, 4, "en", "good morning", "good morning"), label="good morning"),
+        clip("d", "r", **heard(4, 8, "en", "sixteen miles", "sixty miles", wer=50.0, per=20.0, numbers_agree=False),
+             **rejected("rover", "wer_and_per")),
+    ]  # fmt: skip
+    truth = truth_bytes(truth_line("r", "en", (0, 4, "good morning"), (4, 8, "sixteen miles")))
+    assert scored(rows, truth, rule).over_per[-1].kept == 50  # its WER is beyond the limit
+    assert scored(rows, truth, replace(rule, max_wer=60.0)).over_per[-1].kept == kept
+    either = replace(rule, max_wer=60.0, max_per=0.0, drop_when="both")
+    assert scored(rows, truth, either).over_wer[-1].kept == kept
 
 
 def test_the_better_engine_alone_equals_a_plain_loop(crawl_run: tuple[list[pa.Table], bytes], whole: Score) -> None:

@@ -7,6 +7,7 @@ import os
 import wave
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from operators.clip import SAMPLE_RATE
@@ -16,7 +17,7 @@ from pipeline.config import PlanSettings, SourceSettings
 from pipeline.plan import make_plan
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.probe import probe_files
-from tests.support.odd_recordings import aiff
+from tests.support.odd_recordings import aiff, encode
 from tests.support.recordings import read, tar_bytes
 from tests.support.s3_server import FaultyProxy
 
@@ -56,18 +57,22 @@ def test_lengths_are_what_the_headers_declare_wherever_the_file_lies(
         assert sum(request.sent_bytes for request in proxy.requests) < 1_500_000  # of 3.9 MB
 
 
-def test_what_declares_no_length_is_measured_where_it_may_be_longer_than_a_unit(tmp_path: Path) -> None:
+def test_what_declares_no_length_is_measured(tmp_path: Path) -> None:
     seconds = 100
     (tmp_path / "pipe.aiff").write_bytes(aiff(seconds, 16_000, from_pipe=True))
     (tmp_path / "short.wav").write_bytes(wav(3))
+    hiss = np.random.default_rng(0).uniform(-0.3, 0.3, 40 * SAMPLE_RATE)
+    (tmp_path / "three.flac").write_bytes(encode("flac", "flac", hiss, SAMPLE_RATE) * 3)
     files = read(tmp_path)
-    by_name = dict(zip((file.recording_id for file in files), probe_files(files, Fetch(), unit_seconds=30)))
+    by_name = dict(zip((file.recording_id for file in files), probe_files(files, Fetch(), measure=True)))
     assert not by_name["short.wav"].measured
     assert by_name["pipe.aiff"].measured
     assert by_name["pipe.aiff"].declared is None
+    three = by_name["three.flac"]  # its header says 40 s
+    assert (three.declared, three.measured) == (None, True)
+    assert three.estimated == pytest.approx(120 * SAMPLE_RATE, abs=SAMPLE_RATE)
     assert by_name["pipe.aiff"].estimated == pytest.approx(seconds * SAMPLE_RATE, abs=SAMPLE_RATE // 10)
-    # Where it is sure to fit into one unit nobody reads it through, and no guess cuts it.
-    (guessed,) = probe_files([file for file in files if file.recording_id == "pipe.aiff"], Fetch(), unit_seconds=1e6)
+    (guessed,) = probe_files([file for file in files if file.recording_id == "pipe.aiff"], Fetch())
     assert not guessed.measured
     settings = PlanSettings(unit_minutes=0.5, edge_radius_seconds=5)
     lengths = [by_name[file.recording_id] for file in files]
