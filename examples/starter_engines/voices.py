@@ -31,7 +31,26 @@ norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 tra
 VOICES = _VARIANTS.split()
 UNSEEN = ("Annie", "Hugo", "david", "f3", "grandma", "klatt3", "linda", "m4", "michel", "rob")
 """held out from every engine"""
-FEMALE = frozenset(["Alicia", "Andrea", "Annie", "anika", "aunty", "belinda", "f1", "f2", "f3", "f4", "f5", "grandma", "linda", "steph", "steph2", "steph3"])
+FEMALE = frozenset(
+    [
+        "Alicia",
+        "Andrea",
+        "Annie",
+        "anika",
+        "aunty",
+        "belinda",
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "grandma",
+        "linda",
+        "steph",
+        "steph2",
+        "steph3",
+    ]
+)
 """whose voice files say so; the others say male, or nothing, which is eSpeak NG's male voice"""
 
 _PIECES = re.compile(r"[一-鿿]+|[a-z' ]+")
