@@ -1,5 +1,5 @@
 """The command line: python -m pipeline plan | run | check | report | redecide | score | calibrate | show | compare |
-handoff | settings.
+handoff | mix-events | settings.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipeline.display.words import printable
 from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 from pipeline.executor.worker import ClusterLost
 from pipeline.handoff import command as handoff_command
+from pipeline.mix_events import command as mix_events_command
 
 DESCRIPTION = """\
 Raw crawled audio in; training shards out, with labels that two independent recognisers agree on and a
@@ -101,11 +102,15 @@ examples:
   python -m pipeline calibrate runs/first --truth truth.jsonl --target-cer 2
   python -m pipeline redecide runs/first --settings runs/first/calibration.yaml""",
     "handoff": handoff_command.EXAMPLES,
+    "mix-events": mix_events_command.EXAMPLES,
     "settings": """\
 examples:
   python -m pipeline settings > my.yaml                  every setting with its default and its meaning
   python -m pipeline settings --schema > settings.json   the same as JSON Schema: types, defaults, bounds, meanings""",
-    "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
+    "show": """\
+examples:
+  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621
+  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621 --format vtt > clip.vtt""",
 }
 
 
@@ -179,6 +184,8 @@ def parser() -> argparse.ArgumentParser:
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
+    form = "the story, or word times as WebVTT (of the clip) or CTM (of its recording) (default: %(default)s)"
+    command.add_argument("--format", choices=("story", "vtt", "ctm"), default="story", help=form)
     command.add_argument(
         "settings", metavar="key=value", nargs="*", default=[], help="s3.* settings, where the run lies on S3"
     )
@@ -191,6 +198,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("settings", "print every setting of run, plan and check with its default")
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
     handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
+    mix_events_command.add_arguments(add("mix-events", "put vocal events into clips of speech: a labelled set of two"))
     return main
 
 
@@ -220,6 +228,8 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return redecide(arguments.run, arguments.settings, arguments.output, console, arguments.file)
     if arguments.command == "handoff":
         return handoff_command.run(arguments, console)
+    if arguments.command == "mix-events":
+        return mix_events_command.run(arguments, console)
     from pipeline.run_directory import existing_run
 
     if arguments.command == "report":
@@ -235,9 +245,12 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     settings, store = existing_run(arguments.run, arguments.settings)
     if arguments.command == "show":
-        from pipeline.show import show
+        from pipeline.show import captions, show
 
-        show(store, arguments.clip_id, console)
+        if arguments.format == "story":
+            show(store, arguments.clip_id, console)
+        else:
+            sys.stdout.write(captions(store, arguments.clip_id, arguments.format))
         return 0
     if arguments.command == "calibrate":
         from pipeline.calibrate.command import Wish, calibrations, write_calibrations

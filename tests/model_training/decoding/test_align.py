@@ -18,11 +18,11 @@ import torchaudio.functional
 from model_training.__main__ import main
 from model_training.data.features import Cmvn
 from model_training.decoding.align import CheckpointAligner, CtcAligner, ExportedAligner
-from model_training.decoding.ctc_alignment import best_path, token_frames
 from model_training.export.export import export
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.annotate.annotator import Heard
+from operators.annotate.ctc import best_path, token_frames
 from operators.clip import SAMPLE_RATE
 from tests.support.corpus import make_checkpoint, one_thread
 

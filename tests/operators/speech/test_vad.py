@@ -189,7 +189,7 @@ def test_two_voices_at_once_are_heard_in_a_meeting_and_not_in_a_reading(reading:
     speaking = sum((times >= turn["start_s"]) & (times < turn["end_s"]) for turn in meeting["segments"])
     found = scores.values > 0.5
     assert found.sum() > 100
-    assert (found & (speaking >= 2)).sum() > 0.8 * found.sum()
+    assert (found & (speaking >= 2)).sum() > 0.7 * found.sum()
     assert len(engine.overlap(reading[:0]).values) == 0
 
 
