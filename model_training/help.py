@@ -44,6 +44,7 @@ experts and its router, and nothing else. The folder holds model, tokenizer, nor
 
 examples:
   python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
+  python -m model_training export models/tiny --group 7 --format sherpa-int8 --out models/phone
   python -m model_training export models/tiny --format safetensors --out models/sizes --evaluation eval.json""",
     "recognize": """\
 examples:
