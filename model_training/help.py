@@ -39,11 +39,13 @@ examples:
   python -m model_training decode models/tiny talk.flac lecture.mp3 --group 3
   python -m model_training decode models/tiny --data handoff --split dev --method ctc_greedy""",
     "export": """\
-Formats: safetensors (torch), onnx (float32), onnx-int8 (a quarter of the size). Keeps the shared experts, the group's
-experts and its router, and nothing else. The folder holds model, tokenizer, normalisation, settings and a model card.
+Formats: safetensors (torch), onnx (float32), onnx-int8 (a quarter of the size), sherpa and sherpa-int8 (sherpa-onnx, on
+phones). Keeps the shared experts, the group's experts and its router, and nothing else. The folder holds model,
+tokenizer, normalisation, settings and a model card.
 
 examples:
   python -m model_training export models/tiny --group 3 --format onnx-int8 --out models/edge
+  python -m model_training export models/tiny --group 7 --format sherpa-int8 --out models/phone
   python -m model_training export models/tiny --format safetensors --out models/sizes --evaluation eval.json""",
     "recognize": """\
 examples:
