@@ -173,8 +173,8 @@ def test_a_browser_shows_it_without_a_complaint(tmp_path: Path) -> None:
         assert browser.requests == [path.as_uri()]
         assert browser.evaluate("document.documentElement.scrollWidth") <= 420
         length = browser.evaluate(
-            "new Promise(done => { const a = document.querySelector('audio'); a.onloadedmetadata = () => done(a.duration);"
-            " a.onerror = () => done(-1); a.load() })"
+            "new Promise(done => { const a = document.querySelector('audio'); a.onerror = () => done(-1);"
+            " a.onloadedmetadata = () => done(a.duration); a.load() })"
         )
         assert length == pytest.approx(2.0, abs=0.1)
 
@@ -193,8 +193,8 @@ def test_answers_come_back_from_their_file(tmp_path: Path) -> None:
     (tmp_path / "eval.jsonl").unlink()
     assert read_results(tmp_path / "eval.json").answers == ()
     for bad in (b'{"set": "s"}\n', b"[]\n", b"no\n", b'{"audio": 3, "true_events": [], "events": []}\n'):
-        with pytest.raises(UserError, match="eval.jsonl:1 is no answer"):
+        with pytest.raises(UserError, match=r"eval\.jsonl:1 is no answer"):
             list(from_lines(bad, "eval.jsonl"))
     assert list(from_lines(to_lines(evaluation.answers), "x")) == list(evaluation.answers)
-    with pytest.raises(UserError, match="gone.json"):
+    with pytest.raises(UserError, match=r"gone\.json"):
         read_results(tmp_path / "gone.json")
