@@ -153,13 +153,14 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     commands = parser(next((argument for argument in arguments if not argument.startswith("-")), None))
     options, rest = commands.parse_known_args(arguments)
-    # argparse takes the positional arguments in one stretch; settings may stand between options too.
-    if any(argument.startswith("-") or "=" not in argument for argument in rest) or (
-        rest and not hasattr(options, "settings")
+    # argparse takes the positional arguments in one stretch; settings, and models, may stand between options too.
+    several = getattr(options, "checkpoints", None)
+    if any(argument.startswith("-") or ("=" not in argument and several is None) for argument in rest) or (
+        rest and several is None and not hasattr(options, "settings")
     ):
         commands.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        options.settings += rest
+        (options.settings if several is None else several).extend(rest)
     run: Command = options.run
     for output in (sys.stdout, sys.stderr):  # a terminal of GBK or Latin-1 lacks signs of many languages
         if isinstance(output, io.TextIOWrapper):

@@ -200,8 +200,8 @@ def _change(task: str, name: str | None, rows: Sequence[tuple[Answer, int, int, 
         set=name,
         clips=len(rows),
         recordings=len(by_voice),
-        first=100 * first / whole,
-        second=100 * second / whole,
+        first=float(100 * first / whole),
+        second=float(100 * second / whole),
         difference=estimate(100 * (second - first) / whole, differences),
     )
 

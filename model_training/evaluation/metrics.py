@@ -100,7 +100,7 @@ class ErrorRate(NamedTuple):
         rate = self.errors / self.reference
         residuals = self.squared_edits - 2 * rate * self.edits_by_reference + rate * rate * self.squared_reference
         between = residuals * self.recordings / (self.recordings - 1) / self.reference**2
-        spread = student(self.recordings - 1) * sqrt(max(between, rate / self.reference))
+        spread = student(self.recordings - 1) * sqrt(max(between, rate * max(0.0, 1 - rate) / self.reference))
         return 100 * max(0.0, rate - spread), 100 * (rate + spread)
 
 

@@ -36,7 +36,7 @@ def unit_rows(unit: KeptUnit, source: int, names: SpoolNames) -> pa.RecordBatch:
     columns["answer"] = of_provenance("answer")
     columns["language"] = pc.coalesce(rows["agreed_language"], rows["language"])
     given = [place_of_split(known_split(record.get("split"))) for record in records]
-    columns["split"] = pa.array(given, pa.int8()).take(provenance.indices)
+    columns["split"] = pc.fill_null(pa.array(given, pa.int8()).take(provenance.indices), -1)
     columns |= {"shard": unit.tar, "source": source, "content_hash": rows["content_hash"]}
     columns["samples"] = pc.subtract(rows["end"], rows["start"])
     named = (rows["recording_id"].to_pylist(), rows["uri"].to_pylist(), columns["speaker"].to_pylist())

@@ -21,6 +21,7 @@ from operators.clip import Span, clip_id
 from operators.shard import feature_frames
 from operators.storage.base import S3Settings
 from operators.storage.fetch import open_store
+from operators.storage.local import real_uri
 from pipeline.__main__ import main
 from tests.support.curated_handoffs import (
     SHARES,
@@ -272,3 +273,63 @@ def test_on_s3_it_is_what_it_is_locally(
         assert same["shard"].startswith(f"s3://{bucket}/")
         assert client.get_object(Bucket=bucket, Key=same["shard"].partition(f"{bucket}/")[2])
     assert json.loads(store.read("handoff.json"))["storage"]["endpoint_url"] == s3_server
+
+
+def test_a_column_split_is_obeyed_and_what_is_test_there_is_never_trained_on(
+    crawls: tuple[Path, Path], labelled: Path, runs: tuple[str, str], hand_off: Callable[..., Path]
+) -> None:
+    """Rows go where they say, whatever the shares; a crawled file that is test in the set is test for the run as well,
+    and so is all that its speaker says.
+    """
+    crawled = sorted(crawls[0].rglob("*.flac"))
+    given = [
+        {"uri": "a.wav", "text": "one", "split": "train", "speaker": "kim"},
+        {"uri": "b.flac", "text": "two", "split": "validation", "speaker": "kim"},
+        {"uri": "long.wav", "text": "three", "start": 1, "end": 3, "split": "test-clean"},
+        {"uri": "long.wav", "text": "four", "start": 5, "end": 7},
+        *({"uri": str(path), "text": "five", "split": "test", "start": 0, "end": 0.5} for path in crawled[:6]),
+    ]
+    manifest = write_manifest(labelled / "set.jsonl", given)
+    out = hand_off(runs[0], "--labelled", str(manifest), "--dev", "0", "--test", "0")
+    found = {split: index(out, split) for split in record(out)["splits"]}
+    where = {row["label"]: split for split, rows in found.items() for row in rows}
+    assert (where["one"], where["two"], where["three"]) == ("train", "dev", "test")
+    assert where["four"] == "test", "no split of its own: it goes with its recording"
+    held_out = {real_uri(str(path)) for path in crawled[:6]}
+    uris = {row["recording_id"]: real_uri(row["uri"]) for row in ledger_rows(runs[0])}
+    of_run = [
+        (split, uris[row["recording_id"]])
+        for split, rows in found.items()
+        for row in rows
+        if row["recording_id"] in uris
+    ]
+    assert {split for split, uri in of_run if uri in held_out} == {"test"}
+    assert {split for split, uri in of_run if uri not in held_out} == {"train"}
+    assert any(uri in held_out for _, uri in of_run), "the run has clips of those files"
+
+
+def test_an_unknown_split_is_one_line_before_anything_is_read(
+    labelled: Path, runs: tuple[str, str], hand_off: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [{"uri": "a.wav", "text": "one", "split": "train"}, {"uri": "a.wav", "text": "two", "split": "tset"}]
+    manifest = write_manifest(labelled / "set.csv", given)
+    out = hand_off(runs[0], "--labelled", str(manifest), code=2)
+    assert f"{manifest}:3: the split 'tset' is not known: write train, dev or test" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_set_is_handed_off_for_evaluation_alone(
+    labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = write_manifest(labelled / "set.jsonl", rows_of_the_set())
+    out = tmp_path / "sets"
+    assert main(["handoff", "--labelled", f"{manifest}:read", "--test", "1", "--out", str(out)]) == 0
+    assert f"eval CKPT --data {out}" in capsys.readouterr().out
+    assert {name: split["clips"] for name, split in record(out)["splits"].items()} == {"train": 0, "test": 4}
+    assert {row["domain"] for row in index(out, "test")} == {"read", "talk"}
+    assert not (out / "cmvn.json").exists()
+    assert not (out / "tokenizer").exists()
+    assert main(["handoff", "--labelled", str(manifest), "--out", str(out)]) == 2
+    assert "--test 1" in capsys.readouterr().err
+    assert main(["handoff", "--out", str(out), "--test", "1"]) == 2
+    assert "no run" in capsys.readouterr().err
