@@ -54,6 +54,7 @@ def main() -> None:
     parser.add_argument("--crawl", type=Path, required=True)
     parser.add_argument("--init", required=True, metavar="CKPT")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--frames", type=int, default=6000, help="of 10 ms in a step (default: a minute)")
     parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--method", default="ctc_greedy")
@@ -64,6 +65,7 @@ def main() -> None:
     handoff = prepare(options.crawl, options.work, DOMAINS["elastic"])
     sizes, groups = sizes_of(options.init)
     fixed = [*sizes, f"train.seed={options.seed}", f"train.precision={options.precision}"]
+    fixed.append(f"data.max_frames={options.frames}")
     start = f"train.init_from={options.init}"
     runs = {"cold": (handoff, fixed), "warm": (handoff, [*fixed, start]), "grown": (grown(handoff), [*fixed, start])}
     found = {}
