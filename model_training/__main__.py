@@ -1,4 +1,4 @@
-"""The command line: python -m model_training train | eval | decode | export | recognize | inspect | settings | ...
+"""The command line: python -m model_training train | eval | decode | export | recognize | align | inspect | ...
 
 Its words are in help.py.
 """
@@ -102,9 +102,10 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     for name, place, text in (
         ("export", "export.export", "a self-contained model folder of one size, or of all"),
         ("recognize", "decoding.recognize", "transcribe recordings with an exported model, without torch"),
+        ("align", "decoding.align", "say when each word of a known text is spoken"),
     ):
         command = add(name, text, _inspect)
-        if name == wanted:  # export needs torch, and recognize does without
+        if name == wanted:  # export needs torch, and the others do without
             module = import_module(f"model_training.{place}")
             module.add_arguments(command)
             command.set_defaults(run=module.main)

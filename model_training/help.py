@@ -50,6 +50,12 @@ examples:
   python -m model_training recognize models/edge talk.mp3 lecture.flac
   python -m model_training recognize models/edge talk.wav --method ctc_greedy --json
   python -m model_training recognize models/edge talk.wav --given language=yue --threads 2""",
+    "align": """\
+Prints a JSON object a word, WebVTT or CTM. MODEL is an exported folder (no torch needed) or a checkpoint.
+
+examples:
+  python -m model_training align models/edge talk.mp3 --text-file talk.txt --language en
+  python -m model_training align models/edge talk.wav --text "good morning" --format vtt > talk.vtt""",
     "inspect": """\
 examples:
   python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings

@@ -91,8 +91,8 @@ class VadSettings:
 class AsrSettings:
     """AsrSettings choose the first recogniser, and the languages that it may report."""
 
-    engine: str = setting("whisperx", "or module:Class of yours")
-    model: str = setting("large-v3", "hub name or local CTranslate2 folder")
+    engine: str = setting("whisperx", "exported: a folder of model_training export; or module:Class of yours")
+    model: str = setting("large-v3", "hub name or local CTranslate2 folder; of exported, its folder")
     device: str = setting("cpu", "or cuda")
     compute_type: str = setting("default", "int8, float16, ...")
     batch_size: int = setting(16, "clips that are recognised together", at_least=1)
@@ -113,7 +113,7 @@ class AsrSettings:
 class CopilotSettings:
     """CopilotSettings choose the second, independent recogniser of each language."""
 
-    engine: str = setting("funasr", "or module:Class of yours; of the models that name none of their own")
+    engine: str = setting("funasr", "or exported, or module:Class of yours; of the models that name none of their own")
     # Entries are read by pipeline/copilots.py.
     models: dict[str, Any] = setting(
         {"zh": "paraformer-zh", "en": "paraformer-en", "yue": "iic/SenseVoiceSmall"},

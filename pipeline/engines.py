@@ -23,18 +23,25 @@ from operators.language import PROMPTED_AS, canonical
 from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
 from pipeline.copilots import CopilotModel, entries
 
-WHISPERX, FUNASR = "whisperx", "funasr"
+WHISPERX, FUNASR, EXPORTED, CHAT = "whisperx", "funasr", "exported", "chat"
+_OWN = {EXPORTED: "model_training.decoding.engine:ExportedRecogniser"}
 BUILT_IN = {
     "vad": dict.fromkeys(("pyannote", "silero", "fsmn"), "operators.speech.vad:load_vad"),
-    "asr": {WHISPERX: "operators.asr.whisperx:WhisperX"},
-    "copilot": {FUNASR: "operators.asr.funasr:FunAsr"},
+    "asr": {WHISPERX: "operators.asr.whisperx:WhisperX"} | _OWN,
+    "copilot": {FUNASR: "operators.asr.funasr:FunAsr"} | _OWN,
     "annotate.annotators": {
         "emotion2vec": "operators.annotate.emotion:FunAsrEmotion",
         "sensevoice": "operators.annotate.sensevoice:SenseVoice",
         "classifier": "operators.annotate.classifier:HubClassifier",
+        CHAT: "operators.annotate.chat:ChatAnnotator",
+        EXPORTED: "model_training.decoding.annotate:ExportedAnnotator",
     },
-    "annotate.speaker": {},
-    "annotate.words.aligners": {},
+    "annotate.speaker": {"clusters": "operators.annotate.speakers:SpeakerClusters"},
+    "annotate.words.aligners": {
+        "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
+        "whisper": "operators.annotate.aligners:WhisperAligner",
+        EXPORTED: "model_training.decoding.align:ExportedAligner",
+    },
 }
 """Import strings of the engines that come with the package, by section of the settings."""
 
@@ -99,6 +106,8 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
             "window_gap_seconds": settings.window_gap_seconds,
             "threads": threads,
         }
+    elif settings.engine == EXPORTED:
+        arguments["threads"] = threads
     return EngineSpec(target("asr", settings.engine), arguments | settings.options)
 
 
@@ -119,6 +128,8 @@ def _copilot(entry: CopilotModel, key: str, settings: CopilotSettings, threads: 
     arguments: dict[str, Any] = {"model": entry.model}
     if entry.engine == FUNASR:
         arguments |= {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
+    elif entry.engine == EXPORTED:
+        arguments["threads"] = threads
     if entry.engine == settings.engine:
         key = "copilot.engine"
     return EngineSpec(target("copilot", entry.engine, key), arguments | dict(entry.options))

@@ -83,19 +83,18 @@ def snr(options: argparse.Namespace) -> float:
     cost = (time.process_time() - started) / sum(len(one.pcm) / SAMPLE_RATE for one in live)
     told = [(one.truth["snr_db"], value) for one, value in zip(live, found, strict=True) if value is not None]
     true, measured = np.array(told).T
-    rows = []
-    for level in sorted(set(true)):
-        errors = measured[true == level] - level
-        rows.append(
-            [f"{level:g} dB", str(len(errors)), f"{np.median(errors):+.1f}", f"{np.median(np.abs(errors)):.1f}"]
-        )
+
+    def row(name: str, clips: str, errors: np.ndarray) -> list[str]:
+        away = np.abs(errors)
+        return [name, clips, f"{np.median(errors):+.1f}", f"{np.median(away):.1f}", f"{away.mean():.1f}"]
+
     errors = measured - true
-    rows.append(
-        ["all", f"{len(errors)} of {len(live)}", f"{np.median(errors):+.1f}", f"{np.median(np.abs(errors)):.1f}"]
-    )
-    guess = min(float(np.median(np.abs(true - value))) for value in np.arange(0, 15.5, 0.5))
-    rows.append(["the best constant", str(len(errors)), "", f"{guess:.1f}"])
-    table("SNR of live (dB)", ["true", "clips", "median error", "median absolute error"], rows)
+    rows = [row(f"{level:g} dB", str((true == level).sum()), errors[true == level]) for level in sorted(set(true))]
+    rows.append(row("all", f"{len(errors)} of {len(live)}", errors))
+    for name, middle in (("its median", np.median), ("its mean", np.mean)):
+        guess = min(np.arange(0, 15.5, 0.5), key=lambda value: float(middle(np.abs(true - value))))
+        rows.append(row(f"always {guess:g} dB, best of {name}", str(len(errors)), guess - true))
+    table("SNR of live (dB)", ["true", "clips", "median error", "median absolute", "mean absolute"], rows)
     print(
         f"\n{1000 * cost:.1f} ms of CPU for a second of audio: {100 * cost / RUN_CPU:.1f} % of a run's, if all is kept"
     )

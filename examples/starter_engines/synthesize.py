@@ -3,7 +3,8 @@
     (seed, draw) ──grammar──> sentences ──voices──> speech ──acoustics──> NAME.wav + one line of manifest.jsonl
 
 A recording has one speaker (now and then two), one language, pauses between sentences and one acoustic condition.
-A manifest line: path, language, duration_s, voice, snr_db (null: clean), segments[{start_s, end_s, text, language}].
+A manifest line: path, language, duration_s, voice, snr_db (null: clean), sound (what is heard beside the speech or in
+its place), segments[{start_s, end_s, text, language}].
 The trainers read any manifest of this shape, so real transcribed audio can take the place of this corpus. Of a line
 they need path, language and segments; `read_manifest` says what is wrong with the others.
 """
@@ -75,13 +76,18 @@ class Condition:
 
 def nonspeech(seconds: float, r: random.Random) -> np.ndarray:
     """Noise, music, or near silence: float32 [samples]."""
+    return sound(seconds, r)[1]
+
+
+def sound(seconds: float, r: random.Random) -> tuple[str, np.ndarray]:
+    """Return a sound that is no speech: its kind (one of `acoustics.NOISES`, or silence), and float32 [samples]."""
     g = np.random.default_rng(r.getrandbits(32))
     samples = int(seconds * SAMPLE_RATE)
     kind = r.choice([*acoustics.NOISES, "music", "silence"])
     if kind == "silence":
-        return (g.standard_normal(samples) * 10 ** r.uniform(-5, -3)).astype(np.float32)
+        return kind, (g.standard_normal(samples) * 10 ** r.uniform(-5, -3)).astype(np.float32)
     out = acoustics.noise(g, kind, samples)
-    return (out * r.uniform(0.02, 0.5) / np.abs(out).max()).astype(np.float32)
+    return kind, (out * r.uniform(0.02, 0.5) / np.abs(out).max()).astype(np.float32)
 
 
 def recording(
@@ -119,19 +125,20 @@ def corpus(folder: Path, *, hours: float, seed: int, voices: list[str], side: st
 
     folder.mkdir(parents=True, exist_ok=True)
     r = random.Random(seed)
-    lines, babble, total = [], [], 0.0
+    lines, babble, total = list[dict[str, Any]](), list[np.ndarray](), 0.0
     while total < hours * 3600:
         language = ("zh", "en")[len(lines) % 2]
         seconds, condition = r.uniform(10, 24), Condition.draw(r)
         if r.random() < NONSPEECH_SHARE:
-            audio, segments, speakers, condition = nonspeech(seconds, r), [], [], Condition()
+            kind, audio = sound(seconds, r)
+            segments, speakers, condition = [], [], Condition()
         else:
             audio, segments, speakers = recording(r, voices, language, side, seconds)
             if len(babble) < 50:
                 babble.append(audio)
             else:
                 babble[r.randrange(50)] = audio
-            audio = condition.apply(audio, np.random.default_rng(r.getrandbits(32)), babble)
+            audio, kind = condition.apply(audio, np.random.default_rng(r.getrandbits(32)), babble), condition.noise
         audio = audio * 10 ** r.uniform(-0.9, 0.25) if np.abs(audio).max() < 0.55 else audio * 10 ** r.uniform(-0.9, 0)
         name = f"{len(lines):06d}.wav"
         soundfile.write(folder / name, audio, SAMPLE_RATE, subtype="PCM_16")
@@ -144,6 +151,7 @@ def corpus(folder: Path, *, hours: float, seed: int, voices: list[str], side: st
                 "duration_s": round(duration, 3),
                 "voice": "+".join(speaker.voice for speaker in speakers),
                 "snr_db": condition.snr_db,
+                "sound": kind,
                 "segments": segments,
             }
         )

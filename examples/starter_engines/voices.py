@@ -30,14 +30,37 @@ norbert pablo paul pedro quincy rob robert sandro shelby steph steph2 steph3 tra
 """
 VOICES = _VARIANTS.split()
 UNSEEN = ("Annie", "Hugo", "david", "f3", "grandma", "klatt3", "linda", "m4", "michel", "rob")
-"""held out from both engines"""
+"""held out from every engine"""
+FEMALE = frozenset(
+    [
+        "Alicia",
+        "Andrea",
+        "Annie",
+        "anika",
+        "aunty",
+        "belinda",
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "grandma",
+        "linda",
+        "steph",
+        "steph2",
+        "steph3",
+    ]
+)
+"""whose voice files say so; the others say male, or nothing, which is eSpeak NG's male voice"""
 
 _PIECES = re.compile(r"[一-鿿]+|[a-z' ]+")
 _RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4  # espeak_PARAMETER
 
 
 def training_voices(draw: int) -> list[str]:
-    """Voices of one engine's training set. Of each draw (0: 43 voices, 1: 44) the other has 22, half of them."""
+    """Voices of one engine's training set. Of the draws 0 (43 voices) and 1 (44) each has 22 of the other's, half of
+    them; draw 2 has all 65 of both.
+    """
     seen = [voice for voice in VOICES if voice not in UNSEEN]
     return [voice for index, voice in enumerate(seen) if index % 3 != 1 + draw]
 

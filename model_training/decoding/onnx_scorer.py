@@ -24,7 +24,7 @@ from operators.errors import UserError
 CONFIG = "config.json"
 CMVN = "cmvn.json"
 SCHEMA_VERSION = 1
-FORMATS = ("safetensors", "onnx", "onnx-int8")
+FORMATS = ("safetensors", "onnx", "onnx-int8", "sherpa", "sherpa-int8")
 _KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_frames", "files"}
 
 

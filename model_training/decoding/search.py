@@ -141,6 +141,26 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
     ]
 
 
+def ctc_log_prob(log_probs_SV: np.ndarray, ids: Sequence[int]) -> float:
+    """Return the log-probability that CTC gives the labels `ids`, over all their alignments; -inf where they do not fit.
+
+    The forward algorithm of Graves et al. 2006, over the labels with a blank around each.
+    """
+    states_Z = np.full(2 * len(ids) + 1, BLANK)
+    states_Z[1::2] = ids
+    may_skip_Z = np.zeros(len(states_Z), bool)
+    may_skip_Z[3::2] = states_Z[3::2] != states_Z[1:-2:2]
+    ending_Z = np.full(len(states_Z), -inf)
+    ending_Z[0] = 0.0  # before the first frame, a blank that costs nothing
+    for log_probs_V in log_probs_SV.astype(np.float64):
+        before_Z = ending_Z
+        ending_Z = before_Z.copy()
+        ending_Z[1:] = np.logaddexp(ending_Z[1:], before_Z[:-1])
+        ending_Z[2:] = np.logaddexp(ending_Z[2:], np.where(may_skip_Z[2:], before_Z[:-2], -inf))
+        ending_Z += log_probs_V[states_Z]
+    return float(np.logaddexp.reduce(ending_Z[-2:]))
+
+
 def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hypothesis]]:
     """Return the most likely answers of the decoder under the grammar, per clip, best first; beam 1 is greedy.
 

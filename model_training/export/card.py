@@ -1,6 +1,6 @@
 """The model card of an export: what it is, how large, how fast, how good, from what data, and where it ends.
 
-    config.json, Speed measured here, Evaluation (where given) ──render──> README.md
+    config.json, Speed measured here, Evaluation (where given) ──render──> README.md, for hubs with YAML in front
 
 Speed is processor time of one core, so that a busy machine does not make a model look slow.
 """
@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 
 from model_training.data.features import Cmvn
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
@@ -30,11 +31,25 @@ from operators.filterbank import SAMPLE_RATE, filterbank
 FILE = "README.md"
 _SECONDS, _REPEATS, _TOKENS = 15, 3, 20
 
+_SHERPA = (
+    "sherpa-onnx, text and events by CTC. "
+    "`sherpa_onnx.OfflineRecognizer.from_fire_red_asr_ctc(model='model.onnx', tokens='tokens.txt')`."
+)
 _USE = {
     "safetensors": "PyTorch. `from model_training.export.export import load; model, folder = load('.')`.",
     "onnx": "onnxruntime, without PyTorch. `python -m model_training recognize . talk.mp3`.",
     "onnx-int8": "onnxruntime, without PyTorch. `python -m model_training recognize . talk.mp3`.",
+    "sherpa": _SHERPA,
+    "sherpa-int8": _SHERPA,
 }
+_LIBRARY = {"safetensors": "pytorch", "onnx": "onnx", "sherpa": "sherpa-onnx"}
+_SHERPA_GRAPH = """\
+| file | inputs | outputs |
+|---|---|---|
+| model.onnx | features (B, F, 80) with cmvn.json applied, lengths (B) | log_probs (CTC), log_probs_lengths |
+
+Its metadata names the kind of features (`model_type`) and their mean and scale, which sherpa-onnx applies by itself.
+"""
 _GRAPHS = """\
 | file | inputs | outputs |
 |---|---|---|
@@ -102,6 +117,7 @@ def render(
     size = f"N = {n_experts}" if n_experts else "dense"
     kind = f"{size} routed experts, K = {moe['top_k']} for a frame, {moe['shared']} shared" if n_experts else size
     parts = [
+        _front_matter(record, evaluation),
         f"# Speech perception model, {size}, {format}",
         f"Transcribes speech and says its language, age, gender, emotion and sound events. A Conformer with CTC and an "
         f"attention decoder; {kind}. {_USE[format]}",
@@ -118,8 +134,41 @@ def render(
         _limits(record),
     ]
     if format != "safetensors":
-        parts += ["## Graphs", _GRAPHS.rstrip()]
+        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else _GRAPHS).rstrip()]
     return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
+    """Return what hubs read of a card: YAML between two lines of dashes. A licence is its maker's to name."""
+    known = (record.get("learnt") or {}).get("language", [])
+    matter: dict[str, Any] = {
+        "library_name": _LIBRARY[record["format"].removesuffix("-int8")],
+        "pipeline_tag": "automatic-speech-recognition",
+        "language": [label for label in known if len(label) <= 3],  # a dialect's name is no code
+        "tags": ["touchasp", "speech-perception", "conformer", "ctc", *(["moe"] if record["group"] else [])],
+    }
+    results = _results(record, evaluation)
+    if results:
+        size = f"n{record['group']}" if record["group"] else "dense"
+        matter["model-index"] = [{"name": f"{size}-{record['format']}", "results": results}]
+    return f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False).rstrip()}\n---"
+
+
+def _results(record: Mapping[str, Any], evaluation: Evaluation | None) -> list[dict[str, Any]]:
+    """Return the error rates of this size by test set, in the form of a hub's model-index."""
+    if evaluation is None or record["group"] not in evaluation.groups:
+        return []
+    found = []
+    for name in evaluation.sets:
+        metrics = [
+            {"type": "cer", "name": f"CER, {method}", "value": round(rate.percent, 2)}
+            for method in evaluation.methods
+            if (rate := _characters(evaluation, name, record["group"], method)) is not None and rate.percent is not None
+        ]
+        if metrics:
+            task = {"type": "automatic-speech-recognition"}
+            found.append({"task": task, "dataset": {"name": name, "type": name}, "metrics": metrics})
+    return found
 
 
 def _size(record: Mapping[str, Any], full: Mapping[str, int]) -> str:
@@ -158,7 +207,7 @@ def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
     note = (
         "Character error rate in percent with its 95 % interval, of the model in float32 before export, at every size."
     )
-    if record["format"] == "onnx-int8":
+    if record["format"].endswith("-int8"):
         note += " This folder holds 8-bit weights: evaluate it on your own audio as well."
     if record["group"] not in sizes:
         note += f" N = {record['group']}, the size of this folder, was not evaluated."
@@ -166,12 +215,16 @@ def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
 
 
 def _rate(evaluation: Evaluation, name: str, n_experts: int, method: str) -> str:
-    scores = evaluation.scores(name, n_experts, method)
-    rate: ErrorRate | None = None if scores is None else scores.characters
+    rate = _characters(evaluation, name, n_experts, method)
     if rate is None or rate.percent is None:
         return "–"
     interval = rate.interval
     return f"{rate.percent:.2f}" + ("" if interval is None else f" ({interval[0]:.2f}–{interval[1]:.2f})")
+
+
+def _characters(evaluation: Evaluation, name: str, n_experts: int, method: str) -> ErrorRate | None:
+    scores = evaluation.scores(name, n_experts, method)
+    return None if scores is None else scores.characters
 
 
 def _limits(record: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """A checkpoint as folders that can be used on their own, one for each size.
 
     checkpoint ──load_model──> SpeechModel ──pruned(N)──────┬── safetensors ──> model.safetensors
-                                                            └── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
+                                                            ├── onnx, onnx-int8 ──> encoder.onnx keys.onnx decoder.onnx
+                                                            └── sherpa, sherpa-int8 ──> model.onnx tokens.txt
     OUT/  the model  tokenizer.json  cmvn.json  config.json  README.md (card)          OUT/n3, OUT/n7, ... for all
 
 A folder is written under another name and renamed when it is whole. The same checkpoint gives the same bytes,
@@ -28,14 +29,16 @@ from model_training import config
 from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
 from model_training.evaluation.evaluation import from_json
 from model_training.evaluation.sets import LoadedModel, load_model
-from model_training.export import card, onnx_files
+from model_training.export import card, onnx_files, sherpa
 from model_training.model.speech_model import SpeechModel
+from model_training.text.perception import Grammar
 from model_training.text.tokenizer import FILE as TOKENIZER
 from model_training.training import checkpoint
 from operators.errors import UserError
 
 MODEL = "model.safetensors"
 ALL = "all"
+SHERPA = "sherpa"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +75,7 @@ def export(
     Args:
         path: a checkpoint, or a training run, whose newest is taken.
         n_experts: routed experts N, 0 for a dense model, or "all".
-        format: safetensors | onnx | onnx-int8.
+        format: safetensors | onnx | onnx-int8 | sherpa | sherpa-int8.
         out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
         ema: the checkpoint's moving average of the weights.
         average: the mean of so many checkpoints of the run, the given one and those before it.
@@ -108,11 +111,11 @@ def export(
         try:
             for name in (TOKENIZER, CMVN):
                 shutil.copyfile(loaded.path / name, scratch / name)
-            _write_model(pruned, format, scratch, one_file_bytes)
+            _write_model(loaded, pruned, format, scratch, one_file_bytes)
             record = _record(loaded, pruned, format, origin, counts, scratch)
             text = json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n"
             (scratch / CONFIG).write_text(text, encoding="utf-8")
-            speed = card.measure(scratch, pruned) if measure else None
+            speed = card.measure(scratch, pruned) if measure and not format.startswith(SHERPA) else None
             page = card.render(record, largest, speed, measured)
             (scratch / card.FILE).write_text(page, encoding="utf-8")
             _replace(scratch, folder)
@@ -165,7 +168,19 @@ def _name(n_experts: int) -> str:
     return f"n{n_experts}" if n_experts else "dense"
 
 
-def _write_model(pruned: SpeechModel, format: str, folder: Path, one_file_bytes: int) -> None:
+def _write_model(loaded: LoadedModel, pruned: SpeechModel, format: str, folder: Path, one_file_bytes: int) -> None:
+    if format.startswith(SHERPA):
+        allowed_V = Grammar(loaded.tokenizer, known_labels=loaded.known_labels).ctc
+        sherpa.write(
+            pruned,
+            folder,
+            loaded.tokenizer,
+            allowed_V,
+            loaded.cmvn,
+            int8=format != SHERPA,
+            one_file_bytes=one_file_bytes,
+        )
+        return
     if format == "safetensors":
         save_file({name: tensor.contiguous() for name, tensor in pruned.state_dict().items()}, folder / MODEL)
         return

@@ -39,7 +39,7 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
     width = settings.d_model // settings.heads
     features_BF80, lengths_B = torch.zeros(B, F, 80), torch.tensor([F, F - 9])
     encoder = EncoderGraph(model)
-    _write(
+    write_graph(
         encoder,
         (features_BF80, lengths_B),
         folder / "encoder.onnx",
@@ -56,7 +56,7 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
     )
     keys, past, present = (_pairs(name, settings.decoder_layers) for name in ("encoder", "past", "present"))
     key_axes: dict[str, dict[int, str]] = {name: {0: "batch", 2: "encoded_frames"} for name in keys}
-    _write(
+    write_graph(
         KeysGraph(model),
         (torch.zeros(B, S, settings.d_model),),
         folder / "keys.onnx",
@@ -65,7 +65,7 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
         {"encoded": {0: "batch", 1: "encoded_frames"}, **key_axes},
         one_file_bytes,
     )
-    _write(
+    write_graph(
         DecoderGraph(model),
         (
             torch.zeros(B, L, dtype=torch.int64),
@@ -109,7 +109,7 @@ def quantise(source: Path, target: Path, *, one_file_bytes: int = ONE_FILE_BYTES
         )
 
 
-def _write(
+def write_graph(
     module: nn.Module,
     example: tuple[Tensor, ...],
     path: Path,
@@ -118,6 +118,7 @@ def _write(
     axes: dict[str, dict[int, str]],
     one_file_bytes: int,
 ) -> None:
+    """Trace a module into the file `path`, and check it. `axes` names the dimensions of inputs and outputs that vary."""
     import onnx
 
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".trace-") as scratch, _silence():

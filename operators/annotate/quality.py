@@ -34,7 +34,7 @@ _LOUD = 95
 CLIFF_DB = 38.0
 """how far the spectrum falls at an edge that a filter made. Speech itself fell by 35 dB at the most, at the edge of a
 low-bitrate codec, filters of 8-kHz audio by 40 dB at the least (docs/benchmarks/curation.md)."""
-_EDGES_HZ = np.arange(1500, 6601, 125)
+_EDGES_HZ = range(1500, 6601, 125)
 
 FULL_SCALE = 32_440
 """99 % of it: resampling after clipping moves the peaks a little."""
@@ -118,7 +118,7 @@ def bandwidth_hz(pcm: np.ndarray) -> float | None:
     loud_db = 10 * np.log10(np.percentile(powers, _LOUD, axis=0) + 1e-3)
     places = np.arange(len(loud_db)) * SAMPLE_RATE / _WINDOW
 
-    def mean_db(low: float, high: float) -> float:
+    def mean_db(low: int, high: int) -> float:
         return float(loud_db[(places >= low) & (places <= high)].mean())
 
     falls = [mean_db(edge - 900, edge - 100) - mean_db(edge + 500, min(edge + 1700, 7600)) for edge in _EDGES_HZ]

@@ -172,12 +172,14 @@ class PyannoteVad(_Engine):
                 raise UserError(f"vad: device={device} but torch sees no CUDA device; set device=cpu")
             # Lightning announces here that it upgraded the checkpoint in memory, whatever the caller's logging says
             migration._log.setLevel("ERROR")
-            segmentation = Model.from_pretrained(checkpoint)
+            segmentation: Any = Model.from_pretrained(checkpoint)
             self._pipeline = VoiceActivitySegmentation(segmentation=segmentation, step=step, batch_size=batch_size)
             # the pipeline answers with scores, but refuses to run before it has its hyper-parameters
             unused = {"onset": onset, "offset": offset, "min_duration_on": 0.0, "min_duration_off": 0.0}
             self._pipeline.instantiate(unused)
             self._pipeline.to(torch.device(device))
+        self._segmentation, self._step = segmentation, step
+        self._second: Any = None  # what scores overlap, built when it is asked for
         self._torch = torch
         self._device_type = torch.device(device).type
         self._half = half
@@ -190,6 +192,30 @@ class PyannoteVad(_Engine):
         waveform = torch.from_numpy(_unit_scale(pcm))[None]
         with _quiet(), torch.autocast(self._device_type, dtype=torch.float16, enabled=self._half):
             found = self._pipeline({"waveform": waveform, "sample_rate": SAMPLE_RATE})
+        frames = found.sliding_window
+        return Scores(
+            np.ascontiguousarray(found.data[:, 0], np.float32),
+            first=round((frames.start + frames.duration / 2) * SAMPLE_RATE),
+            hop=round(frames.step * SAMPLE_RATE),
+        )
+
+    def overlap(self, pcm: np.ndarray) -> Scores:
+        """Return the probability per frame that two voices speak at once: the network scores three voices apart."""
+        torch = self._torch
+        if len(pcm) == 0:
+            return Scores(np.zeros(0, np.float32), 0, 270)
+        with _quiet():
+            from pyannote.audio import Inference
+
+            if self._second is None:
+                self._second = Inference(
+                    self._segmentation,
+                    duration=self.WINDOW_SECONDS,
+                    step=self._step,
+                    pre_aggregation_hook=_second_voice,
+                )
+            waveform = torch.from_numpy(_unit_scale(pcm))[None]
+            found = self._second({"waveform": waveform, "sample_rate": SAMPLE_RATE})
         frames = found.sliding_window
         return Scores(
             np.ascontiguousarray(found.data[:, 0], np.float32),
@@ -276,6 +302,12 @@ def load_vad(engine: str, **settings: Any) -> VoiceActivity:
         if name not in known:
             raise UserError(f"vad: {engine} has no setting {name!r}; it has {', '.join(known)}")
     return ENGINES[engine](**settings)
+
+
+def _second_voice(scores: np.ndarray) -> np.ndarray:
+    """The score of the second loudest voice: [windows, frames, voices] to [windows, frames, 1]."""
+    second: np.ndarray = np.sort(scores, axis=-1)[..., -2:-1]
+    return second
 
 
 def _unit_scale(pcm: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ survived.
 from __future__ import annotations
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from operators.audio.decode import decode
 from operators.clip import SAMPLE_RATE, Span
 from operators.errors import UserError
 from operators.speech import fsmn
-from operators.speech.vad import Scores, Thresholds, VoiceActivity, hysteresis, load_vad
+from operators.speech.vad import PyannoteVad, Scores, Thresholds, VoiceActivity, hysteresis, load_vad
 
 ENGINES = ("pyannote", "silero", "fsmn")
 
@@ -174,6 +175,22 @@ def test_pyannote_at_its_own_step_is_whisperx(reading: np.ndarray) -> None:
     ours = load_vad("pyannote", step=0.5, batch_size=32).scores(pcm)
     np.testing.assert_array_equal(ours.values, theirs.data[:, 0])
     assert ours.hop / SAMPLE_RATE == pytest.approx(theirs.sliding_window.step)
+
+
+def test_two_voices_at_once_are_heard_in_a_meeting_and_not_in_a_reading(reading: np.ndarray, crawl: Path) -> None:
+    engine = load_vad("pyannote", step=5.0)
+    assert isinstance(engine, PyannoteVad)
+    alone = engine.overlap(reading)
+    assert (alone.values > 0.5).mean() == 0
+    truth = {line["recording_id"]: line for line in map(json.loads, (crawl / "truth.jsonl").open(encoding="utf-8"))}
+    meeting = truth["talk #s150 & what's next?"]
+    scores = engine.overlap(decode(str(crawl / meeting["path"])).pcm[: 60 * SAMPLE_RATE])
+    times = (scores.first + scores.hop * np.arange(len(scores.values))) / SAMPLE_RATE
+    speaking = sum((times >= turn["start_s"]) & (times < turn["end_s"]) for turn in meeting["segments"])
+    found = scores.values > 0.5
+    assert found.sum() > 100
+    assert (found & (speaking >= 2)).sum() > 0.7 * found.sum()
+    assert len(engine.overlap(reading[:0]).values) == 0
 
 
 @pytest.mark.gpu
