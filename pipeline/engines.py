@@ -12,7 +12,6 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from operators.annotate.settings import AnnotateSettings, EngineChoice
@@ -46,7 +45,6 @@ BUILT_IN = {
 """Import strings of the engines that come with the package, by section of the settings."""
 
 _METER = "operators.annotate.quality:QualityMeter"
-_AGREED_WORDS = "operators.annotate.words:agreed_words"
 
 
 @dataclass(frozen=True)
@@ -155,13 +153,6 @@ def diarisation(settings: AnnotateSettings, threads: int) -> EngineSpec | None:
 def aligners(settings: AnnotateSettings, threads: int) -> list[EngineSpec]:
     """Return how the aligners are built, in order. Raises UserError as `vad`."""
     return _chosen(settings.words.aligners, "annotate.words.aligners", threads)
-
-
-def agreed_words(settings: AnnotateSettings) -> Callable[..., Any] | None:
-    """Return what finds the words on which aligners agree, None where there are no aligners."""
-    if not settings.words.aligners:
-        return None
-    return partial(imported(_AGREED_WORDS), tolerance_seconds=settings.words.tolerance_seconds)
 
 
 def _chosen(choices: Sequence[EngineChoice], section: str, threads: int) -> list[EngineSpec]:
