@@ -12,7 +12,6 @@ import importlib
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from operators.annotate.settings import AnnotateSettings, EngineChoice
@@ -23,7 +22,7 @@ from operators.language import PROMPTED_AS, canonical
 from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
 from pipeline.copilots import CopilotModel, entries
 
-WHISPERX, FUNASR, EXPORTED = "whisperx", "funasr", "exported"
+WHISPERX, FUNASR, EXPORTED, CHAT = "whisperx", "funasr", "exported", "chat"
 _OWN = {EXPORTED: "model_training.decoding.engine:ExportedRecogniser"}
 BUILT_IN = {
     "vad": dict.fromkeys(("pyannote", "silero", "fsmn"), "operators.speech.vad:load_vad"),
@@ -33,14 +32,19 @@ BUILT_IN = {
         "emotion2vec": "operators.annotate.emotion:FunAsrEmotion",
         "sensevoice": "operators.annotate.sensevoice:SenseVoice",
         "classifier": "operators.annotate.classifier:HubClassifier",
+        CHAT: "operators.annotate.chat:ChatAnnotator",
+        EXPORTED: "model_training.decoding.annotate:ExportedAnnotator",
     },
-    "annotate.speaker": {},
-    "annotate.words.aligners": {},
+    "annotate.speaker": {"clusters": "operators.annotate.speakers:SpeakerClusters"},
+    "annotate.words.aligners": {
+        "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
+        "whisper": "operators.annotate.aligners:WhisperAligner",
+        EXPORTED: "model_training.decoding.align:ExportedAligner",
+    },
 }
 """Import strings of the engines that come with the package, by section of the settings."""
 
 _METER = "operators.annotate.quality:QualityMeter"
-_AGREED_WORDS = "operators.annotate.words:agreed_words"
 
 
 @dataclass(frozen=True)
@@ -149,13 +153,6 @@ def diarisation(settings: AnnotateSettings, threads: int) -> EngineSpec | None:
 def aligners(settings: AnnotateSettings, threads: int) -> list[EngineSpec]:
     """Return how the aligners are built, in order. Raises UserError as `vad`."""
     return _chosen(settings.words.aligners, "annotate.words.aligners", threads)
-
-
-def agreed_words(settings: AnnotateSettings) -> Callable[..., Any] | None:
-    """Return what finds the words on which aligners agree, None where there are no aligners."""
-    if not settings.words.aligners:
-        return None
-    return partial(imported(_AGREED_WORDS), tolerance_seconds=settings.words.tolerance_seconds)
 
 
 def _chosen(choices: Sequence[EngineChoice], section: str, threads: int) -> list[EngineSpec]:

@@ -92,7 +92,7 @@ def annotate(settings: Settings, store: Store, earlier: Store | None = None) -> 
             meter=engines.meter(chosen, workers.threads),
             diarisation=engines.diarisation(chosen, workers.threads),
             aligners=engines.aligners(chosen, workers.threads),
-            agreed_words=engines.agreed_words(chosen),
+            tolerance_seconds=chosen.words.tolerance_seconds,
             resources=workers,
         )
     ]

@@ -22,6 +22,7 @@ from operators.annotate.agree import agree
 from operators.annotate.annotator import Aligner, Annotator, ClipSpeaker, Diarisation, Heard, Meter, opinions
 from operators.annotate.limits import QualityLimits, reject
 from operators.annotate.manifest import known_labels
+from operators.annotate.words import agreed_words
 from operators.clip import Attributes, Clip, NamedOpinion, Piece, Quality, Unit, Verdict, Word, clip_hash
 from operators.shard import clip_language
 from stages.base import Resources, Store, Tell, counting
@@ -64,8 +65,8 @@ class Annotate:
     meter: Callable[[], Meter] | None = None
     diarisation: Callable[[], Diarisation] | None = None
     aligners: Sequence[Callable[[], Aligner]] = ()
-    agreed_words: Callable[[Sequence[tuple[Word, ...] | None]], tuple[Word, ...] | None] | None = None
-    """the words on which the aligners' answers for one clip agree; set where there are aligners."""
+    tolerance_seconds: float = 0.2
+    """how near two aligners must place a word."""
     resources: Resources = field(default_factory=Resources)
     name: str = "Annotate"
     tell: Tell | None = None
@@ -149,10 +150,10 @@ class Annotate:
         return self._diarisation.speakers(heard)
 
     def _words(self, heard: Sequence[Heard]) -> list[tuple[Word, ...] | None]:
-        if self.agreed_words is None:
+        if not self._aligners:
             return [None] * len(heard)
         aligned = [aligner.align(heard) for aligner in self._aligners]
-        return [self.agreed_words(of_clip) for of_clip in zip(*aligned, strict=True)]
+        return [agreed_words(of_clip, self.tolerance_seconds) for of_clip in zip(*aligned, strict=True)]
 
 
 def speaker_name(piece: Piece, number: int) -> str:
