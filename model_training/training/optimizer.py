@@ -62,8 +62,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     """
     between = set(map(id, _between(model))) if settings.name == "muon" else set()
     named = [(name, p) for name, p in model.named_parameters() if id(p) not in between]
-    decayed = [p for name, p in named if _decays(name, p)]
-    others = [p for name, p in named if not _decays(name, p)]
+    decayed = [p for name, p in named if decays(name, p)]
+    others = [p for name, p in named if not decays(name, p)]
     groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
     first, second = settings.betas
     adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
@@ -75,7 +75,8 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim
     return MuonAndAdamW(matrices, adamw, lr=settings.learning_rate, weight_decay=decay, stacks=stacks)
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Say whether weight decay moves a parameter: weights, no biases and norms."""
     last = name.rpartition(".")[2]
     # biases of experts and heads are matrices
     return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
