@@ -222,8 +222,7 @@ def check(settings: Settings) -> None:
     """
     check_bounds(settings)
     model, data, optimizer, train = settings.model, settings.data, settings.optimizer, settings.train
-    if train.device.split(":")[0] not in ("auto", "cpu", "cuda"):
-        raise UserError(f"train.device={train.device}: expected one of auto, cpu, cuda, cuda:1")
+    check_device(train.device)
     if len(optimizer.betas) != 2:
         raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
     if data.max_frames < data.max_clip_frames:
@@ -243,6 +242,12 @@ def check(settings: Settings) -> None:
     data.augment.check_ranges("data.augment")
     if model.moe.ffn != "none":
         _check_experts(model)
+
+
+def check_device(name: str) -> None:
+    """Raise UserError for a device that cannot be."""
+    if name.split(":")[0] not in ("auto", "cpu", "cuda"):
+        raise UserError(f"train.device={name}: expected one of auto, cpu, cuda, cuda:1")
 
 
 def _check_experts(model: ModelSettings) -> None:

@@ -72,6 +72,7 @@ class Planner:
         max_clip_frames: int | None = None,
         stretch: float = 1.0,
         may_be_empty: bool = False,
+        needs_text: bool = True,
     ) -> None:
         """Sort the clips of an index by length.
 
@@ -79,12 +80,13 @@ class Planner:
             domain_weights: how often an epoch shows a clip of the domain, 1 where not given.
             max_clip_frames: longer clips are left out; at most what `plan` has room for.
             stretch: the most that augmentation lengthens a clip (1 / the slowest speed); batches leave room for it.
+            needs_text: leave out clips without text or event, and those whose label CTC cannot fit into their frames.
 
         Raises:
             UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it
                 `may_be_empty`.
         """
-        self.plan, self._index, self._stretch = plan, index, stretch
+        self.plan, self._index, self._stretch, self._needs_text = plan, index, stretch, needs_text
         room = int(plan.max_frames / stretch)
         self._longest = min(room, max_clip_frames or room)
         self._shortest = max(min_frames, MIN_FRAMES)
@@ -164,12 +166,13 @@ class Planner:
 
     def _faults(self) -> dict[str, np.ndarray]:
         frames, tokens = self._index.frames, self._index.label_tokens
+        lengths = {"too_short": frames < self._shortest, "too_long": frames > self._longest}
+        if not self._needs_text:
+            return lengths
         silent = np.flatnonzero(tokens == 0)
         empty = np.zeros(len(frames), bool)
         empty[silent[~self._index.has_events(silent)]] = True
-        return {
-            "too_short": frames < self._shortest,
-            "too_long": frames > self._longest,
+        return lengths | {
             # Whether equal neighbours need more is known when the label is made into units.
             "label_too_long": tokens > subsampled(frames),
             "empty_label": empty,

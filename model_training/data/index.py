@@ -89,6 +89,13 @@ class Index:
         """Return bool [len(rows)]: is the clip known to hold a sound event?"""
         return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0
 
+    def knows(self, column: str) -> bool:
+        """Say whether any clip has something in a column of `Row`, which an older index may lack."""
+        if column not in self._table.column_names:
+            return False
+        values = self._table.column(column)
+        return values.null_count < len(values)
+
     def labels(self, kind: str) -> set[str]:
         """Return the labels that any clip has of a kind: language, age, gender, emotion, style, or event, which may
         stand in its text or apart.

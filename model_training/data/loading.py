@@ -48,10 +48,10 @@ class Sample:
     """A Sample is one clip of a batch before it is padded."""
 
     row: Row
-    features: np.ndarray
-    """[F, ...], what the model hears."""
+    features: Any
+    """what `Form.features` returned: what the model hears"""
     targets: Any
-    """what `Form.targets` returned."""
+    """what `Form.targets` returned"""
 
 
 class Form(Protocol[B_co]):
@@ -64,7 +64,7 @@ class Form(Protocol[B_co]):
     def targets(self, row: Row, generator: np.random.Generator) -> Any:
         """Return what the clip is to teach. Raises BadSample where it has nothing to teach."""
 
-    def features(self, row: Row, pcm: np.ndarray, targets: Any, generator: np.random.Generator) -> np.ndarray:
+    def features(self, row: Row, pcm: np.ndarray, targets: Any, generator: np.random.Generator) -> Any:
         """Return what the model hears of the samples. Raises BadSample where that cannot be used."""
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:

@@ -37,9 +37,18 @@ class ClipSource(ABC, Generic[B]):
 
     Args:
         stretch: the most that augmentation lengthens a clip.
+        needs_text: whether a clip without a transcript is of no use.
     """
 
-    def __init__(self, handoff: Handoff, data: LoadingSettings, train: TrainSettings, *, stretch: float = 1.0) -> None:
+    def __init__(
+        self,
+        handoff: Handoff,
+        data: LoadingSettings,
+        train: TrainSettings,
+        *,
+        stretch: float = 1.0,
+        needs_text: bool = True,
+    ) -> None:
         self.handoff, self._data, self._eval_clips = handoff, data, train.eval_clips
         self.reader = Reader(handoff.s3)
         self.index = handoff.index("train")
@@ -47,7 +56,11 @@ class ClipSource(ABC, Generic[B]):
             raise UserError(f"{handoff.uri}: the split train is empty; hand off a run that kept something")
         check_shards(self.index, handoff.s3)
         plan = BatchPlan(max_frames=data.max_frames, max_clips=data.max_clips, seed=train.seed)
-        limits: dict[str, Any] = {"min_frames": data.min_clip_frames, "max_clip_frames": data.max_clip_frames}
+        limits: dict[str, Any] = {
+            "min_frames": data.min_clip_frames,
+            "max_clip_frames": data.max_clip_frames,
+            "needs_text": needs_text,
+        }
         self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=stretch, **limits)
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None

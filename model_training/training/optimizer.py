@@ -66,8 +66,8 @@ def make_optimizer(
     between = {id(p) for p in _between(model) if p.requires_grad} if settings.name == "muon" else set()
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     named = [(name, p) for name, p in trained if id(p) not in between]
-    decayed = [(name, p) for name, p in named if _decays(name, p)]
-    others = [(name, p) for name, p in named if not _decays(name, p)]
+    decayed = [(name, p) for name, p in named if decays(name, p)]
+    others = [(name, p) for name, p in named if not decays(name, p)]
     groups = _by_scale(decayed, scale_of, settings.weight_decay) + _by_scale(others, scale_of, 0.0)
     first, second = settings.betas
     rate, decay = settings.learning_rate, settings.weight_decay
@@ -93,7 +93,8 @@ def _by_scale(
     return list(groups.values())
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: nn.Parameter) -> bool:
+    """Say whether weight decay moves a parameter: weights, no biases and norms."""
     last = name.rpartition(".")[2]
     # biases of experts and heads are matrices
     return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last

@@ -1,0 +1,138 @@
+"""OSUM as a Learner of the training loop: phases, what is trained in each, what a checkpoint keeps.
+
+OsumBatch ──Osum.losses──> a loss per clip        step ──phase──> parts that move
+checkpoint: trained parameters alone; everything else is named by its source and digest
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from model_training.config import OptimizerSettings
+from model_training.model.router import Load
+from model_training.osum.data import OsumBatch
+from model_training.osum.model import Osum
+from model_training.osum.settings import OsumSettings
+from model_training.training.losses import Losses
+from model_training.training.optimizer import decays
+from model_training.training.step import Totals
+from operators.errors import UserError
+
+
+@dataclass(frozen=True)
+class OsumLearner:
+    """An OsumLearner trains an Osum: a step's variant is its phase."""
+
+    model: Osum
+    settings: OsumSettings
+    autocast: torch.dtype | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which the model computes: bfloat16 where the run has it, else nothing changes."""
+        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def variants(self, step: int) -> tuple[int, ...]:
+        """Return the phase that the last of `step` steps was of."""
+        return (self.settings.phase(max(step - 1, 0)),)
+
+    def begin_step(self, step: int) -> int:
+        """Return the phase of a step; only its parts are given gradients."""
+        phase = self.settings.phase(step)
+        moving = set(map(id, self.parameters(phase)))
+        for parameter in self.trained().values():
+            parameter.requires_grad_(id(parameter) in moving)
+        return phase
+
+    def losses(self, batch: OsumBatch, variant: int) -> Losses:
+        """Return what the answers of a batch cost, a sum over tokens for each clip."""
+        found = self.model.losses(
+            batch.features_BFM.to(self.device),
+            batch.mel_lengths_B.to(self.device),
+            [exercise.question for exercise in batch.exercises],
+            [exercise.answer for exercise in batch.exercises],
+        )
+        return Losses(found.loss_B, {}, None, found.correct, found.tokens)
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Return the parameters that any phase trains, by name."""
+        return trained_parameters(self.model, self.settings)
+
+    def parameters(self, variant: int) -> list[nn.Parameter]:
+        """Return the parameters that such a step moves, in the same order on every worker."""
+        parts = tuple(f"{part}." for part in self.settings.phases[variant].parts)
+        return [parameter for name, parameter in self.trained().items() if name.startswith(parts)]
+
+    def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
+        """Return nothing: there are no experts."""
+        return {}
+
+    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
+        """Do nothing."""
+
+    def totals(self, *, dev: bool = False) -> Totals:
+        """Return sums that begin at 0."""
+        return Totals(self.device, ())
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what was trained, by name."""
+        return {name: parameter.data for name, parameter in self.trained().items()}
+
+    def load(self, weights: dict[str, Tensor], path: Path) -> None:
+        """Take a checkpoint's weights. Raises UserError when they are of another model."""
+        load_trained(self.model, self.settings, weights, path)
+
+    def describe(self) -> str:
+        """Say how many parameters there are, and how many are trained."""
+        total, trained = (sum(map(torch.numel, part)) for part in (self.model.parameters(), self.trained().values()))
+        return f"{total / 1e6:.1f} M, {trained / 1e6:.1f} M trained"
+
+
+def trained_parameters(model: Osum, settings: OsumSettings) -> dict[str, nn.Parameter]:
+    """Return the parameters that any phase trains, by name: of a language model with LoRA, LoRA's."""
+    parts = tuple(f"{part}." for part in settings.trained())
+    lora = settings.model.llm.lora_rank > 0
+    return {
+        name: parameter
+        for name, parameter in model.named_parameters()
+        if name.startswith(parts)
+        and (not lora or not name.startswith("llm.") or "lora_" in name)
+        and "embed_positions" not in name  # Whisper's are fixed sines
+    }
+
+
+def load_trained(model: Osum, settings: OsumSettings, weights: dict[str, Tensor], path: Path) -> None:
+    """Take a checkpoint's weights. Raises UserError when they are of another model."""
+    wanted = trained_parameters(model, settings)
+    if wrong := sorted(wanted.keys() ^ weights.keys()):
+        raise UserError(
+            f"{path} does not fit the model of these settings ({wrong[0]}): use the settings it was made with"
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            if wanted[name].shape != tensor.shape:
+                raise UserError(f"{path} does not fit the model of these settings ({name}): its shape differs")
+            wanted[name].copy_(tensor)
+
+
+def make_optimizer(learner: OsumLearner, settings: OptimizerSettings) -> torch.optim.Optimizer:
+    """Return AdamW over what is trained, with a rate for each part. Biases and norms do not decay."""
+    groups: list[dict[str, Any]] = []
+    for part in learner.settings.trained():
+        named = [(n, p) for n, p in learner.trained().items() if n.startswith(f"{part}.")]
+        scale = learner.settings.rates.get(part, 1.0)
+        for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
+            chosen = [p for n, p in named if decays(n, p) is wanted]
+            if chosen:
+                groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
+    first, second = settings.betas
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)

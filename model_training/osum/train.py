@@ -1,0 +1,96 @@
+"""Training of both stages over the loop that all models share (model_training/train.py).
+
+settings, hand-off ──begin──> Run (OsumSource, OsumLearner or WhisperLearner) ──drive──> RUN/step-...
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import torch
+
+from model_training import config
+from model_training.data.handoff import Handoff
+from model_training.data.index import Index
+from model_training.model.device import autocast_dtype
+from model_training.osum import build as building
+from model_training.osum.data import ChatWriter, OsumBatch, OsumSource, known_labels
+from model_training.osum.learner import OsumLearner, make_optimizer
+from model_training.osum.llm import RANDOM, make_random
+from model_training.osum.settings import OsumSettings
+from model_training.osum.tasks import TASKS, Asked, Prompts, target
+from model_training.train import Trained, drive
+from model_training.training.run import Run, averaging, check_shares, make_folder
+from model_training.training.workers import Workers
+
+RANDOM_FOLDER = "random-llm"
+
+
+def train(data: str, out: str | Path, settings: OsumSettings) -> Trained:
+    """Train on a hand-off directory, or go on with the run in `out`.
+
+    Raises:
+        UserError: unusable data or parts, a run in `out` with other settings, a diverged run.
+    """
+    if settings.stage == 1:
+        from model_training.osum.stage1 import begin as begin_whisper
+
+        return drive(settings.train, lambda device, workers: begin_whisper(data, out, settings, device, workers))
+    return drive(settings.train, lambda device, workers: begin(data, out, settings, device, workers))
+
+
+def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.device, workers: Workers) -> Run[OsumBatch]:
+    """Build a run of stage 2 at step 0. Raises UserError."""
+    check_shares(settings, workers)
+    handoff = Handoff.open(data)
+    folder = make_folder(out)
+    prompts = Prompts.load(settings.data.prompts)
+    autocast = autocast_dtype(settings.train.precision, device)
+    random = folder / RANDOM_FOLDER if settings.model.llm.source == RANDOM else None
+    if random is not None:
+        _make_random(random, handoff, settings, prompts, workers)
+    torch.manual_seed(settings.train.seed)
+    built = building.build(settings, autocast, random=random)
+    model = built.model.to(device)
+    writer = ChatWriter(model.chat, prompts, settings.data.languages)
+    source = OsumSource(handoff, settings, writer, model.bins)
+    learner = OsumLearner(model, settings, autocast)
+    record = {
+        "settings": config.to_dict(settings),
+        "vocabulary": len(model.chat.tokenizer),
+        "tokenizer": built.digests["llm"],
+        "data": source.fingerprint,
+        "handoff": handoff.uri,
+        "learnt": dict(source.labels.known),
+        "osum": {"digests": built.digests, "scheme": source.labels.scheme.to_dict()},
+    }
+    return Run(
+        folder=folder,
+        workers=workers,
+        source=source,
+        learner=learner,
+        optimizer=make_optimizer(learner, settings.optimizer),
+        averaged=averaging(learner),
+        record=record,
+        texts={"prompts.json": json.dumps(prompts.table, ensure_ascii=False)},
+    )
+
+
+def _make_random(folder: Path, handoff: Handoff, settings: OsumSettings, prompts: Prompts, workers: Workers) -> None:
+    """Write the random language model where it is not there; of several workers the first does."""
+    if workers.is_main and not (folder / "config.json").exists():
+        temporary = folder.with_name(f".{folder.name}.{os.getpid()}")
+        make_random(
+            temporary, settings.model.llm, [*prompts.texts, *_labels(handoff.index("train"))], settings.train.seed
+        )
+        os.replace(temporary, folder)
+    workers.barrier()
+
+
+def _labels(index: Index) -> list[str]:
+    """Return the texts of a few thousand clips."""
+    labels = known_labels(index)
+    rows = [index.row(number) for number in range(0, len(index), max(1, len(index) // 5_000))]
+    return [text for row in rows for task in TASKS.values() if (text := target(Asked(task), row, labels))]
