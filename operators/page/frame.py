@@ -11,8 +11,12 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 FRAME = """<!doctype html>
 <html lang="en">
@@ -55,16 +59,9 @@ def render(
     `style` and `script` are ours and stand in the page as they are; `plays_audio` allows audio that the page itself
     holds. What UTF-8 cannot hold (half a surrogate pair in a file's name) is written as an escape.
     """
-    from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=ChoiceLoader([DictLoader({"frame.html": FRAME}), FileSystemLoader(template.parent)]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = _environment(template.parent)
     environment.filters |= filters or {}
     page = environment.get_template(template.name).render(
         **values,
@@ -74,6 +71,20 @@ def render(
         policy=Markup(policy(style, script, plays_audio=plays_audio)),
     )
     return page.encode("utf-8", "backslashreplace")
+
+
+@lru_cache
+def _environment(templates: Path) -> Environment:
+    """The templates of a folder; kept, as to compile one takes longer than to draw its page."""
+    from jinja2 import ChoiceLoader, DictLoader, Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=ChoiceLoader([DictLoader({"frame.html": FRAME}), FileSystemLoader(templates)]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def policy(style: str, script: str = "", *, plays_audio: bool = False) -> str:

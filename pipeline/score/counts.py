@@ -6,7 +6,7 @@
 Everything counted is an integer sum over clips, kept per recording so that recordings can be drawn again for intervals.
 What is held grows with the recordings that have a truth, never with the clips. A clip's texts are compared as they are
 said aloud (Normaliser.spoken), in the form that test sets are scored in (evaluation_form): 23 and twenty three are the
-same words. `ScoreSettings.spoken` False compares them as they are written.
+same words, and so are business man and businessman. `ScoreSettings.spoken` False compares them as they are written.
 
 A transcript is *right* at a limit when its mixed-token error rate (per Han character, per word elsewhere) is within it.
 The label of a clip that the agreement rule rejected is the one it would have had, to compare the rule with chance.
@@ -29,7 +29,9 @@ from operators.agreement import AgreementRule
 from operators.edits import edit_counts
 from operators.errors import UserError
 from operators.language import is_unspaced
-from operators.text.spoken import Normaliser, evaluation_form, tokens
+from operators.text.folded_en import respace
+from operators.text.phones_en import pronounce
+from operators.text.spoken import Normaliser, evaluation_form, text_rules, tokens
 from pipeline.report.histograms import SCORE_EDGES
 from pipeline.score.clips import SCORE_COLUMNS, Labels, hypotheses, placed_clips, recordings_with_truth
 from pipeline.score.truth import Tolerance, Truth
@@ -164,7 +166,7 @@ class _Tally:
         heard = hypotheses(row)
         truth = self._form(text, language)
         forms = [self._form(hypothesis.text, language, text) for hypothesis in heard]
-        measured = [_measure(truth, form, language, limits) for form in forms]
+        measured = [_measure(*self._spaced_alike(truth, form, language), language, limits) for form in forms]
         counts = self._counts_of(row["recording_id"], row["domain"], language, copilots=len(heard) - 1)
         label = self._labels.label(row, heard)
         group = KEPT if row["outcome"] == "kept" else EARLIER if label is None else DISAGREED
@@ -176,7 +178,7 @@ class _Tally:
         if label is None:
             return
         form = self._form(label, language, text)
-        numbers = _measure(truth, form, language, limits)
+        numbers = _measure(*self._spaced_alike(truth, form, language), language, limits)
         counts.errors[LABEL, group] += numbers
         wer, per = -1, -1
         if self._labels.limits_decide(row, heard):
@@ -189,6 +191,13 @@ class _Tally:
 
     def _form(self, text: str, language: str, beside: str = "") -> str:
         return evaluation_form(self._normaliser.spoken(text, language, beside) if self._settings.spoken else text)
+
+    def _spaced_alike(self, truth: str, form: str, language: str) -> tuple[str, str]:
+        """Both with compounds that one of them writes apart written together: business man is businessman, as said."""
+        if truth == form or not self._settings.spoken or text_rules(language) not in ("en", ""):
+            return truth, form
+        words, heard = respace(truth.lower().split(), form.lower().split(), pronounce)
+        return " ".join(words), " ".join(heard)
 
     def _counts_of(self, recording: str, domain: str, language: str, copilots: int) -> Counts:
         key = (recording, domain, language)

@@ -6,6 +6,7 @@ SourceFile ──headers──> declared, or estimated ──> Length
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +57,8 @@ def probe_files(
     from operators.audio.isolated import IsolatedDecoder  # FFmpeg, which a plan that is there does not need
 
     lengths = [Length()] * len(files)
-    todo = iter([index for index, file in enumerate(files) if file.problem is None])
+    good = [index for index, file in enumerate(files) if file.problem is None]
+    todo, workers = iter(good), max(1, min(workers, math.ceil(len(good) / _LEAST_FILES)))
     taking = threading.Lock()
 
     def work() -> None:
@@ -76,10 +78,14 @@ def probe_files(
                     todo = iter([])  # nobody needs the other answers any more
                     raise
 
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done in [pool.submit(work) for _ in range(max(1, workers))]:
+    with ThreadPoolExecutor(workers) as pool:
+        for done in [pool.submit(work) for _ in range(workers)]:
             done.result()
     return lengths
+
+
+_LEAST_FILES = 16
+"""For each worker: to start a process takes as long as to read the headers of so many files."""
 
 
 def _length(file: SourceFile, fetch: Fetch, decoder: IsolatedDecoder, measure: bool) -> Length:

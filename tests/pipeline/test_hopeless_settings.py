@@ -65,11 +65,9 @@ def test_the_corrected_command_may_use_the_same_output(crawl: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     "settings",
     [
-        ["asr.languages=[EN]"],
-        ["asr.languages=[english, eng, cmn]"],
+        ["asr.languages=[EN]", "copilot.models={en_GB: hash}"],
+        ["asr.languages=[english, eng, cmn]", "copilot.models={EN: hash}"],
         ["asr.languages=[en-US, zh]"],
-        ["copilot.models={EN: hash}"],
-        ["copilot.models={en_GB: hash}"],
         ["copilot.models={zh-CN: hash}", "asr.language=zh"],
         ["copilot.models={yue: hash}", "asr.language=zh-HK"],
         ["copilot.models={sichuan: hash}", "asr.language=sichuan", "asr.languages=[Sichuan]"],

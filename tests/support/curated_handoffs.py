@@ -28,7 +28,7 @@ def curate(folder: Path, name: str, crawl: str, *more: str, output: str = "") ->
     return out
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def crawls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two crawls of two domains; the second has the first's live recordings under other names."""
     folder = tmp_path_factory.mktemp("crawls")
@@ -40,13 +40,13 @@ def crawls(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folder / "first", folder / "second"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runs(crawls: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     folder = tmp_path_factory.mktemp("runs")
     return curate(folder, "first", str(crawls[0])), curate(folder, "second", str(crawls[1]))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def tokenizer(runs: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """The tokenizer of one hand-off, built by the trainer's own command; most tests take it as it is."""
     out = tmp_path_factory.mktemp("tokenizer") / "handoff"

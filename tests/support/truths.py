@@ -105,7 +105,7 @@ ROWS = [
     clip("book", "zh-1", **heard(5, 9, "zh", "我们去公元", "我们去公元"), label="我们去公元"),
     clip("book", "zh-1", **heard(10, 14, "zh", "大家安静", "大家安全", wer=25.0, per=20.0),
          **rejected("rover", "wer_and_per")),
-    clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning every one", wer=66.7, per=0.0),
+    clip("live", "en-1", **heard(0, 4, "en", "good morning everyone", "good morning eve ryone", wer=66.7, per=0.0),
          **rejected("rover", "wer")),
     clip("live", "en-1", **heard(5, 9, "en", "Turn left at the light.", "turn left at the lights", wer=20.0, per=7.0),
          **rejected("rover", "wer_and_per")),

@@ -232,6 +232,19 @@ def test_like_is_compared_with_like_unless_asked_otherwise() -> None:
     assert scored(digits, said, spoken=False).total.systems[0].kept.cer.value == near(100 * 3 / 6)
 
 
+def test_a_compound_is_the_same_words_however_it_is_spaced() -> None:
+    truth = truth_bytes(truth_line("r", "en", (0, 4, "the business man came to-morrow"), (4, 8, "he is now here")))
+    rows = [
+        clip("d", "r", **heard(0, 4, "en", "the businessman came tomorrow", "the businessman came tomorrow"),
+             label="the businessman came tomorrow"),
+        clip("d", "r", **heard(4, 8, "en", "he is nowhere", "he is nowhere"), label="he is nowhere"),
+    ]  # fmt: skip
+    kept = scored(rows, truth).total.systems[0].kept
+    assert (kept.clips, kept.wrong[0].value, kept.cer.value) == (2, 50.0, 0.0)  # "now here" sounds otherwise
+    written = scored(rows, truth, spoken=False).total.systems[0].kept
+    assert written.wrong[0].value == 100.0
+
+
 def test_intervals_are_drawn_by_recording() -> None:
     def run(*errors: int) -> Score:
         rows, lines = [], []
