@@ -42,8 +42,8 @@ from operators.clip import (
 from operators.index import CLIP_SCHEMA
 
 SCHEMA_VERSION = 3
-"""2: `numbers_agree`, and how a hypothesis was heard. 3: what Annotate found; in a shard's record `provenance` is JSON
-text, and a unit that kept nothing has no tar. Ledgers and shards of schemas 1 and 2 are read as well.
+"""2: `numbers_agree`, and how a hypothesis was heard. 3: what Annotate found; in a shard's record nothing is null and
+`provenance` is JSON text, and a unit that kept nothing has no tar. Ledgers and shards of schemas 1 and 2 are read too.
 """
 
 LedgerRow = dict[str, Any]
@@ -289,30 +289,25 @@ def quality_of(row: LedgerRow) -> Quality:
 
 
 def sample_record(row: LedgerRow) -> dict[str, Any]:
-    """Return the `.json` member of a kept clip. What is unknown of its speaker and sound is absent, never guessed.
+    """Return the `.json` member of a kept clip. What is unknown is absent, never guessed.
 
-    `provenance` is text that holds JSON: readers that want one type for each key cannot be broken by what a manifest
-    holds.
+    A loader that infers one type for each key from the first clips meets no null and no empty list, which would have
+    another type than what comes later: `provenance` and `opinions`, which hold anything, are text that holds JSON, and
+    a clip that is known to have no events says `no_events`.
     """
-    same = (
-        "clip_id",
-        "domain",
-        "language",
-        "uri",
-        "recording_id",
-        "start",
-        "end",
-        "hypotheses",
-        "wer",
-        "per",
-        "reference",
-    )
-    heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
+    heard = [
+        {name: value for name, value in each.items() if name not in _LEDGER_ONLY and value is not None}
+        for each in row["hypotheses"]
+    ]
     found = {name: row[name] for name in ANNOTATED if row[name] is not None}
     if "agreed_language" in found:
         found["language"] = found.pop("agreed_language")
-    return (
-        {name: row[name] for name in same}
+    if "opinions" in found:
+        found["opinions"] = json.dumps(found["opinions"], ensure_ascii=False, sort_keys=True)
+    if found.get("events") == []:
+        found["no_events"] = True
+    record = (
+        {name: row[name] for name in _OF_EVERY_SAMPLE}
         | {
             "hypotheses": heard,
             "schema_version": SCHEMA_VERSION,
@@ -321,6 +316,10 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         }
         | found
     )
+    return {name: value for name, value in record.items() if value is not None and value != []}
+
+
+_OF_EVERY_SAMPLE = "clip_id", "domain", "language", "uri", "recording_id", "start", "end", "wer", "per", "reference"
 
 
 def write_tar(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
+import re
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from operators.annotate.annotator import Heard, Opinion
 from operators.errors import MachineTrouble
 from pipeline import config
 from pipeline.__main__ import main
+from tests.conftest import REPOSITORY
 from tests.support import fast_engines
 from tests.support.fast_engines import HashAnnotator
 from tests.support.kills import digest
@@ -77,12 +80,57 @@ def test_a_label_is_in_the_shard_where_both_annotators_gave_it(annotated: Path) 
     by_id = {row["clip_id"]: row for row in kept}
     for record in records(annotated):
         row = by_id[record["clip_id"]]
-        assert {kind: record.get(kind) for kind in ("gender", "emotion", "events")} == {
-            kind: row[kind] for kind in ("gender", "emotion", "events")
-        }
-        assert record["opinions"] == row["opinions"]
+        events = [] if record.get("no_events") else record.get("events")
+        assert (record.get("gender"), record.get("emotion"), events) == (row["gender"], row["emotion"], row["events"])
+        assert json.loads(record["opinions"]) == row["opinions"]
         assert record["speaker"] == row["speaker"]
         assert record["clipped"] == row["clipped"]
+
+
+def kinds_of(value: Any) -> Any:
+    """Return what a loader would infer of a value of JSON."""
+    if isinstance(value, dict):
+        return {key: kinds_of(inner) for key, inner in value.items()}
+    return [kinds_of(value[0])] if isinstance(value, list) else type(value)
+
+
+def test_a_key_of_a_record_has_one_type_in_every_clip(annotated: Path) -> None:
+    """Loaders infer a schema from the first clips; a null or an empty list there stops them at a later one."""
+    found: dict[str, list[Any]] = {}
+    for record in records(annotated):
+        for key, value in record.items():
+            parts = value if isinstance(value, list) else [value]
+            assert parts, f"{key} is an empty list"
+            for part in parts:
+                leaves = part if isinstance(part, dict) else {"": part}
+                for name, leaf in leaves.items():
+                    kinds = found.setdefault(f"{key}.{name}", [])
+                    kinds += [kinds_of(leaf)] if kinds_of(leaf) not in kinds else []
+    assert {name: kinds for name, kinds in found.items() if len(kinds) != 1 or kinds == [type(None)]} == {}
+    assert {"provenance.", "opinions.", "no_events.", "events."} <= found.keys()
+
+
+DOCUMENTS = ("reference/run-directory.md", "how-to/change-thresholds.md")
+
+
+@pytest.mark.parametrize("page", DOCUMENTS)
+def test_what_the_documents_say_of_reading_a_run_runs(
+    annotated: Path, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+    assert any("runs/first" in snippet for snippet in snippets)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "first").symlink_to(annotated)
+    monkeypatch.chdir(tmp_path)
+    for snippet in snippets:
+        if "import datasets" in snippet and importlib.util.find_spec("datasets") is None:
+            continue  # a loader of others, which nothing here needs
+        names: dict[str, Any] = {}
+        exec(snippet, names)
+        if "webdataset" in snippet and "record" in names:
+            assert names["record"]["clip_id"]
+            assert names["label"]
 
 
 def test_without_settings_there_is_no_such_stage_and_the_fingerprint_is_that_of_before(
