@@ -5,10 +5,10 @@
 
     python -m benchmarks.annotate.agreement --own EXPORTED
 
-The classifiers come of examples/attribute_classifier, and are asked about speakers and sounds that they were not trained
-on: speakers of the classroom and the live recordings in two halves by their names, each trained on the other; sounds in
-three thirds likewise. Events are told by two classifiers of different statistics, for the model of ours may know none
-of the crawl's sounds.
+The classifiers come of examples/attribute_classifier, and are asked about speakers and sounds that they were not
+trained on: speakers of the classroom and the live recordings in two halves by their names, each trained on the other;
+sounds in three thirds likewise. Events are told by two classifiers of different statistics, for the model of ours may
+know none of the crawl's sounds.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from operators.errors import UserError
 from operators.filterbank import filterbank
 
 STATISTICS = ("mean", "edges")
-"""mean: mean and deviation of each bin. edges: the same of how each bin changes from frame to frame."""
+"""mean: mean and deviation of each bin. edges: the deviation of how each bin changes from frame to frame."""
 
 
 def rows(manifest: Path, kind: str) -> Iterator[tuple[np.ndarray, str]]:
@@ -50,8 +50,8 @@ def statistics(pcm: np.ndarray, which: str) -> np.ndarray:
     """Return [D] of a clip: what the exported graph computes of its features."""
     x_FD = filterbank(pcm).astype(np.float64)
     if which == "edges":
-        x_FD = x_FD[1:] - x_FD[:-1]
-    return np.concatenate([x_FD.mean(axis=0), np.sqrt(np.maximum(x_FD.var(axis=0), 0) + 1e-6)])
+        return np.sqrt((x_FD[1:] - x_FD[:-1]).var(axis=0) + 1e-6)
+    return np.concatenate([x_FD.mean(axis=0), np.sqrt(x_FD.var(axis=0) + 1e-6)])
 
 
 def fit(x_ND: np.ndarray, labels: Sequence[str], names: Sequence[str], penalty: float) -> tuple[np.ndarray, np.ndarray]:
@@ -108,9 +108,16 @@ def export(
         helper.make_node("ReduceMean", ["square"], ["variance"], axes=[1], keepdims=0),
         helper.make_node("Add", ["variance", "tiny"], ["kept"]),
         helper.make_node("Sqrt", ["kept"], ["deviation"]),
-        helper.make_node("ReduceMean", [source], ["middle"], axes=[1], keepdims=0),
-        helper.make_node("Concat", ["middle", "deviation"], ["statistics"], axis=1),
-        helper.make_node("Gemm", ["statistics", "weights", "biases"], ["logits"]),
+    ]
+    found = "deviation"
+    if which == "mean":
+        found = "statistics"
+        nodes += [
+            helper.make_node("ReduceMean", [source], ["middle"], axes=[1], keepdims=0),
+            helper.make_node("Concat", ["middle", "deviation"], [found], axis=1),
+        ]
+    nodes += [
+        helper.make_node("Gemm", [found, "weights", "biases"], ["logits"]),
         helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
     ]
     graph = helper.make_graph(

@@ -62,7 +62,7 @@ class OnnxClassifier:
         self.name = name or f"onnx/{file.stem}"
 
     def annotate(self, clips: Sequence[Heard]) -> list[Mapping[str, Opinion]]:
-        """Return the opinion of each clip that the classifier is sure enough of. Of events, "none" is a known absence."""
+        """Return the opinion of each clip that the classifier is sure enough of; "none" says that no event is in it."""
         return [self._opinion(clip.pcm) for clip in clips]
 
     def close(self) -> None:
