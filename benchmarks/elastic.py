@@ -30,7 +30,8 @@ import numpy as np
 import soundfile
 
 from model_training.data.features import Cmvn
-from model_training.evaluation.tables import from_json, render
+from model_training.evaluation.evaluation import from_json
+from model_training.evaluation.tables import render
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.audio.decode import decode

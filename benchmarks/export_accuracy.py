@@ -27,7 +27,8 @@ from model_training import config
 from model_training.data.handoff import Handoff
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.search import Scorer
-from model_training.evaluation.evaluate import Evaluation, EvaluationBatch, evaluate, evaluate_scorers
+from model_training.evaluation.evaluate import EvaluationBatch, evaluate, evaluate_scorers
+from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.sets import labelled_sets, load_model
 from model_training.export.export import export
 

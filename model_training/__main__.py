@@ -191,9 +191,10 @@ def _train(options: argparse.Namespace) -> int:
 def _eval(options: argparse.Namespace) -> int:
     from model_training.data.handoff import Handoff
     from model_training.decoding.decode import load
-    from model_training.evaluation.evaluate import Evaluation, evaluate
+    from model_training.evaluation.evaluate import evaluate
+    from model_training.evaluation.evaluation import Evaluation, to_json
     from model_training.evaluation.sets import labelled_sets
-    from model_training.evaluation.tables import render, to_html, to_json
+    from model_training.evaluation.tables import render, to_html
 
     handoff = Handoff.open(options.data)
     groups, methods = _numbers("--groups", options.groups), options.methods.split(",")

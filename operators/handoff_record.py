@@ -99,6 +99,10 @@ class Choices:
     max_weight: float
     weights: dict[str, float]
     checksums: bool
+    where: str = ""
+    """the condition that clips had to meet; "": none"""
+    balance: tuple[str, ...] = ()
+    """kinds of attribute over which train is shown more evenly: its domains are strata by them"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +130,8 @@ class HandoffRecord:
     runs: tuple[CuratedRun, ...] | None = None
     labelled: tuple[LabelledManifest, ...] | None = None
     duplicates: Duplicates | None = None
+    left_out: int | None = None
+    """clips that did not meet the condition of `settings`"""
     skipped: SkippedRows | None = None
     damaged: tuple[DamagedShard, ...] | None = None
     settings: Choices | None = None

@@ -28,6 +28,7 @@ import soundfile
 
 from operators.clip import (
     SAMPLE_RATE,
+    Attributes,
     Clip,
     Hypothesis,
     NamedOpinion,
@@ -41,8 +42,8 @@ from operators.clip import (
 from operators.index import CLIP_SCHEMA
 
 SCHEMA_VERSION = 3
-"""2: `numbers_agree`, and how a hypothesis was heard. 3: what Annotate found; in a shard's record `provenance` is JSON
-text, and a unit that kept nothing has no tar. Ledgers and shards of schemas 1 and 2 are read as well.
+"""2: `numbers_agree`, and how a hypothesis was heard. 3: what Annotate found; in a shard's record nothing is null and
+`provenance` is JSON text, and a unit that kept nothing has no tar. Ledgers and shards of schemas 1 and 2 are read too.
 """
 
 LedgerRow = dict[str, Any]
@@ -138,10 +139,10 @@ LEDGER_SCHEMA = pa.schema(
     ]
 )
 
-_ANNOTATED = LEDGER_SCHEMA.names[LEDGER_SCHEMA.get_field_index("opinions") : LEDGER_SCHEMA.get_field_index("words") + 1]
+ANNOTATED = LEDGER_SCHEMA.names[LEDGER_SCHEMA.get_field_index("opinions") : LEDGER_SCHEMA.get_field_index("words") + 1]
 """Columns of what Annotate found."""
 
-_ADDED = ("numbers_agree", *_ANNOTATED)
+_ADDED = ("numbers_agree", *ANNOTATED)
 """Columns that ledgers of schema 1 do not have, all but the first those of schema 2 neither."""
 
 
@@ -255,16 +256,14 @@ def hypotheses_of(row: LedgerRow) -> tuple[Hypothesis, ...]:
 def annotation_columns(clip: Clip) -> LedgerRow:
     """Return the columns of what Annotate found of a clip, all null where it was never asked."""
     if clip.attributes is None:
-        return dict.fromkeys(_ANNOTATED)
-    agreed, words = clip.attributes, clip.words
+        return dict.fromkeys(ANNOTATED)
+    words = clip.words
     opinions = [asdict(said) | {"labels": [clean(label) for label in said.labels]} for said in clip.opinions]
     return {
         "opinions": opinions,
-        "agreed_language": agreed.language,
-        **{kind: getattr(agreed, kind) for kind in ("age", "gender", "emotion", "style")},
-        "events": None if agreed.events is None else [clean(event) for event in agreed.events],
+        **agreed_columns(clip.attributes),
         **asdict(clip.quality or Quality()),
-        "speaker": None if clip.speaker is None else clean(clip.speaker),
+        "speaker": _cleaned(clip.speaker),
         "overlap": clip.overlap,
         "words": None if words is None else [asdict(word) | {"text": clean(word.text)} for word in words],
     }
@@ -275,36 +274,40 @@ def opinions_of(row: LedgerRow) -> tuple[NamedOpinion, ...]:
     return tuple(NamedOpinion(**each | {"labels": tuple(each["labels"])}) for each in row["opinions"] or ())
 
 
+def agreed_columns(agreed: Attributes) -> LedgerRow:
+    """Return the columns of what was agreed of a clip."""
+    return {
+        "agreed_language": _cleaned(agreed.language),
+        **{kind: _cleaned(getattr(agreed, kind)) for kind in ("age", "gender", "emotion", "style")},
+        "events": None if agreed.events is None else [clean(event) for event in agreed.events],
+    }
+
+
 def quality_of(row: LedgerRow) -> Quality:
     """Return what was measured of a clip's sound, from its row."""
     return Quality(**{name: row[name] for name in Quality.__dataclass_fields__})
 
 
 def sample_record(row: LedgerRow) -> dict[str, Any]:
-    """Return the `.json` member of a kept clip. What is unknown of its speaker and sound is absent, never guessed.
+    """Return the `.json` member of a kept clip. What is unknown is absent, never guessed.
 
-    `provenance` is text that holds JSON: readers that want one type for each key cannot be broken by what a manifest
-    holds.
+    A loader that infers one type for each key from the first clips meets no null and no empty list, which would have
+    another type than what comes later: `provenance` and `opinions`, which hold anything, are text that holds JSON, and
+    a clip that is known to have no events says `no_events`.
     """
-    same = (
-        "clip_id",
-        "domain",
-        "language",
-        "uri",
-        "recording_id",
-        "start",
-        "end",
-        "hypotheses",
-        "wer",
-        "per",
-        "reference",
-    )
-    heard = [{name: each[name] for name in each if name not in _LEDGER_ONLY} for each in row["hypotheses"]]
-    found = {name: row[name] for name in _ANNOTATED if row[name] is not None}
+    heard = [
+        {name: value for name, value in each.items() if name not in _LEDGER_ONLY and value is not None}
+        for each in row["hypotheses"]
+    ]
+    found = {name: row[name] for name in ANNOTATED if row[name] is not None}
     if "agreed_language" in found:
         found["language"] = found.pop("agreed_language")
-    return (
-        {name: row[name] for name in same}
+    if "opinions" in found:
+        found["opinions"] = json.dumps(found["opinions"], ensure_ascii=False, sort_keys=True)
+    if found.get("events") == []:
+        found["no_events"] = True
+    record = (
+        {name: row[name] for name in _OF_EVERY_SAMPLE}
         | {
             "hypotheses": heard,
             "schema_version": SCHEMA_VERSION,
@@ -313,6 +316,10 @@ def sample_record(row: LedgerRow) -> dict[str, Any]:
         }
         | found
     )
+    return {name: value for name, value in record.items() if value is not None and value != []}
+
+
+_OF_EVERY_SAMPLE = "clip_id", "domain", "language", "uri", "recording_id", "start", "end", "wer", "per", "reference"
 
 
 def write_tar(
@@ -358,6 +365,10 @@ def _utf8(text: str) -> bytes:
 def clean(text: str) -> str:
     """Return text that UTF-8 can hold: bytes of a file name that were no UTF-8 become visible escapes."""
     return _utf8(text).decode("utf-8")
+
+
+def _cleaned(text: str | None) -> str | None:
+    return None if text is None else clean(text)
 
 
 def ledger_bytes(rows: list[LedgerRow], metadata: dict[str, str]) -> bytes:

@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from operators.agreement import AgreementRule
+from operators.annotate.settings import AnnotateSettings
 from operators.asr.hallucination import HallucinationRules
 from operators.errors import UserError
 from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting, wrong_type, yaml_mistake
@@ -150,6 +151,7 @@ class ExecutionSettings:
     transcribe: Resources = setting(Resources(cpus=1.0))
     copilot: Resources = setting(Resources(cpus=0.5))
     rover: Resources = setting(Resources(cpus=0.25))
+    annotate: Resources = setting(Resources(cpus=0.5))
     write_shard: Resources = setting(Resources(cpus=0.25))
 
 
@@ -176,6 +178,7 @@ class Settings:
     copilot: CopilotSettings = setting(CopilotSettings(), "the second, independent recogniser")
     text: TextSettings = setting(TextSettings(), "both transcripts: as labels, and as they are compared")
     rover: AgreementRule = setting(AgreementRule(), "which clips are kept")
+    annotate: AnnotateSettings = setting(AnnotateSettings(), "what kept clips carry besides words; off as it stands")
     execution: ExecutionSettings = setting(ExecutionSettings(), "where and how fast; no label depends on it")
 
 
@@ -347,6 +350,7 @@ def _check_together(settings: Settings) -> None:
         raise UserError(
             "copilot.models names no model: without a second engine no clip would be kept; give {zh: paraformer-zh}"
         )
+    _check_annotate(settings.annotate)
     endpoint = settings.s3.endpoint_url
     if "@" in (endpoint or ""):
         raise UserError(
@@ -364,6 +368,23 @@ def _check_together(settings: Settings) -> None:
                 f"execution.{stage}.max_workers={workers.max_workers}: must be at least "
                 f"execution.{stage}.min_workers={workers.min_workers}"
             )
+
+
+def _check_annotate(annotate: AnnotateSettings) -> None:
+    """Refuse settings under which nothing could ever be agreed on."""
+    if 0 < len(annotate.annotators) < annotate.min_opinions:
+        raise UserError(
+            f"annotate.min_opinions={annotate.min_opinions}, and {len(annotate.annotators)} in annotate.annotators: "
+            "no label could ever be kept; name more annotators, or ask for fewer opinions"
+        )
+    if len(annotate.words.aligners) == 1:
+        raise UserError("annotate.words.aligners names one: a word is kept where two agree, so name two or more")
+    if annotate.quality.min_ovrl is not None and annotate.quality.dnsmos is None:
+        raise UserError("annotate.quality.min_ovrl needs DNSMOS: give its ONNX file in annotate.quality.dnsmos")
+    for key, choices in (("annotators", annotate.annotators), ("words.aligners", annotate.words.aligners)):
+        for at, choice in enumerate(choices):
+            if not choice.engine:
+                raise UserError(f"annotate.{key}[{at}] names no engine: give a built-in name, or module:Class of yours")
 
 
 def to_dict(settings: Settings) -> dict[str, Any]:
@@ -395,32 +416,35 @@ def full_yaml() -> str:
 # engine too: a GPU sums in another order, and so do four threads.
 _NOT_IN_OUTPUT = ("output", "s3", "execution", "plan.probe_workers")
 _IN_OUTPUT = ("execution.segment.threads", "execution.transcribe.threads", "execution.copilot.threads")
+_IN_OUTPUT_ANNOTATED = (*_IN_OUTPUT, "execution.annotate.threads")
 
 
 def output_settings(settings: Settings) -> dict[str, Any]:
     """Return the settings that decide the bytes of a run, as dotted keys.
 
-    Of `hallucination` those only that differ from their defaults: runs from before it had defaults go on.
+    Of `hallucination` and `annotate` those only that differ from their defaults: runs from before they came go on.
     """
     found: dict[str, Any] = {}
+    kept = _IN_OUTPUT_ANNOTATED if settings.annotate.is_on else _IN_OUTPUT
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif prefix in _IN_OUTPUT or not any(
-            prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT
-        ):
+        elif prefix in kept or not any(prefix == name or prefix.startswith(name + ".") for name in _NOT_IN_OUTPUT):
             found[prefix] = value
 
-    walk("", asdict(settings) | {"hallucination": _changed(settings.hallucination)})
+    newer = {"hallucination": _changed(settings.hallucination), "annotate": _changed(settings.annotate)}
+    walk("", asdict(settings) | newer)
     return found
 
 
 def _changed(value: Any) -> Any:
-    """Return a record as a table of what differs from its defaults, tables of records alike."""
+    """Return a record as a table of what differs from its defaults, tables and lists of records alike."""
     if isinstance(value, dict):
         return {key: _changed(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_changed(inner) for inner in value]
     if not is_dataclass(value):
         return value
     now = {each.name: getattr(value, each.name) for each in fields(value)}

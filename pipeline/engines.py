@@ -1,6 +1,6 @@
 """Engines by import string: which class a setting names, and what it is built with in the worker that will use it.
 
-    vad.engine, asr.engine, copilot.engine, copilot.models
+    vad.engine, asr.engine, copilot.engine, copilot.models, annotate.annotators, .speaker, .words.aligners, .quality
         └──> EngineSpec("module:Class", arguments) ──pickled──> worker ──> engine
 
 A built-in name stands for an engine of ours; `module:Class` is the user's own, which gets its model and its `options`.
@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from operators.annotate.settings import AnnotateSettings, EngineChoice
 from operators.asr.recogniser import ANY_LANGUAGE, CopilotRouter
 from operators.asr.whisperx import LANGUAGES
 from operators.errors import UserError
@@ -21,14 +22,29 @@ from operators.language import PROMPTED_AS, canonical
 from pipeline.config import AsrSettings, CopilotSettings, Settings, VadSettings
 from pipeline.copilots import CopilotModel, entries
 
-WHISPERX, FUNASR, EXPORTED = "whisperx", "funasr", "exported"
+WHISPERX, FUNASR, EXPORTED, CHAT = "whisperx", "funasr", "exported", "chat"
 _OWN = {EXPORTED: "model_training.decoding.engine:ExportedRecogniser"}
 BUILT_IN = {
     "vad": dict.fromkeys(("pyannote", "silero", "fsmn"), "operators.speech.vad:load_vad"),
     "asr": {WHISPERX: "operators.asr.whisperx:WhisperX"} | _OWN,
     "copilot": {FUNASR: "operators.asr.funasr:FunAsr"} | _OWN,
+    "annotate.annotators": {
+        "emotion2vec": "operators.annotate.emotion:FunAsrEmotion",
+        "sensevoice": "operators.annotate.sensevoice:SenseVoice",
+        "classifier": "operators.annotate.classifier:HubClassifier",
+        CHAT: "operators.annotate.chat:ChatAnnotator",
+        EXPORTED: "model_training.decoding.annotate:ExportedAnnotator",
+    },
+    "annotate.speaker": {"clusters": "operators.annotate.speakers:SpeakerClusters"},
+    "annotate.words.aligners": {
+        "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
+        "whisper": "operators.annotate.aligners:WhisperAligner",
+        EXPORTED: "model_training.decoding.align:ExportedAligner",
+    },
 }
 """Import strings of the engines that come with the package, by section of the settings."""
+
+_METER = "operators.annotate.quality:QualityMeter"
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,8 @@ class EngineSpec:
 
     target: str
     arguments: dict[str, Any] = field(default_factory=dict)
+    offered: dict[str, Any] = field(default_factory=dict)
+    """more arguments, given where the engine names them."""
 
     def __call__(self) -> Any:
         """Build the engine. Raises UserError for an argument that it does not take, or that it refuses."""
@@ -45,8 +63,9 @@ class EngineSpec:
         if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
             for argument in self.arguments.keys() - known.keys():
                 raise UserError(f"{name} has no {argument}: it takes {', '.join(known)}")
+        arguments = {key: value for key, value in self.offered.items() if key in known} | self.arguments
         try:
-            return engine(**self.arguments)
+            return engine(**arguments)
         except (TypeError, ValueError) as error:
             raise UserError(f"{name}: {error}") from None
 
@@ -114,6 +133,39 @@ def _copilot(entry: CopilotModel, key: str, settings: CopilotSettings, threads: 
     return EngineSpec(target("copilot", entry.engine, key), arguments | dict(entry.options))
 
 
+def annotators(settings: AnnotateSettings, threads: int) -> list[EngineSpec]:
+    """Return how the annotators are built, in order. Raises UserError as `vad`."""
+    return _chosen(settings.annotators, "annotate.annotators", threads)
+
+
+def meter(settings: AnnotateSettings, threads: int) -> EngineSpec:
+    """Return how the quality's meter is built."""
+    return EngineSpec(_METER, {"dnsmos": settings.quality.dnsmos, "threads": threads})
+
+
+def diarisation(settings: AnnotateSettings, threads: int) -> EngineSpec | None:
+    """Return how the diarisation is built, None where none is named. Raises UserError as `vad`."""
+    if not settings.speaker.engine:
+        return None
+    return _choice(settings.speaker, "annotate.speaker", "annotate.speaker.engine", threads)
+
+
+def aligners(settings: AnnotateSettings, threads: int) -> list[EngineSpec]:
+    """Return how the aligners are built, in order. Raises UserError as `vad`."""
+    return _chosen(settings.words.aligners, "annotate.words.aligners", threads)
+
+
+def _chosen(choices: Sequence[EngineChoice], section: str, threads: int) -> list[EngineSpec]:
+    return [_choice(each, section, f"{section}[{at}].engine", threads) for at, each in enumerate(choices)]
+
+
+def _choice(choice: EngineChoice, section: str, key: str, threads: int) -> EngineSpec:
+    arguments = {} if choice.model is None else {"model": choice.model}
+    if choice.device != "cpu":
+        arguments["device"] = choice.device
+    return EngineSpec(target(section, choice.engine, key), arguments | choice.options, {"threads": threads})
+
+
 def target(section: str, engine: str, key: str = "") -> str:
     """Return the import string of an engine. Raises UserError for a name that is neither built in nor module:Class.
 
@@ -121,10 +173,8 @@ def target(section: str, engine: str, key: str = "") -> str:
     """
     known = BUILT_IN[section]
     if ":" not in engine and engine not in known:
-        names = " or ".join(known)
-        raise UserError(
-            f"{key or section + '.engine'}={engine}: give {names}, or module:Class for an engine of your own"
-        )
+        names = "".join(f"{name}, " for name in known)
+        raise UserError(f"{key or section + '.engine'}={engine}: give {names}or module:Class for an engine of your own")
     return known.get(engine, engine)
 
 

@@ -113,7 +113,7 @@ def verify(units: list[Unit], store: Store, fingerprint: str) -> None:
             table, metadata = read_ledger(data)
         if metadata.get("fingerprint") != fingerprint:
             raise UserError(f"{store.url(key)} was written under other settings: remove it, and 'run' makes it again")
-        if str(tars.get(unit.unit_id)) != metadata.get("tar_bytes"):
+        if str(tars.get(unit.unit_id, 0)) != metadata.get("tar_bytes"):  # a unit that kept nothing has no tar
             raise UserError(
                 f"the tar beside {store.url(key)} is another than its own: remove both, and 'run' makes them again"
             )

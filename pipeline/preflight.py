@@ -19,7 +19,7 @@ from operators.storage.base import Store
 from pipeline.config import Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
-from pipeline.engines import BUILT_IN, EXPORTED, WHISPERX
+from pipeline.engines import BUILT_IN, CHAT, EXPORTED, WHISPERX
 from pipeline.sources.files import check_source
 
 FLAC_BYTES_PER_SECOND = 18_000
@@ -70,10 +70,18 @@ class Preflight:
         named += [("asr.model", settings.asr.engine, settings.asr.model)]
         for language, models in entries(settings.copilot.models, settings.copilot.engine).items():
             named += [(f"copilot.models.{language}", each.engine, each.model) for each in models]
+        annotate = settings.annotate
+        named += [("annotate.annotators.model", each.engine, each.model) for each in annotate.annotators]
+        named += [("annotate.words.aligners.model", each.engine, each.model) for each in annotate.words.aligners]
+        named += [("annotate.speaker.model", annotate.speaker.engine, annotate.speaker.model)]
+        dnsmos = annotate.quality.dnsmos
+        if dnsmos is not None and not os.path.exists(os.path.expanduser(dnsmos)):
+            raise UserError(f"annotate.quality.dnsmos: no file {dnsmos}: correct the path to the ONNX model")
+        built_in = {engine for engines in BUILT_IN.values() for engine in engines}
         for key, engine, model in named:
-            if not model or engine not in BUILT_IN[key.partition(".")[0]]:
+            if not model or engine not in built_in or engine == CHAT:  # what an endpoint calls its model is its own
                 continue
-            there = os.path.isdir(os.path.expanduser(model))
+            there = os.path.exists(os.path.expanduser(model))
             if engine == EXPORTED and not there:
                 raise UserError(f"{key}: no folder {model}: give one that 'python -m model_training export' wrote")
             path = model.startswith((".", "/", "~")) or model.count("/") > 1

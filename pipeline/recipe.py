@@ -1,10 +1,11 @@
-"""The recipe: settings into the five stages of a run, in order.
+"""The recipe: settings into the stages of a run, in order.
 
-Segment ──> Transcribe ──> Copilot ──> Rover ──> WriteShard
+Segment ──> Transcribe ──> Copilot ──> Rover ──> Annotate, where it has something to do ──> WriteShard
 """
 
 from __future__ import annotations
 
+from operators.annotate.settings import AnnotateSettings
 from operators.audio.decode import Limits
 from operators.clip import SAMPLE_RATE
 from operators.language import canonical
@@ -13,6 +14,7 @@ from operators.text.folded import Folder
 from operators.text.spoken import Normaliser
 from pipeline import engines
 from pipeline.config import AudioSettings, Settings, TextSettings, fingerprint, longest_unit_minutes
+from stages.annotate import Annotate, AnnotationRule
 from stages.base import Fetcher, Stage
 from stages.copilot import Copilot
 from stages.rover import Rover
@@ -61,6 +63,8 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             folder=folder(settings.text),
             resources=workers.rover,
         ),
+        # Who speaks, how, when and how well it sounds: on what was kept.
+        *annotate(settings, store),
         # The unit's tar and its ledger, whose presence says that the unit is done.
         WriteShard(
             store=store,
@@ -68,6 +72,35 @@ def build(settings: Settings, store: Store, fetcher: Fetcher) -> list[Stage]:
             resources=workers.write_shard,
         ),
     ]
+
+
+def annotate(settings: Settings, store: Store, earlier: Store | None = None) -> list[Annotate]:
+    """Return the stage Annotate, none where nothing is configured. Raises UserError.
+
+    earlier: a run whose answers of endpoints are good in this one too.
+    """
+    chosen, workers = settings.annotate, settings.execution.annotate
+    if not chosen.is_on:
+        return []
+    return [
+        Annotate(
+            store=store,
+            earlier=earlier,
+            rule=annotation_rule(chosen),
+            annotators=engines.annotators(chosen, workers.threads),
+            kinds=tuple(chosen.kinds),
+            meter=engines.meter(chosen, workers.threads),
+            diarisation=engines.diarisation(chosen, workers.threads),
+            aligners=engines.aligners(chosen, workers.threads),
+            tolerance_seconds=chosen.words.tolerance_seconds,
+            resources=workers,
+        )
+    ]
+
+
+def annotation_rule(settings: AnnotateSettings) -> AnnotationRule:
+    """Return how what annotators and meters found is judged."""
+    return AnnotationRule(min_opinions=settings.min_opinions, limits=settings.quality)
 
 
 def limits(audio: AudioSettings) -> Limits:

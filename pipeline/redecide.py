@@ -1,6 +1,6 @@
 """`redecide`: the run that other thresholds would have given, from the ledgers of one that is there.
 
-    RUN's config + FILE + key=value ──only rover.*, text.* may change──> new run directory
+    RUN's config + FILE + key=value ──only rover.*, text.*, annotate's rule may change──> new run directory
         └──Rejudge per unit──> shards, report
 
 The new run is a run like any other; an interrupted redecide goes on where it stopped when it is called again.
@@ -23,7 +23,9 @@ from pipeline.run_directory import CONFIG_KEY, config_bytes, stored_config, text
 from stages.base import Stage
 from stages.rejudge import Rejudge
 
-CHANGEABLE = ("rover.", "text.")
+ANNOTATION = ("annotate.min_opinions", "annotate.quality.min_", "annotate.quality.max_")
+"""Settings that judge what annotators and meters found."""
+CHANGEABLE = ("rover.", "text.", *ANNOTATION)
 MEASURED = ("rover.tones", "rover.reference", "rover.numbers", "text.")
 """Settings on which the measured rates depend; a change of the others only judges again. So do the text rules: a run of
 another version of them is measured again.
@@ -44,9 +46,16 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     changed = [
         key for key in sorted(old_values.keys() | new_values.keys()) if old_values.get(key) != new_values.get(key)
     ]
-    refused = [key for key in changed if not key.startswith(CHANGEABLE)]
+    refused = [key for key in changed if not key.startswith((*CHANGEABLE, "execution.annotate."))]
     if refused:
-        raise UserError(f"redecide can change rover.* and text.* only, not {refused[0]}: that needs a fresh run")
+        raise UserError(
+            "redecide can change rover.*, text.*, annotate.min_opinions and the limits of annotate.quality only, "
+            f"not {refused[0]}: that needs a fresh run"
+        )
+    if settings.annotate.is_on and not before.annotate.is_on:
+        raise UserError(
+            f"{run} was not annotated, so there is nothing to judge by {changed[0]}: that needs a fresh run"
+        )
     same_rules = text_rules(stored) == RULES_VERSION
     if not changed and same_rules:
         raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
@@ -58,7 +67,11 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
             f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first"
         )
 
+    # Under other limits alone no other clip comes to Annotate.
+    listens = not same_rules or any(key.startswith(("rover.", "text.")) for key in changed)
+
     def rejudge(settings: config.Settings, store: Store, fetch: Fetch) -> list[Stage]:
+        annotate = recipe.annotate(settings, store, earlier=old) if listens else []
         return [
             Rejudge(
                 old=old,
@@ -69,6 +82,8 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
                 limits=recipe.limits(settings.audio),
                 decode_timeout_seconds=settings.audio.decode_timeout_seconds,
                 decode_attempts=settings.audio.decode_attempts,
+                annotation=recipe.annotation_rule(settings.annotate) if settings.annotate.is_on else None,
+                annotate=annotate[0] if annotate else None,
                 format=recipe.shard_format(settings),
                 folder=recipe.folder(settings.text),
                 resources=settings.execution.segment,

@@ -103,6 +103,8 @@ class Store(Protocol):
 
     def exists(self, key: str) -> bool: ...
 
+    def delete(self, key: str) -> None: ...
+
 
 class Fetcher(Protocol):
     """A Fetcher gives a source's bytes as a local file while the context lasts; a tar's member lies at its place."""

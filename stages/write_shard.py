@@ -1,8 +1,11 @@
 """WriteShard: the unit's tar, its quarantine lines, then its ledger, whose presence is "done".
 
-    Unit ──> shards/<domain>/<unit>.tar ──> quarantine/<unit>.jsonl (if any) ──> shards/<domain>/<unit>.parquet   the
-    commit
-              └─filterbank of every kept clip──> sums, for the global mean and variance ──> the ledger's metadata
+    Unit ──> shards/<domain>/<unit>.tar, of kept clips if any
+         ──> quarantine/<unit>.jsonl, of what is unreadable if anything is
+         ──> shards/<domain>/<unit>.parquet, the ledger: the commit
+         └─filterbank of every kept clip──> sums, for the global mean and variance ──> the ledger's metadata
+
+A unit that kept nothing has no tar: one without samples stops readers, webdataset's among them.
 
 Every put is atomic and every byte is a function of the unit and the settings, so a worker that dies between any two
 steps leaves an orphan that the next attempt overwrites with the same bytes. Audio does not travel further than here.
@@ -74,8 +77,8 @@ class WriteShard:
 def commit(
     store: Store, unit_id: str, rows: list[LedgerRow], audio: Callable[[LedgerRow], bytes], shard_format: ShardFormat
 ) -> None:
-    """Write a unit's tar, its quarantine lines and, last, its ledger. `audio(row)` gives the encoded audio of a kept
-    row.
+    """Write a unit's tar, if it kept anything, its quarantine lines and, last, its ledger. `audio(row)` gives the
+    encoded audio of a kept row.
     """
     mel_sums = MelSums()
 
@@ -87,17 +90,23 @@ def commit(
         return encoded
 
     tar, placed = write_tar(rows, heard, shard_format.extension, label_length)
+    kept_clips = sum(row["outcome"] == "kept" for row in placed)
+    if not kept_clips:
+        tar = b""
     metadata = {
         "unit_id": unit_id,
         "fingerprint": shard_format.fingerprint,
         "text_rules": str(RULES_VERSION),
         "tar_bytes": str(len(tar)),
         "tar_sha256": hashlib.sha256(tar).hexdigest(),
-        "kept_clips": str(sum(row["outcome"] == "kept" for row in placed)),
+        "kept_clips": str(kept_clips),
         "mel_sums": json.dumps(mel_sums.to_dict()),
     }
     tar_key, quarantine_key, ledger_key = shard_keys(unit_id)
-    store.put(tar_key, tar)
+    if kept_clips:
+        store.put(tar_key, tar)
+    elif store.exists(tar_key):  # an orphan, of a version that wrote empty tars
+        store.delete(tar_key)
     lines = quarantine_lines(placed)
     if lines:
         store.put(quarantine_key, lines)

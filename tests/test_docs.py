@@ -16,6 +16,7 @@ import pytest
 
 from model_training import config as training
 from operators import agreement, shard
+from operators.annotate import limits
 from operators.asr import hallucination
 from operators.audio import decode as audio
 from operators.settings import as_table, leaves
@@ -38,6 +39,7 @@ BY_STAGE: dict[str, tuple[str, ...]] = {
     "transcribe": (*hallucination.REASONS, "other_language", "uncertain_language"),
     "copilot": ("no_copilot",),
     "rover": agreement.REASONS,
+    "annotate": limits.REASONS,
 }
 """Which stage may give which reason. Those without a list of their own in the code are looked for in its text below."""
 

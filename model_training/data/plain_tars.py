@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 
 from model_training.data.audio import BadSample, decode
 from model_training.data.features import Cmvn
+from operators.clip import Word
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from operators.handoff_record import Domain, HandoffRecord, S3Place, Split
@@ -38,7 +40,8 @@ AUDIO = ("flac", "wav", "ogg", "opus", "mp3")
 _SUFFIXES = {*AUDIO, "json", "txt"}
 _BUFFER_BYTES = 8 << 20
 """What one read of a tar asks for: few requests to a store, and little memory."""
-_ATTRIBUTES = ("language", "age", "gender", "emotion")
+_ATTRIBUTES = ("language", "age", "gender", "emotion", "style")
+_MEASURES = ("snr_db", "bandwidth_hz", "clipped", "dnsmos_ovrl")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +70,8 @@ def index_from_tars(
     """Write the hand-off folder `out` for these tars (local or s3://) and return what handoff.json says.
 
     `build_tokenizer(rows of train, folder)` is called at the end. A sample's `.json` may name language, age, gender,
-    emotion, events, recording_id, speaker, domain and text; the domain is else the name of the tar's folder. A clip's
+    emotion, style, events, recording_id, speaker, domain and text, and what else our own shards say (answer, words and
+    quality); the domain is else the name of the tar's folder. A clip's
     id is its key, and with several tars `x.tar#key`: keys often start again in each. A speaker is in one split only.
     More tars move nobody to another split but train, where they show that two speakers or recordings are one.
 
@@ -206,7 +210,7 @@ def _sample(
         json.dumps([key, about], ensure_ascii=False).encode("utf-8")  # half a surrogate pair is no text
     except (ValueError, TypeError, AttributeError, RecursionError):
         return BadSample(clip_id, "unreadable", "its name, .txt or .json is no UTF-8 text or JSON object")
-    events = about.get("events")
+    events = about.get("events", [] if about.get("no_events") else None)
     if events is not None and not (isinstance(events, list) and all(isinstance(event, str) for event in events)):
         return BadSample(clip_id, "unreadable", f"its events are no list of names: {events!r:.80}")
     if not label and not events:
@@ -218,7 +222,11 @@ def _sample(
     speaker = str(about["speaker"]) if about.get("speaker") else None
     # Keys start again in other tars, which must not tie one speaker to another.
     own_recording = f"{speaker}/{key}" if speaker else key
-    known: dict[str, Any] = {kind: str(about[kind]) for kind in _ATTRIBUTES if about.get(kind)}
+    known: dict[str, Any] = {kind: str(about[kind]) for kind in (*_ATTRIBUTES, "answer") if about.get(kind)}
+    known |= {name: float(about[name]) for name in _MEASURES if _is_number(about.get(name))}
+    words = about.get("words")
+    if words is not None and (timed := _words(words)) is None:
+        return BadSample(clip_id, "unreadable", f"its words are no list of text, start and end: {words!r:.80}")
     row = Row(
         clip_id=clip_id,
         shard=_place(uri),
@@ -231,9 +239,27 @@ def _sample(
         events=None if events is None else tuple(events),
         recording_id=str(about.get("recording_id") or own_recording),
         speaker=speaker,
+        words=None if words is None else timed,
         **known,
     )
     return row, features
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _words(given: Any) -> tuple[Word, ...] | None:
+    """Return the words of a sample's `.json`, as our shards have them; None where they are none."""
+    try:
+        words = tuple(Word(text=each["text"], start=each["start"], end=each["end"]) for each in given)
+    except (TypeError, KeyError):
+        return None
+    good = all(
+        isinstance(each.text, str) and type(each.start) is type(each.end) is int and 0 <= each.start <= each.end < 2**31
+        for each in words
+    )
+    return words if good else None
 
 
 def _handoff(rows: dict[str, list[Row]], settings: IndexSettings, uris: list[str], s3: S3Settings) -> HandoffRecord:

@@ -1,26 +1,21 @@
 """Runs test sets through a model at every size and decoding method, and counts what came out.
 
     sets: name -> batches ──for each group: Scorer──for each method: search──> Recognition per clip ─┐
-                    rows (what is true) ──────────────────────────────────────────────score_clip─────┴──> Evaluation
+                    rows (what is true) ───────────────────────────────────────────────answer_of─────┴──> Answer
+    Answers ──evaluation_of──> Evaluation
 
-Every batch is read once and encoded once per group. An `Evaluation` is plain data: tables.py shows it.
+Every batch is read once and encoded once per group.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 from model_training.decoding.search import Scorer, SearchSettings, decode_batch
-from model_training.evaluation.metrics import (
-    NO_ANSWER,
-    ErrorRate,
-    EventCounts,
-    LabelCounts,
-    Scores,
-    reference_tokens,
-)
+from model_training.evaluation.answers import Answer, AudioPlace, Located
+from model_training.evaluation.evaluation import Evaluation, evaluation_of
 from model_training.text.perception import Grammar, Labels, Recognition
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE, Order, Scheme
@@ -31,17 +26,20 @@ if TYPE_CHECKING:
 
     from model_training.model.speech_model import SpeechModel
 
-SCHEMA_VERSION = 1
 _SECONDS_PER_FRAME = 0.01
 
 
-class LabelledClip(Labels, Protocol):
-    """A LabelledClip is a row of the index: what is known of a clip, and its length in 10 ms frames."""
+class LabelledClip(Labels, Located, Protocol):
+    """A LabelledClip is a row of the index: what is known of a clip, where it lies, and its length in 10 ms frames."""
 
     @property
     def clip_id(self) -> str: ...
     @property
     def frames(self) -> int: ...
+    @property
+    def recording_id(self) -> str: ...
+    @property
+    def speaker(self) -> str | None: ...
 
 
 class Unusable(Protocol):
@@ -62,105 +60,6 @@ class EvaluationBatch(Protocol):
     def rows(self) -> Sequence[LabelledClip]: ...
     @property
     def bad(self) -> Sequence[Unusable]: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """A Result is the scores of one test set at one size with one method."""
-
-    set: str
-    n_experts: int
-    method: str
-    scores: Scores
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluation:
-    """An Evaluation holds all results of one model. `n_experts` is N, of routed experts; 0 means a dense model."""
-
-    model: str
-    results: tuple[Result, ...]
-    parameters: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
-    """Per group: `total` stored and `active` per frame, where they were given."""
-    unusable: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
-    """Per set: the clips that could not be read, and why. They are in no score."""
-
-    @property
-    def sets(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(result.set for result in self.results))
-
-    @property
-    def groups(self) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(result.n_experts for result in self.results))
-
-    @property
-    def methods(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(result.method for result in self.results))
-
-    def scores(self, set_name: str, n_experts: int, method: str) -> Scores | None:
-        wanted = (set_name, n_experts, method)
-        return next((r.scores for r in self.results if (r.set, r.n_experts, r.method) == wanted), None)
-
-    def pooled(self, n_experts: int, method: str) -> Scores:
-        """Return the scores of all sets as one: rates weighted by tokens and clips."""
-        total = Scores()
-        for result in self.results:
-            if (result.n_experts, result.method) == (n_experts, method):
-                total = total.plus(result.scores)
-        return total
-
-    def weighted_by_seconds(self, n_experts: int, method: str) -> float | None:
-        """Return the token error rate in percent, the mean of the sets that have one, weighted by their duration."""
-        rated = [
-            (result.scores.seconds, result.scores.tokens.percent)
-            for result in self.results
-            if (result.n_experts, result.method) == (n_experts, method)
-        ]
-        pairs = [(seconds, percent) for seconds, percent in rated if percent is not None]
-        total = sum(seconds for seconds, _ in pairs)
-        return sum(seconds * percent for seconds, percent in pairs) / total if total else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "model": self.model,
-            "parameters": {str(n_experts): dict(counts) for n_experts, counts in sorted(self.parameters.items())},
-            "results": [
-                {"set": r.set, "group": r.n_experts, "method": r.method} | r.scores.to_dict() for r in self.results
-            ],
-            "averages": [
-                {
-                    "group": n_experts,
-                    "method": method,
-                    "weighted_by_seconds": self.weighted_by_seconds(n_experts, method),
-                }
-                | {"pooled": self.pooled(n_experts, method).to_dict()}
-                for n_experts in self.groups
-                for method in self.methods
-            ],
-            "unusable": {name: [list(clip) for clip in clips] for name, clips in self.unusable.items()},
-        }
-
-    @classmethod
-    def from_dict(cls, plain: Mapping[str, Any]) -> Evaluation:
-        """Return the evaluation that `to_dict` wrote. Raises UserError when this is none, or one of a newer form."""
-        try:
-            if plain["schema_version"] > SCHEMA_VERSION:
-                raise UserError(
-                    f"the evaluation has schema {plain['schema_version']}, newer than {SCHEMA_VERSION}: upgrade"
-                )
-            results = [
-                Result(set=r["set"], n_experts=r["group"], method=r["method"], scores=Scores.from_dict(r))
-                for r in plain["results"]
-            ]
-            return cls(
-                model=plain["model"],
-                results=tuple(results),
-                parameters={int(n_experts): counts for n_experts, counts in plain["parameters"].items()},
-                unusable={name: [(c, why) for c, why in clips] for name, clips in plain["unusable"].items()},
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"this is no evaluation ({type(error).__name__}: {error}): evaluate again") from error
 
 
 OnRecognition = Callable[[str, int, str, LabelledClip, Recognition], None]
@@ -240,68 +139,49 @@ def evaluate_scorers(
     """
     grammar = Grammar(tokenizer, task=task, order=order, known_labels=known_labels)
     searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
-    results: list[Result] = []
+    answers: list[Answer] = []
     unusable: dict[str, list[tuple[str, str]]] = {}
     for set_name, batches in sets.items():
-        totals = {(n_experts, settings.method): Scores() for n_experts in groups for settings in searches}
-        clips = 0
         for batch in batches:
             unusable.setdefault(set_name, []).extend((bad.clip_id, bad.reason) for bad in batch.bad)
-            clips += len(batch.rows)
             for n_experts in groups if len(batch.rows) else ():
                 scorer = make_scorer(batch, n_experts)
                 for settings in searches:
                     asked = grammar.slots if settings.method.startswith("attention") else ()
                     recognised = decode_batch(scorer, tokenizer, grammar, settings)
                     for row, recognition in zip(batch.rows, recognised, strict=True):
-                        key = (n_experts, settings.method)
-                        totals[key] = totals[key].plus(score_clip(row, recognition, tokenizer.scheme, asked, task))
+                        answer = answer_of(row, recognition, tokenizer.scheme, asked, task)
+                        answers.append(replace(answer, set=set_name, n_experts=n_experts, method=settings.method))
                         if on_recognition is not None:
                             on_recognition(set_name, n_experts, settings.method, row, recognition)
-        if clips:
-            results += [
-                Result(set=set_name, n_experts=n_experts, method=method, scores=scores)
-                for (n_experts, method), scores in totals.items()
-            ]
-    if not results:
-        bad = sum(map(len, unusable.values()))
-        raise UserError(
-            f"no clip to evaluate in {', '.join(sets) or 'no set'}" + (f": {bad} could not be used" if bad else "")
-        )
-    return Evaluation(model=name, results=tuple(results), parameters=dict(parameters or {}), unusable=unusable)
+    return evaluation_of(answers, name=name, parameters=parameters, unusable=unusable)
 
 
-def score_clip(
+def answer_of(
     row: LabelledClip,
     recognition: Recognition,
     scheme: Scheme,
     asked: Sequence[str] = ATTRIBUTES,
     task: str = TRANSCRIBE,
-) -> Scores:
-    """Return one clip's scores: only what was asked for, and only where the truth is known and in the scheme.
-
-    Text counts where the clip has a transcript with a word in it, events where the clip's list of them is known.
+) -> Answer:
+    """Return what was recognised beside what is true: only what was asked for, and only where it is known and in the
+    scheme.
     """
-    tokens = characters = ErrorRate()
-    reference = reference_tokens(row.label or "", row.language) if task == TRANSCRIBE else []
-    if reference:
-        hypothesis = reference_tokens(recognition.text, row.language)
-        tokens = ErrorRate.of(reference, hypothesis)
-        characters = ErrorRate.of(list("".join(reference)), list("".join(hypothesis)))
-    attributes = {}
-    for kind in asked:
-        truth = scheme.known(kind, getattr(row, kind))
-        if truth is not None:
-            attributes[kind] = LabelCounts({(truth, getattr(recognition, kind) or NO_ANSWER): 1})
-    events = EventCounts()
-    if row.events is not None and task in (TRANSCRIBE, "event"):
-        # An event that the model has no token for is still there, and missed.
-        events = EventCounts.of((scheme.known("event", event) or event for event in row.events), recognition.events)
-    return Scores(
-        clips=1,
+    truths = {kind: truth for kind in asked if (truth := scheme.known(kind, getattr(row, kind))) is not None}
+    labels = {kind: label for kind in asked if (label := getattr(recognition, kind)) is not None}
+    # An event that the model has no token for is still there, and missed.
+    events = None if row.events is None else tuple(scheme.known("event", event) or event for event in row.events)
+    return Answer(
+        set="",
+        clip_id=row.clip_id,
+        recording=row.speaker or row.recording_id,
         seconds=row.frames * _SECONDS_PER_FRAME,
-        tokens=tokens,
-        characters=characters,
-        attributes=attributes,
-        events=events,
+        language=row.language,
+        reference=row.label if task == TRANSCRIBE else None,
+        hypothesis=recognition.text,
+        truths=truths,
+        labels=labels,
+        true_events=events if task in (TRANSCRIBE, "event") else None,
+        events=recognition.events,
+        audio=AudioPlace.of(row),
     )

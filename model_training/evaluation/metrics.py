@@ -1,23 +1,25 @@
 """What an evaluation counts: edits, right and wrong labels, events found and missed; rates and intervals follow from
 counts.
 
-    reference, hypothesis ──evaluation form──> tokens ──edits──> ErrorRate ──┐
-    true label, answer ─────────────────────────────────────> LabelCounts ──┼──add──> of a set, of all sets
-    true events, answers ───────────────────────────────────> EventCounts ──┘
+    Answer ──by recording─┬─texts ──evaluation form──> tokens ──edits──> ErrorRate ──┐
+                          ├─true label, answer ─────────────────────> LabelCounts ──┼──add──> of a set, of all sets
+                          └─true events, answers ───────────────────> EventCounts ──┘
 
-Counts add up over clips and sets, so every average can be made again from them. All rates are percentages, all
-intervals are 95 %, and a rate of nothing is None.
+Counts add up over recordings and sets, so every average can be made again from them. All rates are percentages, and a
+rate of nothing is None. All intervals are 95 %, over recordings, or speakers where they are known: clips of one voice
+in one room are not independent of one another.
 """
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import sqrt
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
+from model_training.evaluation.answers import Answer
 from operators.edits import edit_counts
 from operators.text.spoken import evaluation_form, tokens, training_form
 
@@ -28,6 +30,7 @@ NO_ANSWER = "-"
 _EVENT = re.compile(r"<event:[^>]*>")
 
 Interval = tuple[float, float]
+_Key = TypeVar("_Key")
 
 
 def reference_tokens(text: str, language: str | None = None) -> list[str]:
@@ -41,13 +44,14 @@ def reference_tokens(text: str, language: str | None = None) -> list[str]:
 
 
 class ErrorRate(NamedTuple):
-    """An ErrorRate counts edits of some clips, with sums of e², e·n, n² (e edits in n tokens) for the interval."""
+    """An ErrorRate counts edits of some recordings, with sums of e², e·n, n² (e edits in n tokens) for the interval."""
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
     reference: int = 0
-    clips: int = 0
+    recordings: int = 0
+    """Or speakers: what is independent of one another."""
     squared_edits: int = 0
     edits_by_reference: int = 0
     squared_reference: int = 0
@@ -56,8 +60,12 @@ class ErrorRate(NamedTuple):
     def of(cls, reference: list[str], hypothesis: list[str]) -> ErrorRate:
         """Return the counts of one clip, as jiwer counts them."""
         edits = edit_counts(reference, hypothesis)
-        e, n = edits.total, edits.reference_length
-        return cls(edits.substitutions, edits.deletions, edits.insertions, n, 1, e * e, e * n, n * n)
+        return cls(edits.substitutions, edits.deletions, edits.insertions, edits.reference_length).as_one()
+
+    def as_one(self) -> ErrorRate:
+        """Return the same counts as those of one recording."""
+        e, n = self.errors, self.reference
+        return ErrorRate(self.substitutions, self.deletions, self.insertions, n, 1, e * e, e * n, n * n)
 
     def plus(self, other: ErrorRate) -> ErrorRate:
         return ErrorRate(*(mine + theirs for mine, theirs in zip(self, other, strict=True)))
@@ -72,24 +80,46 @@ class ErrorRate(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Return the interval of a ratio of two sums over clips that are independent of one another.
+        """Return the interval of a ratio of two sums over recordings that are independent of one another.
 
-        Cochran 1977, section 6.3. Clips of one speaker are not, so a set of few speakers deserves a wider one. None
-        below two clips. Without any error nothing varies between clips: the upper bound is then Wilson's over tokens.
+        Cochran 1977, section 6.3. None below two recordings. Without any error nothing varies between them: the upper
+        bound is then Wilson's over tokens.
         """
-        if self.clips < 2 or not self.reference:
+        if self.recordings < 2 or not self.reference:
             return None
         if not self.errors:
             return Proportion(0, self.reference).interval
         rate = self.errors / self.reference
         residuals = self.squared_edits - 2 * rate * self.edits_by_reference + rate * rate * self.squared_reference
-        spread = sqrt(max(residuals, 0.0) * self.clips / (self.clips - 1)) / self.reference
+        spread = sqrt(max(residuals, 0.0) * self.recordings / (self.recordings - 1)) / self.reference
         return 100 * max(0.0, rate - Z * spread), 100 * (rate + Z * spread)
 
 
 class Proportion(NamedTuple):
     right: int
     total: int
+    worth: float | None = None
+    """As many independent answers as these are worth, being of some recordings; None: all of them. 0: of one recording,
+    from which nothing follows about others."""
+
+    @classmethod
+    def over(cls, recordings: Iterable[tuple[int, int, int]]) -> Proportion:
+        """Return the share over recordings, each (right, total, how many such recordings).
+
+        What they are worth is their number of answers over the design effect (Kish 1965), the variance between
+        recordings as a multiple of that between independent answers: Korn and Graubard 1998.
+        """
+        each = [(right, total, count) for right, total, count in recordings if total]
+        right, total = sum(r * count for r, _, count in each), sum(n * count for _, n, count in each)
+        clusters = sum(count for *_, count in each)
+        if clusters < 2:
+            return cls(right, total, 0.0)
+        share = right / total
+        if right in (0, total):
+            return cls(right, total, float(clusters))
+        between = sum(count * (r - share * n) ** 2 for r, n, count in each) * clusters / (clusters - 1) / total**2
+        alone = share * (1 - share) / (total - 1)
+        return cls(right, total, total / max(1.0, between / alone))
 
     @property
     def percent(self) -> float | None:
@@ -97,15 +127,20 @@ class Proportion(NamedTuple):
 
     @property
     def interval(self) -> Interval | None:
-        """Return Wilson's interval of 1927: sound for few clips and for rates near 0 and 100."""
-        if not self.total:
-            return None
-        share, n = self.right / self.total, self.total
-        centre = share + Z * Z / (2 * n)
-        spread = Z * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-        low, high = ((centre + sign * spread) / (1 + Z * Z / n) for sign in (-1, 1))
-        # Rounding must not push the bounds past what they bound.
-        return 100 * max(0.0, min(low, share)), 100 * min(1.0, max(high, share))
+        worth = self.total if self.worth is None else self.worth
+        return wilson(self.right / self.total, worth) if worth else None
+
+
+def wilson(share: float, n: float) -> Interval:
+    """Return the interval in percent of a share among n answers: sound for few, and near 0 and 100.
+
+    Wilson 1927.
+    """
+    centre = share + Z * Z / (2 * n)
+    spread = Z * sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    low, high = ((centre + sign * spread) / (1 + Z * Z / n) for sign in (-1, 1))
+    # Rounding must not push the bounds past what they bound.
+    return 100 * max(0.0, min(low, share)), 100 * min(1.0, max(high, share))
 
 
 def f1(true_positives: int, false_positives: int, false_negatives: int) -> float | None:
@@ -114,35 +149,104 @@ def f1(true_positives: int, false_positives: int, false_negatives: int) -> float
     return 200 * true_positives / weight if weight else None
 
 
+Confusion = tuple[tuple[str, str, int], ...]
+"""Of one recording: (true label, answer, how often), sorted."""
+
+
 @dataclass(frozen=True, slots=True)
 class LabelCounts:
-    """LabelCounts say how often each true label got each answer; where the model gave none, NO_ANSWER: wrong."""
+    """LabelCounts say how often each true label got each answer; where none was given, NO_ANSWER: wrong."""
 
-    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    recordings: Mapping[Confusion, int] = field(default_factory=dict)
+    """What was answered in a recording, and how many recordings that holds of: rates and intervals follow from it."""
+
+    @classmethod
+    def of(cls, pairs: Iterable[tuple[str, str]]) -> LabelCounts:
+        """Return the counts of one recording from (true label, answer) of each of its clips."""
+        counted = tuple((truth, answer, count) for (truth, answer), count in sorted(Counter(pairs).items()))
+        return cls({counted: 1} if counted else {})
 
     def plus(self, other: LabelCounts) -> LabelCounts:
-        return LabelCounts(_sum(self.counts, other.counts))
+        return LabelCounts(_sum(self.recordings, other.recordings))
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Return how often each (true label, answer) came."""
+        found: Counter[tuple[str, str]] = Counter()
+        for confusion, recordings in self.recordings.items():
+            for truth, answer, count in confusion:
+                found[truth, answer] += count * recordings
+        return dict(sorted(found.items()))
 
     @property
     def accuracy(self) -> Proportion:
-        right = sum(count for (truth, answer), count in self.counts.items() if truth == answer)
-        return Proportion(right, sum(self.counts.values()))
+        return Proportion.over(
+            (
+                sum(count for truth, answer, count in confusion if truth == answer),
+                sum(count for *_, count in confusion),
+                recordings,
+            )
+            for confusion, recordings in self.recordings.items()
+        )
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Return the labels that occur in the truth."""
         return tuple(sorted({truth for truth, _ in self.counts}))
 
+    @property
+    def balanced(self) -> Balanced:
+        """Return the mean over the true labels of the share that was answered rightly, with its interval.
+
+        One answer for everything has 1 / labels, whatever is most frequent. The interval is Wilson's for what the
+        recordings are worth: the mean's variance between recordings, linearised (Cochran 1977, chapter 6).
+        """
+        there: Counter[str] = Counter()
+        for (truth, _), count in self.counts.items():
+            there[truth] += count
+        if not there:
+            return Balanced(None, None)
+        recall = {label: self.counts.get((label, label), 0) / total for label, total in there.items()}
+        mean = sum(recall.values()) / len(recall)
+        recordings = sum(self.recordings.values())
+        if recordings < 2:
+            return Balanced(100 * mean, None)
+        squares = 0.0
+        for confusion, count in self.recordings.items():
+            shift = sum(
+                ((truth == answer) - recall[truth]) * times / there[truth] for truth, answer, times in confusion
+            )
+            squares += count * (shift / len(recall)) ** 2
+        between = squares * recordings / (recordings - 1)
+        worth = min(mean * (1 - mean) / between, sum(there.values())) if between else recordings
+        return Balanced(100 * mean, wilson(mean, worth))
+
+    @property
+    def constant(self) -> tuple[str, Proportion]:
+        """Return the true label that is most frequent, and how often answering nothing else would be right. Raises
+        ValueError when nothing was counted.
+        """
+        there: Counter[str] = Counter()
+        for (truth, _), count in self.counts.items():
+            there[truth] += count
+        label, right = min(there.items(), key=lambda item: (-item[1], item[0]))
+        return label, Proportion(right, there.total())
+
     def f1(self, label: str) -> float | None:
-        hits = self.counts.get((label, label), 0)
-        given = sum(count for (_, answer), count in self.counts.items() if answer == label)
-        there = sum(count for (truth, _), count in self.counts.items() if truth == label)
+        counts = self.counts
+        hits = counts.get((label, label), 0)
+        given = sum(count for (_, answer), count in counts.items() if answer == label)
+        there = sum(count for (truth, _), count in counts.items() if truth == label)
         return f1(hits, given - hits, there - hits)
 
 
-@dataclass(frozen=True, slots=True)
-class EventCounts:
-    """EventCounts are of clips whose events are known; `found`, `false` and `missed` count by event."""
+class Balanced(NamedTuple):
+    percent: float | None
+    interval: Interval | None
+
+
+class EventClips(NamedTuple):
+    """EventClips count clips whose events are known."""
 
     exact: int = 0
     """clips with events, all of them found and no other."""
@@ -150,30 +254,40 @@ class EventCounts:
     quiet: int = 0
     """clips without an event, none given."""
     without_events: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EventCounts:
+    """EventCounts are of clips whose events are known; `found`, `false` and `missed` count by event."""
+
+    recordings: Mapping[EventClips, int] = field(default_factory=dict)
+    """What was counted in a recording, and how many recordings that holds of."""
     found: Mapping[str, int] = field(default_factory=dict)
     false: Mapping[str, int] = field(default_factory=dict)
     missed: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, truth: Iterable[str], answer: Iterable[str]) -> EventCounts:
-        """Return the counts of one clip."""
-        truth, answer = set(truth), set(answer)
+    def of(cls, clips: Iterable[tuple[Iterable[str], Iterable[str]]]) -> EventCounts:
+        """Return the counts of one recording from (true events, answered events) of each of its clips."""
+        pairs = [(set(truth), set(answer)) for truth, answer in clips]
+        if not pairs:
+            return cls()
+        total = EventClips(
+            exact=sum(bool(truth) and truth == answer for truth, answer in pairs),
+            with_events=sum(bool(truth) for truth, _ in pairs),
+            quiet=sum(not truth and not answer for truth, answer in pairs),
+            without_events=sum(not truth for truth, _ in pairs),
+        )
         return cls(
-            exact=int(bool(truth) and truth == answer),
-            with_events=int(bool(truth)),
-            quiet=int(not truth and not answer),
-            without_events=int(not truth),
-            found=dict.fromkeys(sorted(truth & answer), 1),
-            false=dict.fromkeys(sorted(answer - truth), 1),
-            missed=dict.fromkeys(sorted(truth - answer), 1),
+            {total: 1},
+            found=_count(truth & answer for truth, answer in pairs),
+            false=_count(answer - truth for truth, answer in pairs),
+            missed=_count(truth - answer for truth, answer in pairs),
         )
 
     def plus(self, other: EventCounts) -> EventCounts:
         return EventCounts(
-            self.exact + other.exact,
-            self.with_events + other.with_events,
-            self.quiet + other.quiet,
-            self.without_events + other.without_events,
+            _sum(self.recordings, other.recordings),
             _sum(self.found, other.found),
             _sum(self.false, other.false),
             _sum(self.missed, other.missed),
@@ -182,12 +296,14 @@ class EventCounts:
     @property
     def accuracy(self) -> Proportion:
         """Return the accuracy over the clips that have an event; with one event per clip, that of ESC-50."""
-        return Proportion(self.exact, self.with_events)
+        return Proportion.over((each.exact, each.with_events, count) for each, count in self.recordings.items())
 
     @property
     def false_alarms(self) -> Proportion:
         """Return how many of the clips without an event were given one."""
-        return Proportion(self.without_events - self.quiet, self.without_events)
+        return Proportion.over(
+            (each.without_events - each.quiet, each.without_events, count) for each, count in self.recordings.items()
+        )
 
     @property
     def events(self) -> tuple[str, ...]:
@@ -199,7 +315,7 @@ class EventCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Scores hold all that is counted of some clips."""
+    """Scores hold all that is counted of some clips. Sums of two are right where no recording is in both."""
 
     clips: int = 0
     seconds: float = 0.0
@@ -210,6 +326,22 @@ class Scores:
     attributes: Mapping[str, LabelCounts] = field(default_factory=dict)
     """language, age, gender, emotion: over clips where it is known and was asked for."""
     events: EventCounts = field(default_factory=EventCounts)
+
+    @classmethod
+    def of(cls, answers: Iterable[Answer]) -> Scores:
+        """Return what is counted of some answers: text where the reference has a word in it, an attribute where its
+        truth is given, events where the clip's list of them is.
+        """
+        by_recording: dict[str, list[Answer]] = defaultdict(list)
+        for answer in answers:
+            by_recording[answer.voice].append(answer)
+        total = cls()
+        labels: dict[str, Counter[Confusion]] = defaultdict(Counter)  # recordings may all differ: not added one by one
+        for one in map(_of_recording, by_recording.values()):
+            total = total.plus(replace(one, attributes={}))
+            for kind, counts in one.attributes.items():
+                labels[kind].update(counts.recordings)
+        return replace(total, attributes={kind: LabelCounts(dict(counts)) for kind, counts in labels.items()})
 
     def plus(self, other: Scores) -> Scores:
         attributes = dict(self.attributes)
@@ -233,17 +365,17 @@ class Scores:
             "characters": _rate_dict(self.characters),
             "attributes": {
                 kind: {
-                    "counts": [[truth, answer, count] for (truth, answer), count in sorted(counts.counts.items())],
+                    "recordings": [[count, list(map(list, each))] for each, count in sorted(counts.recordings.items())],
+                    "counts": [[truth, answer, count] for (truth, answer), count in counts.counts.items()],
                     "accuracy": _proportion_dict(counts.accuracy),
+                    "balanced": {"percent": counts.balanced.percent, "interval": _listed(counts.balanced.interval)},
+                    "constant": {"label": counts.constant[0], "percent": counts.constant[1].percent},
                     "f1": {label: counts.f1(label) for label in counts.labels},
                 }
                 for kind, counts in sorted(self.attributes.items())
             },
             "events": {
-                "exact": self.events.exact,
-                "with_events": self.events.with_events,
-                "quiet": self.events.quiet,
-                "without_events": self.events.without_events,
+                "recordings": [[count, list(each)] for each, count in sorted(self.events.recordings.items())],
                 "found": dict(sorted(self.events.found.items())),
                 "false": dict(sorted(self.events.false.items())),
                 "missed": dict(sorted(self.events.missed.items())),
@@ -255,7 +387,9 @@ class Scores:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Scores:
-        """Return the scores from the counts alone. Raises KeyError or TypeError when they are not all there."""
+        """Return the scores from the counts alone. Raises KeyError, TypeError or ValueError when they are not all
+        there.
+        """
         events = plain["events"]
         return cls(
             clips=plain["clips"],
@@ -263,20 +397,55 @@ class Scores:
             tokens=ErrorRate(**{name: plain["tokens"][name] for name in ErrorRate._fields}),
             characters=ErrorRate(**{name: plain["characters"][name] for name in ErrorRate._fields}),
             attributes={
-                kind: LabelCounts({(truth, answer): count for truth, answer, count in counts["counts"]})
-                for kind, counts in plain["attributes"].items()
+                kind: LabelCounts(
+                    {tuple((truth, answer, n) for truth, answer, n in each): count for count, each in of["recordings"]}
+                )
+                for kind, of in plain["attributes"].items()
             },
-            events=EventCounts(**{name: events[name] for name in EventCounts.__dataclass_fields__}),
+            events=EventCounts(
+                {EventClips(*each): count for count, each in events["recordings"]},
+                **{name: events[name] for name in ("found", "false", "missed")},
+            ),
         )
 
 
+def _of_recording(answers: Sequence[Answer]) -> Scores:
+    """Return what is counted of one recording's clips."""
+    tokens = characters = ErrorRate()
+    pairs: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for answer in answers:
+        reference = reference_tokens(answer.reference or "", answer.language)
+        if reference:
+            hypothesis = reference_tokens(answer.hypothesis, answer.language)
+            tokens = tokens.plus(ErrorRate.of(reference, hypothesis))
+            characters = characters.plus(ErrorRate.of(list("".join(reference)), list("".join(hypothesis))))
+        for kind, truth in answer.truths.items():
+            pairs[kind].append((truth, answer.labels.get(kind, NO_ANSWER)))
+    return Scores(
+        clips=len(answers),
+        seconds=sum(answer.seconds for answer in answers),
+        tokens=tokens.as_one() if tokens.reference else tokens,
+        characters=characters.as_one() if characters.reference else characters,
+        attributes={kind: LabelCounts.of(of) for kind, of in pairs.items()},
+        events=EventCounts.of((each.true_events, each.events) for each in answers if each.true_events is not None),
+    )
+
+
 def _rate_dict(rate: ErrorRate) -> dict[str, Any]:
-    return rate._asdict() | {"percent": rate.percent, "interval": rate.interval and list(rate.interval)}
+    return rate._asdict() | {"percent": rate.percent, "interval": _listed(rate.interval)}
 
 
 def _proportion_dict(share: Proportion) -> dict[str, Any]:
-    return share._asdict() | {"percent": share.percent, "interval": share.interval and list(share.interval)}
+    return share._asdict() | {"percent": share.percent, "interval": _listed(share.interval)}
 
 
-def _sum(one: Mapping[Any, int], other: Mapping[Any, int]) -> dict[Any, int]:
+def _listed(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else list(interval)
+
+
+def _count(sets: Iterable[set[str]]) -> dict[str, int]:
+    return dict(Counter(event for each in sets for event in sorted(each)))
+
+
+def _sum(one: Mapping[_Key, int], other: Mapping[_Key, int]) -> dict[_Key, int]:
     return dict(Counter(one) + Counter(other))

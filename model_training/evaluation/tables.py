@@ -1,16 +1,14 @@
 """Evaluations as tables in the shape of the paper's Tables 2 to 9: for a terminal, as JSON, as one self-contained page.
 
     Evaluation, … ──make_tables──> Table per question ──render──> terminal | to_html ──> bytes
-         └──────────to_json──> bytes ──from_json──> Evaluation
 
 A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
 trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
-them as markup (operators/page.py).
+them as markup (operators/page).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +19,9 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from model_training.evaluation.evaluate import Evaluation
+from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
-from operators.errors import UserError
-from operators.page import render as render_page
+from operators.page.frame import render as render_page
 
 _TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -135,20 +132,6 @@ def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
         spare = max(0, width - 1 - sum(least[column] + border for column in block)) // len(block)
         sized.append({column: min(max(map(cell_len, texts[column])), least[column] + spare) for column in block})
     return sized
-
-
-def to_json(evaluation: Evaluation) -> bytes:
-    """Return every count, and the rates that follow; the same evaluation gives the same bytes."""
-    return (json.dumps(evaluation.to_dict(), ensure_ascii=False, indent=1) + "\n").encode("utf-8")
-
-
-def from_json(data: bytes) -> Evaluation:
-    """Return the evaluation that `to_json` wrote. Raises UserError when the bytes are none."""
-    try:
-        plain = json.loads(data)
-    except ValueError as error:
-        raise UserError(f"this is no evaluation: not JSON ({error})") from error
-    return Evaluation.from_dict(plain)
 
 
 def to_html(evaluations: Sequence[Evaluation]) -> bytes:

@@ -22,7 +22,7 @@ from model_training.data.features import Cmvn
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.scorer import ModelScorer
 from model_training.decoding.search import Scorer, ctc_greedy
-from model_training.evaluation.evaluate import Evaluation
+from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate
 from model_training.model.speech_model import SpeechModel
 from model_training.text.tokens import SOT

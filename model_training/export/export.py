@@ -27,8 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from model_training import config
 from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
+from model_training.evaluation.evaluation import from_json
 from model_training.evaluation.sets import LoadedModel, load_model
-from model_training.evaluation.tables import from_json
 from model_training.export import card, onnx_files, sherpa
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Grammar

@@ -26,7 +26,8 @@ def agree(opinions: Sequence[NamedOpinion], known: Mapping[str, Any], min_opinio
     for kind in KINDS:
         if known.get(kind) is not None:
             given = known[kind]
-            labels[kind] = tuple(given) if kind == "events" else tidy(kind, given) or None
+            events = tuple(dict.fromkeys(tidy(kind, each) for each in given)) if kind == "events" else None
+            labels[kind] = tidy(kind, given) or None if events is None else events
             continue
         said = [opinion.labels for opinion in opinions if opinion.kind == kind]
         if len(said) >= max(min_opinions, 1) and len(set(said)) == 1:

@@ -165,7 +165,19 @@ def _named(annotator: str, kind: str, opinion: Opinion) -> NamedOpinion | None:
     return NamedOpinion(annotator=annotator, kind=kind, labels=labels, score=score)
 
 
+_ALSO_CALLED = {
+    "gender": {"m": "male", "man": "male", "f": "female", "woman": "female"},
+    "age": {"kid": "child", "senior": "elderly"},
+    "emotion": {
+        **{"angry": "anger", "sad": "sadness", "happy": "happiness", "joy": "happiness"},
+        **{"surprised": "surprise", "fearful": "fear", "disgusted": "disgust"},
+    },
+    "events": {"laughter": "laughing", "applause": "clapping", "cough": "coughing", "sneeze": "sneezing"},
+}
+"""What data sets and models call the labels of the trainer's scheme: two names of one thing are no disagreement."""
+
+
 def tidy(kind: str, label: str) -> str:
-    """Return a label as it is compared and kept: one line in lower case, a language under its one name."""
+    """Return a label as it is compared and kept: one line in lower case, under its one name."""
     text = " ".join(label.lower().split())
-    return canonical(text) or "" if kind == "language" else text
+    return canonical(text) or "" if kind == "language" else _ALSO_CALLED.get(kind, {}).get(text, text)

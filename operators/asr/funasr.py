@@ -65,6 +65,12 @@ def plain_text(transcript: str) -> tuple[str, str | None]:
     return text, language if language in _TAGGED_LANGUAGES else None
 
 
+def tags(transcript: str) -> tuple[str, ...] | None:
+    """Return what a transcript is tagged with besides its language, each tag once; None where it has no tags at all."""
+    found = _TAG.findall(transcript)
+    return tuple(dict.fromkeys(tag for tag in found if tag not in _TAGGED_LANGUAGES)) if found else None
+
+
 class FunAsr:
     """A FunAsr is a FunASR model behind `AutoModel`.
 
@@ -101,36 +107,7 @@ class FunAsr:
         )
         self._language = language
         self._generate_options = {"use_itn": False, **(generate_options or {})}  # spoken form: what Rover compares
-        with quiet():
-            folder = find_funasr(model, hub, local_files_only)
-            import torch
-            from funasr import AutoModel
-
-            if device.startswith("cuda") and not torch.cuda.is_available():  # FunASR would go on, on the CPU
-                raise UserError(f"copilot.device={device}, but torch sees no CUDA device: set copilot.device=cpu")
-            options: dict[str, Any] = {
-                "disable_update": True,
-                "disable_pbar": True,
-                "log_level": "ERROR",
-                "check_latest": False,
-                "frontend_conf": {"dither": 0.0},
-                "ignore_init_mismatch": False,
-                **(model_options or {}),
-            }
-            try:
-                # hub "ms" whichever hub the folder came from: only that path merges frontend_conf instead of replacing
-                # it
-                self._model = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **options)
-            except Exception as error:  # a wrong file surfaces as anything, from AssertionError to UnpicklingError
-                line = (str(error).strip() or "no reason given").splitlines()[0]
-                raise UserError(
-                    f"copilot model {model}: FunASR cannot load it ({type(error).__name__}: {line})"
-                ) from error
-        weights = self._model.kwargs.get("init_param")
-        if not weights or not Path(weights).is_file():
-            raise UserError(
-                f"copilot model {model}: no weights ({Path(weights).name if weights else 'model.pt'}) in its folder"
-            )
+        self._model = load_funasr(model, device, threads, hub, local_files_only, model_options or {})
 
     def transcribe(
         self,
@@ -162,7 +139,8 @@ class FunAsr:
         answers = []
         for transcript, known in zip(heard, languages, strict=True):
             text, tagged = plain_text(transcript)
-            answers.append(Hypothesis(engine=self.name, text=text, language=tagged or known))
+            more = tags(transcript)
+            answers.append(Hypothesis(engine=self.name, text=text, language=tagged or known, tags=more))
         return answers
 
     def close(self) -> None:
@@ -178,26 +156,69 @@ class FunAsr:
         return [result["text"] for result in results]
 
 
-def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False) -> Path:
+def load_funasr(
+    model: str,
+    device: str,
+    threads: int,
+    hub: str,
+    local_files_only: bool,
+    options: Mapping[str, Any],
+    what: str = "copilot",
+) -> Any:
+    """Return FunASR's AutoModel of a folder or a hub name, on one thread pool and without noise added to its input.
+
+    what: the setting that names it, for errors. Raises UserError when it cannot be found or loaded.
+    """
+    with quiet():
+        folder = find_funasr(model, hub, local_files_only, what)
+        import torch
+        from funasr import AutoModel
+
+        if device.startswith("cuda") and not torch.cuda.is_available():  # FunASR would go on, on the CPU
+            raise UserError(f"{what}.device={device}, but torch sees no CUDA device: set {what}.device=cpu")
+        all_options: dict[str, Any] = {
+            "disable_update": True,
+            "disable_pbar": True,
+            "log_level": "ERROR",
+            "check_latest": False,
+            "frontend_conf": {"dither": 0.0},
+            "ignore_init_mismatch": False,
+            **options,
+        }
+        try:
+            # hub "ms" whichever hub the folder came from: only that path merges frontend_conf instead of replacing it
+            loaded = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **all_options)
+        except Exception as error:  # a wrong file surfaces as anything, from AssertionError to UnpicklingError
+            line = (str(error).strip() or "no reason given").splitlines()[0]
+            raise UserError(f"{what} model {model}: FunASR cannot load it ({type(error).__name__}: {line})") from error
+    weights = loaded.kwargs.get("init_param")
+    if not weights or not Path(weights).is_file():
+        raise UserError(
+            f"{what} model {model}: no weights ({Path(weights).name if weights else 'model.pt'}) in its folder"
+        )
+    return loaded
+
+
+def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False, what: str = "copilot") -> Path:
     """Return the folder of a FunASR model: given, in the hub's local cache, or fetched. Raises UserError when there is
     none.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not any((folder / config).is_file() for config in _CONFIGS):
-            raise UserError(f"copilot model {model} is no FunASR folder: it has neither {' nor '.join(_CONFIGS)}")
+            raise UserError(f"{what} model {model} is no FunASR folder: it has neither {' nor '.join(_CONFIGS)}")
         return folder
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise UserError(f"copilot model {model}: no such folder")
+        raise UserError(f"{what} model {model}: no such folder")
     if hub not in ("ms", "hf"):
-        raise UserError(f"copilot.options.hub={hub}: choose ms (ModelScope) or hf (Hugging Face)")
+        raise UserError(f"{what}.options.hub={hub}: choose ms (ModelScope) or hf (Hugging Face)")
     from funasr.download import name_maps_from_hub
 
     names: dict[str, str] = getattr(name_maps_from_hub, f"name_maps_{hub}")
     known = names.get(model, model)
     if "/" not in known:
         raise UserError(
-            f"copilot model {model}: no such folder, and no such name; FunASR knows {', '.join(sorted(names))}"
+            f"{what} model {model}: no such folder, and no such name; FunASR knows {', '.join(sorted(names))}"
         )
     for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
         try:
@@ -208,9 +229,10 @@ def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False) -> 
             if any((found / config).is_file() for config in _CONFIGS):
                 return found
             reason = "no config.yaml in it"
+    setting = "copilot.models" if what == "copilot" else what
     raise UserError(
-        f"copilot model {model} ({known}) is not in the local cache and the hub gives no copy ({reason}): "
-        "give a local folder in copilot.models, or run once where the hub can be reached"
+        f"{what} model {model} ({known}) is not in the local cache and the hub gives no copy ({reason}): "
+        f"give a local folder in {setting}, or run once where the hub can be reached"
     )
 
 

@@ -53,6 +53,11 @@ EXPLANATIONS = {
     "wer_and_per": "The two transcripts differ in too many words and too many sounds.",
     "numbers": "The two transcripts hold different numbers; in a long clip that is a small share of the words.",
     "low_confidence": "The two agree, but by a hand-checked sample such a label is too likely wrong.",
+    # annotate
+    "low_snr": "The noise is too loud beside the speech.",
+    "narrow_band": "The sound lacks its high frequencies, as over a telephone, whatever the file's sample rate.",
+    "clipped": "Too many samples are cut off at full scale.",
+    "low_dnsmos": "A model of what listeners would say of the sound (DNSMOS) gives it too few points.",
 }
 """In plain words what each reason means."""
 

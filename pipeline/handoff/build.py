@@ -39,10 +39,10 @@ from operators.storage.fetch import open_store
 from pipeline.handoff.checks import check_labelled, check_weights, check_writable, scratch_folder
 from pipeline.handoff.deduplicate import Deduplicated, deduplicate, repeated_audio, write_duplicates
 from pipeline.handoff.indexes import Amount, Counts, Texts, write_indexes
-from pipeline.handoff.intake import Intake
+from pipeline.handoff.intake import HandoffSettings, Intake
 from pipeline.handoff.labelled import skipped_lines
 from pipeline.handoff.runs import Run, one_s3, open_runs
-from pipeline.handoff.settings import HandoffSettings
+from pipeline.handoff.strata import Strata, balance, stratify
 from pipeline.handoff.summary import show, tell_damages, warn
 from pipeline.handoff.tokenizer import build_tokenizer, copy_tokenizer, try_tokenizer
 
@@ -91,8 +91,9 @@ def _write(
     once = deduplicate(intake.spool)
     split, groups = _split(intake, once, asked)
 
-    counts = write_indexes(intake.spool, split, intake.names, folder, texts)
-    weights = _weights(counts.domains, asked)
+    strata = stratify(intake.spool, intake.names, asked.balance) if asked.balance else None
+    counts = write_indexes(intake.spool, split, intake.names, folder, texts, None if strata is None else strata.codes)
+    weights = _weights(counts.domains, asked) if strata is None else _balanced(counts.domains, strata, asked)
     write_duplicates(folder / _DUPLICATES, intake.spool, once, intake.source_names)
     lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in skipped_lines(intake.skipped))
     (folder / _SKIPPED).write_text("".join(lines), "utf-8", "replace")
@@ -115,6 +116,8 @@ def _split(intake: Intake, once: Deduplicated, asked: HandoffSettings) -> tuple[
     repeated = repeated_audio(intake.spool, once)
     node_split, groups = split_table(intake.names.nodes, shares, runs=len(intake.runs), repeated=repeated)
     split = np.where(once.kept, node_split[intake.spool.numbers("recording")], -1).astype(np.int8)
+    if not len(split) and intake.left_out:
+        raise UserError(f"nothing to train on: --where is true of none of {intake.left_out:,} clips: ask for less")
     if not (split == 0).any():
         raise UserError(
             "nothing to train on: no clip was kept, --dev and --test take all, or one speaker ties them together"
@@ -133,6 +136,17 @@ def _weights(domains: Mapping[str, Amount], asked: HandoffSettings) -> dict[str,
     scale = sum(amount.hours for amount in domains.values()) / sum(wanted.values())
     balanced = {name: min(asked.max_weight, scale * wanted[name] / domains[name].hours) for name in domains}
     return {name: asked.weights.get(name, float(f"{weight:.4g}")) for name, weight in balanced.items()}
+
+
+def _balanced(amounts: Mapping[str, Amount], strata: Strata, asked: HandoffSettings) -> dict[str, float]:
+    """Return the weight of every stratum of train. Raises UserError as `_weights`, and for a kind without labels."""
+    domains: dict[str, Amount] = {}
+    for name, amount in amounts.items():
+        before = domains.get(strata.by_name[name].domain, Amount())
+        whole = Amount(before.clips + amount.clips, before.samples + amount.samples)
+        domains[strata.by_name[name].domain] = whole
+    own = _weights(domains, asked)
+    return balance(amounts, strata, own, asked.balance, alpha=asked.alpha, max_weight=asked.max_weight)
 
 
 def _record(
@@ -187,6 +201,7 @@ def _record(
             for each, own in zip(intake.labelled, used[len(intake.runs) :], strict=True)
         ),
         duplicates=Duplicates(file=_DUPLICATES, clips=repeated.clips, hours=repeated.hours),
+        left_out=intake.left_out if asked.where else None,
         skipped=SkippedRows(file=_SKIPPED, rows=len(intake.skipped)),
         damaged=tuple(DamagedShard(shard=each.shard, what=each.what) for each in intake.damages),
         settings=Choices(
@@ -196,6 +211,8 @@ def _record(
             max_weight=asked.max_weight,
             weights=dict(sorted(asked.weights.items())),
             checksums=asked.checksums,
+            where=asked.where.text if asked.where else "",
+            balance=asked.balance,
         ),
         storage=S3Place(endpoint_url=s3.endpoint_url, region=s3.region, addressing_style=s3.addressing_style),
     )

@@ -14,6 +14,7 @@ import sys
 
 from rich.console import Console
 
+from operators.clip import KINDS
 from operators.errors import UserError
 from operators.storage.base import S3Settings
 from operators.storage.uri import is_s3
@@ -26,8 +27,12 @@ examples:
   python -m pipeline handoff runs/first --out handoff
   python -m pipeline handoff runs/first runs/second --out handoff --dev 0.02 --test 0.02 --seed 1
   python -m pipeline handoff runs/first --out handoff --labelled aishell.jsonl:read --weight read=2
+  python -m pipeline handoff runs/first --out handoff --where "snr_db > 15 and language = 'zh'" --balance gender
   python -m pipeline handoff s3://bucket/run --out s3://bucket/handoff s3.endpoint_url=http://store:9000
   python -m pipeline handoff runs/first --out handoff --config tiny --launch"""
+
+BALANCED = tuple(kind for kind in KINDS if kind != "events")
+"""What can be balanced: of events a clip may have several."""
 
 _SETTING = re.compile(r"[a-z0-9_]+(\.[a-z0-9_]+)*=")
 
@@ -47,6 +52,10 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--max-weight", type=float, default=4.0, metavar="W", help=limit)
     weight = "how often a clip of the domain is seen in an epoch; may be repeated"
     add("--weight", action="append", default=[], metavar="DOMAIN=W", help=weight)
+    where = "take only clips of which this is true, such as \"snr_db > 15 and language = 'zh'\""
+    add("--where", metavar="CONDITION", help=where)
+    evenly = f"show train more evenly over an attribute ({', '.join(BALANCED)}); may be repeated"
+    add("--balance", action="append", default=[], metavar="KIND", choices=BALANCED, help=evenly)
     labelled = "manifest of a labelled set; may be repeated"
     add("--labelled", action="append", default=[], metavar="FILE[:DOMAIN]", help=labelled)
     add("--scheme", metavar="FILE", help="languages, ages, emotions, events that the model knows (JSON or YAML)")
@@ -72,8 +81,8 @@ def split_runs(words: list[str]) -> tuple[list[str], list[str]]:
 def run(arguments: argparse.Namespace, console: Console) -> int:
     """Make the hand-off, print the training command, start it when asked. Return the exit code. Raises UserError."""
     from pipeline.handoff.build import handoff
+    from pipeline.handoff.intake import HandoffSettings
     from pipeline.handoff.labelled import LabelledSet
-    from pipeline.handoff.settings import HandoffSettings
 
     for name in ("dev", "test"):
         if not 0 <= getattr(arguments, name) < 1:
@@ -82,6 +91,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise UserError("--dev and --test together leave nothing to train on: their sum must be below 1")
     if not 0 <= arguments.alpha <= 1 or not 1 <= arguments.max_weight < math.inf:
         raise UserError("--alpha lies between 0 and 1, --max-weight is a number of at least 1")
+    from pipeline.handoff.where import Where
+
     asked = HandoffSettings(
         seed=arguments.seed,
         dev=arguments.dev,
@@ -96,6 +107,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         checksums=arguments.verify == "checksums",
         skip_damaged=arguments.skip_damaged,
         scratch=arguments.scratch,
+        where=None if arguments.where is None else Where.parse(arguments.where),
+        balance=tuple(dict.fromkeys(arguments.balance)),
     )
     runs, overrides = split_runs(arguments.runs)
     place = handoff(runs, overrides, arguments.out, asked, console)

@@ -52,10 +52,18 @@ class Counts:
     attributes: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Path, texts: Texts) -> Counts:
+def write_indexes(
+    spool: Spool,
+    split: np.ndarray,
+    names: SpoolNames,
+    folder: Path,
+    texts: Texts,
+    strata: np.ndarray | None = None,
+) -> Counts:
     """Write `<split>.arrow` of every split into `folder`, the labels of train and their languages to `texts`.
 
-    `split` is int8 [N]: the place in SPLITS of each clip of the spool, -1 for none.
+    `split` is int8 [N]: the place in SPLITS of each clip of the spool, -1 for none. `strata` is int32 [N]: what train
+    has for a domain instead, among the names of domains.
     """
     dictionaries = {name: names.coded[name].array() for name in CODED}
     counts = Counts()
@@ -64,10 +72,16 @@ def write_indexes(spool: Spool, split: np.ndarray, names: SpoolNames, folder: Pa
         for number, name in enumerate(SPLITS):
             total = Amount()
             with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, INDEX_SCHEMA) as writer:
+                own = strata[split == number] if strata is not None and name == "train" else None
                 for rows in _chosen(spool, split == number):
+                    if own is not None:
+                        column = pa.array(own[total.clips : total.clips + len(rows)], pa.int32())
+                        rows = rows.set_column(rows.schema.get_field_index("domain"), "domain", column)
                     # The very same dictionary in every batch, so that the file holds it once.
                     writer.write_batch(
-                        pa.record_batch([_column(rows, own, dictionaries) for own in INDEX_SCHEMA], schema=INDEX_SCHEMA)
+                        pa.record_batch(
+                            [_column(rows, each, dictionaries) for each in INDEX_SCHEMA], schema=INDEX_SCHEMA
+                        )
                     )
                     total = Amount(total.clips + len(rows), total.samples + pc.sum(rows["samples"]).as_py())
                     if name == "train":

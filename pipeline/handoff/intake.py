@@ -1,5 +1,7 @@
 """What the runs and the labelled sets of a hand-off give: their clips in one spool, and what had to be left out.
 
+What may be chosen of a hand-off, its HandoffSettings, stands here too.
+
 runs ──every shard against its ledger──> kept clips, mel sums ─┬─> Intake: spool, counts of each run
 labelled sets ──headers──> rows ───────────────────────────────┘           damaged shards, skipped rows
 """
@@ -20,9 +22,38 @@ from operators.storage.base import S3Settings
 from pipeline.handoff.clips import unit_rows
 from pipeline.handoff.labelled import LabelledSet, Skipped, labelled_rows
 from pipeline.handoff.runs import Run
-from pipeline.handoff.settings import HandoffSettings
 from pipeline.handoff.shards import Damage, read_shards, refuse
 from pipeline.handoff.spool import Spool, SpoolNames
+from pipeline.handoff.where import Where
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandoffSettings:
+    """The settings are what the options of the command line say."""
+
+    seed: int = 0
+    dev: float = 0.01
+    """share of the groups of recordings, 0-1"""
+    test: float = 0.01
+    alpha: float = 0.7
+    """a domain is seen in proportion to its hours to the power of this: 1 as they come, 0 all domains alike"""
+    max_weight: float = 4.0
+    """the most often that a balanced domain's clips are seen in an epoch"""
+    weights: dict[str, float] = field(default_factory=dict)
+    """of domains, instead of the balanced ones"""
+    labelled: tuple[LabelledSet, ...] = ()
+    scheme: str | None = None
+    """file with the labels that the model knows; None: the trainer's own"""
+    bpe_size: int | None = None
+    tokenizer: str | None = None
+    """of an earlier hand-off, to be used again; None: built from the labels of train"""
+    checksums: bool = True
+    skip_damaged: bool = False
+    scratch: str | None = None
+    where: Where | None = None
+    """clips of which this is not true are left out"""
+    balance: tuple[str, ...] = ()
+    """kinds of attribute over which train is seen more evenly"""
 
 
 @dataclass(slots=True)
@@ -33,8 +64,10 @@ class RunIntake:
     units: int = 0
     clips: int = 0
     samples: int = 0
+    left_out: int = 0
+    """clips of which --where is not true"""
     mel_sums: list[tuple[int, MelSums]] = field(default_factory=list)
-    """(clips, sums) of each unit"""
+    """(clips in the spool, sums) of each unit"""
 
     @property
     def units_missing(self) -> int:
@@ -54,7 +87,14 @@ class Intake:
         self.names = SpoolNames()
         self.damages: list[Damage] = []
         self.skipped: list[Skipped] = []
+        self.labelled_left_out = 0
+        self._where = asked.where
         self.spool = Spool(path, self._batches(asked, s3))
+
+    @property
+    def left_out(self) -> int:
+        """Return the clips of all sources of which --where is not true."""
+        return sum(each.left_out for each in self.runs) + self.labelled_left_out
 
     @property
     def source_names(self) -> list[str]:
@@ -74,6 +114,8 @@ class Intake:
                 if kept[at : at + clips].any():
                     total = total + sums
                 at += clips
+        if not total.frames and self.left_out:
+            raise UserError("the runs have no clip of which --where is true: ask for less")
         if not total.frames:
             raise UserError("the runs kept no audio, so there is nothing to train on: give a run that kept clips")
         mean, istd = total.cmvn()
@@ -89,9 +131,17 @@ class Intake:
                 source.units += 1
                 source.clips += len(shard.rows)
                 source.samples += int(batch.column("samples").to_numpy().sum())
-                source.mel_sums.append((len(shard.rows), shard.mel_sums))
-                yield batch
+                chosen = self._chosen(batch)
+                source.left_out += batch.num_rows - chosen.num_rows
+                source.mel_sums.append((chosen.num_rows, shard.mel_sums))
+                yield chosen
         if not asked.skip_damaged:
             refuse(self.damages)
         for number, labelled in enumerate(self.labelled, start=len(self.runs)):
-            yield from labelled_rows(labelled, number, self.names, s3, self.skipped)
+            for batch in labelled_rows(labelled, number, self.names, s3, self.skipped):
+                chosen = self._chosen(batch)
+                self.labelled_left_out += batch.num_rows - chosen.num_rows
+                yield chosen
+
+    def _chosen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        return batch if self._where is None else self._where.chosen(batch, self.names)

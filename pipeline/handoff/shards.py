@@ -99,9 +99,12 @@ def _read_shard(
     rows = table.filter(pc.equal(table["outcome"], "kept")).select(COLUMNS).combine_chunks()
     try:
         _check_ledger(rows, metadata, fingerprint)
-        _check_size(rows, metadata, tars.get(tar_key))
+        # Versions that wrote a tar of a unit that kept nothing said how large it was.
+        has_tar = len(rows) > 0 or metadata.get("tar_bytes") != "0"
+        if has_tar:
+            _check_size(rows, metadata, tars.get(tar_key))
         decode = "mel_sums" not in metadata
-        if checksums:
+        if checksums and has_tar:
             decode |= "tar_sha256" not in metadata
             _check_sum(store, tar_key, tars[tar_key], metadata.get("tar_sha256"))
         sums = _decode_all(store, tar_key, rows) if decode else MelSums.from_dict(json.loads(metadata["mel_sums"]))

@@ -14,8 +14,7 @@ from operators.split import SPLITS
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_percent, human_time, printable
 from pipeline.handoff.indexes import Amount, Counts
-from pipeline.handoff.intake import Intake
-from pipeline.handoff.settings import HandoffSettings
+from pipeline.handoff.intake import HandoffSettings, Intake
 
 _MANY_RECORDINGS = 5
 
@@ -41,6 +40,8 @@ def show(
     console.print(table)
     held_out = ", ".join(f"{name} {amount.clips:,} clips" for name, amount in counts.splits.items() if name != "train")
     line = f"{held_out}; {repeated:,} repeated clips dropped"
+    if intake.left_out:
+        line += f"; {intake.left_out:,} clips left out by --where"
     if intake.skipped:
         line += f"; {len(intake.skipped):,} labelled rows skipped ({skipped_file})"
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)

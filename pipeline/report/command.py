@@ -19,6 +19,7 @@ from pipeline import ledger, recipe
 from pipeline.config import Settings
 from pipeline.display.words import printable
 from pipeline.plan import load_plan
+from pipeline.report.annotations import ANNOTATION_COLUMNS
 from pipeline.report.retention import FOLD_COLUMNS, fold
 from pipeline.report.speeds import read_speeds
 from pipeline.report.terminal import render_terminal
@@ -30,7 +31,8 @@ def report(settings: Settings, store: Store, console: Console) -> None:
     """Fold the ledgers, print retention per domain, write report.json and report.html. Raises UserError,
     ConservationError.
     """
-    retention = fold(ledger.ledgers(store, FOLD_COLUMNS))
+    columns = [*FOLD_COLUMNS, *(ANNOTATION_COLUMNS if settings.annotate.is_on else ())]
+    retention = fold(ledger.ledgers(store, columns))
     speeds, damaged = read_speeds(store)
     for key in damaged:
         console.print(f"{key} is damaged: the report's speeds leave that session out", markup=False, highlight=False)

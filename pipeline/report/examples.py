@@ -21,12 +21,15 @@ import pyarrow.compute as pc
 
 from operators.clip import SAMPLE_RATE
 from operators.shard import read_ledger
+from pipeline.report.annotations import ATTRIBUTE_COLUMN
+from pipeline.report.columns import codes
 from stages.write_shard import shard_keys
 
 EXAMPLES_PER_REASON = 4
 EASY_LISTENING_SECONDS = 12
 """Longer clips are chosen only where there are no others: they cost a page of many domains too much."""
-KEPT_PER_DOMAIN, REJECTED_PER_DOMAIN = 3, 5
+KEPT_PER_DOMAIN, REJECTED_PER_DOMAIN, LABELLED_PER_DOMAIN = 3, 5, 12
+"""Kept clips whoever speaks in them, rejected ones, and kept ones of an attribute each."""
 AUDIO_BUDGET_BYTES = 5_000_000
 """Of all audio in a page, before base64 makes it a third longer."""
 OPUS_BITRATE = 24_000
@@ -58,14 +61,21 @@ class Example:
     outcome: str
     stage: str = ""
     reason: str = ""
+    attribute: str = ""
+    """"gender: male" where the clip is an example of that."""
 
     @property
     def order(self) -> tuple[int, str, int]:
         return self.rank, self.recording_id, self.start
 
     @property
-    def kind(self) -> tuple[str, str, str, str]:
-        return self.domain, self.outcome, self.stage, self.reason
+    def kind(self) -> tuple[str, ...]:
+        return self.domain, self.outcome, self.stage, self.reason, self.attribute
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        """Return what tells the clip apart from every other of its domain."""
+        return self.recording_id, self.start, self.end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,20 +91,44 @@ class ExampleClip:
 
 
 def candidates(clips: pa.Table) -> list[Example]:
-    """Return the clips of lowest rank of each domain and cause in some clip rows (texts not null)."""
+    """Return the clips of lowest rank of each domain and cause in some clip rows (texts not null), and of each domain
+    and attribute where the clips are annotated.
+    """
     if not clips.num_rows:
         return []
     rank = _ranks(clips)
-    kind, _ = codes(
-        pc.binary_join_element_wise(*(clips[name] for name in ("domain", "outcome", "stage", "reason")), "\0")
-    )
-    order = np.lexsort((rank, kind))
+    causes = pc.binary_join_element_wise(*(clips[name] for name in ("domain", "outcome", "stage", "reason")), "\0")
+    found = _lowest(clips, rank, np.arange(len(clips)), causes, "")
+    if "opinions" not in clips.column_names:
+        return found
+    kept = clips.append_column("at", pa.array(np.arange(len(clips)))).filter(pc.equal(clips["outcome"], "kept"))
+    for kind, column in ATTRIBUTE_COLUMN.items():
+        values = kept[column].combine_chunks()
+        parents = pa.array(np.arange(len(values)))
+        if kind == "events":
+            parents, values = pc.list_parent_indices(values), pc.list_flatten(values)
+        known = pc.is_valid(values)
+        parents, values = parents.filter(known), values.filter(known)
+        rows = kept["at"].take(parents).to_numpy()
+        for label in pc.unique(values).to_pylist():
+            of_label = rows[np.asarray(pc.equal(values, label), bool)]
+            domains = clips["domain"].take(pa.array(of_label))
+            found += _lowest(clips, rank, of_label, domains, f"{kind}: {label}")
+    return found
+
+
+def _lowest(
+    clips: pa.Table, rank: np.ndarray, rows: np.ndarray, kinds: pa.ChunkedArray, attribute: str
+) -> list[Example]:
+    """Return the EXAMPLES_PER_REASON of lowest rank of each kind among some rows; `kinds` says what each row is."""
+    kind, _ = codes(kinds)
+    order = np.lexsort((rank[rows], kind))
     begins = np.flatnonzero(np.diff(kind[order], prepend=-1))
     place = np.arange(len(order)) - np.repeat(begins, np.diff(np.append(begins, len(order))))
-    chosen = order[place < EXAMPLES_PER_REASON]
+    chosen = rows[order[place < EXAMPLES_PER_REASON]]
     columns = ["unit_id", "domain", "recording_id", "start", "end", "outcome", "stage", "reason"]
-    rows = clips.select(columns).take(pa.array(chosen)).to_pylist()
-    return [Example(rank=int(rank[at]), **row) for at, row in zip(chosen, rows, strict=True)]
+    taken = clips.select(columns).take(pa.array(chosen)).to_pylist()
+    return [Example(rank=int(rank[at]), attribute=attribute, **row) for at, row in zip(chosen, taken, strict=True)]
 
 
 def choose(examples: Iterable[Example]) -> tuple[Example, ...]:
@@ -112,9 +146,12 @@ def shortlist(examples: Iterable[Example], domain: str, lost: Mapping[tuple[str,
     """Return what a page shows of one domain: kept clips, then rejected ones, one of each cause before a second of any.
 
     `lost` gives the samples lost to each (stage, reason): the costliest cause comes first.
+    Of an annotated run, kept clips of each attribute are among them.
     """
-    mine = [example for example in examples if example.domain == domain]
+    everything = [example for example in examples if example.domain == domain]
+    mine = [example for example in everything if not example.attribute]
     kept = [example for example in mine if example.outcome == "kept"][:KEPT_PER_DOMAIN]
+    kept += _of_each_attribute(everything, {example.place for example in kept})
     rounds: list[tuple[int, int, str, Example]] = []
     seen: dict[tuple[str, str], int] = defaultdict(int)
     for example in mine:
@@ -124,6 +161,22 @@ def shortlist(examples: Iterable[Example], domain: str, lost: Mapping[tuple[str,
             seen[cause] += 1
     rejected = [example for *_, example in sorted(rounds, key=lambda entry: entry[:3])[:REJECTED_PER_DOMAIN]]
     return kept + sorted(rejected, key=lambda example: (-lost.get((example.stage, example.reason), 0), example.reason))
+
+
+def _of_each_attribute(examples: Iterable[Example], shown: set[tuple[str, int, int]]) -> list[Example]:
+    """Return an example of each attribute in turn, then a second of each, none of a clip that is shown already."""
+    turns: dict[str, int] = defaultdict(int)
+    rounds = []
+    for example in examples:
+        if example.attribute:
+            rounds.append((turns[example.attribute], example.attribute, example))
+            turns[example.attribute] += 1
+    chosen: list[Example] = []
+    for _, _, example in sorted(rounds, key=lambda entry: entry[:2]):
+        if example.place not in shown and len(chosen) < LABELLED_PER_DOMAIN:
+            shown.add(example.place)
+            chosen.append(example)
+    return chosen
 
 
 def collect(store: RunStore, shortlists: list[list[Example]], audio: Audio | None) -> list[list[ExampleClip]]:
@@ -199,13 +252,6 @@ def _ranks(clips: pa.Table) -> np.ndarray:
     mixed = (mixed ^ (mixed >> np.uint64(31))) >> np.uint64(1)
     long = clips["samples"].to_numpy() > EASY_LISTENING_SECONDS * SAMPLE_RATE
     return mixed | (long.astype(np.uint64) << np.uint64(63))
-
-
-def codes(column: pa.ChunkedArray | pa.Array) -> tuple[np.ndarray, list[str]]:
-    """Return int64 [rows], and the names that the numbers stand for."""
-    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    encoded = column.dictionary_encode()
-    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def name_hash(*parts: str) -> int:

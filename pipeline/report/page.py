@@ -2,17 +2,15 @@
 
     Retention, Speeds, examples ──> values for the template and JSON for the charts ──report.html, css, js──> bytes
 
-Whatever comes from manifests and transcripts is hostile: beside what every page does (operators/page.py), the JSON has
-no <, > or & left in it, and the scripts set text and never markup.
+Whatever comes from manifests and transcripts is hostile: beside what every page does (operators/page), the JSON has no
+<, > or & left in it, and the scripts set text and never markup.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,9 +18,11 @@ import numpy as np
 
 from operators.agreement import AgreementRule
 from operators.edits import align
+from operators.page.marks import MARKS, data_uri, marked
 from operators.text.spoken import tokens
 from pipeline.display.pages import MOST_DOMAINS, render
 from pipeline.display.words import clock, explain, human_time, shares_in_one_unit
+from pipeline.report.annotations import ATTRIBUTE_COLUMN, QUALITY_EDGES, Annotations, AnnotatorPair
 from pipeline.report.examples import Audio, Example, ExampleClip, RunStore, collect
 from pipeline.report.histograms import DURATION_EDGES, RATE_EDGES, SCORE_EDGES, Distributions
 from pipeline.report.retention import AGREEMENT_REASONS, Retention, Tally
@@ -52,6 +52,10 @@ def render_html(
     domains = [*named, *_others(retention, named)]
     total = retention.total
     shown = zip(named, collect(store, [list(each) for each in shortlists], audio), strict=True)
+    examples: list[dict[str, Any]] = [
+        {"name": name, "clips": [_card(clip) for clip in clips]} for (name, _), clips in shown if clips
+    ]
+    annotations = _scoped(retention, named)
     return render(
         "report.html",
         title=title,
@@ -65,8 +69,15 @@ def render_html(
         reasons=_reasons(total),
         rule=rule,
         speeds=speeds,
-        examples=[{"name": name, "clips": [_card(clip) for clip in clips]} for (name, _), clips in shown if clips],
-        payload=_payload(domains, total, retention.languages, rule),
+        examples=examples,
+        example_attributes=sorted(
+            {each for domain in examples for clip in domain["clips"] for each in clip["attributes"]}
+        ),
+        attributes=_attributes(annotations),
+        pairs=[_pair(pair) for pair in annotations[0][1].annotator_pairs()] if annotations else [],
+        warnings=annotations[0][1].warnings() if annotations else [],
+        measures=[name for name in QUALITY_EDGES if annotations and name in annotations[0][1].quality],
+        payload=_payload(domains, total, retention.languages, rule, annotations),
     )
 
 
@@ -74,6 +85,55 @@ def _others(retention: Retention, named: list[tuple[str, Tally]]) -> list[tuple[
     names = {name for name, _ in named}
     rest = [tally for name, tally in retention.domains.items() if name not in names]
     return [(f"({len(rest):,} smaller domains)", reduce(Tally.plus, rest))] if rest else []
+
+
+_MOST_LABELS = 10
+
+
+def _scoped(retention: Retention, named: list[tuple[str, Tally]]) -> list[tuple[str, Annotations]]:
+    """Return the annotations of all clips, then of each domain that is shown and has some; [] where there are none."""
+    if not retention.annotations:
+        return []
+    whole = reduce(Annotations.plus, retention.annotations.values(), Annotations())
+    own = [(name, retention.annotations[name]) for name, _ in named if name in retention.annotations]
+    return [("All domains", whole), *own]
+
+
+def _attributes(annotations: list[tuple[str, Annotations]]) -> list[dict[str, Any]]:
+    """Return a table for each kind of attribute: of each domain the yield of agreement and the shares of its labels."""
+    tables = []
+    for kind in annotations[0][1].kinds() if annotations else []:
+        shown = [label for label, _ in annotations[0][1].distribution(kind)[:_MOST_LABELS]]
+        rows = []
+        for name, found in annotations:
+            counts, known = dict(found.distribution(kind)), found.agreed.get(kind, 0)
+            rows.append(
+                {
+                    "name": name,
+                    "clips": found.clips,
+                    "answered": found.opinions(kind, 2),
+                    "agreed": known,
+                    "yield": 100 * known / found.clips if found.clips else None,
+                    "shares": [100 * counts.get(label, 0) / known if known else None for label in shown],
+                }
+            )
+        tables.append({"kind": kind, "labels": shown, "rows": rows})
+    return tables
+
+
+def _pair(pair: AnnotatorPair) -> dict[str, Any]:
+    """Return the table of two annotators: their commonest labels, and how many clips have each two of them."""
+    labels = pair.labels[:_MOST_LABELS]
+    return {
+        "kind": pair.kind,
+        "first": pair.first,
+        "second": pair.second,
+        "clips": pair.clips,
+        "agreement": 100 * pair.agreement,
+        "kappa": pair.kappa,
+        "labels": labels,
+        "rows": [(label, [pair.table.get((label, other), 0) for other in labels]) for label in labels],
+    }
 
 
 def _identity(total: Tally) -> list[dict[str, Any]]:
@@ -115,11 +175,15 @@ def _reasons(total: Tally) -> list[dict[str, Any]]:
 
 
 def _payload(
-    domains: list[tuple[str, Tally]], total: Tally, languages: Mapping[str, Distributions], rule: AgreementRule
+    domains: list[tuple[str, Tally]],
+    total: Tally,
+    languages: Mapping[str, Distributions],
+    rule: AgreementRule,
+    annotations: list[tuple[str, Annotations]],
 ) -> dict[str, Any]:
     """Return what the charts draw: sums in samples, histograms per scope (all, domains, languages)."""
     scopes = [("All domains", total), *domains]
-    stages = ("plan", "decode", "segment", "transcribe", "copilot", "rover")
+    stages = ("plan", "decode", "segment", "transcribe", "copilot", "rover", "annotate")
     rank = {stage: at for at, stage in enumerate(stages)}
     accounts = []
     for name, tally in scopes:
@@ -146,6 +210,16 @@ def _payload(
         "explanations": {reason: explain(reason) for _, reason in sorted(total.rejected)},
         "scopes": accounts,
         "languages": [{"name": name or "not known", **_histograms(found, joint=False)} for name, found in heard],
+        "quality": {
+            "edges": {name: edges.tolist() for name, edges in QUALITY_EDGES.items()},
+            "scopes": [
+                {
+                    "name": name,
+                    **{measure: _packed(counts) for measure, counts in found.quality.items()},
+                }
+                for name, found in annotations
+            ],
+        },
     }
 
 
@@ -153,14 +227,16 @@ def _histograms(found: Distributions, *, joint: bool) -> dict[str, Any]:
     """Return histograms as [kept clips, kept samples, rejected clips, rejected samples], the joint one as
     [cell, samples, ...].
     """
-    packed: dict[str, Any] = {
-        name: getattr(found, name).transpose(1, 2, 0).reshape(4, -1).tolist()
-        for name in ("wer", "per", "rate", "duration")
-    }
+    packed: dict[str, Any] = {name: _packed(getattr(found, name)) for name in ("wer", "per", "rate", "duration")}
     if joint:
         flat = found.wer_per.ravel()
         cells = np.flatnonzero(flat)
         packed["joint"] = np.stack([cells, flat[cells]], axis=1).ravel().tolist()
+    return packed
+
+
+def _packed(counts: np.ndarray) -> list[list[int]]:
+    packed: list[list[int]] = counts.transpose(1, 2, 0).reshape(4, -1).tolist()
     return packed
 
 
@@ -177,7 +253,10 @@ def _card(clip: ExampleClip) -> dict[str, Any]:
         "per": row["per"],
         "language": row["language"] or "",
         "duration": human_time(row["end"] - row["start"]),
-        "audio": _data_uri(clip.audio) if clip.audio else None,
+        "attributes": _labels(row),
+        "said": _said(row),
+        "snr_db": row["snr_db"],
+        "audio": data_uri(clip.audio) if clip.audio else None,
         "lines": _lines(row, heard),
         "raw": _heard(heard) if row["asr_norm"] is not None else [],
         "label": _cut(row["label"] or ""),
@@ -185,6 +264,23 @@ def _card(clip: ExampleClip) -> dict[str, Any]:
         "time": f"{clock(row['start'])}–{clock(row['end'])}",
         "provenance": _provenance(row["provenance"]),
     }
+
+
+def _labels(row: Mapping[str, Any]) -> list[str]:
+    """Return "gender: male" and the like for what is known of a clip."""
+    labels: list[tuple[str, str]] = []
+    for kind, column in ATTRIBUTE_COLUMN.items():
+        known = row[column]
+        labels += [(kind, label) for label in (known if isinstance(known, list) else [known]) if label is not None]
+    return [f"{kind}: {_cut(label, 60)}" for kind, label in labels]
+
+
+def _said(row: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (annotator, kind, labels) of every opinion of a clip."""
+    return [
+        (_cut(each["annotator"], 80), each["kind"], _cut(", ".join(each["labels"]) or "none", 200))
+        for each in row["opinions"] or ()
+    ]
 
 
 def _heard(hypotheses: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -195,41 +291,19 @@ def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str
     """Return what was compared, differences marked; before anything was compared, what each engine wrote."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
         return [
-            {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
+            {"engine": each["engine"], "role": "", "runs": marked([("same", each["text"])])} for each in _heard(heard)
         ]
     edits = align(tokens(_cut(row["asr_norm"])), tokens(_cut(row["copilot_norm"])))
-    kinds = {"equal": "same", "substitution": "sub", "deletion": "del", "insertion": "ins"}
     # With several copilots the ledger does not say which of them was nearest to the ASR.
     second = heard[1]["engine"] if len(heard) == 2 else "nearest copilot"
     sides = (
-        ("asr", heard[0]["engine"] if heard else "ASR", [(kinds[edit.kind], edit.reference) for edit in edits]),
-        ("copilot", second, [(kinds[edit.kind], edit.hypothesis) for edit in edits]),
+        ("asr", heard[0]["engine"] if heard else "ASR", [(MARKS[edit.kind], edit.reference) for edit in edits]),
+        ("copilot", second, [(MARKS[edit.kind], edit.hypothesis) for edit in edits]),
     )
     return [
-        {"engine": engine or side, "role": "reference" if row["reference"] == side else "", "runs": _runs(steps)}
+        {"engine": engine or side, "role": "reference" if row["reference"] == side else "", "runs": marked(steps)}
         for side, engine, steps in sides
     ]
-
-
-def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Join neighbours of one kind, words spaced and Han characters not.
-
-    The space goes before a word, outside its mark.
-    """
-    spaced: list[tuple[str, str]] = []
-    before = ""
-    for kind, token in steps:
-        if token:
-            if before and before[-1].isascii() and token[0].isascii():
-                spaced.append(("same" if not spaced or spaced[-1][0] != kind else kind, " "))
-            spaced.append((kind, token))
-            before = token
-    return [(kind, "".join(text for _, text in run)) for kind, run in groupby(spaced, key=lambda step: step[0])]
-
-
-def _data_uri(audio: bytes) -> str:
-    kinds = {b"OggS": "audio/ogg", b"fLaC": "audio/flac", b"RIFF": "audio/wav"}
-    return f"data:{kinds.get(audio[:4], 'application/octet-stream')};base64,{base64.b64encode(audio).decode()}"
 
 
 def _provenance(text: str | None) -> list[tuple[str, str, str | None]]:

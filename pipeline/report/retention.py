@@ -8,7 +8,8 @@ counts, histograms on fixed edges, and a few *addresses* of example clips per do
 grow by 8-byte hashes, one per partly or wholly unreadable file, because a recording cut over several units must still
 count as one file.
 
-Only `FOLD_COLUMNS` of a ledger are read; texts stay on disk until an example is shown.
+Only `FOLD_COLUMNS` of a ledger are read, of an annotated run `ANNOTATION_COLUMNS` too; texts stay on disk until an
+example is shown.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ import pyarrow.compute as pc
 
 from operators.clip import SAMPLE_RATE
 from operators.shard import OUTCOMES
-from pipeline.report.examples import Example, candidates, choose, codes, name_hash
+from pipeline.report.annotations import ANNOTATION_COLUMNS, Annotations, annotations_by
+from pipeline.report.columns import codes
+from pipeline.report.examples import Example, candidates, choose, name_hash
 from pipeline.report.histograms import ClipColumns, Distributions, distributions_by
 
 FOLD_COLUMNS = (
@@ -173,6 +176,8 @@ class Retention:
     domains: Mapping[str, Tally] = field(default_factory=dict)
     languages: Mapping[str, Distributions] = field(default_factory=dict)
     """by language of the clip; "" for clips rejected before a language was known."""
+    annotations: Mapping[str, Annotations] = field(default_factory=dict)
+    """by domain; empty where nothing was annotated, or where its columns were not read."""
     examples: tuple[Example, ...] = ()
     """up to EXAMPLES_PER_REASON for each domain and outcome and, of rejected clips, cause."""
 
@@ -202,6 +207,12 @@ class Retention:
                 {"language": name or None, "distributions": found.to_json()}
                 for name, found in sorted(self.languages.items())
             ],
+            "annotations": {
+                "total": reduce(Annotations.plus, self.annotations.values(), Annotations()).to_json(),
+                "domains": [{"domain": name} | found.to_json() for name, found in sorted(self.annotations.items())],
+            }
+            if self.annotations
+            else None,
         }
 
 
@@ -211,12 +222,15 @@ def merge(a: Retention, b: Retention) -> Retention:
         ledgers=a.ledgers + b.ledgers,
         domains=_add(a.domains, b.domains, Tally.plus),
         languages=_add(a.languages, b.languages, Distributions.plus),
+        annotations=_add(a.annotations, b.annotations, Annotations.plus),
         examples=choose([*a.examples, *b.examples]),
     )
 
 
 def fold(tables: Iterable[pa.Table]) -> Retention:
     """Return the account of a stream of ledgers (LEDGER_SCHEMA, or only its FOLD_COLUMNS), each table one whole ledger.
+
+    Attributes and quality are in it where ANNOTATION_COLUMNS are there.
 
     Raises ValueError for a row that no honest writer makes: an outcome outside the list, a negative length, no reason.
     """
@@ -228,7 +242,8 @@ def _batches(tables: Iterable[pa.Table]) -> Iterator[list[pa.Table]]:
     batch: list[pa.Table] = []
     rows = 0
     for table in tables:
-        batch.append(table.select(FOLD_COLUMNS))
+        more = [name for name in ANNOTATION_COLUMNS if name in table.column_names]
+        batch.append(table.select([*FOLD_COLUMNS, *more]))
         rows += table.num_rows
         if rows >= _BATCH_ROWS:
             yield batch
@@ -256,6 +271,7 @@ def _fold_batch(ledgers: list[pa.Table]) -> Retention:
         ledgers=len(ledgers),
         domains={domain: replace(tally, distributions=by_domain.get(domain)) for domain, tally in domains.items()},
         languages=by_language,
+        annotations=annotations_by(clips, "domain") if "opinions" in clips.column_names else {},
         examples=choose(candidates(clips)),
     )
 

@@ -19,6 +19,7 @@ from operators.storage.fetch import locate
 from pipeline import ledger, recipe
 from pipeline.config import Settings
 from pipeline.plan import PLAN_KEY, load_plan
+from pipeline.score.attributes import ATTRIBUTE_COLUMNS, score_attributes
 from pipeline.score.clips import SCORE_COLUMNS
 from pipeline.score.counts import ScoreSettings, count
 from pipeline.score.page import render_page
@@ -51,6 +52,9 @@ def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings
     normaliser = recipe.normaliser(settings.text)
     counts = count(ledger.ledgers(store, SCORE_COLUMNS), truth, asked, settings.rover, normaliser)
     found = summarise(counts, asked, settings.rover, seed)
+    if settings.annotate.annotators and truth.has_attributes:
+        told = score_attributes(ledger.ledgers(store, ATTRIBUTE_COLUMNS), truth, asked.tolerance, seed)
+        found = replace(found, attributes=told)
     if not store.exists(PLAN_KEY):
         return found
     units = load_plan(store)

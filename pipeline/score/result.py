@@ -18,6 +18,8 @@ interval, drawn by recording; each is null where it is not known.
     total, domains[], languages[]    pipeline/score/estimates.py Scope, as it is there
     curves          {"wer", "per"}: CurvePoint[] while that limit changes and the other stays
     wrong_labels[]  the worst kept labels, beside the truth
+    attributes[]    pipeline/score/attributes.py AttributeScore, as it is there; [] where the run is not annotated, or
+                    the truth knows none
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ from typing import Any
 
 from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
+from operators.resampling import Estimate
 from pipeline.display.words import human_factor
+from pipeline.score.attributes import AttributeScore
 from pipeline.score.counts import UNSCORED, ScoreCounts, ScoreSettings
 from pipeline.score.estimates import CurvePoint, Scope, curve, scopes
-from pipeline.score.resampling import Estimate
 
 SCHEMA_VERSION = 2
 PLACEMENTS = {
@@ -63,6 +66,7 @@ class Score:
     units: int | None = None
     """of the run's plan; None: it has none."""
     units_done: int | None = None
+    attributes: tuple[AttributeScore, ...] = ()
 
     @property
     def placed(self) -> dict[str, tuple[int, int]]:
@@ -112,6 +116,7 @@ class Score:
                 "per": [asdict(point) for point in self.over_per],
             },
             "wrong_labels": list(self.wrong_labels),
+            "attributes": [asdict(each) for each in self.attributes],
         }
 
 

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from pipeline.display.terminal import WideTable
 from pipeline.display.words import human_factor, human_percent, human_time, printable
+from pipeline.score.attributes import AGREED
 from pipeline.score.counts import UNSCORED
 from pipeline.score.estimates import ErrorRates, Scope
 from pipeline.score.result import PLACEMENTS, Score, error_rate, headline, interval
@@ -30,6 +31,8 @@ def render_terminal(found: Score) -> RenderableType:
         clips = f"{total.undecided:,} {'more ' if total.joint else ''}clips"
         right = human_percent(total.undecided_right[0].value)
         parts.append(Text(f"{clips} were rejected before the rule could decide; the asr had {right} of them right"))
+    if found.attributes:
+        parts += [Text(), _attributes(found)]
     return Group(*parts)
 
 
@@ -91,6 +94,17 @@ def _joint(total: Scope) -> WideTable:
         shares = (joint.asr_wrong, joint.copilot_wrong, joint.both_wrong, joint.if_independent, joint.both_wrong_alike)
         name = f"asr and {joint.copilot}, error rate > {joint.limit:g} %"
         table.add_row(name, f"{joint.clips:,}", *(human_percent(share.value) for share in shares))
+    return table
+
+
+def _attributes(found: Score) -> WideTable:
+    table = WideTable("Attributes: each annotator, and what they agree on", "attribute")
+    for header in ("clips", "answered", "right of these", "95 %"):
+        table.add_column(header)
+    for each in found.attributes:
+        cells = [f"{each.clips:,}", human_percent(each.answers.value), human_percent(each.accuracy.value)]
+        style = "bold green" if each.annotator == AGREED else ""
+        table.add_row(printable(f"{each.kind}: {each.annotator}"), *cells, interval(each.accuracy), style=style)
     return table
 
 

@@ -4,7 +4,9 @@
 
 A line of the file is one recording, {"recording_id" or "path", "language", "segments": [{"start_s", "end_s", "text"}]};
 other keys are not read. A segment without "text" was written down by nobody: clips that touch it cannot be scored.
-"text": "" says that there are no words. A recording without segments has no speech at all.
+"text": "" says that there are no words. A recording without segments has no speech at all. Of an annotated run the
+attributes are scored too: "age", "gender", "emotion", "style" and "events" of a recording or of a segment, as a
+manifest writes them.
 
 Truth usually comes as whole sentences with silence at their edges, which a voice activity detector cuts away. So a
 segment may stick out of its clip by a little (`Tolerance.edge`) anywhere, by more (`Tolerance.silence`) where no clip
@@ -22,7 +24,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from operators.clip import SAMPLE_RATE, Span
+from operators.annotate.annotator import tidy
+from operators.annotate.manifest import known_labels
+from operators.clip import KINDS, SAMPLE_RATE, Span
 from operators.errors import UserError
 from operators.shard import clean
 
@@ -34,6 +38,8 @@ class TrueSegment:
     span: Span
     text: str | None
     """None: nobody wrote down what is said here."""
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(kind, labels) of what is known of the speaker and the sound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +50,8 @@ class TrueRecording:
     language: str | None
     segments: tuple[TrueSegment, ...]
     reached: tuple[int, ...]
+    labels: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """(kind, labels) of what holds of the whole recording."""
 
     def near(self, span: Span) -> Iterator[TrueSegment]:
         """Return the segments that share a sample with `span`, in order."""
@@ -106,6 +114,9 @@ class Truth:
         self._by_name = {name: recording for names, recording in recordings for name in names}
         self._taken: dict[str, str] = {}
         self.recordings = len(recordings)
+        every = [recording for _, recording in recordings]
+        self.has_attributes = any(each.labels or any(part.labels for part in each.segments) for each in every)
+        """whether anything is known of speakers or sounds, the languages of recordings among it."""
 
     def find(self, recording_id: str, uri: str) -> TrueRecording | None:
         """Return the truth of one of the run's recordings, None without one.
@@ -169,7 +180,19 @@ def _recording(line: Any) -> tuple[set[str], TrueRecording]:
     language = line.get("language")
     name = clean(str(line.get("recording_id") or line["path"]))
     language = clean(str(language)).lower() if language else None
-    return names, TrueRecording(name, language, tuple(segments), tuple(reached))
+    labels = _labels(line | {"language": language})
+    return names, TrueRecording(name, language, tuple(segments), tuple(reached), labels)
+
+
+def _labels(record: dict[str, Any]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    known = known_labels(record) | {"language": record.get("language")}
+    found: dict[str, tuple[str, ...]] = {}
+    for kind in KINDS:
+        if kind == "events" and kind in known:
+            found[kind] = tuple(sorted({tidy(kind, event) for event in known[kind]}))
+        elif isinstance(known.get(kind), str) and (label := tidy(kind, known[kind])):
+            found[kind] = (label,)
+    return tuple(found.items())
 
 
 def _segment(segment: Any) -> TrueSegment:
@@ -184,7 +207,7 @@ def _segment(segment: Any) -> TrueSegment:
     span = Span(round(start * SAMPLE_RATE), round(end * SAMPLE_RATE))
     if text and span.start == span.end:
         raise ValueError(f"the segment at {start} s has a text and no length")
-    return TrueSegment(span, clean(text) if text else text)
+    return TrueSegment(span, clean(text) if text else text, _labels(segment))
 
 
 def _seconds(value: object) -> float:

@@ -19,7 +19,7 @@ from model_training.__main__ import main
 from model_training.data.index import Index
 from model_training.decoding import decode
 from model_training.decoding.recognize import Recognizer
-from model_training.evaluation.tables import from_json
+from model_training.evaluation.evaluation import from_json
 from model_training.export.export import export
 from model_training.train import train
 from operators.index import write_index

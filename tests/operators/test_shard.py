@@ -19,6 +19,7 @@ from operators.audio.decode import encode_flac
 from operators.clip import Clip, Hypothesis, Piece, Recording, Rejection, Span, Stretch, Unit, Verdict, clip_id
 from operators.index import CLIP_SCHEMA
 from operators.shard import (
+    ANNOTATED,
     CLIP_COLUMNS,
     LEDGER_SCHEMA,
     content_hash,
@@ -215,6 +216,22 @@ def test_a_ledger_of_schema_1_is_read_with_nulls_for_what_came_later() -> None:
 
 LATER = ("window", "retaken")
 """What schema 1 did not say of a hypothesis."""
+
+
+def test_a_ledger_of_schema_2_is_read_with_nulls_for_what_annotate_finds() -> None:
+    table, _ = read_ledger(ledger_bytes(shard()[1], {"unit_id": "u"}))
+    heard = pa.struct([each for each in table.schema.field("hypotheses").type.value_type if each.name != "tags"])
+    older = table.drop_columns([*ANNOTATED])
+    older = older.set_column(
+        older.schema.get_field_index("hypotheses"), "hypotheses", older["hypotheses"].cast(pa.list_(heard))
+    )
+    sink = io.BytesIO()
+    pq.write_table(older.replace_schema_metadata({"touchasp.schema_version": "2"}), sink)
+    found, _ = read_ledger(sink.getvalue())
+    assert found.equals(table)
+    for name in ANNOTATED:
+        assert found[name].null_count == len(found)
+    assert read_ledger(sink.getvalue(), ["snr_db", "wer"])[0].column_names == ["snr_db", "wer"]
 
 
 def test_a_unit_without_kept_clips_has_an_empty_shard() -> None:

@@ -188,7 +188,7 @@ def test_show_says_in_which_window_a_clip_was_heard(
         ),
         (["report", "{none}"], ["no run directory"]),
         (["report", "{run}", "rover.max_wer=3"], ["redecide"]),
-        (["redecide", "{run}", "asr.model=x"], ["rover.* and text.* only", "asr.model"]),
+        (["redecide", "{run}", "asr.model=x"], ["rover.*, text.*, annotate.min_opinions", "asr.model"]),
         (["redecide", "{run}", "rover.max_wer=10"], ["nothing to redecide"]),
         (["show", "{run}", "no-such-clip"], ["no clip no-such-clip"]),
         (["report", "{run}", "--out", "{out}", "rover.max_wer=15"], ["only s3.* settings", "rover.max_wer"]),

@@ -236,6 +236,13 @@ class Clip:
     emotion: str | None = None
     events: tuple[str, ...] | None = None
     frames: int = 100
+    recording_id: str = ""
+    speaker: str | None = None
+    shard: str = "x.tar"
+    offset: int = 0
+    size: int = 0
+    start_sample: int | None = None
+    end_sample: int | None = None
 
 
 @contextmanager

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from operators.clip import SAMPLE_RATE, Hypothesis, Span, Unit, pcm_bytes
+from operators.annotate.annotator import ClipSpeaker, Heard, Opinion
+from operators.clip import SAMPLE_RATE, Hypothesis, Span, Unit, Word, pcm_bytes
 from stages.base import Resources
 
 TEXT = "the quick brown fox jumps over a lazy dog while seven wizards quietly boil their soup near old town"
@@ -77,6 +78,75 @@ class HashCopilot(HashRecogniser):
     def words(self, pcm: np.ndarray) -> list[str]:
         words = _text(pcm)
         return words[::-1] if hashlib.sha256(pcm_bytes(pcm)).digest()[0] % 3 == 0 else words
+
+
+class HashAnnotator:
+    """Gender and emotion that are functions of the samples. "b" mishears every fourth clip and abstains on some."""
+
+    def __init__(self, model: str = "a") -> None:
+        self.name = f"hash-annotator/{model}"
+
+    def annotate(self, clips: Sequence[Heard]) -> list[Mapping[str, Opinion]]:
+        return [self._opinions(hashlib.sha256(pcm_bytes(clip.pcm)).digest()) for clip in clips]
+
+    def _opinions(self, digest: bytes) -> dict[str, Opinion]:
+        gender, emotion = ("female", "male")[digest[0] % 2], ("anger", "neutral", "happiness")[digest[1] % 3]
+        if self.name.endswith("b") and digest[2] % 4 == 0:
+            gender = "female"
+        opinions = {"gender": Opinion((gender,), digest[3] / 256), "emotion": Opinion((emotion,))}
+        opinions["events"] = Opinion(("dog",) if digest[4] % 3 == 0 else ())
+        if self.name.endswith("b") and digest[5] % 5 == 0:
+            del opinions["emotion"]
+        return opinions
+
+    def close(self) -> None:
+        pass
+
+
+class HashDiarisation:
+    """Two voices to a recording, told apart by the first sample that is no zero."""
+
+    name = "hash-diarisation"
+
+    def speakers(self, clips: Sequence[Heard]) -> list[ClipSpeaker]:
+        numbers: dict[bool, int] = {}
+        voices = [bool(clip.pcm[np.flatnonzero(clip.pcm)[0]] > 0) for clip in clips]
+        return [ClipSpeaker(number=numbers.setdefault(voice, len(numbers)), overlap=0.0) for voice in voices]
+
+    def close(self) -> None:
+        pass
+
+
+class HashAligner:
+    """Every word of the label as long as the next; "late" by 50 ms, and by a second in the first word."""
+
+    def __init__(self, model: str = "even") -> None:
+        self.name = f"hash-aligner/{model}"
+
+    def align(self, clips: Sequence[Heard]) -> list[tuple[Word, ...] | None]:
+        return [self._words(clip) for clip in clips]
+
+    def _words(self, clip: Heard) -> tuple[Word, ...]:
+        words = clip.text.split()
+        step, late = len(clip.pcm) // len(words), 800 if self.name.endswith("late") else 0
+        return tuple(
+            Word(text=word, start=at * step + (late if at else 20 * late), end=(at + 1) * step + late)
+            for at, word in enumerate(words)
+        )
+
+    def close(self) -> None:
+        pass
+
+
+def annotated(*more: str) -> list[str]:
+    """`key=value` settings that annotate a run with these engines."""
+    both = ", ".join(f"{{engine: 'tests.support.fast_engines:HashAnnotator', model: {model}}}" for model in "ab")
+    return [
+        f"annotate.annotators=[{both}]",
+        "annotate.kinds=[gender, emotion, events]",
+        "execution.annotate.cpus=0.1",
+        *more,
+    ]
 
 
 def settings(output: str, source: str, *more: str) -> list[str]:

@@ -151,8 +151,29 @@
       { width: widthOf("hist-duration"), from: 0, to: 31, ticks: [0, 2, 5, 10, 15, 20, 25, 30].map((at) => [at, String(at)]), label: `Length of clips, ${scope.name}` }));
   }
 
+  // --- quality -----------------------------------------------------------------------------------------------------------
+  const quality = data.quality, measures = Array.from(document.querySelectorAll("[data-measure]"), (place) => place.dataset.measure);
+  // Bins are as wide as each other whatever their edges are: shares of clipped samples go by powers of ten.
+  function drawQuality(scope) {
+    for (const measure of measures) {
+      const at = quality.edges[measure], found = scope[measure], upward = measure === "clipped", id = `hist-${measure}`;
+      const counts = found || [[], [], [], []], all = counts[1].map((kept, bin) => kept + counts[3][bin]);
+      const whole = range(all, 0, all.length - 1);
+      const bars = all.map((_, bin) => {
+        const low = bin ? at[bin - 1] : null, high = bin < at.length ? at[bin] : null;
+        const name = low === null ? `below ${high}` : high === null ? `${low} and more` : `${low} to ${high}`;
+        const limit = upward ? high : low, lost = upward ? range(all, bin + 1, all.length - 1) : range(all, 0, bin - 1);
+        const drop = limit === null ? "" : `; ${upward ? "at most" : "at least"} ${limit} drops ${time(lost)} (${percent(lost, whole)})`;
+        return { from: bin, to: bin + 1, kept: counts[1][bin], rejected: counts[3][bin], title: `${name}${drop}` };
+      });
+      const every = Math.ceil(at.length / 6);
+      const ticks = at.map((edge, bin) => [bin + 1, String(edge)]).filter((_, bin) => bin % every === 0);
+      put(id, histogram(bars, { width: widthOf(id), from: 0, to: Math.max(1, all.length), ticks, label: `${measure} of clips, ${scope.name}` }));
+    }
+  }
+
   // --- controls ----------------------------------------------------------------------------------------------------------
-  const chosen = { waterfall: total, distributions: total };
+  const chosen = { waterfall: total, distributions: total, quality: quality.scopes[0] };
   function fill(select, groups) {
     for (const [label, list] of groups) {
       const parent = label ? Object.assign(document.createElement("optgroup"), { label }) : select;
@@ -170,6 +191,11 @@
     fill(select, select.dataset.scope === "distributions" ? [["", [total]], ["Domain", domains], ["Language", languages]] : [["", scopes]]);
   }
 
+  if (byId("quality-scope")) {
+    for (const scope of quality.scopes) { const option = document.createElement("option"); option.textContent = scope.name; option.scope = scope; byId("quality-scope").append(option); }
+    byId("quality-scope").addEventListener("change", (event) => { chosen.quality = event.target.selectedOptions[0].scope; drawQuality(chosen.quality); });
+  }
+
   for (const which of ["wer", "per"]) {
     const slider = byId(`max-${which}`);
     slider.max = none;
@@ -182,15 +208,17 @@
 
   function filterClips() {
     const domain = byId("listen-domain").value, outcome = byId("listen-outcome").value;
+    const attribute = byId("listen-attribute") ? byId("listen-attribute").value : "";
+    const has = (clip) => attribute === "" || (clip.dataset.attributes || "").split("\n").includes(attribute);
     for (const group of document.querySelectorAll(".domain-clips")) {
       group.hidden = domain !== "" && group.dataset.domain !== domain;
-      for (const clip of group.querySelectorAll(".clip")) clip.hidden = outcome !== "" && clip.dataset.outcome !== outcome;
+      for (const clip of group.querySelectorAll(".clip")) clip.hidden = (outcome !== "" && clip.dataset.outcome !== outcome) || !has(clip);
     }
   }
   if (byId("listen-domain")) {
     // Many domains at once are a wall of cards; the first is enough to begin with.
     if (byId("listen-domain").options.length > 4) byId("listen-domain").value = "0";
-    for (const id of ["listen-domain", "listen-outcome"]) byId(id).addEventListener("change", filterClips);
+    for (const id of ["listen-domain", "listen-outcome", "listen-attribute"]) if (byId(id)) byId(id).addEventListener("change", filterClips);
     filterClips();
   }
   document.addEventListener("play", (event) => {
@@ -212,7 +240,7 @@
   setTheme(themes.includes(remembered) ? remembered : "auto");
   button.addEventListener("click", () => { const next = themes[(themes.indexOf(button.dataset.now) + 1) % 3]; setTheme(next); remember(next); });
 
-  function drawAll() { drawAccounts(); drawWaterfall(chosen.waterfall); drawThresholds(); drawDistributions(chosen.distributions); }
+  function drawAll() { drawAccounts(); drawWaterfall(chosen.waterfall); drawThresholds(); drawDistributions(chosen.distributions); if (chosen.quality) drawQuality(chosen.quality); }
   legend();
   drawAll();
   let pending = 0, drawnAt = window.innerWidth;

@@ -19,10 +19,11 @@ from model_training.data.features import Cmvn
 from model_training.data.index import Index
 from model_training.data.plain_tars import IndexSettings, index_from_tars
 from model_training.data.reading import Batches, Reader, check_shards
+from operators.clip import Word
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from operators.handoff_record import HandoffRecord
-from operators.index import INDEX_SCHEMA, Row, write_index
+from operators.index import ADDED, INDEX_SCHEMA, Row, write_index
 from operators.shard import feature_frames
 from operators.split import SPLITS, Shares
 from operators.storage.base import S3Settings
@@ -517,3 +518,38 @@ def test_tars_that_cannot_be_indexed_are_named(tmp_path: Path) -> None:
         index_from_tars([str(tmp_path / "empty.tar")], tmp_path / "out")
     with pytest.raises(UserError, match="leave nothing to train on"):
         IndexSettings(dev_share=0.6, test_share=0.5)
+
+
+def test_an_index_from_before_later_columns_is_read_with_nothing_in_them(tmp_path: Path) -> None:
+    """Attributes beyond the first ones, word times and quality came later."""
+    word = Word(text="hello", start=800, end=4000)
+    row = Row(
+        clip_id="c", shard="x.tar", offset=0, size=1, frames=10, label_tokens=1, label="hello", domain="d",
+        style="poetry", words=(word,), answer="yes", snr_db=12.5, bandwidth_hz=8000.0, clipped=0.0, dnsmos_ovrl=3.0,
+    )  # fmt: skip
+    path = tmp_path / "train.arrow"
+    write_index(path, [row])
+    now = Index.open(str(path))
+    assert now.row(0) == row
+    assert now.labels("style") == {"poetry"}
+    with pa.memory_map(str(path)) as source:
+        table = pa.ipc.open_file(source).read_all()
+    then = Index(table.drop_columns([*ADDED]), "older.arrow")
+    assert then.row(0) == replace(row, **dict.fromkeys(ADDED))
+    assert then.labels("style") == set()
+    with pytest.raises(UserError, match="lacks the column gender"):
+        Index(table.drop_columns(["gender"]), "other.arrow")
+
+
+def test_a_samples_json_may_say_what_our_own_shards_say(tmp_path: Path) -> None:
+    more = {"style": "poetry", "no_events": True, "snr_db": 20, "clipped": float("nan"), "answer": "yes"}
+    words = [{"text": "hi", "start": 0, "end": 1600}]
+    samples = [("a", more | {"words": words}), ("b", {"words": [{"text": "hi"}]}), ("c", {"snr_db": 10**400})]
+    spoken_tar(tmp_path / "x.tar", samples)
+    index_from_tars([str(tmp_path / "x.tar")], tmp_path / "out", IndexSettings(dev_share=0, test_share=0))
+    index = Index.open(str(tmp_path / "out" / "train.arrow"))
+    rows = {index.row(number).clip_id: index.row(number) for number in range(len(index))}
+    assert rows.keys() == {"a", "c"}, "words without times are no words"
+    assert (rows["a"].style, rows["a"].events, rows["a"].snr_db, rows["a"].clipped) == ("poetry", (), 20.0, None)
+    assert (rows["a"].answer, rows["a"].words) == ("yes", (Word(text="hi", start=0, end=1600),))
+    assert rows["c"].snr_db is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import jiwer
 import numpy as np
 import pytest
@@ -9,21 +12,27 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from model_training.evaluation.evaluate import score_clip
+from model_training.evaluation.answers import Answer
+from model_training.evaluation.evaluate import answer_of
 from model_training.evaluation.metrics import (
     NO_ANSWER,
     ErrorRate,
     EventCounts,
     LabelCounts,
     Proportion,
+    Scores,
     reference_tokens,
 )
 from model_training.text.perception import Recognition
 from model_training.text.tokenizer import Tokenizer
-from model_training.text.tokens import Scheme
+from model_training.text.tokens import ATTRIBUTES, Scheme
 from tests.support.corpus import Clip
 
 SCHEME = Scheme()
+
+
+def score_clip(row: Clip, recognition: Recognition, asked: Sequence[str] = ATTRIBUTES) -> Scores:
+    return Scores.of([answer_of(row, recognition, SCHEME, asked)])
 
 
 words = st.lists(st.sampled_from(["HELLO", "WORLD", "THE", "你", "好", "吗", "很"]), max_size=8)
@@ -43,7 +52,7 @@ def test_error_rates_are_jiwers(pairs: list[tuple[list[str], list[str]]]) -> Non
 
 def test_character_rate_is_jiwers_without_spaces() -> None:
     row, recognition = Clip(label="Hello wörld 你好"), Recognition(text="HALLO WÖRLDS 你")
-    scores = score_clip(row, recognition, SCHEME)
+    scores = score_clip(row, recognition)
     assert scores.characters.percent == pytest.approx(100 * jiwer.cer("HELLOWÖRLD你好", "HALLOWÖRLDS你"))
     assert scores.tokens.percent == pytest.approx(100 * jiwer.wer("HELLO WÖRLD 你 好", "HALLO WÖRLDS 你"))
 
@@ -59,7 +68,7 @@ def test_character_rate_is_jiwers_without_spaces() -> None:
     ],
 )
 def test_what_the_papers_form_makes_equal_is_no_error(reference: str, hypothesis: str) -> None:
-    assert score_clip(Clip(label=reference), Recognition(text=hypothesis), SCHEME).tokens.percent == 0
+    assert score_clip(Clip(label=reference), Recognition(text=hypothesis)).tokens.percent == 0
 
 
 def test_one_token_per_han_character_or_word() -> None:
@@ -100,8 +109,12 @@ def test_no_error_in_a_few_tokens_is_no_proof_of_none() -> None:
 
 
 def test_f1_and_accuracy_by_hand() -> None:
-    counts = LabelCounts({("zh", "zh"): 6, ("zh", "yue"): 2, ("yue", "yue"): 3, ("yue", NO_ANSWER): 1, ("en", "zh"): 1})
-    assert counts.accuracy == Proportion(9, 13)
+    said = {("zh", "zh"): 6, ("zh", "yue"): 2, ("yue", "yue"): 3, ("yue", NO_ANSWER): 1, ("en", "zh"): 1}
+    counts = LabelCounts.of(pair for pair, count in said.items() for _ in range(count))
+    assert counts.counts == said
+    assert counts.accuracy[:2] == (9, 13)
+    assert counts.balanced.percent == pytest.approx(100 * (6 / 8 + 3 / 4 + 0) / 3)
+    assert counts.constant == ("zh", Proportion(8, 13))
     assert counts.f1("zh") == pytest.approx(100 * 2 * 6 / (2 * 6 + 1 + 2))
     assert counts.f1("yue") == pytest.approx(100 * 2 * 3 / (2 * 3 + 2 + 1))
     assert counts.f1("en") == 0
@@ -112,9 +125,13 @@ def test_events_by_hand() -> None:
     pairs = [(["dog"], ["dog"]), (["dog", "cat"], ["dog"]), ([], []), ([], ["rain"]), (["rain"], ["rain", "dog"])]
     total = EventCounts()
     for truth, answer in pairs:
-        total = total.plus(EventCounts.of(truth, answer))
-    assert total.accuracy == Proportion(1, 3)
-    assert total.false_alarms == Proportion(1, 2)
+        total = total.plus(EventCounts.of([(truth, answer)]))
+    assert total.accuracy[:2] == (1, 3)
+    assert total.false_alarms[:2] == (1, 2)
+    together = EventCounts.of(pairs)
+    assert (together.found, together.false, together.missed) == (total.found, total.false, total.missed)
+    assert together.accuracy[:2] == (1, 3)
+    assert together.accuracy.interval is None, "one recording says nothing of others"
     assert total.f1("dog") == pytest.approx(100 * 2 * 2 / (2 * 2 + 1 + 0))
     assert total.f1("cat") == 0
     assert total.f1("rain") == pytest.approx(100 * 2 / (2 + 1))
@@ -122,10 +139,70 @@ def test_events_by_hand() -> None:
 
 def test_only_what_is_known_and_asked_is_counted() -> None:
     row = Clip(label="", gender="f", age="40", events=("toaster",))
-    scores = score_clip(row, Recognition(text="HELLO", gender="female", age="adult", emotion="fear"), SCHEME)
+    scores = score_clip(row, Recognition(text="HELLO", gender="female", age="adult", emotion="fear"))
     assert scores.tokens == ErrorRate()
     assert set(scores.attributes) == {"gender"}
-    assert scores.attributes["gender"].accuracy == Proportion(1, 1)
-    assert scores.events.accuracy == Proportion(0, 1), "an event that the model cannot say is missed"
-    assert score_clip(row, Recognition(), SCHEME, asked=()).attributes == {}
-    assert score_clip(Clip(), Recognition(), SCHEME).events == EventCounts()
+    assert scores.attributes["gender"].accuracy[:2] == (1, 1)
+    assert scores.events.accuracy[:2] == (0, 1), "an event that the model cannot say is missed"
+    assert score_clip(row, Recognition(), asked=()).attributes == {}
+    assert score_clip(Clip(), Recognition()).events == EventCounts()
+
+
+def test_clips_of_one_voice_are_not_independent() -> None:
+    """Ten speakers, twenty clips each, every speaker all right or all wrong: ten answers, not two hundred."""
+    by_speaker = [
+        Answer(
+            set="s",
+            clip_id=f"{speaker}-{clip}",
+            recording=f"s{speaker}",
+            truths={"gender": "male"},
+            labels={"gender": "male" if speaker < 7 else "female"},
+            reference="A B",
+            hypothesis="A B" if speaker < 7 else "A",
+        )
+        for speaker in range(10)
+        for clip in range(20)
+    ]
+    scores = Scores.of(by_speaker)
+    alone = Scores.of(replace(answer, recording="") for answer in by_speaker)
+    for one in (scores, alone):
+        assert one.attributes["gender"].accuracy.percent == 70
+        assert one.tokens.percent == 15
+    assert alone.attributes["gender"].accuracy.interval == pytest.approx(Proportion(140, 200).interval)
+    assert scores.attributes["gender"].accuracy.interval == pytest.approx(Proportion(7, 10).interval, abs=1.5)
+    assert scores.tokens.recordings == 10
+    assert width(scores.tokens.interval) > 4 * width(alone.tokens.interval)
+    assert Scores.of(by_speaker[:20]).attributes["gender"].accuracy.interval is None
+
+
+def test_a_constant_answer_is_worth_nothing_when_balanced() -> None:
+    truth = ["adult"] * 72 + ["child"] * 18 + ["elderly"] * 10
+    answers = [
+        Answer(set="s", clip_id=str(at), truths={"age": age}, labels={"age": "adult"}) for at, age in enumerate(truth)
+    ]
+    counts = Scores.of(answers).attributes["age"]
+    assert counts.accuracy.percent == 72
+    assert counts.constant == ("adult", Proportion(72, 100))
+    assert counts.balanced.percent == pytest.approx(100 / 3)
+
+
+def test_the_interval_of_a_balanced_accuracy_is_that_of_resampled_recordings() -> None:
+    draw = np.random.default_rng(1)
+    recordings, recalls = 300, {"a": 0.9, "b": 0.6, "c": 0.75}
+    truths = draw.choice(list(recalls), p=[0.6, 0.3, 0.1], size=(recordings, 3))
+    right = draw.random((recordings, 3)) < np.vectorize(recalls.get)(truths)
+    counts = LabelCounts()
+    for of, ok in zip(truths.tolist(), right.tolist(), strict=True):
+        counts = counts.plus(LabelCounts.of((t, t if r else NO_ANSWER) for t, r in zip(of, ok, strict=True)))
+    picks = draw.integers(0, recordings, (2000, recordings))
+    recall = [
+        (right[picks] & (truths[picks] == label)).sum((1, 2)) / (truths[picks] == label).sum((1, 2))
+        for label in recalls
+    ]
+    means = np.mean(recall, axis=0)
+    assert counts.balanced.interval == pytest.approx(np.percentile(100 * means, [2.5, 97.5]), abs=0.7)
+
+
+def width(interval: tuple[float, float] | None) -> float:
+    assert interval
+    return interval[1] - interval[0]

@@ -14,9 +14,8 @@ import torch
 
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.scorer import ModelScorer
-from model_training.evaluation.evaluate import Evaluation, Result
+from model_training.evaluation.evaluation import Evaluation, Result, to_json
 from model_training.evaluation.metrics import ErrorRate, Scores
-from model_training.evaluation.tables import to_json
 from model_training.export.export import Exported, add_arguments, export, load, main
 from model_training.model.speech_model import SpeechModel
 from operators.errors import UserError

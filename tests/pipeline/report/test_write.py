@@ -164,7 +164,7 @@ def test_examples_are_some_of_every_domain_and_reason(run: FolderStore, retentio
         (row["domain"], row["outcome"], row["stage"] or "", row["reason"] or "")
         for ledger in run.ledgers() for row in ledger.to_pylist() if row["clip_id"]
     }  # fmt: skip
-    counts = Counter(example.kind for example in retention.examples)
+    counts = Counter(example.kind[:4] for example in retention.examples)
     assert set(counts) == there
     assert max(counts.values()) == 4
 
