@@ -153,7 +153,9 @@ class WhisperAligner:
         )
         unspaced = [len(word) == 1 and ord(word) > 0x2E7F for word in words]
         pieces = [tokenizer.encode(("" if alone else " ") + word) for word, alone in zip(words, unspaced, strict=True)]
-        features = self._model.feature_extractor(clip.pcm.astype(np.float32) / 32768)
+        # Whisper knows nothing but windows of 30 s: a shorter one is another encoder's.
+        window = np.pad(clip.pcm, (0, 30 * SAMPLE_RATE - len(clip.pcm))).astype(np.float32) / 32768
+        features = self._model.feature_extractor(window)
         encoded = self._model.encode(features[:, : self._model.feature_extractor.nb_max_frames])
         ids = [token for piece in pieces for token in piece]
         if len(ids) > self._model.max_length // 2:

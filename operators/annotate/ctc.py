@@ -49,7 +49,7 @@ def best_path(log_probs_SV: np.ndarray, ids: Sequence[int], blank: int = 0) -> n
     path_S = np.empty(frames, np.int64)
     for frame in range(frames - 1, -1, -1):
         path_S[frame] = place
-        place -= steps_SP[frame, place]
+        place -= int(steps_SP[frame, place])
     return path_S
 
 
