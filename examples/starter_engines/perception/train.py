@@ -32,9 +32,14 @@ class Phase:
 PHASES = (
     Phase(
         data="easy",
-        settings=("train.max_steps=500", "optimizer.schedule=constant", "optimizer.warmup_steps=100"),
+        settings=(
+            "train.max_steps=400",
+            "data.max_frames=3000",
+            "optimizer.schedule=constant",
+            "optimizer.warmup_steps=100",
+        ),
     ),
-    Phase(data="all", settings=("train.max_steps=3000", "optimizer.learning_rate=0.004")),
+    Phase(data="all", settings=("train.max_steps=750", "optimizer.learning_rate=0.004")),
 )
 
 
