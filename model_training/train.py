@@ -82,7 +82,8 @@ def drive(settings: TrainSettings, build: Callable[[torch.device, Workers], Run[
             announce(run, monitor, first.step)
             place = first.step * run.settings.data.micro_batches
             stream = run.source.batches(place, monitor.bad_sample, rank=workers.rank, world=workers.size)
-            with closing(stream) as batches, Saver(run, monitor) as saver, Termination() as termination:
+            # SIGTERM is noted until the last checkpoint is written.
+            with Termination() as termination, Saver(run, monitor) as saver, closing(stream) as batches:
                 step, because = take_steps(run, monitor, saver, termination, batches, first, deadline)
     return Trained(step, run.folder, step >= settings.max_steps or because == PATIENCE, because)
 
@@ -143,7 +144,7 @@ def take_steps(
         # 5. Whether to go on, which all workers answer alike
         no_better = 0 < settings.patience <= choice.waited
         ends = run.workers.any_of([termination.asked, time.monotonic() >= deadline, no_better], learner.device)
-        because = next((why for why, true in zip((SIGTERM, TIME, PATIENCE), ends) if true), "")
+        because = "" if last else next((why for why, true in zip((SIGTERM, TIME, PATIENCE), ends) if true), "")
 
         # 6. A checkpoint, now and then, at the end, and of what is among the best; written while the others go on
         if run.workers.is_main and (

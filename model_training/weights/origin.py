@@ -81,8 +81,8 @@ def open_origin(name: str, settings: ModelSettings) -> Origin:
         return _of_export(name, path)
     if path.is_dir() and ((path / CONFIG).is_file() or (path / "model.bin").is_file()):
         raise UserError(
-            f"train.init_from={name}: this is a model of transformers or CTranslate2, such as Whisper, which has no "
-            "Conformer: none of its tensors has a place here; 'python -m model_training osum' trains on its encoder"
+            f"train.init_from={name}: this is a model of transformers or CTranslate2, such as Whisper, of which "
+            "nothing has a place in a Conformer: 'python -m model_training osum train' takes Whisper's encoder"
         )
     file = wenet.find(path)
     if file is None:

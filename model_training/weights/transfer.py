@@ -23,7 +23,8 @@ from model_training.weights.origin import Origin
 from model_training.weights.vocabulary import Rows, has_rows, match
 from operators.errors import UserError
 
-_SHOWN = 8
+_SHOWN, _WIDTH = 8, 60
+"""Names in a line of the report, and letters of each."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +52,7 @@ class Report:
         for words, names in (("grown", self.grown), ("from nothing", self.fresh), ("left there", self.left)):
             if names:
                 more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-                found.append(f"  {words}: {', '.join(names[:_SHOWN])}{more}")
+                found.append(f"  {words}: {', '.join(map(_short, names[:_SHOWN]))}{more}")
         return found + [f"  {note}" for note in self.notes]
 
     def to_dict(self) -> dict[str, Any]:
@@ -166,10 +167,13 @@ def _fix(name: str, theirs: Tensor) -> str:
 
 
 def _report_tokens(rows: Rows, report: Report) -> None:
-    if rows.new:
-        more = f" and {len(rows.new) - _SHOWN} more" if len(rows.new) > _SHOWN else ""
-        report.grown.append(f"{len(rows.new)} tokens: {' '.join(rows.new[:_SHOWN])}{more}")
-    report.left += [f"token {token}" for token in rows.left]
+    for tokens, words in ((rows.new, report.grown), (rows.left, report.left)):
+        if tokens:
+            words.append(f"{len(tokens)} tokens: {' '.join(tokens)}")
+
+
+def _short(words: str) -> str:
+    return words if len(words) <= _WIDTH else f"{words[:_WIDTH]}…"
 
 
 def _shape(tensor: Tensor) -> str:
