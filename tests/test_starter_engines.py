@@ -37,9 +37,8 @@ def test_models_are_small_enough_to_ship_and_say_what_they_are() -> None:
     assert sizes.pop("perception-starter") <= 8e6
     assert sum(sizes.values()) <= 12e6
     for engine in ("whisper", "paraformer", "perception"):
-        assert "only its small grammar in synthetic voices" in (MODELS / f"{engine}-starter" / "README.md").read_text(
-            "utf-8"
-        )
+        text = (MODELS / f"{engine}-starter" / "README.md").read_text("utf-8")
+        assert "only its small grammar in synthetic voices" in " ".join(text.split())
 
 
 @pytest.mark.parametrize("engine", ["whisper", "paraformer"])

@@ -21,8 +21,8 @@ tags: [touchasp, speech-perception, conformer, ctc, moe]
 # {name}
 
 A Conformer with CTC, an attention decoder and elastic experts, three sizes in one checkpoint: a **starter model**, to
-begin a training from, and to see what a trained model does. It hears
-only its small grammar in synthetic voices.
+begin a training from, and to see what a trained model does. It hears only
+its small grammar in synthetic voices.
 
 ```
 python -m model_training recognize {place}/n{device} talk.mp3          # one size as a device has it, without torch
@@ -77,6 +77,7 @@ def card(folder: Path) -> str:
             rates = " | ".join(f"{100 * cell['errors'][size] / cell['tokens']:.1f}" for cell in row)
             lines.append(f"| {size} | {language} | {voices} | {rates} |")
     voices = f", {training['voices']} voice variants with drawn pitch, speed and vocal tract"
+    files = [file for file in folder.rglob("*") if file.is_file() and file != folder / "README.md"]
     return CARD.format(
         config=CONFIG.relative_to(REPOSITORY),
         name=folder.name,
@@ -87,7 +88,7 @@ def card(folder: Path) -> str:
         voices=voices if training["voices"] else "",
         seed=training["seed"],
         note=f" ({training['note']})" if "note" in training else "",
-        megabytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e6,
+        megabytes=sum(file.stat().st_size for file in files) / 1e6,
         sizes="\n".join(f"| {size} | {each['total']:,} | {each['active']:,} |" for size, each in sizes.items()),
         sentences=measured["sentences_a_clip"],
         method=measured["method"],

@@ -32,9 +32,14 @@ class Phase:
 PHASES = (
     Phase(
         data="easy",
-        settings=("train.max_steps=500", "optimizer.schedule=constant", "optimizer.warmup_steps=100"),
+        settings=(
+            "train.max_steps=400",
+            "data.max_frames=3000",
+            "optimizer.schedule=constant",
+            "optimizer.warmup_steps=100",
+        ),
     ),
-    Phase(data="all", settings=("train.max_steps=3000", "optimizer.learning_rate=0.004")),
+    Phase(data="all", settings=("train.max_steps=750", "optimizer.learning_rate=0.004")),
 )
 
 
@@ -73,18 +78,20 @@ def ship(run: Path, folder: Path, *, ema: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in found.weights(ema=ema).items()}
     save_file(weights, folder / "model.safetensors")
+    (folder / "model.safetensors").chmod(0o644)
     names = ("tokenizer.json", "cmvn.json")
     for name in names:
         shutil.copyfile(found.path / name, folder / name)
     files = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in ("model.safetensors", *names)}
     record = found.record | {"files": files, "handoff": ""}
+    record["settings"]["train"] |= {"init_from": ""}  # a path of the machine that it was made on
     (folder / "trainer.json").write_text(
         json.dumps(record, ensure_ascii=False, indent=1, sort_keys=True) + "\n", "utf-8"
     )
     return folder
 
 
-def finish(run: Path, folder: Path, training: dict[str, Any], *, count: int = 40, sentences: int = 3) -> Path:
+def finish(run: Path, folder: Path, training: dict[str, Any], *, count: int = 20, sentences: int = 3) -> Path:
     """Ship a run's averaged weights, export the smallest size for devices, measure every size, and write the card."""
     from model_training.export.export import export
 
