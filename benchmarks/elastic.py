@@ -31,7 +31,7 @@ import soundfile
 
 from model_training.data.features import Cmvn
 from model_training.evaluation.evaluation import from_json
-from model_training.evaluation.tables import render
+from model_training.evaluation.terminal import render
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from operators.audio.decode import decode

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from model_training.help import DESCRIPTION, EXAMPLES
 from operators.errors import UserError
-from operators.storage.atomic import replace
 
 if typing.TYPE_CHECKING:
     from operators.index import Row
@@ -59,7 +58,6 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument("settings", nargs="*", default=[], metavar="key=value")
 
     def searching(command: argparse.ArgumentParser) -> None:
-        command.add_argument("checkpoint", metavar="CKPT", help="folder of a checkpoint, or of a run: its newest")
         command.add_argument(
             "--average", type=int, default=1, metavar="N", help="use the mean of the newest N checkpoints"
         )
@@ -71,8 +69,11 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")
 
     command = add("eval", "error rates and accuracies of every size in one table", _eval)
+    several = "folders of checkpoints, or of runs: their newest; or an eval.json of before. Two are compared"
+    command.add_argument("checkpoints", nargs="+", metavar="CKPT", help=several)
+    command.add_argument("--twin", action="append", default=[], metavar="CKPT", help="the same as one more CKPT")
     searching(command)
-    command.add_argument("--data", required=True, metavar="DIR", help="hand-off directory, local or s3://")
+    command.add_argument("--data", metavar="DIR", help="hand-off directory, local or s3://")
     command.add_argument("--split", default="test", help="default test")
     command.add_argument("--groups", metavar="N,N", help="numbers of routed experts (default: all of the model's)")
     command.add_argument(
@@ -82,13 +83,11 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         help="ctc_greedy, ctc_prefix_beam, attention, attention_rescoring",
     )
     command.add_argument(
-        "--twin", action="append", default=[], metavar="CKPT", help="another model in the same table; may be repeated"
-    )
-    command.add_argument(
-        "--out", metavar="DIR", help="where eval.json and eval.html go (default: beside the checkpoint)"
+        "--out", metavar="DIR", help="where eval.json, eval.jsonl and eval.html go (default: beside the checkpoint)"
     )
 
     command = add("decode", "transcribe files, or a split, with a checkpoint", _decode)
+    command.add_argument("checkpoint", metavar="CKPT", help="folder of a checkpoint, or of a run: its newest")
     searching(command)
     command.add_argument("files", nargs="*", default=[], metavar="AUDIO")
     command.add_argument("--data", metavar="DIR", help="decode a hand-off's split instead of files")
@@ -194,45 +193,9 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _eval(options: argparse.Namespace) -> int:
-    from model_training.data.handoff import Handoff
-    from model_training.decoding.decode import load
-    from model_training.evaluation.evaluate import evaluate
-    from model_training.evaluation.evaluation import Evaluation, to_json
-    from model_training.evaluation.sets import labelled_sets
-    from model_training.evaluation.tables import render, to_html
+    from model_training.evaluation.command import run
 
-    handoff = Handoff.open(options.data)
-    groups, methods = _numbers("--groups", options.groups), options.methods.split(",")
-    out = _writable(options.out) if options.out else None
-    paths = [options.checkpoint, *options.twin]
-    evaluations: list[Evaluation] = []
-    for path, name in zip(paths, _names(paths)):
-        loaded = load(options, path, methods)
-        out = out or _writable(loaded.path)
-        # A step's folder says it itself.
-        step = f" step {loaded.step}" if options.twin and loaded.path != Path(path) else ""
-        evaluations.append(
-            evaluate(
-                loaded.model,
-                loaded.tokenizer,
-                labelled_sets(handoff, options.split, loaded),
-                groups=groups,
-                methods=methods,
-                name=name + step,
-                task=options.task,
-                order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
-                beam=options.beam,
-                ctc_weight=options.ctc_weight,
-                known_labels=loaded.known_labels,
-            )
-        )
-        file = "eval.json" if len(evaluations) == 1 else f"eval-{name}.json"
-        replace(out / file, to_json(evaluations[-1]))  # a mistake with the next model costs nothing of this one
-    render(evaluations)
-    assert out is not None
-    replace(out / "eval.html", to_html(evaluations))
-    print(f"report: {out / 'eval.html'}")
-    return 0
+    return run(options, _writable)
 
 
 def _writable(path: str | Path) -> Path:
@@ -253,29 +216,10 @@ def _writable(path: str | Path) -> Path:
     return folder
 
 
-def _names(paths: Sequence[str]) -> list[str]:
-    """Return a name for each model: its folder's, a step's with its run's, more of the path where two were alike."""
-    folders = [Path(os.path.abspath(path)) for path in paths]
-    for parts in range(1, max(len(folder.parts) for folder in folders)):
-        names = ["-".join(folder.parts[1:][-parts - folder.name.startswith("step-") :]) for folder in folders]
-        if len(set(names)) == len(names):
-            return names
-    raise UserError("--twin: the same model stands there twice; name each once")
-
-
 def _decode(options: argparse.Namespace) -> int:
     from model_training.decoding.decode import decode
 
     return decode(options)
-
-
-def _numbers(name: str, text: str | None) -> list[int] | None:
-    if not text:
-        return None
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError:
-        raise UserError(f"{name} {text}: give numbers with commas between them, for example 3,7,15") from None
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -55,6 +55,16 @@ class Evaluation:
     def methods(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(result.method for result in self.results))
 
+    @property
+    def main(self) -> tuple[int, str]:
+        """Return the size and method that stand for the model where only one can: the largest, the first."""
+        largest = max(self.groups)
+        return largest, next(result.method for result in self.results if result.n_experts == largest)
+
+    def of(self, n_experts: int, method: str) -> list[Answer]:
+        """Return the answers at one size by one method."""
+        return [answer for answer in self.answers if answer.variant == (n_experts, method)]
+
     def scores(self, set_name: str, n_experts: int, method: str) -> Scores | None:
         wanted = (set_name, n_experts, method)
         return next((r.scores for r in self.results if (r.set, r.n_experts, r.method) == wanted), None)

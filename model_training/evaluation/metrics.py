@@ -16,6 +16,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import sqrt
 from typing import Any, NamedTuple, TypeVar
 
@@ -40,7 +41,13 @@ def reference_tokens(text: str, language: str | None = None) -> list[str]:
     Chinese and the word error rate of English. A sign that is said and that this form would lose (A & B, example.com)
     is in words, as in the labels that the model was taught.
     """
-    return tokens(evaluation_form(training_form(_EVENT.sub(" ", text), language)))
+    return list(_tokens(text, language))
+
+
+@lru_cache(maxsize=1 << 17)
+def _tokens(text: str, language: str | None) -> tuple[str, ...]:
+    # A reference is asked for once a size, a method and a table.
+    return tuple(tokens(evaluation_form(training_form(_EVENT.sub(" ", text), language))))
 
 
 class ErrorRate(NamedTuple):
@@ -82,8 +89,9 @@ class ErrorRate(NamedTuple):
     def interval(self) -> Interval | None:
         """Return the interval of a ratio of two sums over recordings that are independent of one another.
 
-        Cochran 1977, section 6.3. None below two recordings. Without any error nothing varies between them: the upper
-        bound is then Wilson's over tokens.
+        Cochran 1977, section 6.3, with Student's t, since recordings may be few. None below two. It is never narrower
+        than if every token erred by itself, for two recordings may be alike by luck. Without any error nothing varies
+        between them: the upper bound is then Wilson's over tokens.
         """
         if self.recordings < 2 or not self.reference:
             return None
@@ -91,8 +99,9 @@ class ErrorRate(NamedTuple):
             return Proportion(0, self.reference).interval
         rate = self.errors / self.reference
         residuals = self.squared_edits - 2 * rate * self.edits_by_reference + rate * rate * self.squared_reference
-        spread = sqrt(max(residuals, 0.0) * self.recordings / (self.recordings - 1)) / self.reference
-        return 100 * max(0.0, rate - Z * spread), 100 * (rate + Z * spread)
+        between = residuals * self.recordings / (self.recordings - 1) / self.reference**2
+        spread = student(self.recordings - 1) * sqrt(max(between, rate / self.reference))
+        return 100 * max(0.0, rate - spread), 100 * (rate + spread)
 
 
 class Proportion(NamedTuple):
@@ -107,7 +116,8 @@ class Proportion(NamedTuple):
         """Return the share over recordings, each (right, total, how many such recordings).
 
         What they are worth is their number of answers over the design effect (Kish 1965), the variance between
-        recordings as a multiple of that between independent answers: Korn and Graubard 1998.
+        recordings as a multiple of that between independent answers, less where recordings are few: Korn and Graubard
+        1998.
         """
         each = [(right, total, count) for right, total, count in recordings if total]
         right, total = sum(r * count for r, _, count in each), sum(n * count for _, n, count in each)
@@ -119,7 +129,7 @@ class Proportion(NamedTuple):
             return cls(right, total, float(clusters))
         between = sum(count * (r - share * n) ** 2 for r, n, count in each) * clusters / (clusters - 1) / total**2
         alone = share * (1 - share) / (total - 1)
-        return cls(right, total, total / max(1.0, between / alone))
+        return cls(right, total, total if between <= alone else share * (1 - share) / between * _few(clusters))
 
     @property
     def percent(self) -> float | None:
@@ -129,6 +139,22 @@ class Proportion(NamedTuple):
     def interval(self) -> Interval | None:
         worth = self.total if self.worth is None else self.worth
         return wilson(self.right / self.total, worth) if worth else None
+
+
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+def student(freedom: int) -> float:
+    """Return the two-sided 95 % point of Student's distribution, to three digits."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    # Cornish and Fisher's expansion, Abramowitz and Stegun 26.7.5.
+    return Z + (Z**3 + Z) / (4 * freedom) + (5 * Z**5 + 16 * Z**3 + 3 * Z) / (96 * freedom**2)
+
+
+def _few(recordings: int) -> float:
+    """Return what few recordings are worth less than many, since their variance is itself uncertain."""
+    return (Z / student(recordings - 1)) ** 2
 
 
 def wilson(share: float, n: float) -> Interval:
@@ -218,7 +244,8 @@ class LabelCounts:
             )
             squares += count * (shift / len(recall)) ** 2
         between = squares * recordings / (recordings - 1)
-        worth = min(mean * (1 - mean) / between, sum(there.values())) if between else recordings
+        worth = mean * (1 - mean) / between * _few(recordings) if between else recordings
+        worth = min(worth, sum(there.values()))
         return Balanced(100 * mean, wilson(mean, worth))
 
     @property

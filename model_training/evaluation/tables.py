@@ -1,29 +1,29 @@
-"""Evaluations as tables in the shape of the paper's Tables 2 to 9: for a terminal, as JSON, as one self-contained page.
+"""Evaluations as tables in the shape of the paper's Tables 2 to 9.
 
-    Evaluation, … ──make_tables──> Table per question ──render──> terminal | to_html ──> bytes
+    Evaluation, … ──make_tables──> Table per question ──terminal.py, page.py──> terminal, page
 
 A column is one model at one size N (and method, where there are several), so an elastic model beside its separately
-trained twins is Table 4, and one model alone is a column per size. Names come from data and are hostile: nothing reads
-them as markup (operators/page.py).
+trained twins is Table 4, and one model alone is a column per size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table as RichTable
-from rich.text import Text
-
+from model_training.evaluation.charts import millions
+from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
-from model_training.evaluation.metrics import ErrorRate, Interval, Proportion, Scores
-from operators.page import render as render_page
+from model_training.evaluation.metrics import ErrorRate, Interval, LabelCounts, Proportion, Scores
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+_KINDS = ("language", "gender", "age", "emotion")
+"""The attributes that come first, in this order."""
+
+
+def in_order(kinds: Iterable[str]) -> list[str]:
+    """Return attributes in the order in which they are shown."""
+    return sorted(kinds, key=lambda kind: (_KINDS.index(kind) if kind in _KINDS else len(_KINDS), kind))
 
 
 class Cell(NamedTuple):
@@ -45,6 +45,8 @@ class Table:
     note: str
     header: str
     """Of the names."""
+    across: str
+    """What the columns are."""
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
 
@@ -76,75 +78,11 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
             characters=False,
         ),
         _error_rates(variants, sets, "Character error rate, %", "The same texts, letter by letter.", characters=True),
+        _kinds_of_errors(variants, sets),
         _languages(variants),
-        _accuracies(variants, sets),
+        *_accuracies(variants, sets),
     ]
     return [table for table in tables if table.rows]
-
-
-def render(evaluations: Sequence[Evaluation], console: Console | None = None) -> None:
-    """Print the tables; names and numbers are cut on no terminal.
-
-    Columns that do not fit beside the others follow below.
-    """
-    console = console or Console()
-    for table in make_tables(evaluations):
-        blocks = _side_by_side(table, console.width)
-        for block in blocks:
-            shown = RichTable(title_justify="left", caption_justify="left")
-            shown.title = Text(table.title) if block is blocks[0] else None
-            shown.caption = Text(table.note) if block is blocks[-1] else None
-            names, *widths = block.values()
-            shown.add_column(Text(table.header), overflow="fold", width=names)
-            columns = list(block)[1:]
-            for column, width in zip(columns, widths):
-                shown.add_column(Text(table.columns[column]), justify="right", overflow="fold", width=width)
-            for row in table.rows:
-                cells = [
-                    Text(cell.text) if not cell.detail else Text.assemble(cell.text, "\n", (cell.detail, "dim"))
-                    for cell in (row.cells[column] for column in columns)
-                ]
-                shown.add_row(Text(row.name), *cells, style="bold" if row.is_total else "")
-            console.print(shown)
-    for line in _unusable(evaluations):
-        console.print(Text(line))
-
-
-def _side_by_side(table: Table, width: int) -> list[dict[int, int]]:
-    """For each block its columns and their widths, the names' (-1) first: no word breaks, and borders included no block
-    is wider than `width`, unless names and one column alone are."""
-    texts = {-1: [table.header, *(row.name for row in table.rows)]}
-    for column, heading in enumerate(table.columns):
-        texts[column] = [heading, *(text for row in table.rows for text in row.cells[column])]
-    words = {column: [word for text in of for word in text.replace(", ", ",.").split()] for column, of in texts.items()}
-    least = {column: max(map(cell_len, of)) for column, of in words.items()}  # an interval is one word
-    border = 3
-    blocks: list[list[int]] = []
-    room = 0
-    for column in range(len(table.columns)):
-        if least[column] + border > room:
-            blocks.append([-1])
-            room = width - 1 - least[-1] - border
-        blocks[-1].append(column)
-        room -= least[column] + border
-    sized = []
-    for block in blocks:
-        spare = max(0, width - 1 - sum(least[column] + border for column in block)) // len(block)
-        sized.append({column: min(max(map(cell_len, texts[column])), least[column] + spare) for column in block})
-    return sized
-
-
-def to_html(evaluations: Sequence[Evaluation]) -> bytes:
-    """Return one page without scripts or network; the same evaluations give the same bytes."""
-    models = " · ".join(dict.fromkeys(evaluation.model for evaluation in evaluations))
-    return render_page(
-        _TEMPLATE,
-        title=f"Evaluation of {models}",
-        style=_TEMPLATE.with_suffix(".css").read_text("utf-8"),
-        models=models,
-        tables=make_tables(evaluations),
-        unusable=_unusable(evaluations),
-    )
 
 
 def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
@@ -154,8 +92,7 @@ def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
         for n_experts in evaluation.groups:
             for method in evaluation.methods:
                 parts = [evaluation.model] if len(evaluations) > 1 else []
-                parts.append(f"N={n_experts}" if n_experts else "dense")
-                parts += [method] if len(methods) > 1 else []
+                parts.append(variant_name(n_experts, method, len(methods) > 1))
                 variants.append(_Variant(evaluation, n_experts, method, " ".join(parts)))
     return variants
 
@@ -163,14 +100,14 @@ def _variants(evaluations: Sequence[Evaluation]) -> list[_Variant]:
 def _table(title: str, note: str, header: str, variants: Sequence[_Variant], rows: Sequence[Row]) -> Table:
     """Return a table without the rows that no column has a number for."""
     said = tuple(row for row in rows if any(cell != Cell() for cell in row.cells))
-    return Table(title, note, header, tuple(variant.name for variant in variants), said)
+    return Table(title, note, header, "Model", tuple(variant.name for variant in variants), said)
 
 
 def _sizes(variants: Sequence[_Variant]) -> Table:
     rows = []
     for key, name in (("total", "Parameters"), ("active", "of them active per frame")):
         counts = [variant.evaluation.parameters.get(variant.n_experts, {}).get(key) for variant in variants]
-        rows.append(Row(name, tuple(Cell() if count is None else Cell(_millions(count)) for count in counts)))
+        rows.append(Row(name, tuple(Cell() if count is None else Cell(millions(count)) for count in counts)))
     return _table("Model size", "N is the number of routed experts in use.", "", variants, rows)
 
 
@@ -191,6 +128,20 @@ def _error_rates(
     return _table(title, note, "Test set", variants, rows)
 
 
+def _kinds_of_errors(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
+    def cell(rate: ErrorRate) -> Cell:
+        if not rate.reference:
+            return Cell()
+        kinds = (rate.substitutions, rate.deletions, rate.insertions)
+        return Cell(" / ".join(f"{100 * count / rate.reference:.1f}" for count in kinds))
+
+    rows = [Row(name, tuple(cell(variant.scores(name).tokens) for variant in variants)) for name in sets]
+    if len(sets) > 1:
+        rows.append(Row("all", tuple(cell(variant.scores(None).tokens) for variant in variants), is_total=True))
+    note = "Substituted / deleted / inserted, in percent of what was said."
+    return _table("Kinds of errors, %", note, "Test set", variants, rows)
+
+
 def _languages(variants: Sequence[_Variant]) -> Table:
     """Return rows and columns as in Table 8: models down, languages across."""
     counts = [variant.scores(None).attributes.get("language") for variant in variants]
@@ -199,42 +150,65 @@ def _languages(variants: Sequence[_Variant]) -> Table:
     for variant, one in zip(variants, counts, strict=True):
         if one is None:
             continue
-        cells = []
+        confusion, cells = one.counts, []
         for language in languages:
             value = one.f1(language)
-            there = sum(count for (truth, _), count in one.counts.items() if truth == language)
+            there = sum(count for (truth, _), count in confusion.items() if truth == language)
             cells.append(Cell() if value is None else Cell(f"{value / 100:.3f}", f"n={there:,}"))
-        rows.append(Row(variant.name, (*cells, _share_cell(one.accuracy))))
-    columns = (*languages, "accuracy, %")
-    return Table("Language identification, F1", "Over all test sets together.", "Model", columns, tuple(rows))
+        rows.append(Row(variant.name, tuple(cells)))
+    note = "Over all test sets together."
+    return Table("Language identification, F1", note, "Model", "Language", tuple(languages), tuple(rows))
 
 
-def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
-    """Return rows as in Table 9: a task on a test set."""
+def _accuracies(variants: Sequence[_Variant], sets: Sequence[str]) -> list[Table]:
+    """Return a table for each attribute, and one for events: a test set's accuracy as in Table 9, and what it is worth
+    beside a constant answer.
+    """
+    kinds = in_order({kind for variant in variants for kind in variant.scores(None).attributes})
+    return [_attribute(variants, sets, kind) for kind in kinds] + [_events(variants, sets)]
+
+
+def _attribute(variants: Sequence[_Variant], sets: Sequence[str], kind: str) -> Table:
+    rows: list[Row] = []
+    for name in [*sets, None] if len(sets) > 1 else list(sets):
+        counts = [variant.scores(name).attributes.get(kind) or LabelCounts() for variant in variants]
+        there = next((one for one in counts if one.recordings), None)
+        if there is None:
+            continue
+        is_total, (label, constant) = name is None, there.constant
+        rows.append(Row(name or "all", tuple(_share_cell(one.accuracy) for one in counts), is_total))
+        worth = "the only label here"
+        if len(there.labels) > 1:
+            worth = f"balanced {100 / len(there.labels):.1f}"
+            rows.append(Row("  balanced", tuple(map(_balanced_cell, counts)), is_total))
+        always = Cell(f"{constant.percent:.1f}", worth)
+        rows.append(Row(f"  always {label}", tuple(always if one.recordings else Cell() for one in counts), is_total))
+    note = (
+        "Clips whose true label is known; balanced: the mean over the true labels. What always answering the most "
+        "frequent label has is below. In brackets 95 % intervals, over speakers where they are known, else recordings."
+    )
+    # A total of a single set says the same twice.
+    of_sets = [row for row in rows if not row.is_total]
+    rows = of_sets if sum(not row.name.startswith(" ") for row in of_sets) == 1 else rows
+    return _table(f"{kind.capitalize()}, accuracy, %", note, "Test set", variants, rows)
+
+
+def _events(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:
     rows = []
     names: list[str | None] = [*sets, None] if len(sets) > 1 else list(sets)
-    for task in ("gender", "age", "emotion", "event", "event false alarms"):
+    for task in ("event", "event false alarms"):
         part = []
         for name in names:
             shares = [_share(variant.scores(name), task) for variant in variants]
             row = Row(f"{task} · {name or 'all'}", tuple(map(_share_cell, shares)), is_total=name is None)
             part += [row] if any(share.total for share in shares) else []
-        # A total of a single set says the same twice.
         rows += part if len(part) > 2 else [row for row in part if not row.is_total]
-    note = (
-        "Clips whose true label is known. Events: all of a clip's events found and no other; false alarms: an event "
-        "given where there is none. In brackets 95 % intervals (Wilson)."
-    )
-    return _table("Attributes and events, accuracy, %", note, "Task · test set", variants, rows)
+    note = "Event: all of a clip's events found and no other; false alarms: an event given where there is none."
+    return _table("Sound events, %", note, "Task · test set", variants, rows)
 
 
 def _share(scores: Scores, task: str) -> Proportion:
-    if task == "event":
-        return scores.events.accuracy
-    if task == "event false alarms":
-        return scores.events.false_alarms
-    counts = scores.attributes.get(task)
-    return counts.accuracy if counts is not None else Proportion(0, 0)
+    return scores.events.accuracy if task == "event" else scores.events.false_alarms
 
 
 def _rate_cell(rate: ErrorRate) -> Cell:
@@ -249,15 +223,42 @@ def _share_cell(share: Proportion) -> Cell:
     return Cell(f"{share.percent:.1f}", f"{_brackets(share.interval)} n={share.total:,}".strip())
 
 
+def _balanced_cell(counts: LabelCounts) -> Cell:
+    found = counts.balanced
+    return Cell() if found.percent is None else Cell(f"{found.percent:.1f}", _brackets(found.interval))
+
+
 def _brackets(interval: Interval | None) -> str:
     return "" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def _millions(count: int) -> str:
-    return f"{count / 1e6:,.1f} M" if count >= 100_000 else f"{count:,}"
+def comparison_table(found: Comparison) -> Table:
+    """Return what changed from one model to the other, a row for each set and task."""
+    rows = []
+    for change in found.changes:
+        name = f"{change.task} · {change.set or 'all'}" if change.task else change.set or "all"
+        low, high = change.difference.low, change.difference.high
+        interval = "" if low is None or high is None else f"[{low:+.1f}, {high:+.1f}]"
+        sizes = f"{change.clips:,} clips, {change.recordings:,} recordings"
+        cells = (
+            Cell(f"{change.first:.2f}"),
+            Cell(f"{change.second:.2f}"),
+            Cell(f"{change.second - change.first:+.2f}", interval),
+            Cell(change.verdict, sizes),
+        )
+        rows.append(Row(name, cells, is_total=change.set is None))
+    note = (
+        f"Error rates, and accuracies where an attribute is named. {found.better:,} clips have fewer errors, "
+        f"{found.worse:,} more, {found.alike:,} as many. In brackets the difference's 95 % interval, recordings drawn "
+        "again for both models alike; one that holds 0 may be chance."
+    )
+    if found.unpaired:
+        note += f" {found.unpaired:,} answers to clips that the other did not answer are left out."
+    title = f"From {found.names[0]} to {found.names[1]}, %"
+    return Table(title, note, "Test set", "", (*found.names, "change", "that is"), tuple(rows))
 
 
-def _unusable(evaluations: Sequence[Evaluation]) -> list[str]:
+def unusable_lines(evaluations: Sequence[Evaluation]) -> list[str]:
     """Return one line per set with clips that are in no number."""
     return list(
         dict.fromkeys(

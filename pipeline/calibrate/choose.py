@@ -4,7 +4,7 @@
                                                                                          └──> the lowest that is enough
 
 Every rate here is of probabilities that other recordings gave, so that it holds for recordings that nobody checked.
-Intervals are those of pipeline/score/resampling.py: recordings drawn again.
+Intervals are those of operators/resampling.py: recordings drawn again.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from hashlib import sha256
 import numpy as np
 
 from operators.confidence import Calibration
+from operators.resampling import Estimate, estimate, ratio, redraws
 from pipeline.calibrate.fit import fit, held_out
 from pipeline.calibrate.samples import LanguageSample
-from pipeline.score.resampling import Estimate, estimate, ratio, redraws
 
 SHOWN = (0.0, 50.0, 60.0, 70.0, 80.0, 90.0, 95.0, 98.0, 99.0)
 """thresholds of the printed curve, in percent."""

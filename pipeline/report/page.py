@@ -2,17 +2,15 @@
 
     Retention, Speeds, examples ──> values for the template and JSON for the charts ──report.html, css, js──> bytes
 
-Whatever comes from manifests and transcripts is hostile: beside what every page does (operators/page.py), the JSON has
-no <, > or & left in it, and the scripts set text and never markup.
+Whatever comes from manifests and transcripts is hostile: beside what every page does (operators/page), the JSON has no
+<, > or & left in it, and the scripts set text and never markup.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from itertools import groupby
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +18,7 @@ import numpy as np
 
 from operators.agreement import AgreementRule
 from operators.edits import align
+from operators.page.marks import MARKS, data_uri, marked
 from operators.text.spoken import tokens
 from pipeline.display.pages import MOST_DOMAINS, render
 from pipeline.display.words import clock, explain, human_time, shares_in_one_unit
@@ -177,7 +176,7 @@ def _card(clip: ExampleClip) -> dict[str, Any]:
         "per": row["per"],
         "language": row["language"] or "",
         "duration": human_time(row["end"] - row["start"]),
-        "audio": _data_uri(clip.audio) if clip.audio else None,
+        "audio": data_uri(clip.audio) if clip.audio else None,
         "lines": _lines(row, heard),
         "raw": _heard(heard) if row["asr_norm"] is not None else [],
         "label": _cut(row["label"] or ""),
@@ -195,41 +194,19 @@ def _lines(row: Mapping[str, Any], heard: list[dict[str, Any]]) -> list[dict[str
     """Return what was compared, differences marked; before anything was compared, what each engine wrote."""
     if row["asr_norm"] is None or row["copilot_norm"] is None:
         return [
-            {"engine": each["engine"], "role": "", "runs": _runs([("same", each["text"])])} for each in _heard(heard)
+            {"engine": each["engine"], "role": "", "runs": marked([("same", each["text"])])} for each in _heard(heard)
         ]
     edits = align(tokens(_cut(row["asr_norm"])), tokens(_cut(row["copilot_norm"])))
-    kinds = {"equal": "same", "substitution": "sub", "deletion": "del", "insertion": "ins"}
     # With several copilots the ledger does not say which of them was nearest to the ASR.
     second = heard[1]["engine"] if len(heard) == 2 else "nearest copilot"
     sides = (
-        ("asr", heard[0]["engine"] if heard else "ASR", [(kinds[edit.kind], edit.reference) for edit in edits]),
-        ("copilot", second, [(kinds[edit.kind], edit.hypothesis) for edit in edits]),
+        ("asr", heard[0]["engine"] if heard else "ASR", [(MARKS[edit.kind], edit.reference) for edit in edits]),
+        ("copilot", second, [(MARKS[edit.kind], edit.hypothesis) for edit in edits]),
     )
     return [
-        {"engine": engine or side, "role": "reference" if row["reference"] == side else "", "runs": _runs(steps)}
+        {"engine": engine or side, "role": "reference" if row["reference"] == side else "", "runs": marked(steps)}
         for side, engine, steps in sides
     ]
-
-
-def _runs(steps: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Join neighbours of one kind, words spaced and Han characters not.
-
-    The space goes before a word, outside its mark.
-    """
-    spaced: list[tuple[str, str]] = []
-    before = ""
-    for kind, token in steps:
-        if token:
-            if before and before[-1].isascii() and token[0].isascii():
-                spaced.append(("same" if not spaced or spaced[-1][0] != kind else kind, " "))
-            spaced.append((kind, token))
-            before = token
-    return [(kind, "".join(text for _, text in run)) for kind, run in groupby(spaced, key=lambda step: step[0])]
-
-
-def _data_uri(audio: bytes) -> str:
-    kinds = {b"OggS": "audio/ogg", b"fLaC": "audio/flac", b"RIFF": "audio/wav"}
-    return f"data:{kinds.get(audio[:4], 'application/octet-stream')};base64,{base64.b64encode(audio).decode()}"
 
 
 def _provenance(text: str | None) -> list[tuple[str, str, str | None]]:

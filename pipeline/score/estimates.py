@@ -17,6 +17,7 @@ from hashlib import sha256
 import numpy as np
 
 from operators.agreement import AgreementRule
+from operators.resampling import Estimate, ratio
 from pipeline.score.counts import (
     ALIKE_COLUMNS,
     ASR,
@@ -34,7 +35,7 @@ from pipeline.score.counts import (
     Counts,
     ScoreCounts,
 )
-from pipeline.score.resampling import Estimate, Sample, Sums, draw, ratio
+from pipeline.score.resampling import Sample, Sums, draw
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,11 +12,12 @@ from typing import Any
 from markupsafe import Markup
 
 from operators.edits import align
+from operators.page.charts import CHART_WIDTH, Bar, bar_chart, svg
+from operators.resampling import Estimate
 from operators.text.spoken import tokens
-from pipeline.display.pages import CHART_WIDTH, MOST_DOMAINS, Bar, bar_chart, render, svg
+from pipeline.display.pages import MOST_DOMAINS, render
 from pipeline.display.words import human_factor, human_percent
 from pipeline.score.estimates import CurvePoint, Scope
-from pipeline.score.resampling import Estimate
 from pipeline.score.result import PLACEMENTS, Score, error_rate, headline, interval
 
 _LONGEST_TEXT = 300
@@ -33,7 +34,7 @@ def render_page(score: Score) -> bytes:
     return render(
         "score.html",
         title="Label quality",
-        styles=("page.css", "score.css"),
+        styles=("score.css",),
         filters={
             "rate": error_rate,
             "interval": interval,

@@ -3,9 +3,7 @@
     Counts per recording ──sum──────────────────────────────> Sums ──rate──> value ──────┐
                          └─draw recordings again, 1,000 times──> Sums ──rate──> 95 % ────┴─> Estimate
 
-Intervals are the percentile bootstrap (Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
-evaluation", ICASSP 2004), over recordings, since clips of one recording share voice and room. Seeded; of fewer than two
-recordings there is none.
+Intervals are those of operators/resampling.py, over recordings, since clips of one recording share voice and room.
 
 Engines and labels are compared on the same clips, those that the agreement rule decided, and domain by domain
 (`Sums.expected`), so that a filter that merely leaves out a hard domain gains nothing.
@@ -13,26 +11,14 @@ Engines and labels are compared on the same clips, those that the agreement rule
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from operators.resampling import Estimate, estimate, ratio, redraws
 from pipeline.score.counts import ASR, CHAR_EDITS, CHARS, CLIPS, EARLIER, KEPT, LABEL, Counts
-
-DRAWS = 1000
-_DRAWS_AT_ONCE = 50
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """An Estimate is a number and its 95 % interval; None: nothing to divide by, no end, or too few recordings."""
-
-    value: float | None
-    low: float | None
-    high: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -66,38 +52,6 @@ class Sample:
             return 100 - share if rest else share
 
         return self.estimate(rate)
-
-
-def estimate(value: np.ndarray | float, drawn: np.ndarray) -> Estimate:
-    """Return a value with the interval of what was drawn for it, [draws]; draws that are NaN say nothing."""
-    drawn = drawn[~np.isnan(drawn)]
-    if not len(drawn):
-        return Estimate(_finite(value), None, None)
-    # A draw itself, never a mean of two: a ratio to no errors at all is infinite.
-    low, high = np.percentile(drawn, (2.5, 97.5), method="inverted_cdf")
-    return Estimate(_finite(value), _finite(low), _finite(high))
-
-
-def redraws(recordings: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yield how often each recording is drawn, [some draws, recordings], DRAWS draws in all; none for fewer than two.
-
-    They come in parts, so that what is made of them need not be in memory at once.
-    """
-    if recordings < 2:
-        return
-    chances = np.full(recordings, 1 / recordings)
-    for _ in range(DRAWS // _DRAWS_AT_ONCE):
-        yield generator.multinomial(recordings, chances, size=_DRAWS_AT_ONCE).astype(float)
-
-
-def _finite(value: np.ndarray | float) -> float | None:
-    return float(value) if math.isfinite(value) else None
-
-
-def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Return part / whole, infinite or NaN without a whole."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(part / whole)
 
 
 def draw(parts: dict[tuple[str, str, str], Counts], generator: np.random.Generator) -> Sample:

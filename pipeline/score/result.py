@@ -28,10 +28,10 @@ from typing import Any
 
 from operators.agreement import AgreementRule
 from operators.clip import SAMPLE_RATE
+from operators.resampling import Estimate
 from pipeline.display.words import human_factor
 from pipeline.score.counts import UNSCORED, ScoreCounts, ScoreSettings
 from pipeline.score.estimates import CurvePoint, Scope, curve, scopes
-from pipeline.score.resampling import Estimate
 
 SCHEMA_VERSION = 2
 PLACEMENTS = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from operators.page import render
+from operators.page.frame import render
 
 
 def written(folder: Path, body: str) -> Path:

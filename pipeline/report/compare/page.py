@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from pipeline.display.pages import MOST_DOMAINS, Bar, bar_chart, render
+from operators.page.charts import Bar, bar_chart
+from pipeline.display.pages import MOST_DOMAINS, render
 from pipeline.display.words import human_percent, human_time
 from pipeline.report.compare.records import Change, ComparedRun, domains, main_reasons, points, shown_value
 from pipeline.report.retention import Tally
@@ -29,7 +30,7 @@ def render_page(runs: Sequence[ComparedRun], changes: Sequence[Change]) -> bytes
     return render(
         "comparison.html",
         title=f"Comparison of {len(runs)} runs",
-        styles=("page.css", "score.css"),
+        styles=("score.css",),
         filters={"reasons": main_reasons, "value": shown_value},
         runs=runs,
         swatches=colours,

@@ -19,7 +19,9 @@ from model_training.evaluation.metrics import (
     ErrorRate,
     Scores,
 )
-from model_training.evaluation.tables import make_tables, render, to_html
+from model_training.evaluation.page import to_html
+from model_training.evaluation.tables import make_tables
+from model_training.evaluation.terminal import render
 from model_training.text.perception import Recognition, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import EOT, Scheme
@@ -209,9 +211,11 @@ def test_tables_have_a_column_for_each_size() -> None:
     assert shown["Language identification, F1", "N=3", "zh"] == "0.800"
     assert shown["Language identification, F1", "N=3", "en"] == "0.000"
     assert shown["Language identification, F1", "N=7", "en"] == "1.000"
-    assert shown["Attributes and events, accuracy, %", "gender · all", "N=3"] == "100.0"
-    assert shown["Attributes and events, accuracy, %", "event · first", "N=3"] == "100.0"
-    assert not any(row.startswith("emotion") for _, row, _ in shown), "nobody knows a true emotion here"
+    assert shown["Gender, accuracy, %", "all", "N=3"] == "100.0"
+    assert shown["Gender, accuracy, %", "  always male", "N=3"] == "66.7", "two of three: the total's row comes last"
+    assert shown["Sound events, %", "event · first", "N=3"] == "100.0"
+    assert shown["Kinds of errors, %", "first", "N=3"] == "0.0 / 20.0 / 0.0"
+    assert not any(title.startswith("Emotion") for title, _, _ in shown), "nobody knows a true emotion here"
 
 
 def test_models_stand_beside_each_other_as_in_table_4() -> None:

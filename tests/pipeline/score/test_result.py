@@ -12,12 +12,12 @@ import pytest
 from operators.agreement import AgreementRule
 from operators.edits import edit_counts, error_rate
 from operators.errors import UserError
+from operators.resampling import Estimate
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 from pipeline.score.clips import SCORE_COLUMNS
 from pipeline.score.counts import ScoreSettings
 from pipeline.score.estimates import CurvePoint, Scope
 from pipeline.score.page import render_page
-from pipeline.score.resampling import Estimate
 from pipeline.score.result import Score, headline
 from pipeline.score.truth import Tolerance
 from tests.support.synthetic_run import clip_row, rejected, stretch_row

@@ -35,6 +35,11 @@ FRAME = """<!doctype html>
 """What a template extends, as "frame.html": it fills the block `body`."""
 
 
+def style() -> str:
+    """Return the style sheet that all pages have in common."""
+    return Path(__file__).with_name("page.css").read_text("utf-8")
+
+
 def render(
     template: Path,
     *,

@@ -1,0 +1,1 @@
+"""Pages of results: one frame, one look, and charts without a script."""
