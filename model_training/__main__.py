@@ -182,14 +182,24 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = config.load(options.config, options.settings)
     out = options.out or f"models/{Path(options.config).stem if options.config else 'default'}"
-    # Kubernetes and Slurm stop a job with SIGTERM: leave as Ctrl-C does. The last checkpoint is whole in any case.
+    # Kubernetes and Slurm stop a job with SIGTERM. From its first step on a run saves a checkpoint then; before, and
+    # at the second SIGTERM, it leaves as Ctrl-C does.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     done = train(options.data, out, settings)
     if int(os.environ.get("RANK", "0")) == 0:
-        state = "finished" if done.finished else "stopped for time; the same command goes on"
-        print(f"{state} at step {done.step}: {done.folder}")
-        print(f"next: python -m model_training eval {done.folder} --data {options.data}")
-    return 0
+        print(f"{_ENDED[done.because]} at step {done.step}: {done.folder}")
+        if done.because != "SIGTERM":
+            print(f"next: python -m model_training eval {done.folder} --data {options.data}")
+    # Not 0: a scheduler that stopped the job must not take it for done
+    return 128 + signal.SIGTERM if done.because == "SIGTERM" else 0
+
+
+_ENDED = {
+    "": "finished",
+    "time": "stopped for time; the same command goes on",
+    "patience": "finished, no lower error on dev for train.patience evaluations,",
+    "SIGTERM": "stopped by SIGTERM; the same command goes on",
+}
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -227,12 +237,12 @@ def _inspect(options: argparse.Namespace) -> int:
 
     from model_training import config
     from model_training.model.speech_model import SpeechModel
-    from model_training.training.checkpoint import open_checkpoint
+    from model_training.training.choosing import open_chosen
 
     if options.vocabulary < 1:
         raise UserError(f"--vocabulary {options.vocabulary}: must be at least 1")
     if options.checkpoint and not options.config:
-        found = open_checkpoint(options.checkpoint)
+        found = open_chosen(options.checkpoint)
         settings, vocabulary = config.restore(found.record["settings"]), int(found.record["vocabulary"])
         print(f"{found.path}: step {found.step}, vocabulary {vocabulary}")
     elif options.config:

@@ -1,4 +1,4 @@
-"""Settings of the trainer: what can be set, its default, its bounds, and what it means.
+"""Settings of the trainer: files, presets and key=value laid over the defaults of settings.py.
 
     records (setting: default, meaning, bounds) ──OmegaConf──> merged with CONFIG and key=value ──check──> Settings
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -19,189 +19,46 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from model_training.data.augment import AugmentSettings
+from model_training.settings import (
+    BALANCES,
+    DISPATCHES,
+    ENCODERS,
+    FFN_PLACES,
+    DataSettings,
+    LoadingSettings,
+    LossSettings,
+    ModelSettings,
+    MoESettings,
+    OptimizerSettings,
+    Settings,
+    TrainSettings,
+    WarmTrainSettings,
+    check,
+)
 from operators.errors import UserError
-from operators.settings import check as check_bounds
-from operators.settings import leaves, nearest, setting, wrong_type, yaml_mistake
+from operators.settings import leaves, nearest, wrong_type, yaml_mistake
 from operators.storage.base import S3Settings
+
+__all__ = [
+    "BALANCES",
+    "DISPATCHES",
+    "ENCODERS",
+    "FFN_PLACES",
+    "DataSettings",
+    "LoadingSettings",
+    "LossSettings",
+    "MoESettings",
+    "ModelSettings",
+    "OptimizerSettings",
+    "Settings",
+    "TrainSettings",
+    "WarmTrainSettings",
+    "check",
+]
 
 PRESETS = Path(__file__).parent / "configs"
 RENAMED = {"data.forget_attributes": "data.attribute_dropout"}
 """Older names of settings, which YAML files, checkpoints and command lines may still have."""
-
-FFN_PLACES = ("none", "second", "all")
-BALANCES = ("none", "bias", "switch", "sparsity")
-DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
-
-
-@dataclass
-class MoESettings:
-    """MoESettings describe an elastic mixture of experts in place of feed-forward blocks (TouchASP section 3.1)."""
-
-    ffn: str = setting(
-        "all",
-        "blocks with experts; second: the encoder's second macaron block, as in 3M; none: dense",
-        choices=FFN_PLACES,
-    )
-    shared: int = setting(1, "S: always on, no gate", at_least=0)
-    experts: list[int] = setting(
-        [3, 7, 15], "N of each nested group, the sizes that can be exported; one entry: no groups", at_least=1
-    )
-    top_k: int = setting(3, "K of N for a frame; does not count the shared", at_least=1)
-    expert_width: int = setting(
-        0,
-        "hidden units of one expert; 0: d_ff · 8 / (S + N), so that all experts together hold 8 blocks",
-        at_least=0,
-    )
-    norm_topk: bool = setting(True, "softmax over the chosen K; false: over all N, as Switch and 3M do")
-    group_weights: list[float] = setting([], "how often each group is drawn; empty: 1, 2, 4, …", at_least=0)
-    balance: str = setting(
-        "none",
-        "TouchASP has none; bias is auxiliary-loss-free, sparsity 3M's L1 and importance",
-        choices=BALANCES,
-    )
-    balance_weight: float = setting(0.01, "of the switch loss", at_least=0)
-    bias_rate: float = setting(0.001, "step of the selection bias", at_least=0)
-    sparsity_weight: float = setting(0.15, "α of 3M", at_least=0)
-    importance_weight: float = setting(0.15, "β of 3M", at_least=0)
-    embedding_layers: int = setting(
-        0, "blocks of 3M's shared embedding network, which routers also see; 0: none", at_least=0
-    )
-    embedding_weight: float = setting(0.01, "γ of 3M, of that network's CTC loss", at_least=0)
-    dispatch: str = setting("auto", "how frames reach experts; grouped: only with a GPU's bfloat16", choices=DISPATCHES)
-
-
-@dataclass
-class ModelSettings:
-    """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
-
-    d_model: int = setting(144, "width of encoder and decoder; even, a multiple of heads", at_least=8)
-    heads: int = setting(4, "of attention", at_least=1)
-    d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
-    encoder_layers: int = setting(6, "Conformer blocks, two feed-forward blocks each", at_least=1)
-    decoder_layers: int = setting(2, "of the attention decoder", at_least=1)
-    kernel: int = setting(15, "of the convolution module, frames of 40 ms; odd unless causal", at_least=1)
-    causal: bool = setting(False, "no frame sees a later one")
-    dropout: float = setting(0.1, "share of hidden units dropped in training", at_least=0, below=1)
-    extra_decoders: int = setting(
-        0, "3M: decoders at equal depths of the encoder, in training only; fewer than encoder_layers", at_least=0
-    )
-    moe: MoESettings = setting(MoESettings(), "the elastic experts")
-
-    def expert_width(self) -> int:
-        """Return the hidden units of one expert."""
-        return self.moe.expert_width or self.d_ff * 8 // (self.moe.shared + self.moe.experts[-1])
-
-
-@dataclass
-class LossSettings:
-    """What is minimised."""
-
-    ctc_weight: float = setting(0.3, "the attention decoder gets the rest", at_least=0, at_most=1)
-    label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
-
-
-@dataclass
-class LoadingSettings:
-    """LoadingSettings say how clips become batches, whatever the model."""
-
-    max_frames: int = setting(
-        24_000,
-        "padded 10 ms frames in one micro-batch: what memory is bounded by; at least max_clip_frames",
-        at_least=7,
-    )
-    max_clips: int = setting(64, "clips in one micro-batch", at_least=1)
-    min_clip_frames: int = setting(20, "shorter clips are left out, by name", at_least=0)
-    max_clip_frames: int = setting(
-        3_000, "longer clips too; also the longest window that an exported model takes at once", at_least=7
-    )
-    micro_batches: int = setting(2, "of one step, over all workers, among whom they must divide", at_least=1)
-    loaders: int = setting(1, "processes that read and decode; 0: none", at_least=0)
-
-
-@dataclass
-class DataSettings(LoadingSettings):
-    """DataSettings say how clips become batches, and labels become targets."""
-
-    task_order: str = setting(
-        "",
-        "of attributes and text, text_first as OSUM's ASR+X; empty: the tokenizer's",
-        choices=("", "attributes_first", "text_first"),
-    )
-    tasks: dict[str, float] = setting(
-        {"transcribe": 1.0},
-        "how often each prompt is trained: transcribe, one attribute, or event",
-        at_least=0,
-    )
-    attribute_dropout: float = setting(
-        0.0,
-        "share of language, age, gender and emotion labels treated as unknown: for experiments",
-        at_least=0,
-        at_most=1,
-    )
-    augment: AugmentSettings = setting(
-        AugmentSettings(), "drawn for every clip from (seed, micro-batch, place, clip); masks come after normalisation"
-    )
-
-
-@dataclass
-class OptimizerSettings:
-    """OptimizerSettings say how weights are moved."""
-
-    name: str = setting(
-        "adamw",
-        "muon: orthogonal updates for matrices between layers, AdamW for the rest; needs fewer steps",
-        choices=("adamw", "muon"),
-    )
-    learning_rate: float = setting(1e-3, "at the end of the warm-up", at_least=0)
-    schedule: str = setting(
-        "noam",
-        "after the warm-up: noam, 1/√step; cosine, to zero at train.max_steps; constant",
-        choices=("noam", "cosine", "constant"),
-    )
-    warmup_steps: int = setting(500, "over which the learning rate rises", at_least=0)
-    weight_decay: float = setting(0.01, "not of biases, norms and other vectors", at_least=0)
-    betas: list[float] = setting([0.9, 0.98], "of AdamW, two", at_least=0, below=1)
-    clip_norm: float = setting(5.0, "of the gradient of the mean over the step's clips", above=0)
-    ema: float = setting(0.0, "decay of an averaged copy of the weights, for --ema; 0: none", at_least=0, below=1)
-
-
-@dataclass
-class TrainSettings:
-    """TrainSettings say how long a run goes, where, and what it leaves. All but the seed may change when a
-    run goes on.
-    """
-
-    max_steps: int = setting(2_000, "the whole length of the run", at_least=1)
-    max_minutes: float = setting(0.0, "stop after a checkpoint, to go on later; 0: no limit", at_least=0)
-    seed: int = setting(0, "of weights, order, groups, augmentation, dropout", at_least=0, below=2**63)
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1")
-    precision: str = setting("auto", "auto: bfloat16 where the hardware has it", choices=("auto", "bf16", "fp32"))
-    threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
-    checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
-    keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
-    eval_steps: int = setting(500, "how often the loss on dev is taken, of every size", at_least=1)
-    eval_clips: int = setting(200, "of dev, for it", at_least=0)
-    log_steps: int = setting(10, "steps between lines of the log", at_least=1)
-    tensorboard: bool = setting(True, "write the same numbers for TensorBoard")
-    dead_expert_steps: int = setting(
-        200, "an expert without a frame in so many steps of its group raises the alarm", at_least=1
-    )
-
-
-@dataclass
-class Settings:
-    """Settings hold every setting of a training."""
-
-    model: ModelSettings = setting(ModelSettings(), "sizes: widths and depths have no right value, start from a preset")
-    loss: LossSettings = setting(LossSettings(), "what is minimised")
-    data: DataSettings = setting(DataSettings(), "batches, tasks and augmentation")
-    optimizer: OptimizerSettings = setting(OptimizerSettings(), "how weights are moved")
-    train: TrainSettings = setting(TrainSettings(), "length, place and output of the run")
-
-    def check(self) -> None:
-        """Refuse what cannot work. Raises UserError."""
-        check(self)
 
 
 class Checked(Protocol):
@@ -272,65 +129,6 @@ def to_dict(settings: Any) -> dict[str, Any]:
 def flat(settings: Any) -> dict[str, Any]:
     """Return every setting by its dotted key."""
     return {key: value for key, value, _ in leaves(settings)}
-
-
-def check(settings: Settings) -> None:
-    """Refuse what cannot work: values out of their bounds, and values that do not go together.
-
-    Raises:
-        UserError: one line that names the setting and says how to fix it.
-    """
-    check_bounds(settings)
-    model, data, optimizer, train = settings.model, settings.data, settings.optimizer, settings.train
-    check_device(train.device)
-    if len(optimizer.betas) != 2:
-        raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
-    if data.max_frames < data.max_clip_frames:
-        raise UserError(
-            f"data.max_frames={data.max_frames}: must be at least data.max_clip_frames={data.max_clip_frames}"
-        )
-    if model.extra_decoders >= model.encoder_layers:
-        raise UserError(
-            f"model.extra_decoders={model.extra_decoders}: must be below model.encoder_layers={model.encoder_layers}"
-        )
-    if model.d_model % model.heads or model.d_model % 2:
-        raise UserError(f"model.d_model={model.d_model}: must be even and a multiple of model.heads={model.heads}")
-    if not model.causal and model.kernel % 2 == 0:
-        raise UserError(f"model.kernel={model.kernel}: must be odd, so that it has a middle")
-    if not sum(data.tasks.values()):
-        raise UserError("data.tasks: give at least one task a weight above 0, for example {transcribe: 1}")
-    data.augment.check_ranges("data.augment")
-    if model.moe.ffn != "none":
-        _check_experts(model)
-
-
-def check_device(name: str) -> None:
-    """Raise UserError for a device that cannot be."""
-    if name.split(":")[0] not in ("auto", "cpu", "cuda"):
-        raise UserError(f"train.device={name}: expected one of auto, cpu, cuda, cuda:1")
-
-
-def _check_experts(model: ModelSettings) -> None:
-    moe = model.moe
-    if not moe.experts or any(more <= fewer for fewer, more in zip(moe.experts, moe.experts[1:])):
-        raise UserError(f"model.moe.experts={moe.experts}: give increasing numbers, for example [3, 7, 15]")
-    if moe.top_k > moe.experts[0]:
-        raise UserError(
-            f"model.moe.top_k={moe.top_k}: must be from 1 to {moe.experts[0]}, the experts of the smallest group"
-        )
-    if moe.group_weights and len(moe.group_weights) != len(moe.experts):
-        raise UserError(
-            f"model.moe.group_weights={moe.group_weights}: give one for each of the {len(moe.experts)} groups"
-        )
-    if moe.group_weights and not sum(moe.group_weights):
-        raise UserError(f"model.moe.group_weights={moe.group_weights}: give numbers of at least 0, one of them above")
-    if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):
-        raise UserError(
-            f"model.d_ff={model.d_ff}: 8 x d_ff must divide by S + N = {moe.shared + moe.experts[-1]}; "
-            "or set model.moe.expert_width"
-        )
-    if moe.dispatch == "dense" and moe.experts != [moe.top_k]:
-        raise UserError(f"model.moe.dispatch=dense: works only where all experts are chosen (experts: [{moe.top_k}])")
 
 
 def _merged(kind: type[S], *layers: Any) -> S:

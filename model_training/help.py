@@ -16,16 +16,19 @@ examples:
   python -m model_training recognize models/edge talk.mp3           no torch needed""",
     "train": """\
 DIR is what 'python -m pipeline handoff' wrote, local or s3://.
-A stopped run goes on where it was: give the same command again.
+A stopped run goes on where it was: give the same command again. train.init_from begins a new one from weights.
 Presets: {presets}
 Several workers: torchrun --nproc-per-node 8 -m model_training train --data DIR
 
 examples:
   python -m model_training train --data handoff --config tiny
   python -m model_training train --data s3://bucket/handoff --config paper-1b --out models/first train.max_steps=650000
-  python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002""",
+  python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002
+  python -m model_training train --data handoff --config tiny --out models/mine train.init_from=models/tiny@best""",
     "eval": """\
 One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
+
+CKPT is a checkpoint's folder, a run (its newest), RUN@best (the lowest error on dev) or RUN@average (of the best few).
 
 examples:
   python -m model_training eval models/tiny --data handoff                      all sizes on test, attention rescoring

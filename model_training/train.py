@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,19 @@ from torch import Tensor
 from model_training.config import Settings, TrainSettings
 from model_training.model.device import pick_device
 from model_training.training import checkpoint as checkpoints
+from model_training.training.choosing import DevScore
 from model_training.training.monitor import Monitor
 from model_training.training.optimizer import learning_rate
-from model_training.training.run import Run, begin, resume, save
+from model_training.training.run import Resumed, Run, begin, resume
+from model_training.training.saving import Saver
 from model_training.training.step import B, Totals, accumulate, dev_means, gather
+from model_training.training.termination import Termination
 from model_training.training.workers import Workers
 from operators.errors import UserError
 
 MOST_SKIPPED = 20  # steps in a row whose gradient is not finite
+SIGTERM, TIME, PATIENCE = "SIGTERM", "time", "patience"
+"""What ends a run before its last step."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,9 @@ class Trained:
     step: int
     folder: Path
     finished: bool
-    """false: max_minutes ran out"""
+    """false: there are steps left, and the same command goes on"""
+    because: str = ""
+    """what ended it before its last step: time, patience or SIGTERM"""
 
 
 def train(data: str, out: str | Path, settings: Settings) -> Trained:
@@ -71,22 +78,32 @@ def drive(settings: TrainSettings, build: Callable[[torch.device, Workers], Run[
     with Workers.join(device) as workers:
         run = build(device, workers)
         first = resume(run)
-        with Monitor(run.folder, settings, first, quiet=not workers.is_main) as monitor:
-            announce(run, monitor, first)
-            place = first * run.settings.data.micro_batches
+        with Monitor(run.folder, settings, first.step, quiet=not workers.is_main) as monitor:
+            announce(run, monitor, first.step)
+            place = first.step * run.settings.data.micro_batches
             stream = run.source.batches(place, monitor.bad_sample, rank=workers.rank, world=workers.size)
-            with closing(stream) as batches:
-                step = take_steps(run, monitor, batches, first, deadline)
-    return Trained(step, run.folder, step >= settings.max_steps)
+            # SIGTERM is noted until the last checkpoint is written.
+            with Termination() as termination, Saver(run, monitor) as saver, closing(stream) as batches:
+                step, because = take_steps(run, monitor, saver, termination, batches, first, deadline)
+    return Trained(step, run.folder, step >= settings.max_steps or because == PATIENCE, because)
 
 
-def take_steps(run: Run[B], monitor: Monitor, batches: Iterator[B], step: int, deadline: float) -> int:
-    """Train from step `step` on until all steps are taken or the time is over, and return how many there are then."""
+def take_steps(
+    run: Run[B],
+    monitor: Monitor,
+    saver: Saver,
+    termination: Termination,
+    batches: Iterator[B],
+    first: Resumed,
+    deadline: float,
+) -> tuple[int, str]:
+    """Train until all steps are taken or something else ends it; return the steps there are then, and what that was."""
     learner, settings = run.learner, run.settings.train
     share = run.settings.data.micro_batches // run.workers.size
-    skipped, out_of_time = 0, False
+    step, choice = first
+    skipped, because = 0, PATIENCE if 0 < settings.patience <= choice.waited else ""
     run.model.train()
-    while step < settings.max_steps and not out_of_time:
+    while step < settings.max_steps and not because:
         # 1. This worker's micro-batches, forward and backward
         variant = learner.begin_step(step)
         total = learner.totals()
@@ -114,21 +131,27 @@ def take_steps(run: Run[B], monitor: Monitor, batches: Iterator[B], step: int, d
                 )
         run.optimizer.zero_grad(set_to_none=True)
         step += 1
-        rate = run.optimizer.param_groups[0]["lr"]
+        rate = learning_rate(step - 1, run.settings.optimizer, settings.max_steps)
         numbers = total.means() | {"gradient_norm": norm, "learning_rate": rate}
         monitor.step(step, variant, int(total.frames), numbers, total.load_arrays())
 
-        # 4. Now and then: the loss on dev, a checkpoint
-        last = step == settings.max_steps
-        out_of_time = run.workers.any(time.monotonic() >= deadline, learner.device)
+        # 4. Now and then: dev
+        last, score = step == settings.max_steps, None
         if run.workers.is_main and (step % settings.eval_steps == 0 or last):
-            evaluate(run, monitor, step)
-        if step % settings.checkpoint_steps == 0 or last or out_of_time:
-            if run.workers.is_main:
-                monitor.plot()
-                save(run, step)
-            run.workers.barrier()
-    return step
+            score = evaluate(run, monitor, step, termination)
+            choice = choice.take(step, score) if score is not None else choice
+
+        # 5. Whether to go on, which all workers answer alike
+        no_better = 0 < settings.patience <= choice.waited
+        ends = run.workers.any_of([termination.asked, time.monotonic() >= deadline, no_better], learner.device)
+        because = "" if last else next((why for why, true in zip((SIGTERM, TIME, PATIENCE), ends) if true), "")
+
+        # 6. A checkpoint, now and then, at the end, and of what is among the best; written while the others go on
+        if run.workers.is_main and (
+            step % settings.checkpoint_steps == 0 or last or because or (score is not None and saver.wants(score))
+        ):
+            saver.save(step, choice, score)
+    return step, because
 
 
 def update(run: Run[Any], step: int, gradients: list[Tensor], norm: float) -> None:
@@ -147,13 +170,22 @@ def report_skipped(monitor: Monitor, step: int, norm: float, total: Totals) -> N
         monitor.bad_sample(clip_id, "non_finite_gradient", f"step {step + 1}, one of {len(total.clip_ids)}")
 
 
-def evaluate(run: Run[Any], monitor: Monitor, step: int) -> None:
-    """Report the loss on dev, where there is a dev split, of every variant."""
+def evaluate(run: Run[Any], monitor: Monitor, step: int, termination: Termination) -> DevScore | None:
+    """Report loss and error rate on dev of every variant, and return the score.
+
+    None where there is no dev split, or SIGTERM came: what is left of the time is for the checkpoint.
+    """
     if run.source.dev_planner is None:
-        return
+        return None
+    found: list[dict[str, float]] = []
     for variant in run.learner.variants(step):
-        batches = run.source.dev_batches(monitor.bad_sample)
-        monitor.dev(step, variant, dev_means(run.learner, batches, variant))
+        batches = takewhile(lambda _: not termination.asked, run.source.dev_batches(monitor.bad_sample))
+        numbers = dev_means(run.learner, batches, variant)
+        if termination.asked:
+            return None
+        monitor.dev(step, variant, numbers)
+        found.append(numbers)
+    return DevScore.of(found)
 
 
 def announce(run: Run[Any], monitor: Monitor, step: int) -> None:
@@ -166,6 +198,9 @@ def announce(run: Run[Any], monitor: Monitor, step: int) -> None:
         f"{workers.size} worker(s) on {learner.device.type}, {'bf16' if learner.autocast else 'fp32'}; "
         f"{f'going on from step {step}' if step else 'from the beginning'}"
     )
+    if not step:
+        for note in run.notes:
+            monitor.say(note)
     if source.foreign:
         monitor.say(f"labels outside the tokenizer's scheme, which teach nothing: {', '.join(source.foreign)}")
     if workers.is_main:

@@ -10,6 +10,7 @@ Randomness is counted, not kept: the numbers for a clip follow from (seed, globa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -123,6 +124,7 @@ class ClipBatches(Generic[B]):
             num_workers=self._workers,
             prefetch_factor=4,
             collate_fn=_as_it_is,
+            worker_init_fn=_outlive_sigterm,
         )
 
 
@@ -132,6 +134,12 @@ class _Numbers:
 
     def __iter__(self) -> Iterator[int]:
         return self._numbers()
+
+
+def _outlive_sigterm(_: int) -> None:
+    # Sent to all processes of a job, it would take the loaders from under the step that is being finished. They end
+    # with the process that asks them.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _as_it_is(made: Any) -> Any:

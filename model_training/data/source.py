@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sized
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -15,6 +15,7 @@ from model_training.config import LoadingSettings, Settings, TrainSettings
 from model_training.data.audio import BadSample
 from model_training.data.augment import Augment
 from model_training.data.batching import BatchPlan, Planner, Unusable
+from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
 from model_training.data.loading import ClipBatches, Form
 from model_training.data.reading import Batch, FilterbankForm, Reader, check_shards, load_noises
@@ -141,6 +142,19 @@ class Source(ClipSource[Batch]):
         """Tokens whose absence from a clip that nobody labelled with events says nothing. None where no clip has
         any.
         """
+
+    def go_on_from(self, cmvn: Cmvn | None, known_labels: Mapping[str, Sequence[str]]) -> None:
+        """Take over what weights bring along: the normalisation that they expect, and labels that they know.
+
+        What this data says nothing of would otherwise be unlearnt as if it were never there.
+        """
+        self.cmvn = cmvn or self.cmvn
+        for kind, labels in known_labels.items():
+            ours = self.tokenizer.scheme.labels(kind)
+            kept = {label for label in labels if label in ours}
+            self.known_labels[kind] = sorted(kept.union(self.known_labels.get(kind, ())))
+        if self.known_labels["event"]:
+            self.open_events = self.tokenizer.ids_of("event")
 
     def form(self, split: str) -> FilterbankForm:
         """Return what clips become: augmented and of drawn tasks in training, as they are on dev."""

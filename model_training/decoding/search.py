@@ -100,7 +100,11 @@ def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> li
     """
     if allowed_V is not None:
         scores_SV = np.where(allowed_V, scores_SV, -inf)
-    best_S = scores_SV.argmax(axis=1) if len(scores_SV) else np.zeros(0, dtype=int)
+    return merge_frames(scores_SV.argmax(axis=1) if len(scores_SV) else np.zeros(0, dtype=int))
+
+
+def merge_frames(best_S: np.ndarray) -> list[int]:
+    """Return the tokens of frames, repeats merged, blanks dropped."""
     fresh_S = np.ones(len(best_S), dtype=bool)
     fresh_S[1:] = best_S[1:] != best_S[:-1]
     return [int(token) for token in best_S[fresh_S & (best_S != BLANK)]]

@@ -22,6 +22,7 @@ from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.training import checkpoint as checkpoints
+from model_training.training.choosing import average_of, open_chosen, split_choice
 from operators.errors import UserError
 from operators.index import Row
 
@@ -48,12 +49,17 @@ class LoadedModel:
 def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
     """Return a checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
 
+    RUN@best is the checkpoint with the lowest error on dev, RUN@average the mean of the best.
+
     Raises:
         UserError: no such checkpoint, or a damaged one; both `average` and `ema`.
     """
     if average > 1 and ema:
         raise UserError(f"--average {average} and --ema are two ways to average: give one of them")
-    found = checkpoints.open_checkpoint(path)
+    run, choice = split_choice(path)
+    if choice is not None and (average > 1 or ema):
+        raise UserError(f"{path} chooses among checkpoints: give --average or --ema with the run itself")
+    found = open_chosen(path)
     settings = config.restore(found.record["settings"])
     if settings.model.moe.dispatch == "grouped":  # the training machine could; `auto` does so where this one can, too
         settings.model.moe.dispatch = "auto"
@@ -62,7 +68,9 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
         raise UserError(
             f"{found.path / 'tokenizer.json'} is not the one that the model was trained with: put that one back"
         )
-    if average > 1:
+    if choice == "average":
+        weights = average_of(run).weights
+    elif average > 1:
         folders = checkpoints.steps(found.path.parent)
         until = folders[: folders.index(found.path) + 1][-average:]
         if len(until) < average:

@@ -52,10 +52,15 @@ class Subsampling(nn.Module):
 
 
 class RelativeAttention(nn.Module):
-    """A RelativeAttention is self-attention with relative positions (Transformer-XL, Dai et al. 2019)."""
+    """A RelativeAttention is self-attention with relative positions (Transformer-XL, Dai et al. 2019).
 
-    def __init__(self, d_model: int, heads: int, dropout: float) -> None:
+    Args:
+        by_distance: false: scores go by the place of the frame that is looked at, as in WeNet, not by its distance.
+    """
+
+    def __init__(self, d_model: int, heads: int, dropout: float, by_distance: bool = True) -> None:
         super().__init__()
+        self.by_distance = by_distance
         self.heads, self.width, self.dropout = heads, d_model // heads, dropout
         self.query = nn.Linear(d_model, d_model)
         self.key = nn.Linear(d_model, d_model)
@@ -69,7 +74,7 @@ class RelativeAttention(nn.Module):
         """Return what every frame gathers from the others (B, S, D).
 
         Args:
-            positions_RD: encodings of the distances S-1 ... -(S-1).
+            positions_RD: encodings of the distances S-1 ... -(S-1); without `by_distance` of the places 0 ... S-1.
             mask_BSS: true where a frame may look; B1S will do.
         """
         B, S, _ = x_BSD.shape
@@ -79,7 +84,7 @@ class RelativeAttention(nn.Module):
         position_HWR = self.position(positions_RD).view(-1, self.heads, self.width).permute(1, 2, 0)
         scale = self.width**-0.5
         by_position_BHSR = torch.matmul((query_BSHW + self.position_bias_HW).transpose(1, 2), position_HWR)
-        bias_BHSS = _shift(by_position_BHSR) * scale
+        bias_BHSS = (_shift(by_position_BHSR) if self.by_distance else by_position_BHSR) * scale
         bias_BHSS = bias_BHSS.masked_fill(~mask_BSS.unsqueeze(1), torch.finfo(bias_BHSS.dtype).min)
         attended_BHSW = F.scaled_dot_product_attention(
             (query_BSHW + self.content_bias_HW.to(query_BSHW.dtype)).transpose(1, 2),
@@ -141,7 +146,8 @@ class Block(nn.Module):
         super().__init__()
         d_model = settings.d_model
         self.first_ffn, self.second_ffn = first_ffn, second_ffn
-        self.attention = RelativeAttention(d_model, settings.heads, settings.dropout)
+        by_distance = settings.encoder != "wenet"
+        self.attention = RelativeAttention(d_model, settings.heads, settings.dropout, by_distance)
         self.convolution = ConvolutionModule(d_model, settings.kernel, settings.causal)
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(5))
         self.dropout = nn.Dropout(settings.dropout)
@@ -179,6 +185,7 @@ class Encoder(nn.Module):
             second = make_dense if place == "none" else make_ffn
             blocks.append(Block(settings, first(f"{name}.{layer}.first"), second(f"{name}.{layer}.second")))
         self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(settings.d_model) if settings.encoder == "wenet" else None
 
     def forward(
         self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, taps: tuple[int, ...] = ()
@@ -196,14 +203,17 @@ class Encoder(nn.Module):
         mask_BSS = mask_BS.unsqueeze(1)
         if self.settings.causal:
             mask_BSS = mask_BSS & (frame_S.unsqueeze(1) >= frame_S)
-        positions_RD = relative_positions(S, self.settings.d_model, x_BSD)
+        if self.norm is None:
+            positions_RD = relative_positions(S, self.settings.d_model, x_BSD)
+        else:
+            positions_RD = sinusoids(frame_S.float(), self.settings.d_model)
         routing.mask_BT = mask_BS
         tapped = []
         for number, block in enumerate(self.blocks, 1):
             x_BSD = block(x_BSD, positions_RD, mask_BSS, mask_BS, routing)
             if number in taps:
                 tapped.append(x_BSD)
-        return x_BSD, lengths_B, tapped
+        return x_BSD if self.norm is None else self.norm(x_BSD), lengths_B, tapped
 
 
 def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from operators.errors import UserError
-from operators.storage.atomic import replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,17 +79,20 @@ def _train(options: argparse.Namespace) -> int:
 
     settings = load(options.config, options.settings)
     out = options.out or f"models/{Path(options.config).stem if options.config else 'osum'}"
-    # As _train of the elastic model: leave as Ctrl-C does, the last checkpoint is whole in any case.
+    # As the elastic model's: until its first step a run leaves as Ctrl-C does, then it saves a checkpoint.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     done = train(options.data, out, settings)
     if int(os.environ.get("RANK", "0")) == 0:
-        state = "finished" if done.finished else "stopped for time; the same command goes on"
+        state = "finished" if done.finished else f"stopped ({done.because}); the same command goes on"
         print(f"{state} at step {done.step}: {done.folder}")
-        if settings.stage == 1:
+        if done.because == "SIGTERM":
+            pass
+        elif settings.stage == 1:
             print(f"next: python -m model_training osum train ... model.encoder.source={done.folder}")
         else:
             print(f"next: python -m model_training osum eval {done.folder} --data {options.data}")
-    return 0
+    # Not 0: a scheduler that stopped the job must not take it for done
+    return 128 + signal.SIGTERM if done.because == "SIGTERM" else 0
 
 
 def _answerer(options: argparse.Namespace) -> Answerer:
@@ -108,20 +110,20 @@ def _answerer(options: argparse.Namespace) -> Answerer:
 
 def _eval(options: argparse.Namespace) -> int:
     from model_training.data.handoff import Handoff
-    from model_training.evaluation.evaluation import evaluation_of, to_json
-    from model_training.evaluation.tables import render, to_html
+    from model_training.data.reading import Reader
+    from model_training.evaluation.evaluation import evaluation_of
+    from model_training.evaluation.listen import reading
+    from model_training.evaluation.report import write_report, write_results
     from model_training.osum.ask import ask_split
     from model_training.osum.tasks import parse_task
 
     answerer = _answerer(options)
-    opened = answerer.opened
-    names = (
-        options.tasks.split(",") if options.tasks else [t for t, weight in opened.settings.data.tasks.items() if weight]
-    )
-    tasks = [parse_task(name, "--tasks") for name in names]
+    opened, handoff = answerer.opened, Handoff.open(options.data)
+    trained = [name for name, weight in opened.settings.data.tasks.items() if weight]
+    tasks = [parse_task(name, "--tasks") for name in (options.tasks.split(",") if options.tasks else trained)]
     for asked in tasks:
         answerer.check(asked)
-    found = ask_split(answerer, Handoff.open(options.data), options.split, tasks)
+    found = ask_split(answerer, handoff, options.split, tasks)
     total = sum(parameter.numel() for parameter in opened.model.parameters())
     evaluation = evaluation_of(
         found.answers,
@@ -129,19 +131,18 @@ def _eval(options: argparse.Namespace) -> int:
         parameters={0: {"total": total, "active": total}},
         unusable=found.unusable,
     )
-    render([evaluation])
-    if shifts := found.shifts_ms:
-        print(f"words: {sum(shifts) / len(shifts):.0f} ms from their place, the mean of {len(shifts)} starts and ends")
     out = Path(options.out) if options.out else opened.path
     try:
         out.mkdir(parents=True, exist_ok=True)
-        replace(out / "eval.json", to_json(evaluation))
-        replace(out / "eval.html", to_html([evaluation]))
+        write_results(out, evaluation)
+        page = write_report(out, [evaluation], hear=reading(Reader(handoff.s3)))
     except OSError as error:
         raise UserError(
             f"cannot write to {out} ({error.strerror}): give --out a folder that can be written to"
         ) from None
-    print(f"report: {out / 'eval.html'}")
+    if shifts := found.shifts_ms:
+        print(f"words: {sum(shifts) / len(shifts):.0f} ms from their place, the mean of {len(shifts)} starts and ends")
+    print(f"report: {page}")
     return 0
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from model_training import config
 from model_training.config import LoadingSettings, OptimizerSettings, TrainSettings
 from model_training.osum.tasks import parse_task
+from model_training.settings import check_device
 from operators.errors import UserError
 from operators.settings import check as check_bounds
 from operators.settings import setting
@@ -129,7 +130,7 @@ class OsumSettings:
         check_bounds(self)
         if self.stage not in (1, 2):
             raise UserError(f"stage={self.stage}: give 1 (Whisper alone) or 2 (with the language model)")
-        config.check_device(self.train.device)
+        check_device(self.train.device)
         if self.optimizer.name != "adamw":
             raise UserError(f"optimizer.name={self.optimizer.name}: OSUM is trained with adamw")
         if self.data.max_clip_frames > 3_000:

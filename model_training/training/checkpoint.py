@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -126,18 +127,30 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     return newest
 
 
+def whole(path: Path) -> Checkpoint | None:
+    """Return the checkpoint of a folder; None where it is damaged."""
+    try:
+        return _verified(path)
+    except _Damaged:
+        return None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Return what a folder's trainer.json holds, without a look at the other files; None where it cannot be read."""
+    try:
+        record = json.loads((path / "trainer.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def latest(folder: str | Path) -> Checkpoint | None:
     """Return the newest whole checkpoint of a run, None when there is none. A damaged one is passed over.
 
     Raises:
         UserError: the newest is of another version of this program.
     """
-    for path in reversed(steps(folder)):
-        try:
-            return _verified(path)
-        except _Damaged:
-            continue
-    return None
+    return next((found for path in reversed(steps(folder)) if (found := whole(path)) is not None), None)
 
 
 def set_aside(folder: Path, after: int) -> list[Path]:
@@ -161,10 +174,11 @@ def steps(folder: str | Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep`, and all unfinished ones."""
+def prune(folder: Path, keep: int, best: Collection[Path] = ()) -> None:
+    """Remove all checkpoints but the newest `keep` and the `best`, and all unfinished ones."""
     for path in steps(folder)[:-keep]:
-        shutil.rmtree(path)
+        if path not in best:
+            shutil.rmtree(path)
     for path in folder.glob(".step-*"):
         shutil.rmtree(path, ignore_errors=True)
 

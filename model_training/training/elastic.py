@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
-from model_training.model.router import Load, merge_loads
+from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
+from model_training.training.greedy_errors import GreedyErrors
 from model_training.training.losses import BALANCE, Losses, losses, part_names
 from model_training.training.optimizer import draw_n_experts
 from model_training.training.step import Totals
@@ -30,6 +31,8 @@ class ElasticLearner:
     open_events: range
     """tokens whose absence from a clip says nothing where its events are not known"""
     autocast: torch.dtype | None = None
+    errors: GreedyErrors | None = None
+    """what counts errors on dev; None: nobody"""
 
     @property
     def device(self) -> torch.device:
@@ -48,8 +51,11 @@ class ElasticLearner:
         return self.model.sizes
 
     def losses(self, batch: Batch, n_experts: int) -> Losses:
-        """Return what a batch costs, and which experts it went to. Called inside `precision()`."""
-        return self.forward(batch, n_experts)[1]
+        """Return what a batch costs, and which experts it went to; on dev also edits. Called inside `precision()`."""
+        outputs, found = self.forward(batch, n_experts)
+        if self.errors is not None and not self.model.training:
+            found.edits = self.errors.count(outputs.ctc_logits_BSV, outputs.encoded_lengths_B, batch.rows)
+        return found
 
     def forward(self, batch: Batch, n_experts: int) -> tuple[Outputs, Losses]:
         """Return what the model says of a batch, and what that costs."""
@@ -86,8 +92,8 @@ class ElasticLearner:
         return outputs, found
 
     def parameters(self, n_experts: int) -> list[nn.Parameter]:
-        """Return the parameters that such a step moves, in the same order on every worker."""
-        return [parameter for _, parameter in self.model.active_parameters(n_experts)]
+        """Return the parameters that such a step moves, in the same order on every worker: none that is frozen."""
+        return [one for _, one in self.model.active_parameters(n_experts) if one.requires_grad]
 
     def loads(self, routing: list[Load], n_experts: int) -> dict[str, Tensor]:
         """Return this worker's frames per expert by layer, the same layers in the same order on every worker."""
@@ -98,11 +104,16 @@ class ElasticLearner:
         }
 
     def end_step(self, n_experts: int, loads: dict[str, Tensor]) -> None:
-        """Level the experts' load after the optimiser's step, where `balance: bias` asks for it."""
+        """Level the experts' load after the optimiser's step, where `balance: bias` asks for it.
+
+        What is added to a frozen router's scores is frozen with it.
+        """
         if self.settings.model.moe.balance == "bias":
+            tier = self.model.tier(n_experts)
             for layer in self.model.moe_layers():
-                if layer.name in loads:
-                    layer.update_bias(self.model.tier(n_experts), loads[layer.name])
+                router: Router = layer.routers[tier]  # type: ignore[assignment]
+                if layer.name in loads and router.weight.requires_grad:
+                    layer.update_bias(tier, loads[layer.name])
 
     def totals(self, *, dev: bool = False) -> Totals:
         """Return sums that begin at 0. The routers' balance, which is of training, is no part of dev's."""

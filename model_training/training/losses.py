@@ -45,6 +45,8 @@ class Losses:
     tokens: Tensor
     loads: list[Load] = field(default_factory=list)
     """of the experts, where the model has any"""
+    edits: tuple[int, int] = (0, 0)
+    """on dev, where the model says what it recognises: edits to the references, and tokens of these"""
 
 
 def part_names(model: ModelSettings) -> tuple[str, ...]:

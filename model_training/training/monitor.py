@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,9 @@ class Monitor:
             self.say(f"step {step}  dev N={n_experts}: no clip of dev can be used; {reasons} says why")
             return
         self._log({"step": step, "group": n_experts, **{f"dev_{key}": value for key, value in numbers.items()}})
-        self.say(f"step {step}  dev N={n_experts}: loss {numbers['loss']:.3f}, right {100 * numbers['accuracy']:.1f}%")
+        errors = f", errors {numbers['error_rate']:.1f}%" if "error_rate" in numbers else ""
+        right = f"right {100 * numbers['accuracy']:.1f}%"
+        self.say(f"step {step}  dev N={n_experts}: loss {numbers['loss']:.3f}, {right}{errors}")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -119,23 +121,31 @@ class Monitor:
             with open(self._folder / "bad_samples.jsonl", "a", encoding="utf-8") as file:
                 file.write(record + "\n")
 
-    def plot(self) -> None:
-        """Redraw the pictures in RUN/plots."""
-        if self._quiet:
-            return
-        import matplotlib
+    def pictures(self) -> Callable[[], None]:
+        """Return what redraws the pictures in RUN/plots from what is known now; another thread may call it."""
+        loads, drawn = dict(self._loads), dict(self._drawn)
 
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
+        def draw() -> None:
+            if self._quiet:
+                return
+            import matplotlib
 
-        folder = self._folder / "plots"
-        folder.mkdir(exist_ok=True)
-        pictures = {"loss.png": self._plot_loss, "expert-load.png": self._plot_loads, "groups.png": self._plot_drawn}
-        for name, draw in pictures.items():
-            figure = draw(pyplot)
-            if figure is not None:
-                figure.savefig(folder / name, dpi=110, bbox_inches="tight")
-                pyplot.close(figure)
+            matplotlib.use("Agg")
+            from matplotlib import pyplot
+
+            folder = self._folder / "plots"
+            folder.mkdir(exist_ok=True)
+            figures = {
+                "loss.png": self._plot_loss(pyplot),
+                "expert-load.png": _plot_loads(pyplot, loads),
+                "groups.png": _plot_drawn(pyplot, drawn),
+            }
+            for name, figure in figures.items():
+                if figure is not None:
+                    figure.savefig(folder / name, dpi=110, bbox_inches="tight")
+                    pyplot.close(figure)
+
+        return draw
 
     def _alarm(self, n_experts: int, layer: str, expert: int) -> None:
         if (n_experts, layer, expert) not in self._alarmed:
@@ -175,35 +185,31 @@ class Monitor:
             axes.legend()
         return figure
 
-    def _plot_loads(self, pyplot: Any) -> Any:
-        if not self._loads:
-            return None
-        sizes = sorted({n_experts for n_experts, _ in self._loads})
-        figure, all_axes = pyplot.subplots(1, len(sizes), figsize=(4 * len(sizes), 5), squeeze=False)
-        for n_experts, axes in zip(sizes, all_axes[0]):
-            layers = [layer for size, layer in self._loads if size == n_experts]
-            share = np.stack(
-                [self._loads[n_experts, layer] / max(self._loads[n_experts, layer].sum(), 1) for layer in layers]
-            )
-            image = axes.imshow(
-                share * n_experts,
-                aspect="auto",
-                cmap="viridis",
-                vmin=0,
-                vmax=max(2.0, float((share * n_experts).max())),
-            )
-            axes.set(title=f"N = {n_experts}", xlabel="expert")
-            axes.set_yticks(range(len(layers)), layers, fontsize=6)
-            figure.colorbar(image, ax=axes, label="load (1 = even)")
-        figure.tight_layout()
-        return figure
 
-    def _plot_drawn(self, pyplot: Any) -> Any:
-        figure, axes = pyplot.subplots(figsize=(4, 3))
-        sizes = sorted(self._drawn)
-        axes.bar([f"N={n_experts}" for n_experts in sizes], [self._drawn[n_experts] for n_experts in sizes])
-        axes.set(ylabel="steps", title="groups drawn")
-        return figure
+def _plot_loads(pyplot: Any, loads: dict[tuple[int, str], np.ndarray]) -> Any:
+    if not loads:
+        return None
+    sizes = sorted({n_experts for n_experts, _ in loads})
+    figure, all_axes = pyplot.subplots(1, len(sizes), figsize=(4 * len(sizes), 5), squeeze=False)
+    for n_experts, axes in zip(sizes, all_axes[0]):
+        layers = [layer for size, layer in loads if size == n_experts]
+        share = np.stack([loads[n_experts, layer] / max(loads[n_experts, layer].sum(), 1) for layer in layers])
+        image = axes.imshow(
+            share * n_experts, aspect="auto", cmap="viridis", vmin=0, vmax=max(2.0, float((share * n_experts).max()))
+        )
+        axes.set(title=f"N = {n_experts}", xlabel="expert")
+        axes.set_yticks(range(len(layers)), layers, fontsize=6)
+        figure.colorbar(image, ax=axes, label="load (1 = even)")
+    figure.tight_layout()
+    return figure
+
+
+def _plot_drawn(pyplot: Any, drawn: dict[int, int]) -> Any:
+    figure, axes = pyplot.subplots(figsize=(4, 3))
+    sizes = sorted(drawn)
+    axes.bar([f"N={n_experts}" for n_experts in sizes], [drawn[n_experts] for n_experts in sizes])
+    axes.set(ylabel="steps", title="groups drawn")
+    return figure
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

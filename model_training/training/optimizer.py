@@ -8,7 +8,7 @@ Shapes: E experts (or 1) of a parameter, R rows and C columns of each of its mat
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -55,28 +55,45 @@ def seed_dropout(seed: int, global_batch: int) -> None:
     torch.manual_seed(int(mixed[0] >> np.uint64(1)))
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
+def make_optimizer(
+    model: nn.Module, settings: OptimizerSettings, scale_of: Callable[[str], float] = lambda _: 1.0
+) -> torch.optim.Optimizer:
     """Return AdamW, or Muon for the matrices between layers and AdamW for the rest.
 
-    Biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone.
+    Biases, norms and other vectors do not decay. A parameter without a gradient is left wholly alone, and a frozen one
+    is not the optimiser's. `scale_of` gives a parameter's factor of the learning rate by its name.
     """
-    between = set(map(id, _between(model))) if settings.name == "muon" else set()
-    named = [(name, p) for name, p in model.named_parameters() if id(p) not in between]
-    decayed = [p for name, p in named if decays(name, p)]
-    others = [p for name, p in named if not decays(name, p)]
-    groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    between = {id(p) for p in _between(model) if p.requires_grad} if settings.name == "muon" else set()
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named = [(name, p) for name, p in trained if id(p) not in between]
+    decayed = [(name, p) for name, p in named if _decays(name, p)]
+    others = [(name, p) for name, p in named if not _decays(name, p)]
+    groups = _by_scale(decayed, scale_of, settings.weight_decay) + _by_scale(others, scale_of, 0.0)
     first, second = settings.betas
-    adamw = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
-    if not between:
-        return adamw
-    matrices = [p for p in model.parameters() if id(p) in between]
+    rate, decay = settings.learning_rate, settings.weight_decay
+    matrices = _by_scale([(name, p) for name, p in trained if id(p) in between], scale_of, decay)
     stacks = [p for name, p in model.named_parameters() if _is_stack(name)]
-    decay = settings.weight_decay
-    return MuonAndAdamW(matrices, adamw, lr=settings.learning_rate, weight_decay=decay, stacks=stacks)
+    if not groups:  # all else is frozen
+        return Muon(matrices, lr=rate, weight_decay=decay, stacks=stacks)
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=(first, second), eps=1e-9)
+    if not matrices:
+        return adamw
+    return MuonAndAdamW(matrices, adamw, lr=rate, weight_decay=decay, stacks=stacks)
 
 
-def decays(name: str, parameter: nn.Parameter) -> bool:
-    """Say whether weight decay moves a parameter: weights, no biases and norms."""
+def _by_scale(
+    named: Iterable[tuple[str, nn.Parameter]], scale_of: Callable[[str], float], weight_decay: float
+) -> list[dict[str, Any]]:
+    """Return groups of parameters with one factor of the learning rate each, in the order of their first."""
+    groups: dict[float, dict[str, Any]] = {}
+    for name, parameter in named:
+        scale = scale_of(name)
+        group = groups.setdefault(scale, {"params": [], "weight_decay": weight_decay, "scale": scale})
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def _decays(name: str, parameter: nn.Parameter) -> bool:
     last = name.rpartition(".")[2]
     # biases of experts and heads are matrices
     return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
@@ -110,13 +127,14 @@ class Muon(torch.optim.Optimizer):
     scalable for LLM training" (arXiv:2502.16982). torch has it from 2.9 on.
 
     Args:
-        matrices: parameters of two or more dimensions. All dimensions but the first are columns of one matrix.
+        matrices: parameters of two or more dimensions, or groups of them. All dimensions but the first are columns of
+            one matrix.
         stacks: those of `matrices` that hold several matrices (E, R, C).
     """
 
     def __init__(
         self,
-        matrices: list[nn.Parameter],
+        matrices: list[nn.Parameter] | list[dict[str, Any]],
         *,
         lr: float,
         weight_decay: float = 0.01,
@@ -156,7 +174,7 @@ class MuonAndAdamW(Muon):
     To the training loop this is one optimiser. Its state is restored parameter by parameter, not by `load_state_dict`.
     """
 
-    def __init__(self, matrices: list[nn.Parameter], adamw: torch.optim.AdamW, **settings: Any) -> None:
+    def __init__(self, matrices: list[dict[str, Any]], adamw: torch.optim.AdamW, **settings: Any) -> None:
         super().__init__(matrices, **settings)
         self.adamw, self.own = adamw, list(self.param_groups)
         adamw.state = self.state

@@ -1,6 +1,6 @@
 """What one training consists of, how it begins or goes on, and what it leaves in a checkpoint.
 
-    settings, hand-off ──begin──> Run ──resume──> step      Run ──save──> RUN/step-...
+    settings, hand-off, weights ──begin──> Run ──resume──> Resumed: step, choice
 
 A run goes on only where model, data and schedule are the same.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, NamedTuple
 
 import torch
 from torch import nn
@@ -23,9 +23,13 @@ from model_training.model.device import autocast_dtype
 from model_training.model.dispatch import grouped_product_works
 from model_training.model.speech_model import SpeechModel
 from model_training.training import checkpoint as checkpoints
+from model_training.training.beginning import REPORT, Beginning
 from model_training.training.checkpoint import Checkpoint
+from model_training.training.choosing import Choice
 from model_training.training.elastic import ElasticLearner
+from model_training.training.greedy_errors import GreedyErrors
 from model_training.training.optimizer import Averaged, make_optimizer
+from model_training.training.parts import freeze, scales
 from model_training.training.step import B, Learner, LoopSettings
 from model_training.training.workers import Workers
 from operators.errors import UserError
@@ -49,6 +53,8 @@ class Run(Generic[B]):
     known by"""
     texts: dict[str, str]
     """small files that every checkpoint holds, by name"""
+    notes: tuple[str, ...] = ()
+    """lines to say before the first step"""
 
     @property
     def model(self) -> nn.Module:
@@ -78,10 +84,17 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     handoff = Handoff.open(data)
     tokenizer = handoff.tokenizer()
     source = Source(handoff, tokenizer, settings)
+    folder = make_folder(out)
+    beginning = Beginning.of(settings, folder)
+    source.go_on_from(beginning.normalisation(), beginning.known_labels)
     torch.manual_seed(settings.train.seed)
-    model = SpeechModel(settings.model, len(tokenizer)).to(device)
-    optimizer = make_optimizer(model, settings.optimizer)
-    learner = ElasticLearner(model, settings, source.open_events, autocast)
+    model = SpeechModel(settings.model, len(tokenizer))
+    notes = beginning.give(model, tokenizer, settings, folder / REPORT if workers.is_main else None)
+    model.to(device)
+    freeze(model, settings.train.freeze)
+    optimizer = make_optimizer(model, settings.optimizer, scales(model, settings.train.lr_by_part))
+    errors = GreedyErrors(tokenizer, source.known_labels)
+    learner = ElasticLearner(model, settings, source.open_events, autocast, errors)
     record = {
         "settings": config.to_dict(settings),
         "vocabulary": len(tokenizer),
@@ -91,14 +104,15 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
         "learnt": source.known_labels,
     }
     return Run(
-        folder=make_folder(out),
+        folder=folder,
         workers=workers,
         source=source,
         learner=learner,
         optimizer=optimizer,
         averaged=averaging(learner),
         record=record,
-        texts={"tokenizer.json": tokenizer.to_bytes().decode(), "cmvn.json": handoff.cmvn_text},
+        texts={"tokenizer.json": tokenizer.to_bytes().decode(), "cmvn.json": beginning.cmvn or handoff.cmvn_text},
+        notes=tuple(notes),
     )
 
 
@@ -126,8 +140,15 @@ def averaging(learner: Learner[Any]) -> Averaged | None:
     return Averaged(learner.weights(), decay) if decay else None
 
 
-def resume(run: Run[Any]) -> int:
-    """Load the newest whole checkpoint of the run's folder, and return its step; 0 where there is none.
+class Resumed(NamedTuple):
+    """A Resumed says where a run stands."""
+
+    step: int
+    choice: Choice
+
+
+def resume(run: Run[Any]) -> Resumed:
+    """Load the newest whole checkpoint of the run's folder, and return where it stands; step 0 where there is none.
 
     Raises:
         UserError: it is of a run with other settings, data or tokenizer, or the workers see different folders.
@@ -144,7 +165,7 @@ def resume(run: Run[Any]) -> int:
         raise UserError(
             f"the workers found different checkpoints in {run.folder}: give --out a folder that all of them share"
         )
-    return step
+    return Resumed(step, Choice.from_dict(found.record.get("choice") if found is not None else None))
 
 
 def check_same_run(found: Checkpoint, run: Run[Any]) -> None:
@@ -161,11 +182,3 @@ def check_same_run(found: Checkpoint, run: Run[Any]) -> None:
             )
     if found.record["data"] != run.record["data"]:
         raise UserError(f"{found.path.parent} was begun on other data: give the same handoff, or another output folder")
-
-
-def save(run: Run[Any], step: int) -> None:
-    """Write the checkpoint of a step, and remove the oldest beyond `keep_checkpoints`."""
-    moments = checkpoints.moments_by_name(run.model, run.optimizer)
-    ema = run.averaged.weights if run.averaged is not None else None
-    checkpoints.save(run.folder, step, run.learner.weights(), moments, run.record, run.texts, ema=ema)
-    checkpoints.prune(run.folder, run.settings.train.keep_checkpoints)

@@ -111,7 +111,7 @@ class Totals:
     """Totals are sums of a step over its micro-batches, and after `gather` over all workers."""
 
     def __init__(self, device: torch.device, parts: tuple[str, ...]) -> None:
-        self._names = ("clips", "frames", "correct", "tokens", "objective", *parts)
+        self._names = ("clips", "frames", "correct", "tokens", "edits", "reference", "objective", *parts)
         self._parts = parts
         self.sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
         self.routing: list[Load] = []
@@ -136,6 +136,8 @@ class Totals:
             "frames": batch.feature_lengths_B.sum(),
             "correct": found.correct,
             "tokens": found.tokens,
+            "edits": clips.new_tensor(found.edits[0]),
+            "reference": clips.new_tensor(found.edits[1]),
             "objective": found.objective_B.detach()[used_B].sum() + balance,
             BALANCE: balance,
         } | {name: part_B[used_B].sum() for name, part_B in found.parts.items()}
@@ -143,15 +145,18 @@ class Totals:
         self.routing += loads
 
     def means(self) -> dict[str, float]:
-        """Return the objective and its parts per clip, the share of right tokens, and the number of clips."""
+        """Return the objective and its parts per clip, the share of right tokens, and the number of clips.
+
+        Where there were references, also `error_rate`, in percent of their tokens, and `reference_tokens`.
+        """
         sums = dict(zip(self._names, self.sums.tolist(), strict=True))
-        clips = max(sums["clips"], 1)
+        clips, reference = max(sums["clips"], 1), sums["reference"]
         return {
             "loss": sums["objective"] / clips,
             **{name: sums[name] / clips for name in self._parts},
             "accuracy": sums["correct"] / max(sums["tokens"], 1),
             "clips": sums["clips"],
-        }
+        } | ({"error_rate": 100 * sums["edits"] / reference, "reference_tokens": reference} if reference else {})
 
     def load_arrays(self) -> dict[str, np.ndarray]:
         """Return the frames per expert by layer."""

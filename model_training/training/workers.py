@@ -74,13 +74,13 @@ class Workers:
             for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket])):
                 tensor.copy_(part.view_as(tensor))
 
-    def any(self, mine: bool, device: torch.device) -> bool:
-        """Return true on every worker as soon as `mine` is true on one: clocks differ."""
+    def any_of(self, mine: Sequence[bool], device: torch.device) -> list[bool]:
+        """Return for each place whether it is true on any worker: clocks differ, and signals reach one or all."""
         if self.size == 1:
-            return mine
-        flag = torch.tensor([float(mine)], device=device)
-        self.sum([flag])
-        return bool(flag.item())
+            return list(mine)
+        flags = torch.tensor([float(one) for one in mine], device=device)
+        self.sum([flags])
+        return [one > 0 for one in flags.tolist()]
 
     def same(self, mine: int, device: torch.device) -> bool:
         """Return true on every worker when all gave the same number."""
