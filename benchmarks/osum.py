@@ -44,22 +44,22 @@ SETTINGS = [
     "rates={adaptor: 1.0, encoder: 0.03, llm: 0.5}",
     "data.languages=[en]",
     "data.loaders=0",
-    "data.max_clips=6",
-    "data.max_frames=3000",
+    "data.max_clips=4",
+    "data.max_frames=2400",
     "data.max_clip_frames=1500",
     "data.micro_batches=1",
     "data.max_answer_tokens=64",
     "optimizer.learning_rate=0.001",
-    "optimizer.schedule=cosine",
-    "optimizer.warmup_steps=50",
+    "optimizer.schedule=constant",
+    "optimizer.warmup_steps=30",
     "optimizer.clip_norm=20",
     "train.threads=1",
     "train.precision=fp32",
-    "train.checkpoint_steps=40",
+    "train.checkpoint_steps=20",
     "train.keep_checkpoints=2",
     "train.eval_steps=100",
     "train.eval_clips=60",
-    "train.log_steps=10",
+    "train.log_steps=5",
     "train.tensorboard=false",
 ]
 TASKS = "data.tasks={asr: 2.0, asr+gender: 1.0, gender: 0.5, style: 1.0}"
@@ -69,7 +69,7 @@ def make_data(crawl: Path, out: Path) -> None:
     """Cut the English segments into FLAC tars and write a hand-off of them."""
     out.mkdir(parents=True, exist_ok=True)
     rows: dict[str, list[Row]] = {"train": [], "dev": [], "test": []}
-    tars = {split: tarfile.open(out / f"{split}.tar", "w") for split in rows}
+    tars = {split: tarfile.open(out / f"{split}.tar", "w") for split in rows}  # noqa: SIM115
     clips = dict.fromkeys(DOMAINS, 0)
     sums, texts = MelSums(), []
     for line in (crawl / "truth.jsonl").read_text(encoding="utf-8").splitlines():

@@ -111,6 +111,12 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
             module.add_arguments(command)
             command.set_defaults(run=module.main)
 
+    command = add(
+        "osum", "OSUM: train | eval | ask | merge | inspect a model that answers questions about speech", _inspect
+    )
+    if wanted == "osum":
+        import_module("model_training.osum.command").add_arguments(command)
+
     command = add("inspect", "what is in a checkpoint, or how large a configuration is", _inspect)
     command.add_argument("checkpoint", nargs="?", metavar="CKPT", help="folder of a checkpoint or of a run")
     command.add_argument("--config", metavar="CONFIG", help="a preset or YAML file instead of a checkpoint")

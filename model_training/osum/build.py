@@ -65,7 +65,9 @@ def build(settings: OsumSettings, dtype: torch.dtype | None, *, random: Path | N
     language.requires_grad_(whole)
     if settings.model.llm.lora_rank and "llm" in parts:
         language = add_lora(language, settings.model.llm)
+    adaptor.requires_grad_("adaptor" in parts)
     encoder.requires_grad_("encoder" in parts)
+    encoder.embed_positions.requires_grad_(False)  # type: ignore[union-attr, operator]  # fixed sines
     model = Osum(encoder, adaptor, language, llm.chat, settings)
     return Built(model, {"encoder": heard.digest, "llm": llm.digest})
 

@@ -6,6 +6,7 @@ checkpoint: trained parameters alone; everything else is named by its source and
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_training.config import OptimizerSettings
 from model_training.model.router import Load
 from model_training.osum.data import OsumBatch
 from model_training.osum.model import Osum
 from model_training.osum.settings import OsumSettings
 from model_training.training.losses import Losses
-from model_training.training.optimizer import decays
 from model_training.training.step import Totals
 from operators.errors import UserError
 
@@ -100,13 +99,13 @@ class OsumLearner:
 def trained_parameters(model: Osum, settings: OsumSettings) -> dict[str, nn.Parameter]:
     """Return the parameters that any phase trains, by name: of a language model with LoRA, LoRA's."""
     parts = tuple(f"{part}." for part in settings.trained())
-    lora = settings.model.llm.lora_rank > 0
+    lora = settings.model.llm.lora_rank > 0  # the encoder's positions are fixed sines
     return {
         name: parameter
         for name, parameter in model.named_parameters()
         if name.startswith(parts)
         and (not lora or not name.startswith("llm.") or "lora_" in name)
-        and "embed_positions" not in name  # Whisper's are fixed sines
+        and "embed_positions" not in name
     }
 
 
@@ -124,15 +123,6 @@ def load_trained(model: Osum, settings: OsumSettings, weights: dict[str, Tensor]
             wanted[name].copy_(tensor)
 
 
-def make_optimizer(learner: OsumLearner, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """Return AdamW over what is trained, with a rate for each part. Biases and norms do not decay."""
-    groups: list[dict[str, Any]] = []
-    for part in learner.settings.trained():
-        named = [(n, p) for n, p in learner.trained().items() if n.startswith(f"{part}.")]
-        scale = learner.settings.rates.get(part, 1.0)
-        for decay, wanted in ((settings.weight_decay, True), (0.0, False)):
-            chosen = [p for n, p in named if decays(n, p) is wanted]
-            if chosen:
-                groups.append({"params": chosen, "weight_decay": decay, "scale": scale})
-    first, second = settings.betas
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(first, second), eps=1e-9)
+def rate_of(settings: OsumSettings) -> Callable[[str], float]:
+    """Return what gives a parameter's factor of the learning rate by its name: its part's."""
+    return lambda name: settings.rates.get(name.partition(".")[0], 1.0)

@@ -165,8 +165,7 @@ def merge_lora(model: nn.Module) -> nn.Module:
             parent = model.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], module.get_base_layer())
     for attribute in ("peft_config", "_hf_peft_config_loaded"):
-        if hasattr(model, attribute):
-            delattr(model, attribute)
+        vars(model).pop(attribute, None)
     return model
 
 

@@ -17,11 +17,12 @@ from model_training.data.index import Index
 from model_training.model.device import autocast_dtype
 from model_training.osum import build as building
 from model_training.osum.data import ChatWriter, OsumBatch, OsumSource, known_labels
-from model_training.osum.learner import OsumLearner, make_optimizer
+from model_training.osum.learner import OsumLearner, rate_of
 from model_training.osum.llm import RANDOM, make_random
 from model_training.osum.settings import OsumSettings
 from model_training.osum.tasks import TASKS, Asked, Prompts, target
 from model_training.train import Trained, drive
+from model_training.training.optimizer import make_optimizer
 from model_training.training.run import Run, averaging, check_shares, make_folder
 from model_training.training.workers import Workers
 
@@ -71,7 +72,7 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
         workers=workers,
         source=source,
         learner=learner,
-        optimizer=make_optimizer(learner, settings.optimizer),
+        optimizer=make_optimizer(model, settings.optimizer, rate_of(settings)),
         averaged=averaging(learner),
         record=record,
         texts={"prompts.json": json.dumps(prompts.table, ensure_ascii=False)},
