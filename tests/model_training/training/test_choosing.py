@@ -28,9 +28,10 @@ from model_training.training import saving
 from model_training.training.choosing import average_of, best_of
 from operators.errors import UserError
 from tests.model_training.test_train import REPOSITORY, command, log, same, weights
-from tests.model_training.training.test_warm_start import TINY
+from tests.model_training.training.test_warm_start import TINY, no_pictures
 from tests.support.corpus import make_handoff
 
+__all__ = ["no_pictures"]  # a fixture of every test here
 ERRORS = {1: 90.0, 2: 40.0, 3: 60.0, 4: 55.0, 5: 70.0, 6: 80.0}
 CHOOSING = ["train.eval_steps=1", "train.keep_checkpoints=1", "train.keep_best=2"]
 

@@ -19,6 +19,7 @@ from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
 from model_training.train import train
 from model_training.training import checkpoint as checkpoints
+from model_training.training.monitor import Monitor
 from operators.errors import UserError
 from operators.index import write_index
 from tests.model_training.test_train import SMALL, same, weights
@@ -30,7 +31,13 @@ TINY += ["train.checkpoint_steps=100", "data.micro_batches=1"]
 
 @pytest.fixture(scope="module")
 def handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_handoff(tmp_path_factory.mktemp("handoff"), train=16)
+    return make_handoff(tmp_path_factory.mktemp("handoff"), train=16, dev=0)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than the steps."""
+    monkeypatch.setattr(Monitor, "pictures", lambda self: lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +173,6 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     base: Path, handoff: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], settings: list[str], words: str
 ) -> None:
     copy = Path(shutil.copytree(base, tmp_path / "copy"))
-    # As a run leaves it that never had a dev split
-    path = checkpoints.steps(copy)[-1] / "trainer.json"
-    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "dev"}))
     places = {"base": str(copy)} | ({"cut": cut(copy)} if "{cut}" in settings[0] else {})
     given = [one.format(**places) if "{base}" in one or "{cut}" in one else one for one in settings]
     assert main(["train", "--data", str(handoff), "--out", str(tmp_path / "run"), *TINY, *given]) == 2
