@@ -56,7 +56,7 @@ class AdtsGaps:
         not returned before; None: all to the end of the file.
         """
         if sound is None:
-            self._lost += len(self._held)
+            self._lost, self._held = self._lost + len(self._held), b""
             self._close()
         total = 0
         while self._gaps and (sound is None or self._gaps[0][0] <= sound):

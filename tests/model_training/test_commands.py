@@ -41,12 +41,25 @@ def run(handoff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = [
         "train.max_steps=100",
         "train.checkpoint_steps=50",
-        "train.log_steps=50",
+        "train.eval_steps=100",
         *UNMASKED,
         "train.precision=fp32",
     ]
     train(str(handoff), folder, config.load(None, [*SMALL, *STILL, "optimizer.ema=0.9", *settings]))
     return folder
+
+
+def test_it_learns_at_every_size(run: Path) -> None:
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    steps = [record for record in records if "loss" in record]
+    first, last = np.mean([r["loss"] for r in steps[:5]]), np.mean([r["loss"] for r in steps[-10:]])
+    assert last < 0.35 * first
+    dev = {record["group"]: record for record in records if "dev_loss" in record}
+    assert sorted(dev) == [3, 7, 15]
+    assert all(record["dev_loss"] < 0.6 * first for record in dev.values())
+    assert {record["group"] for record in steps} == {3, 7, 15}
+    for name in ("loss.png", "expert-load.png", "groups.png"):
+        assert (run / "plots" / name).stat().st_size > 1000
 
 
 def test_eval_puts_every_size_into_one_table(

@@ -14,7 +14,6 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -88,28 +87,10 @@ def command(handoff: Path, out: Path, *settings: str) -> list[str]:
     ]
 
 
-def test_it_learns_at_every_size(handoff: Path, tmp_path: Path) -> None:
-    settings = config.load(
-        None, [*SMALL, *STILL, "train.max_steps=120", "train.checkpoint_steps=120", "train.eval_steps=120"]
-    )
-    done = train(str(handoff), tmp_path / "run", settings)
-    assert done.finished
-    records = log(tmp_path / "run")
-    steps = [record for record in records if "loss" in record]
-    first, last = np.mean([r["loss"] for r in steps[:5]]), np.mean([r["loss"] for r in steps[-10:]])
-    assert last < 0.35 * first
-    dev = {record["group"]: record for record in records if "dev_loss" in record}
-    assert sorted(dev) == [3, 7, 15]
-    assert all(record["dev_loss"] < 0.6 * first for record in dev.values())
-    assert {record["group"] for record in steps} == {3, 7, 15}
-    for name in ("loss.png", "expert-load.png", "groups.png"):
-        assert (tmp_path / "run" / "plots" / name).stat().st_size > 1000
-
-
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_run_stopped_and_gone_on_anywhere_has_the_same_weights(handoff: Path, tmp_path: Path, name: str) -> None:
     whole = tmp_path / "whole"
-    extra = ["optimizer.ema=0.9", "model.moe.balance=bias", f"optimizer.name={name}"]
+    extra = ["optimizer.ema=0.9", "model.moe.balance=bias", f"optimizer.name={name}", "train.checkpoint_steps=50"]
     train(str(handoff), whole, config.load(None, [*SMALL, *extra, "train.max_steps=12"]))
     for stop in (1, 7):
         parts = tmp_path / f"parts-{stop}"
@@ -153,7 +134,8 @@ def kill_and_resume(handoff: Path, run: Path, *, kills: int, steps: int, seed: i
 
 
 def test_sigkill_and_resume_gives_the_weights_of_a_run_in_peace(handoff: Path, tmp_path: Path) -> None:
-    train(str(handoff), tmp_path / "peace", config.load(None, [*SMALL, "train.max_steps=14"]))
+    peaceful = config.load(None, [*SMALL, "train.max_steps=14", "train.checkpoint_steps=14"])
+    train(str(handoff), tmp_path / "peace", peaceful)
     kill_and_resume(handoff, tmp_path / "war", kills=2, steps=14, seed=1)
     assert same(weights(tmp_path / "peace", 14), weights(tmp_path / "war", 14))
     assert not list((tmp_path / "war").glob(".step-*"))
@@ -206,8 +188,8 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     )
     assert [r["group"] for r in log(tmp_path / "one")] == [r["group"] for r in log(tmp_path / "two")]
     # A team of two goes on where one stopped
-    run_workers(handoff, tmp_path / "mixed", 1, "train.max_steps=4")
-    run_workers(handoff, tmp_path / "mixed", 2, "train.max_steps=8")
+    run_workers(handoff, tmp_path / "mixed", 1, "train.max_steps=4", "train.checkpoint_steps=4")
+    run_workers(handoff, tmp_path / "mixed", 2, "train.max_steps=8", "train.checkpoint_steps=4")
     for name, tensor in weights(tmp_path / "mixed").items():
         torch.testing.assert_close(tensor, one[name], rtol=0, atol=2e-5)
     # What a step did not draw did not move, for two workers with weight decay as for one
@@ -254,7 +236,7 @@ def test_labels_that_the_vocabulary_lacks_are_named(tmp_path: Path, capfd: pytes
     rows[3] = replace(rows[3], label=rows[3].label + "龘")
     rows[5] = replace(rows[5], emotion="bored")
     write_index(folder / "train.arrow", rows)
-    train(str(folder), tmp_path / "run", config.load(None, [*SMALL, "train.max_steps=8"]))
+    train(str(folder), tmp_path / "run", config.load(None, [*SMALL, "train.max_steps=8", "train.checkpoint_steps=8"]))
     named = [json.loads(line) for line in (tmp_path / "run" / "bad_samples.jsonl").read_text().splitlines()]
     assert [(bad["clip_id"], bad["reason"]) for bad in named] == [(rows[3].clip_id, "unknown_token")]
     assert "龘" in named[0]["detail"]
