@@ -127,6 +127,8 @@ def _split(intake: Intake, once: Deduplicated, asked: HandoffSettings) -> tuple[
     of_group = claimed[groups[recording]]
     split = np.where(given >= 0, given, np.where(of_group >= 0, of_group, node_split[recording]))
     split = np.where(once.kept, split, -1).astype(np.int8)
+    if asked.test == 1:  # what a set has to train on is no test of it either
+        split[split == SPLITS.index("train")] = -1
     test_only = asked.test == 1 or (len(given) and (given[once.kept] == SPLITS.index("test")).all())
     if not (split == 0).any() and not test_only:
         raise UserError(

@@ -321,7 +321,8 @@ def test_an_unknown_split_is_one_line_before_anything_is_read(
 def test_a_set_is_handed_off_for_evaluation_alone(
     labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = write_manifest(labelled / "set.jsonl", rows_of_the_set())
+    to_train_on = {"uri": "b.flac", "text": "not heard in a test", "split": "train", "start": 0, "end": 1}
+    manifest = write_manifest(labelled / "set.jsonl", [*rows_of_the_set(), to_train_on])
     out = tmp_path / "sets"
     assert main(["handoff", "--labelled", f"{manifest}:read", "--test", "1", "--out", str(out)]) == 0
     assert f"eval CKPT --data {out}" in capsys.readouterr().out
