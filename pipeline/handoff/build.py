@@ -104,7 +104,7 @@ def _write(
         (folder / "cmvn.json").write_text(json.dumps(intake.cmvn(once.kept)) + "\n")
     if is_trained_on and asked.tokenizer is None:
         build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
-    record = _record(intake, once, counts, weights, asked, s3)
+    record = _record(intake, once, split >= 0, counts, weights, asked, s3)
     _put(store, folder, record)
 
     show(console, counts, weights, int((~once.kept).sum()), intake, store.url(_SKIPPED))
@@ -156,6 +156,7 @@ def _weights(domains: Mapping[str, Amount], asked: HandoffSettings) -> dict[str,
 def _record(
     intake: Intake,
     once: Deduplicated,
+    in_split: np.ndarray,
     counts: Counts,
     weights: Mapping[str, float],
     asked: HandoffSettings,
@@ -166,7 +167,7 @@ def _record(
     def amount(chosen: np.ndarray) -> Amount:
         return Amount(int(chosen.sum()), int(samples[chosen].sum()))
 
-    used = [amount(once.kept & (source == number)) for number in range(len(intake.source_names))]
+    used = [amount(in_split & (source == number)) for number in range(len(intake.source_names))]
     repeated = amount(~once.kept)
     in_train = {name: counts.domains.get(name, Amount()) for name in sorted(intake.names.coded["domain"])}
     return HandoffRecord(
