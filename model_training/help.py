@@ -26,14 +26,20 @@ examples:
   python -m model_training train --data handoff --config my.yaml optimizer.learning_rate=0.002
   python -m model_training train --data handoff --config tiny --out models/mine train.init_from=models/tiny@best""",
     "eval": """\
-One table per task, a column for every size; also written as eval.json and eval.html beside the checkpoint.
+A table per task; also written as eval.json, eval.jsonl (every answer) and eval.html, a page to read and listen to,
+beside the checkpoint. Two models are compared on the same clips. Sets are domains of a hand-off, and sets as they are
+published: a manifest (of its column split the test rows), a folder of Kaldi, LibriSpeech, AISHELL-1 or SpeechIO,
+ESC-50's table.
 
 CKPT is a checkpoint's folder, a run (its newest), RUN@best (the lowest error on dev) or RUN@average (of the best few).
 
 examples:
   python -m model_training eval models/tiny --data handoff                      all sizes on test, attention rescoring
   python -m model_training eval models/tiny --data handoff --groups 3,15 --methods ctc_greedy,attention
-  python -m model_training eval models/emoe --data handoff --twin models/n3 --twin models/n15   next to other models""",
+  python -m model_training eval models/tiny --set LibriSpeech/test-clean --set aishell=kaldi/data/test
+  python -m model_training eval models/tiny --set commands.csv@dev --set ESC-50/meta/esc50.csv@5
+  python -m model_training eval models/before models/after --data handoff       what changed, and is it chance
+  python -m model_training eval before/eval.json after/eval.json --out compared   the same, of evaluations of before""",
     "decode": """\
 Writes one JSON object per clip or file. Needs torch; 'recognize' does the same with an exported
 model and without torch.

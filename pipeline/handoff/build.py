@@ -105,7 +105,7 @@ def _write(
         (folder / "cmvn.json").write_text(json.dumps(intake.cmvn(once.kept)) + "\n")
     if is_trained_on and asked.tokenizer is None:
         build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
-    record = _record(intake, once, counts, weights, asked, s3)
+    record = _record(intake, once, split >= 0, counts, weights, asked, s3)
     _put(store, folder, record)
 
     show(console, counts, weights, int((~once.kept).sum()), intake, store.url(_SKIPPED))
@@ -128,6 +128,8 @@ def _split(intake: Intake, once: Deduplicated, asked: HandoffSettings) -> tuple[
     of_group = claimed[groups[recording]]
     split = np.where(given >= 0, given, np.where(of_group >= 0, of_group, node_split[recording]))
     split = np.where(once.kept, split, -1).astype(np.int8)
+    if asked.test == 1:  # what a set has to train on is no test of it either
+        split[split == SPLITS.index("train")] = -1
     test_only = asked.test == 1 or (len(given) and (given[once.kept] == SPLITS.index("test")).all())
     if not len(split) and intake.left_out:
         raise UserError(f"nothing to hand off: --where is true of none of {intake.left_out:,} clips: ask for less")
@@ -168,6 +170,7 @@ def _balanced(amounts: Mapping[str, Amount], strata: Strata, asked: HandoffSetti
 def _record(
     intake: Intake,
     once: Deduplicated,
+    in_split: np.ndarray,
     counts: Counts,
     weights: Mapping[str, float],
     asked: HandoffSettings,
@@ -178,7 +181,7 @@ def _record(
     def amount(chosen: np.ndarray) -> Amount:
         return Amount(int(chosen.sum()), int(samples[chosen].sum()))
 
-    used = [amount(once.kept & (source == number)) for number in range(len(intake.source_names))]
+    used = [amount(in_split & (source == number)) for number in range(len(intake.source_names))]
     repeated = amount(~once.kept)
     in_train = {name: counts.domains.get(name, Amount()) for name in sorted(intake.names.coded["domain"])}
     return HandoffRecord(

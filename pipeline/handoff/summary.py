@@ -30,14 +30,8 @@ def show(
     console: Console, counts: Counts, weights: Mapping[str, float], repeated: int, intake: Intake, skipped_file: str
 ) -> None:
     """Print the domains of train, the sizes of the other splits, and how many clips and rows were left out."""
-    table = WideTable("Handed off for training", "domain", "all")
-    total = counts.splits["train"]
-    for header, footer in (("clips", f"{total.clips:,}"), ("hours", human_time(total.samples)), ("weight", "")):
-        table.add_column(header, footer=footer)
-    for name in sorted(weights):
-        amount = counts.domains.get(name, Amount())
-        table.add_row(printable(name), f"{amount.clips:,}", human_time(amount.samples), f"{weights[name]:.2f}")
-    console.print(table)
+    if counts.splits["train"].clips:
+        console.print(_training_table(counts, weights))
     held_out = ", ".join(f"{name} {amount.clips:,} clips" for name, amount in counts.splits.items() if name != "train")
     line = f"{held_out}; {repeated:,} repeated clips dropped"
     if intake.left_out:
@@ -45,6 +39,17 @@ def show(
     if intake.skipped:
         line += f"; {len(intake.skipped):,} labelled rows skipped ({skipped_file})"
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+
+
+def _training_table(counts: Counts, weights: Mapping[str, float]) -> WideTable:
+    table = WideTable("Handed off for training", "domain", "all")
+    total = counts.splits["train"]
+    for header, footer in (("clips", f"{total.clips:,}"), ("hours", human_time(total.samples)), ("weight", "")):
+        table.add_column(header, footer=footer)
+    for name in sorted(weights):
+        amount = counts.domains.get(name, Amount())
+        table.add_row(printable(name), f"{amount.clips:,}", human_time(amount.samples), f"{weights[name]:.2f}")
+    return table
 
 
 def warn(

@@ -200,7 +200,7 @@ def test_eval_keeps_the_results_of_every_twin(
     arguments = ["eval", str(run / "step-00000100"), "--data", str(handoff), "--split", "dev", "--groups", "3"]
     arguments += ["--methods", "ctc_greedy", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--twin", str(tmp_path / "nowhere")]) == 2
-    assert [file.name for file in (tmp_path / "out").iterdir()] == ["eval.json"]
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["eval.json", "eval.jsonl"]
     assert main([*arguments, "--twin", str(copy), "--twin", str(run)]) == 0
     found = [from_json(file.read_bytes()).model for file in sorted((tmp_path / "out").glob("*.json"))]
     assert found == ["other-step-00000100", f"{run.name} step 100", f"{run.name}-step-00000100"]

@@ -11,22 +11,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from model_training import config
 from model_training.__main__ import main
-from model_training.train import train
-from tests.model_training.test_train import SMALL, STILL
-from tests.support.corpus import beeps, encoded, make_handoff, write_tar
+from tests.support.corpus import beeps, encoded, make_checkpoint, write_tar
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that was hardly trained: what is evaluated matters here, not how well it hears."""
-    folder = tmp_path_factory.mktemp("run")
-    few = ["train.max_steps=2", "train.checkpoint_steps=2", "train.log_steps=2"]
-    train(
-        str(make_handoff(tmp_path_factory.mktemp("handoff"), dev=4)), folder, config.load(None, [*SMALL, *STILL, *few])
-    )
-    return folder
+    """A model that was never trained: what is evaluated matters here, not how well it hears."""
+    return make_checkpoint(tmp_path_factory.mktemp("run"), "model.moe.experts=[3]")
 
 
 @pytest.fixture(scope="module")

@@ -321,12 +321,15 @@ def test_an_unknown_split_is_one_line_before_anything_is_read(
 def test_a_set_is_handed_off_for_evaluation_alone(
     labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    manifest = write_manifest(labelled / "set.jsonl", rows_of_the_set())
+    to_train_on = {"uri": "b.flac", "text": "not heard in a test", "split": "train", "start": 0, "end": 1}
+    manifest = write_manifest(labelled / "set.jsonl", [*rows_of_the_set(), to_train_on])
     out = tmp_path / "sets"
     assert main(["handoff", "--labelled", f"{manifest}:read", "--test", "1", "--out", str(out)]) == 0
     assert f"eval CKPT --data {out}" in capsys.readouterr().out
-    assert {name: split["clips"] for name, split in record(out)["splits"].items()} == {"train": 0, "test": 4}
+    assert {name: split["clips"] for name, split in record(out)["splits"].items()} == {"train": 0, "test": 3}
     assert {row["domain"] for row in index(out, "test")} == {"read", "talk"}
+    assert "早上好" not in {row["label"] for row in index(out, "test")}, "it is of the recording that is trained on"
+    assert record(out)["labelled"][0]["used_clips"] == 3
     assert not (out / "cmvn.json").exists()
     assert not (out / "tokenizer").exists()
     assert main(["handoff", "--labelled", str(manifest), "--out", str(out)]) == 2
