@@ -138,6 +138,7 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
     def curate(recordings: list[tuple[str, str]]) -> None:
         clips: list[np.ndarray] = []
         names: list[str] = []
+        cut_from: list[str] = []
         for recording_id, path in recordings:
             with clock("decode"):
                 pcm = decode(path).pcm
@@ -147,10 +148,11 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
                 spans = [span for span, _ in cut(speech, pcm, cutting).clips]
             clips += [pcm[span.start : span.end] for span in spans]
             names += [clip_id(recording_id, span) for span in spans]
+            cut_from += [recording_id] * len(spans)
         if not clips:
             return
         with clock("ASR"):
-            first = asr.transcribe(clips, [None] * len(clips))
+            first = asr.transcribe(clips, [None] * len(clips), cut_from)
         languages = [hypothesis.language for hypothesis in first]
         with clock("copilot"):
             others = copilot.transcribe(clips, languages)
@@ -331,8 +333,10 @@ def main() -> None:
         os.environ[name] = str(threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from pipeline.executor.dependencies import quiet_dependencies
+    from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 
+    if kind != "user":
+        keep_freed_memory()  # as every worker does, before there is a thread
     quiet_dependencies()
     import torch
 

@@ -105,6 +105,7 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
             "batch_size": settings.batch_size,
             "share_windows": settings.share_windows,
             "window_gap_seconds": settings.window_gap_seconds,
+            "sure_language_prob": settings.sure_language_prob,
             "threads": threads,
         }
     elif settings.engine == EXPORTED:

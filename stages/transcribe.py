@@ -74,6 +74,13 @@ class Transcribe:
 
         clips: of the unit, judged; changed in place. identified: places of those whose language nobody had given.
         """
+        if not self.retry_language:
+            for index in identified:
+                (heard,) = clips[index].hypotheses
+                if heard.identified_language is not None:  # the engine itself went by the recording
+                    clips[index] = _uncertain(
+                        clips[index], heard.identified_language, heard.identified_prob, heard.language
+                    )
         majorities = overruled([_ballot(clips[index]) for index in identified], self.sure_language_prob)
         doubtful = [(identified[at], language) for at, language in majorities.items()]
         again: list[Hypothesis | None] = [None] * len(doubtful)
@@ -85,8 +92,7 @@ class Transcribe:
             clip = replace(clips[index], verdict=None)
             # An engine that cannot be told a language answers with its own once more.
             if hypothesis is None or canonical(hypothesis.language or "") != canonical(language):
-                said = f"{first.language} with {first.language_prob:.2f} in a recording of {language}"
-                clips[index] = reject(clip, Rejection(stage="transcribe", reason="uncertain_language", detail=said))
+                clips[index] = _uncertain(clip, first.language, first.language_prob, language)
             else:
                 settled = replace(hypothesis, identified_language=first.language, identified_prob=first.language_prob)
                 clips[index] = self._judge(replace(clip, hypotheses=(settled,)), settled)
@@ -104,6 +110,11 @@ class Transcribe:
         if rejection is None and heard.language_prob is not None and heard.language_prob < self.min_language_prob:
             rejection = Rejection(stage="transcribe", reason="uncertain_language", detail=f"{heard.language_prob:.2f}")
         return clip if rejection is None else reject(clip, rejection)
+
+
+def _uncertain(clip: Clip, identified: str | None, probability: float | None, of_recording: str | None) -> Clip:
+    said = f"{identified} with {probability or 0:.2f} in a recording of {of_recording}"
+    return reject(clip, Rejection(stage="transcribe", reason="uncertain_language", detail=said))
 
 
 def _ballot(clip: Clip) -> Ballot:

@@ -1,31 +1,25 @@
-"""whisperX over our clips: windows of many recordings in one batch, the language of each identified on the way.
+"""whisperX over our clips, consecutive ones of a recording in one window.
 
-    clips ──windows.pack──> windows, longest first ──> FasterWhisperPipeline (whisperX's: mel, 30 s, batches)
-          └─> encode once ─┬─> detect_language ──> language and its probability, per window
-                           ├─> beam search, one prompt per window ──> text, avg_logprob
-                           └─> align, where clips share the window ──> words with times ──windows.share_out──> clips
-    clips in doubt, and all of a window of unsure language ──> heard again, each alone
+    clips ──windows.pack──> windows ──WindowPass, as many as fit into memory──> text and language of each clip
 
-whisperX has no call for a list of clips and identifies the language from the first 30 s of a file only. Its pipeline
-object does accept a generator of clips, so only methods of its *model* are replaced: `generate_segment_batched` here
-identifies languages from the encoder output that decoding uses anyway, and prompts each window in its own language
-(CTranslate2 takes a prompt per window), so a batch need not be of one language. Everything else, `avg_logprob`
-included, is as in whisperX 3.8. Neither its VAD nor any alignment model of its is loaded.
+whisperX has no call for a list of clips and identifies the language from the first 30 s of a file only. Its
+spectrogram, its options and its search are used as they are in whisperX 3.8, `avg_logprob` included; what calls them is
+ours, so that a window is encoded once whatever is asked of it. Neither its VAD nor any alignment model of its is
+loaded.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from operators.asr.hallucination import HallucinationRules
 from operators.asr.whisper_folder import check_compute, check_mels, find_whisper, first_line, has_alignment_heads
-from operators.asr.whisper_model import LANGUAGES, Asked, Heard, model_class
-from operators.asr.windows import Window, alone, fill, pack, share_out
+from operators.asr.whisper_model import LANGUAGES, model_class
+from operators.asr.window_pass import WINDOWS_AT_ONCE, Heard, WindowPass
+from operators.asr.windows import alone, pack
 from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.errors import UserError
 from operators.speech.quiet import quiet
@@ -66,6 +60,7 @@ class WhisperX:
         max_new_tokens: int | None = None,
         share_windows: bool = True,
         window_gap_seconds: float = 0.8,
+        sure_language_prob: float = 0.8,
         suppress_numerals: bool = False,
         initial_prompt: str | None = None,
         asr_options: Mapping[str, Any] | None = None,
@@ -80,7 +75,7 @@ class WhisperX:
         folder = find_whisper(model, download_root, local_files_only)
         self._share_windows = share_windows and has_alignment_heads(folder)
         self._gap = round(window_gap_seconds * SAMPLE_RATE)
-        self._doubts = HallucinationRules()
+        self._sure = sure_language_prob
         with quiet():
             import torch
             import whisperx.asr
@@ -120,11 +115,11 @@ class WhisperX:
             except TypeError as error:
                 raise UserError(f"asr.options: {first_line(error)}") from error
             self._model.prepare(
-                default=language,
-                candidates=tuple(languages),
-                max_new_tokens=max_new_tokens,
-                suppress_numerals=self._pipeline.suppress_numerals,
+                self._pipeline.options, tuple(languages), max_new_tokens, self._pipeline.suppress_numerals
             )
+            self._language = language
+            if language:
+                self._model.require(self._model.prompt_language(language), language)
 
     def transcribe(
         self,
@@ -152,64 +147,55 @@ class WhisperX:
         else:
             windows = alone(lengths)
         answers: dict[int, Hypothesis] = {}
-        number = {clip: place for place, window in enumerate(windows) for clip in window.clips} if sharing else {}
-        again: list[int] = []
         samples_done = 0
-
-        def finish(clip: int, text: str, heard: Heard, avg_logprob: float, retaken: bool) -> None:
-            nonlocal samples_done
-            answers[clip] = Hypothesis(
-                engine=self.name,
-                text=text,
-                language=heard.language,
-                language_prob=None if heard.language_prob is None else round(heard.language_prob, 4),
-                avg_logprob=round(avg_logprob, 4),
-                window=number.get(clip),
-                retaken=retaken if sharing else None,
+        for start in range(0, len(windows), WINDOWS_AT_ONCE):
+            one_pass = WindowPass(
+                model=self._model,
+                mel=self._mel,
+                windows=windows[start : start + WINDOWS_AT_ONCE],
+                clips=clips,
+                hints=[language or self._language for language in languages],
+                recordings=recordings if sharing else None,
+                sure=self._sure,
+                batch_size=self._batch_size,
             )
-            samples_done += lengths[clip]
-            if progress is not None:
-                progress(len(answers), samples_done / SAMPLE_RATE)
-
-        for window, heard in self._hear(windows, clips, languages):
-            if not window.shared:
-                finish(window.clips[0], heard.text.strip(), heard, heard.avg_logprob, retaken=False)
-            elif heard.words is None:
-                again += window.clips
-            else:
-                shares, doubtful = share_out(window, heard.words, clips, heard.language, self._doubts)
-                for position, (clip, share) in enumerate(zip(window.clips, shares, strict=True)):
-                    if position in doubtful | heard.foreign:
-                        again.append(clip)
-                    else:
-                        finish(clip, share.text, heard, share.avg_logprob, retaken=False)
-        single = alone(lengths)
-        for window, heard in self._hear([single[clip] for clip in sorted(again)], clips, languages):
-            finish(window.clips[0], heard.text.strip(), heard, heard.avg_logprob, retaken=True)
+            heard = one_pass.hear()
+            while True:
+                with quiet():
+                    item = next(heard, None)
+                if item is None:
+                    break
+                answers[item.clip] = self._answer(item, start + item.window if sharing else None)
+                samples_done += lengths[item.clip]
+                if progress is not None:
+                    progress(len(answers), samples_done / SAMPLE_RATE)
         return [answers[index] for index in range(len(clips))]
 
-    def _hear(
-        self, windows: Sequence[Window], clips: Sequence[np.ndarray], languages: Sequence[str | None]
-    ) -> Iterator[tuple[Window, Heard]]:
-        """Each window with what was heard in it, in batches of windows alike in length."""
-        if not windows:
-            return
-        # Windows of like length finish decoding at like steps; the longest first: memory runs out early or never.
-        order = sorted(windows, key=lambda window: (-window.samples, window.clips))
-        self._model.asked = deque(Asked(window, languages[window.clips[0]]) for window in order)
-        inputs = ({"inputs": fill(window, clips)} for window in order)
-        with quiet():
-            answers = iter(self._pipeline(inputs, batch_size=self._batch_size, num_workers=0))
-        for window in order:
-            with quiet():
-                item = next(answers)
-            # the pipeline takes apart batches of two and more, but hands on a batch of one as it is
-            heard = item["heard"]
-            yield window, heard[0] if isinstance(heard, list) else heard
+    def _mel(self, audio: np.ndarray) -> Any:
+        return self._pipeline.preprocess({"inputs": audio})["inputs"]
+
+    def _answer(self, heard: Heard, window: int | None) -> Hypothesis:
+        spoken = heard.spoken
+        identified, identified_prob = spoken.identified or (None, None)
+        return Hypothesis(
+            engine=self.name,
+            text=heard.text,
+            language=spoken.language,
+            language_prob=_rounded(spoken.probability),
+            avg_logprob=round(heard.avg_logprob, 4),
+            window=window,
+            retaken=None if window is None else heard.retaken,
+            identified_language=identified,
+            identified_prob=_rounded(identified_prob),
+        )
 
     def close(self) -> None:
         """Free the model's memory now; the object is of no use afterwards."""
         self._model.model.unload_model()
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 4)
 
 
 _NO_VAD = object()

@@ -22,8 +22,10 @@ class Bilingual:
 
     name = "bilingual"
 
-    def __init__(self, opinions: Sequence[tuple[str, float | None]], deaf: bool = False) -> None:
-        self.opinions, self.deaf = opinions, deaf
+    def __init__(
+        self, opinions: Sequence[tuple[str, float | None]], deaf: bool = False, overrules: str | None = None
+    ) -> None:
+        self.opinions, self.deaf, self.overrules = opinions, deaf, overrules
         self.asked: list[list[str | None]] = []
 
     def transcribe(self, clips: Sequence[np.ndarray], languages: Sequence[str | None]) -> list[Hypothesis]:
@@ -32,6 +34,9 @@ class Bilingual:
 
     def _hear(self, index: int, told: str | None) -> Hypothesis:
         language, probability = self.opinions[index]
+        if self.overrules not in (None, language, told):
+            heard = self._hear(index, self.overrules)
+            return replace(heard, identified_language=language, identified_prob=probability)
         if told is not None and not self.deaf and told != language:
             language, probability = told, 0.25
         return Hypothesis(
@@ -43,10 +48,14 @@ class Bilingual:
 
 
 def transcribed(
-    *opinions: tuple[str, float | None], deaf: bool = False, given: str | None = None, **settings: Any
+    *opinions: tuple[str, float | None],
+    deaf: bool = False,
+    overrules: str | None = None,
+    given: str | None = None,
+    **settings: Any,
 ) -> tuple[Unit, list[list[str | None]]]:
     """The unit of one recording, a clip per opinion, after the stage; and what languages the engine was told."""
-    engine = Bilingual(opinions, deaf)
+    engine = Bilingual(opinions, deaf, overrules)
     recording = Recording(recording_id="talk", uri="talk.wav", domain="d", language=given)
     spans = [Span(at * SECONDS * SAMPLE_RATE, (at + 1) * SECONDS * SAMPLE_RATE) for at in range(len(opinions))]
     clips = tuple(
@@ -100,6 +109,15 @@ def test_it_can_be_rejected_instead_and_keeps_what_was_heard() -> None:
     assert verdict is not None
     assert verdict.rejection is not None
     assert verdict.rejection.detail == "zh with 0.60 in a recording of en"
+
+
+def test_an_engine_may_go_by_the_recording_itself() -> None:
+    opinions = (SURE, ("zh", 0.6), SURE)
+    unit, asked = transcribed(*opinions, overrules="en")
+    assert (len(asked), reasons(unit)) == (1, {})
+    assert unit.clips[1].hypotheses[0].language == "en"
+    rejected, _ = transcribed(*opinions, overrules="en", retry_language=False)
+    assert reasons(rejected) == {1: "uncertain_language"}
 
 
 def test_an_engine_that_will_not_be_told_keeps_no_label_in_another_script() -> None:

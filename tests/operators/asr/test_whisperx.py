@@ -179,11 +179,19 @@ def test_only_consecutive_clips_of_one_recording_and_language_share_a_window(whi
     assert [h.language for h in heard[:3]] == ["en", "en", "zh"]
 
 
-def test_what_is_heard_again_is_heard_as_if_alone(whisper: WhisperX, clips: list[np.ndarray]) -> None:
-    """Random weights write nonsense, which every guard catches."""
+def test_what_is_heard_again_is_heard_as_if_alone(
+    whisper: WhisperX, clips: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights write nonsense, which every guard catches; a window is encoded once, and once more what is
+    heard again.
+    """
+    passes: list[int] = []
+    encode = whisper._model.encode
+    monkeypatch.setattr(whisper._model, "encode", lambda mels: [passes.append(len(mels)), encode(mels)][1])
     heard = whisper.transcribe(clips, ["en"] * len(clips), ["one"] * len(clips))
     again = [index for index, h in enumerate(heard) if h.retaken]
     assert len(again) > len(clips) // 2, "most of what random weights write must be in doubt"
+    assert sum(passes) == len({h.window for h in heard}) + len(again)
     plain = whisper.transcribe(clips, ["en"] * len(clips))
     assert [retake(heard[index]) for index in again] == [plain[index] for index in again]
 

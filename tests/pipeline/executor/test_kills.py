@@ -17,7 +17,9 @@ from tests.support.kills import digest, run_with_kills, start, sweep
 
 
 def peaceful(tmp_path: Path, crawl: Path) -> dict[str, str]:
-    settings = fast_engines.settings(str(tmp_path / "peaceful"), str(crawl), "execution.runner=local")
+    settings = fast_engines.settings(
+        str(tmp_path / "peaceful"), str(crawl), fast_engines.SHARING, "execution.runner=local"
+    )
     process = start(settings, tmp_path / "peaceful.log")
     code = process.wait(timeout=600)
     sweep(process.pid)
@@ -28,7 +30,7 @@ def peaceful(tmp_path: Path, crawl: Path) -> dict[str, str]:
 def test_kills_leave_no_trace(tmp_path: Path) -> None:
     clips = fast_engines.write_crawl(tmp_path / "crawl", 160)
     expected = peaceful(tmp_path, tmp_path / "crawl")
-    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"))
+    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"), fast_engines.SHARING)
     record = run_with_kills(settings, tmp_path / "killed.log", kills=3, seed=1, window=(0.2, 2.0), delay=0.05)
     assert sum(record.kills.values()) >= 3, f"only {record.kills} of {clips} clips' run were killed"
     assert digest(tmp_path / "killed") == expected
@@ -40,7 +42,7 @@ def test_thirty_kills_over_two_thousand_clips(tmp_path: Path) -> None:
     clips = fast_engines.write_crawl(tmp_path / "crawl", 2000, domains=("audiobook", "interview", "live", "sports"))
     assert clips >= 2000
     expected = peaceful(tmp_path, tmp_path / "crawl")
-    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"))
+    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"), fast_engines.SHARING)
     record = run_with_kills(settings, tmp_path / "killed.log", kills=33, seed=7, window=(0.2, 12.0), delay=0.25)
     print(f"{clips} clips, {record.starts} starts, kills: {dict(record.kills)}")
     assert sum(record.kills.values()) >= 30
@@ -70,7 +72,7 @@ def test_the_account_adds_up_with_a_fifth_of_the_workers_killed(tmp_path: Path) 
     fast_engines.write_crawl(tmp_path / "crawl", 120, seed=4)
     expected = peaceful(tmp_path, tmp_path / "crawl")
     two = [f"execution.{stage}.{bound}=2" for stage in STAGES for bound in ("max_workers", "min_workers")]
-    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"), *two)
+    settings = fast_engines.settings(str(tmp_path / "killed"), str(tmp_path / "crawl"), fast_engines.SHARING, *two)
     record = run_with_kills(
         settings, tmp_path / "killed.log", kills=2, seed=2, window=(0.1, 1.0), delay=0.08, victims=("worker",)
     )
