@@ -93,7 +93,7 @@ def _by_scale(
     return list(groups.values())
 
 
-def _decays(name: str, parameter: nn.Parameter) -> bool:
+def decays(name: str, parameter: nn.Parameter) -> bool:
     last = name.rpartition(".")[2]
     # biases of experts and heads are matrices
     return parameter.ndim > 1 and not last.startswith("b_") and "bias" not in last
