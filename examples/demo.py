@@ -66,8 +66,8 @@ def train() -> None:
         f"train.max_minutes={MINUTES}",
         "train.threads=0",
         "train.log_steps=20",
-        "optimizer={learning_rate: 0.0005, schedule: constant, warmup_steps: 20, ema: 0.98}",
-        "data.augment={speed_factors: [0.9, 1.0, 1.1], frequency_masks: 1, time_masks: 1}",
+        "optimizer={learning_rate: 0.0003, schedule: constant, warmup_steps: 10, ema: 0.98}",
+        "data.augment.speed_factors=[0.9, 1.0, 1.1]",
     ]
     place = ["--data", str(HANDOFF), "--config", CONFIG, "--out", str(MODEL)]
     call("model_training", "train", *place, *settings)
