@@ -255,7 +255,7 @@ def comparison_table(found: Comparison) -> Table:
     if found.unpaired:
         note += f" {found.unpaired:,} answers to clips that the other did not answer are left out."
     title = f"From {found.names[0]} to {found.names[1]}, %"
-    return Table(title, note, "Test set", "", (*found.names, "change", "that is"), tuple(rows))
+    return Table(title, note, "Test set", "", ("from", "to", "change", "that is"), tuple(rows))
 
 
 def unusable_lines(evaluations: Sequence[Evaluation]) -> list[str]:
