@@ -15,7 +15,8 @@ from typing import NamedTuple
 from model_training.evaluation.charts import millions
 from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
-from model_training.evaluation.metrics import ErrorRate, Interval, LabelCounts, Proportion, Scores
+from model_training.evaluation.intervals import Interval, Proportion
+from model_training.evaluation.metrics import ErrorRate, LabelCounts, Scores
 
 _KINDS = ("language", "gender", "age", "emotion")
 """The attributes that come first, in this order."""
