@@ -15,7 +15,8 @@ from typing import NamedTuple
 from model_training.evaluation.charts import millions
 from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
-from model_training.evaluation.metrics import ErrorRate, Interval, LabelCounts, Proportion, Scores
+from model_training.evaluation.intervals import Interval, Proportion
+from model_training.evaluation.metrics import ErrorRate, LabelCounts, Scores
 
 _KINDS = ("language", "gender", "age", "emotion")
 """The attributes that come first, in this order."""
@@ -255,7 +256,7 @@ def comparison_table(found: Comparison) -> Table:
     if found.unpaired:
         note += f" {found.unpaired:,} answers to clips that the other did not answer are left out."
     title = f"From {found.names[0]} to {found.names[1]}, %"
-    return Table(title, note, "Test set", "", (*found.names, "change", "that is"), tuple(rows))
+    return Table(title, note, "Test set", "", ("from", "to", "change", "that is"), tuple(rows))
 
 
 def unusable_lines(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -14,15 +14,14 @@ from scipy.stats import binomtest, t
 
 from model_training.evaluation.answers import Answer
 from model_training.evaluation.evaluate import answer_of
+from model_training.evaluation.intervals import Proportion, student
 from model_training.evaluation.metrics import (
     NO_ANSWER,
     ErrorRate,
     EventCounts,
     LabelCounts,
-    Proportion,
     Scores,
     reference_tokens,
-    student,
 )
 from model_training.text.perception import Recognition
 from model_training.text.tokenizer import Tokenizer
