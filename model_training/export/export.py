@@ -34,6 +34,7 @@ from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Grammar
 from model_training.text.tokenizer import FILE as TOKENIZER
 from model_training.training import checkpoint
+from model_training.training.choosing import split_choice
 from operators.errors import UserError
 
 MODEL = "model.safetensors"
@@ -73,7 +74,7 @@ def export(
     """Write the model of a checkpoint at one size, or at all of them in folders of their own.
 
     Args:
-        path: a checkpoint, or a training run, whose newest is taken.
+        path: a checkpoint, a training run, whose newest is taken, RUN@best or RUN@average.
         n_experts: routed experts N, 0 for a dense model, or "all".
         format: safetensors | onnx | onnx-int8 | sherpa | sherpa-int8.
         out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
@@ -94,7 +95,10 @@ def export(
     folders = [Path(out) / _name(size) for size in sizes] if n_experts == ALL else [Path(out)]
     for folder in folders:
         _refuse_foreign(folder)
-    origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
+    if split_choice(str(path))[1] == "average":
+        origin = "the mean of the best checkpoints on dev"
+    else:
+        origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
     largest = loaded.model.parameter_counts(max(loaded.model.sizes))
     done = []
     for size, folder in zip(sizes, folders, strict=True):
@@ -248,7 +252,9 @@ def _read(path: Path) -> bytes:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m model_training export`."""
-    parser.add_argument("checkpoint", metavar="CKPT", help="a checkpoint's folder, or a training run (its newest)")
+    parser.add_argument(
+        "checkpoint", metavar="CKPT", help="a checkpoint's folder, a training run (its newest), or RUN@best"
+    )
     parser.add_argument("--group", default=ALL, metavar="N", help="routed experts, or all (default: all)")
     parser.add_argument("--format", default="onnx", help=f"{' | '.join(FORMATS)} (default: %(default)s)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; for all: n3, n7, ... inside it")

@@ -137,7 +137,7 @@ def read(theirs: Mapping[str, Tensor], file: Path, settings: ModelSettings) -> F
             ours[renamed] = tensor.squeeze(-1)
         else:
             ours[renamed] = tensor
-    kernel, notes = _kernel(ours, said.get("causal"), settings)
+    kernel, notes = _kernel(ours, bool(said.get("causal")) if said else None, settings)
     tokens = _tokens(file.parent)
     if tokens is None:
         notes.append("no units.txt beside it: the rows of its vocabulary are not known")
@@ -147,7 +147,7 @@ def read(theirs: Mapping[str, Tensor], file: Path, settings: ModelSettings) -> F
     layers = {int(match[1]) for name in ours if (match := re.match(r"decoder\.layers\.(\d+)\.", name))}
     sizes = {
         "encoder": "wenet",
-        "d_model": len(ours["encoder.subsampling.out.bias"]),
+        "d_model": len(ours["encoder.subsampling.convolutions.0.weight"]),
         "heads": len(ours["encoder.blocks.0.attention.content_bias_HW"]),
         "encoder_layers": len(blocks),
         "kernel": kernel,

@@ -249,6 +249,7 @@ def test_padding_and_export_leave_the_answer_alone(tmp_path: Path) -> None:
         ("", {"causal": False}, {"d_ff": 32}, "set model.d_ff=24"),
         ("", {"causal": False, "activation_type": "relu"}, {}, "activation_type is relu"),
         ("encoder.encoders.1.norm_mha.bias", {"causal": False}, {}, "lacks the tensor encoder.blocks.1.norms.1.bias"),
+        ("encoder.embed.out.0.bias", {"causal": False}, {}, "lacks the tensor encoder.subsampling.out.bias"),
         ("encoder.embed.out.0.weight", {"causal": False}, {}, "sub-samples by other than 4"),
         ("encoder.encoders.0.self_attn.pos_bias_u", {"causal": False}, {}, "no relative positions"),
         ("+running_mean", {"causal": False}, {}, "batch_norm"),
