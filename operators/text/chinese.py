@@ -108,7 +108,9 @@ def _with_fraction(match: re.Match[str], beside: str) -> str:
 
 @lru_cache(maxsize=1)
 def _units() -> dict[str, tuple[str, ...]]:
-    return {row[0]: tuple(row[1:]) for row in table("units_zh.txt")}
+    """By sign as it is written and, of more than one letter, in lower case."""
+    found = {row[0]: tuple(row[1:]) for row in table("units_zh.txt")}
+    return {sign.lower(): words for sign, words in found.items() if len(sign) > 1} | found
 
 
 @lru_cache(maxsize=1)
@@ -118,7 +120,7 @@ def _unit_pattern() -> re.Pattern[str]:
 
 
 def _unit(match: re.Match[str], beside: str) -> str:
-    return _choose(_units().get(match[1]) or _units()[match[1].lower().replace("°c", "°C").replace("°f", "°F")], beside)
+    return _choose(_units().get(match[1]) or _units()[match[1].lower()], beside)
 
 
 def drop_units(text: str) -> str:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from operators.text.scripts import table
 from operators.text.spoken import Normaliser, evaluation_form, tokens
 
 LANGUAGES = st.sampled_from([None, "zh", "en", "yue", "ja", "de", "ko", "th", "zh-CN", "sichuan"])
@@ -29,6 +30,14 @@ TEXTS = st.one_of(
     st.lists(st.sampled_from([*PIECES, " "])).map("".join),
 )
 SPOKEN = Normaliser()
+
+
+def test_a_unit_of_letters_is_read_in_any_case() -> None:
+    for row in table("units_zh.txt"):
+        if len(row[0]) > 1:
+            for sign in (row[0], row[0].lower(), row[0].upper(), row[0].swapcase()):
+                said = SPOKEN.spoken(f"用了3{sign}呢", "zh").replace(" ", "")
+                assert said == f"用了三{row[1].lower()}呢", sign
 
 
 @settings(max_examples=1200, deadline=None)
