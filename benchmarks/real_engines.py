@@ -249,7 +249,9 @@ def ours(work: Path, weights: Path, variant: str, meter: Meter) -> dict[str, Any
     rows = [row for table in ledger.ledgers(open_store(settings.output)) for row in table.to_pylist()]
     heard = [(row, row["hypotheses"][0]) for row in rows if row["hypotheses"]]
     retaken = sum(bool(first["retaken"]) for _, first in heard)
-    windows = len({(row["unit_id"], first["window"]) for row, first in heard}) if variant != "alone" else len(heard)
+    # a clip that Transcribe heard once more, in its recording's language, has no window of its own to its name
+    shared = {(row["unit_id"], first["window"]) for row, first in heard if first["window"] is not None}
+    windows = len(shared) if variant != "alone" else len(heard)
     kept: Counter[str] = Counter()
     whole: Counter[str] = Counter()
     for row in rows:
