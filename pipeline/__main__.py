@@ -107,7 +107,10 @@ examples:
 examples:
   python -m pipeline settings > my.yaml                  every setting with its default and its meaning
   python -m pipeline settings --schema > settings.json   the same as JSON Schema: types, defaults, bounds, meanings""",
-    "show": "examples:\n  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621",
+    "show": """\
+examples:
+  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621
+  python -m pipeline show runs/first talk-s126-8d1f0a9b2c3d_0000021856_0000068621 --format vtt > clip.vtt""",
 }
 
 
@@ -181,6 +184,8 @@ def parser() -> argparse.ArgumentParser:
     command = add("show", "one clip's story, from recording to verdict")
     command.add_argument("run", metavar="RUN", help="run directory, local or s3://")
     command.add_argument("clip_id", metavar="CLIP_ID", help="as in ledgers, tars and the report")
+    form = "the story, or word times as WebVTT (of the clip) or CTM (of its recording) (default: %(default)s)"
+    command.add_argument("--format", choices=("story", "vtt", "ctm"), default="story", help=form)
     command.add_argument(
         "settings", metavar="key=value", nargs="*", default=[], help="s3.* settings, where the run lies on S3"
     )
@@ -240,9 +245,12 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return 0
     settings, store = existing_run(arguments.run, arguments.settings)
     if arguments.command == "show":
-        from pipeline.show import show
+        from pipeline.show import captions, show
 
-        show(store, arguments.clip_id, console)
+        if arguments.format == "story":
+            show(store, arguments.clip_id, console)
+        else:
+            sys.stdout.write(captions(store, arguments.clip_id, arguments.format))
         return 0
     if arguments.command == "calibrate":
         from pipeline.calibrate.command import Wish, calibrations, write_calibrations

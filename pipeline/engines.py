@@ -32,6 +32,7 @@ BUILT_IN = {
         "emotion2vec": "operators.annotate.emotion:FunAsrEmotion",
         "sensevoice": "operators.annotate.sensevoice:SenseVoice",
         "classifier": "operators.annotate.classifier:HubClassifier",
+        "onnx": "operators.annotate.onnx_classifier:OnnxClassifier",
         CHAT: "operators.annotate.chat:ChatAnnotator",
         EXPORTED: "model_training.decoding.annotate:ExportedAnnotator",
     },
@@ -39,6 +40,8 @@ BUILT_IN = {
     "annotate.words.aligners": {
         "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
         "whisper": "operators.annotate.aligners:WhisperAligner",
+        "whisperx": "operators.annotate.aligners:WhisperxAligner",
+        "funasr": "operators.annotate.aligners:FunAsrAligner",
         EXPORTED: "model_training.decoding.align:ExportedAligner",
     },
 }

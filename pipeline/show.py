@@ -1,6 +1,6 @@
 """What `show` and `plan` print: one clip's story, from recording to verdict, and the units of a run.
 
-ledger row ──show──> story          list[Unit] ──show_plan──> a line per domain
+ledger row ──show──> story   ──captions──> WebVTT, CTM          list[Unit] ──show_plan──> a line per domain
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from operators.clip import SAMPLE_RATE, Unit, clip_hash
+from operators.annotate.captions import ctm, vtt
+from operators.clip import SAMPLE_RATE, Unit, Word, clip_hash
 from operators.edits import align
 from operators.errors import UserError
 from operators.storage.base import Store
@@ -128,6 +129,24 @@ def _annotations(row: dict[str, Any]) -> list[tuple[str, str]]:
     if row["words"] is not None:
         lines.append(("  words", f"{len(row['words'])} with times"))
     return lines
+
+
+def captions(store: Store, clip_id: str, form: str) -> str:
+    """Return the words of a kept clip with their times: "vtt" counts from the start of the clip, "ctm" from that of its
+    recording.
+
+    Raises UserError where the run has no times of this clip.
+    """
+    row = find_clip(store, clip_id)
+    if row.get("words") is None:
+        why = (
+            "was not aligned: set annotate.words.aligners to two of them"
+            if row["outcome"] == "kept"
+            else "was rejected"
+        )
+        raise UserError(f"{clip_id} has no word times: it {why}")
+    words = [Word(**word) for word in row["words"]]
+    return vtt(words) if form == "vtt" else ctm(words, row["recording_id"], row["start"])
 
 
 def _differences(asr: str, copilot: str) -> tuple[Text, Text]:

@@ -115,10 +115,7 @@ def report(
     agreed: list[tuple[Word, ...] | None] = []
     places: dict[str, list[list[Word | None]]] = {}
     for name, alignments in found.items():
-        places[name] = [
-            list(alignment) if alignment else [None] * sum(each.words for each in clip.utterances)
-            for clip, alignment in zip(clips, alignments, strict=True)
-        ]
+        places[name] = [_in_place(clip, words) for clip, words in zip(clips, alignments, strict=True)]
     if len(found) > 1:
         agreed = [agreed_words(alignments) for alignments in zip(*found.values(), strict=True)]
         places["agreed"] = [_in_place(clip, words) for clip, words in zip(clips, agreed, strict=True)]
@@ -162,7 +159,7 @@ def report(
 
 
 def _in_place(clip: Joined, words: tuple[Word, ...] | None) -> list[Word | None]:
-    """Return agreed words at their places among the clip's."""
+    """Return words at their places among the clip's: what was not placed is None."""
     names = words_of(clip.heard.text)
     placed: list[Word | None] = [None] * len(names)
     at = 0

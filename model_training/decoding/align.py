@@ -23,13 +23,13 @@ import numpy as np
 
 from model_training.data.audio import describe
 from model_training.data.features import MIN_FRAMES, Cmvn
-from model_training.decoding.ctc_alignment import best_path, token_frames
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.windows import windows
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import UNK
 from operators.annotate.annotator import Heard
 from operators.annotate.captions import ctm, vtt
+from operators.annotate.ctc import best_path, token_frames
 from operators.annotate.words import spread, words_of
 from operators.audio.decode import Problem
 from operators.clip import SAMPLE_RATE, Word

@@ -2,7 +2,7 @@
 
     label ──words_of──> words ─┬─pronounce──> phones ──pocketsphinx──> Word ...            English, from the wheel
                                ├─Whisper's cross-attention──> cores ──spread──> Word ...   any of its languages
-                               ├─whisperX, wav2vec2──> Word ...                            where there is such a model
+                               ├─wav2vec2, by whisperX──> CTC's path ──spread──> Word ...  where there is such a model
                                └─FunASR, fa-zh──> Word ...                                 Mandarin
     (CTC over a model of one's own: model_training.decoding.align)
 
@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from operators.annotate.annotator import Heard
+from operators.annotate.ctc import best_path, token_frames
 from operators.annotate.words import spread, words_of
 from operators.clip import SAMPLE_RATE, Word
 from operators.errors import UserError
@@ -152,7 +153,9 @@ class WhisperAligner:
         )
         unspaced = [len(word) == 1 and ord(word) > 0x2E7F for word in words]
         pieces = [tokenizer.encode(("" if alone else " ") + word) for word, alone in zip(words, unspaced, strict=True)]
-        features = self._model.feature_extractor(clip.pcm.astype(np.float32) / 32768)
+        # Whisper knows nothing but windows of 30 s: a shorter one is another encoder's.
+        window = np.pad(clip.pcm, (0, 30 * SAMPLE_RATE - len(clip.pcm))).astype(np.float32) / 32768
+        features = self._model.feature_extractor(window)
         encoded = self._model.encode(features[:, : self._model.feature_extractor.nb_max_frames])
         ids = [token for piece in pieces for token in piece]
         if len(ids) > self._model.max_length // 2:
@@ -161,6 +164,126 @@ class WhisperAligner:
             encoded, tokenizer.sot_sequence, [ids], [-(-len(clip.pcm) // (SAMPLE_RATE // 100))]
         )
         return _placed_by_tokens(words, [len(piece) for piece in pieces], found.alignments, clip.pcm)
+
+
+class WhisperxAligner:
+    """A WhisperxAligner is an alignment model of whisperX: wav2vec2 with letters, one for each language.
+
+    whisperX finds and loads the model; the path through it is ours, the same as for every CTC model. whisperX's own
+    needs sentence models from the network, and moves words to what it takes for sentences.
+
+    Args:
+        model: a hub name or a local folder of transformers' Wav2Vec2ForCTC; empty: whisperX's choice for the language.
+        language: the one that the model is for; clips of another are not aligned.
+
+    Raises:
+        UserError: there is no such model.
+    """
+
+    def __init__(self, model: str = "", *, language: str = "en", device: str = "cpu", threads: int = 1) -> None:
+        self._language = canonical(language) or language
+        self.name = f"whisperx-align/{Path(model).name or self._language}"
+        with quiet():
+            import torch
+            from whisperx.alignment import load_align_model
+
+            torch.set_num_threads(threads)
+            try:
+                self._model, metadata = load_align_model(self._language, device, model_name=model or None)
+            except Exception as error:  # hub, folder and weights each have errors of their own
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"aligner whisperx: no alignment model for {self._language} ({line})") from None
+        self._torch, self._device = torch, device
+        self._letters: dict[str, int] = metadata["dictionary"]
+        self._blank = next((self._letters[name] for name in ("[pad]", "<pad>") if name in self._letters), 0)
+
+    def align(self, clips: Sequence[Heard]) -> list[tuple[Word, ...] | None]:
+        """Return the words of each clip in the model's language; those with letters that it lacks are left out."""
+        return [self._align(clip) if canonical(clip.language) == self._language else None for clip in clips]
+
+    def close(self) -> None:
+        del self._model
+
+    def _align(self, clip: Heard) -> tuple[Word, ...] | None:
+        spelt = [(word, [self._letters.get(letter) for letter in word.lower()]) for word in words_of(clip.text)]
+        known = [(word, [id for id in ids if id is not None]) for word, ids in spelt if None not in ids]
+        between = [self._letters["|"]] if "|" in self._letters else []
+        ids = [token for place, (_, own) in enumerate(known) for token in ([*between, *own] if place else own)]
+        if not ids or len(clip.pcm) < _LEAST_SAMPLES:
+            return None
+        path_S = best_path(log_probs_SV := self._log_probs(clip.pcm), ids, self._blank)
+        if path_S is None:
+            return None
+        frames, step, first, cores = token_frames(path_S), len(clip.pcm) / len(log_probs_SV), 0, []
+        for _, own in known:
+            start, last = frames[first][0], frames[first + len(own) - 1][1]
+            cores.append((round((start + 0.5) * step), round((last - 0.5) * step)))
+            first += len(own) + len(between)
+        return tuple(
+            Word(text=word, start=start, end=end)
+            for (word, _), (start, end) in zip(known, spread(cores, clip.pcm), strict=True)
+        )
+
+    def _log_probs(self, pcm: np.ndarray) -> np.ndarray:
+        torch = self._torch
+        with quiet(), torch.inference_mode():
+            found = self._model(torch.from_numpy(pcm.astype(np.float32) / 32768)[None].to(self._device))
+            logits_SV = (found.logits if hasattr(found, "logits") else found[0])[0]
+            log_probs_SV: np.ndarray = logits_SV.float().log_softmax(-1).cpu().numpy()
+        return log_probs_SV
+
+
+_LEAST_SAMPLES = 400
+"""What wav2vec2's convolutions need for a frame."""
+
+
+class FunAsrAligner:
+    """A FunAsrAligner is FunASR's monotonic aligner for Mandarin, fa-zh: a folder, or a name on its hub.
+
+    Raises:
+        UserError: there is no such model.
+    """
+
+    def __init__(self, model: str = "fa-zh", *, device: str = "cpu", threads: int = 1, hub: str = "ms") -> None:
+        from operators.asr.funasr import find_funasr
+
+        self.name = f"funasr/{Path(model).name}"
+        with quiet():
+            folder = find_funasr(model, hub)
+            from funasr import AutoModel
+
+            options = {"disable_update": True, "disable_pbar": True, "log_level": "ERROR", "check_latest": False}
+            try:
+                self._model = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **options)
+            except Exception as error:  # a wrong file surfaces as anything
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise UserError(f"aligner funasr: FunASR cannot load {model}: {line}") from None
+
+    def align(self, clips: Sequence[Heard]) -> list[tuple[Word, ...] | None]:
+        """Return the words of each Mandarin clip, None of others, and where its tokens are not the label's."""
+        return [self._align(clip) if canonical(clip.language) == "zh" else None for clip in clips]
+
+    def close(self) -> None:
+        del self._model
+
+    def _align(self, clip: Heard) -> tuple[Word, ...] | None:
+        words = words_of(clip.text)
+        if not words:
+            return None
+        audio = np.multiply(clip.pcm, 2.0**-15, dtype=np.float32)
+        with quiet():
+            (found,) = self._model.generate(input=(audio, " ".join(words)), data_type=("sound", "text"))
+        times = found.get("timestamp") or []
+        if len(times) != len(words):
+            return None
+        return tuple(
+            Word(text=word, start=_samples(start / 1000), end=_samples(end / 1000))
+            for word, (start, end) in zip(words, times, strict=True)
+        )
+
+
+def _samples(seconds: float) -> int:
+    return round(float(seconds) * SAMPLE_RATE)
 
 
 def _placed_by_tokens(

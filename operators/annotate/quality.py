@@ -25,6 +25,9 @@ NO_SPEECH = 0.2
 """A frame whose speech probability is below this is noise. Higher, and weak speech counts as noise (SNR too low)."""
 FEWEST_FRAMES = 5
 """of noise (0.16 s) that an SNR is measured on; with fewer the pauses of the neighbours are heard as well."""
+ENOUGH_FRAMES = 20
+"""of noise (0.64 s) that tell it by themselves. Fewer are weighed against the quiet fifth of the clip, whatever that is:
+a sound that comes and goes may not be heard in a short pause."""
 MOST_DB = 100.0
 """SNR of a clip whose pauses are digital silence: no more fits into 16 bits."""
 
@@ -97,9 +100,11 @@ def snr_db(power: np.ndarray, noise: np.ndarray) -> float | None:
     """
     if not len(power) or power.mean() <= 0:
         return None
-    of_noise = float(noise.mean())
-    if of_noise <= 0:
+    heard, quiet = float(noise.mean()), float(np.percentile(power, 20))
+    if heard <= 0:
         return MOST_DB
+    weight = min(1.0, len(noise) / ENOUGH_FRAMES)
+    of_noise = float(heard**weight * max(quiet, 1e-2) ** (1 - weight))
     speech = max(float(power.mean()) - of_noise, 0.1 * of_noise)
     return float(min(10 * np.log10(speech / of_noise), MOST_DB))
 

@@ -15,10 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from model_training.text.tokens import BLANK
 
-
-def best_path(log_probs_SV: np.ndarray, ids: Sequence[int], blank: int = BLANK) -> np.ndarray | None:
+def best_path(log_probs_SV: np.ndarray, ids: Sequence[int], blank: int = 0) -> np.ndarray | None:
     """Return where the most likely path that spells `ids` is in each frame, int64 [S]; None where no path can be.
 
     Place 2i + 1 is the token ids[i], the even places are the blanks around it. A path needs a frame for each token and
@@ -51,7 +49,7 @@ def best_path(log_probs_SV: np.ndarray, ids: Sequence[int], blank: int = BLANK) 
     path_S = np.empty(frames, np.int64)
     for frame in range(frames - 1, -1, -1):
         path_S[frame] = place
-        place -= steps_SP[frame, place]
+        place -= int(steps_SP[frame, place])
     return path_S
 
 
