@@ -35,12 +35,13 @@ def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
     for workers in (1, 2, 4):
         outputs[f"ray{workers}"] = [
             f"execution.{stage}.{bound}={workers}"
-            for stage in ("segment", "transcribe", "copilot")
+            for stage in ("segment", "transcribe", "copilot", "annotate")
             for bound in ("max_workers", "min_workers")
         ]
     digests = {}
     for name, more in outputs.items():
-        done = run(fast_engines.settings(str(tmp_path / name), str(tmp_path / "crawl"), *more), tmp_path / "empty.yaml")
+        settings = fast_engines.settings(str(tmp_path / name), str(tmp_path / "crawl"), *fast_engines.annotated(*more))
+        done = run(settings, tmp_path / "empty.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         digests[name] = digest(tmp_path / name)
