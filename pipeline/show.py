@@ -21,6 +21,8 @@ from operators.text.spoken import tokens
 from pipeline import ledger
 from pipeline.display.words import clock, human_seconds, human_share, printable
 from pipeline.plan import PLAN_KEY, declared_seconds, load_plan
+from pipeline.report.annotations import ATTRIBUTE_COLUMN
+from stages.annotate import Annotate
 from stages.copilot import Copilot
 from stages.rover import Rover
 from stages.segment import Segment
@@ -89,6 +91,8 @@ def show(store: Store, clip_id: str, console: Console) -> None:
         asr, copilot = _differences(row["asr_norm"], row["copilot_norm"])
         line("  asr", asr)
         line("  copilot", copilot)
+    for name, value in _annotations(row):
+        line(name, value)
     if row["outcome"] == "kept":
         line("verdict", Text("kept", style="bold green"))
         line("  label", f"“{row['label']}”")
@@ -100,6 +104,31 @@ def show(store: Store, clip_id: str, console: Console) -> None:
             line("", row["detail"])
     line("content", row["content_hash"])
     console.print(story)
+
+
+def _annotations(row: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what Annotate found of a clip, line by line; [] where nobody was asked."""
+    if row["opinions"] is None:
+        return []
+    agreed = [
+        f"{kind} {', '.join(known) if isinstance(known, list) else known}".rstrip() if known != [] else f"no {kind}"
+        for kind, column in ATTRIBUTE_COLUMN.items()
+        if (known := row[column]) is not None
+    ]
+    lines = [(f"5 {Annotate.name}", "; ".join(agreed) or "nothing is agreed on")]
+    for said in row["opinions"]:
+        score = "" if said["score"] is None else f" ({said['score']:.2f})"
+        lines.append(("", f"{said['annotator']}: {said['kind']} {', '.join(said['labels']) or 'none'}{score}"))
+    units = {"snr_db": "SNR {:.1f} dB", "bandwidth_hz": "speech up to {:.0f} Hz", "clipped": "{:.4%} cut off"}
+    units |= {"dnsmos_sig": "DNSMOS {:.2f}", "dnsmos_bak": "background {:.2f}", "dnsmos_ovrl": "overall {:.2f}"}
+    quality = [text.format(row[name]) for name, text in units.items() if row[name] is not None]
+    lines += [("  quality", ", ".join(quality))] if quality else []
+    if row["speaker"] is not None:
+        shared = "" if row["overlap"] is None else f", {row['overlap']:.0%} with another"
+        lines.append(("  speaker", f"{row['speaker']}{shared}"))
+    if row["words"] is not None:
+        lines.append(("  words", f"{len(row['words'])} with times"))
+    return lines
 
 
 def captions(store: Store, clip_id: str, form: str) -> str:

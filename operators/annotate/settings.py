@@ -38,7 +38,7 @@ class WordSettings:
     """WordSettings say who aligns labels, and when two of them agree on a word."""
 
     aligners: list[EngineChoice] = setting(
-        [], "two or more, e.g. [{engine: pocketsphinx}, {engine: ctc, model: exported/n3}]"
+        [], "two or more, e.g. [{engine: pocketsphinx}, {engine: exported, model: exported/n3}]"
     )
     tolerance_seconds: float = setting(
         0.2, "a word is kept where two aligners place its start and end this near", above=0, at_most=5

@@ -94,9 +94,8 @@ def _scoped(retention: Retention, named: list[tuple[str, Tally]]) -> list[tuple[
     """Return the annotations of all clips, then of each domain that is shown and has some; [] where there are none."""
     if not retention.annotations:
         return []
-    whole = reduce(Annotations.plus, retention.annotations.values(), Annotations())
     own = [(name, retention.annotations[name]) for name, _ in named if name in retention.annotations]
-    return [("All domains", whole), *own]
+    return [("All domains", retention.annotated), *own]
 
 
 def _attributes(annotations: list[tuple[str, Annotations]]) -> list[dict[str, Any]]:

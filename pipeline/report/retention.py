@@ -186,6 +186,11 @@ class Retention:
     def total(self) -> Tally:
         return reduce(Tally.plus, self.domains.values(), Tally())
 
+    @property
+    def annotated(self) -> Annotations:
+        """Return the annotations of all domains together."""
+        return reduce(Annotations.plus, self.annotations.values(), Annotations())
+
     def assert_conserved(self) -> None:
         """Raise ConservationError naming the domain and the difference unless every sample is accounted for once."""
         for domain, tally in sorted(self.domains.items()):
@@ -209,7 +214,7 @@ class Retention:
                 for name, found in sorted(self.languages.items())
             ],
             "annotations": {
-                "total": reduce(Annotations.plus, self.annotations.values(), Annotations()).to_json(),
+                "total": self.annotated.to_json(),
                 "domains": [{"domain": name} | found.to_json() for name, found in sorted(self.annotations.items())],
             }
             if self.annotations

@@ -6,7 +6,8 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from pipeline.display.terminal import WideTable
-from pipeline.display.words import human_percent, human_time, printable
+from pipeline.display.words import human_percent, human_share, human_time, printable
+from pipeline.report.annotations import Annotations
 from pipeline.report.retention import Cause, Retention, Tally
 
 
@@ -20,6 +21,8 @@ def render_terminal(retention: Retention) -> RenderableType:
         parts += [Text(), _lost(rows, total, causes)]
     if total.unreadable_files:
         parts += [Text(), _unreadable(total)]
+    if retention.annotations:
+        parts += [Text(), *_annotations(retention.annotated)]
     return Group(*parts)
 
 
@@ -67,6 +70,24 @@ def _lost(rows: list[tuple[str, Tally]], total: Tally, causes: list[Cause]) -> W
         lost = [human_time(tally.rejected[cause].samples) if cause in tally.rejected else "–" for cause in causes]
         table.add_row(printable(name), *lost)
     return table
+
+
+def _annotations(found: Annotations) -> list[RenderableType]:
+    """Return the yield of each kind of attribute, how far annotators agree on it, and what looks wrong."""
+    table = WideTable("Attributes", "kind")
+    for header in ("clips", "two opinions", "labelled", "yield", "kappa", "commonest"):
+        table.add_column(header)
+    for kind in found.kinds():
+        known = found.agreed.get(kind, 0)
+        kappas = [pair.kappa for pair in found.annotator_pairs() if pair.kind == kind]
+        kappa = ", ".join("–" if each is None else f"{each:.2f}" for each in kappas) or "–"
+        common = ", ".join(
+            f"{printable(label)} {human_share(count, known)}" for label, count in found.distribution(kind)[:2]
+        )
+        numbers = [f"{found.clips:,}", f"{found.opinions(kind, 2):,}", f"{known:,}", human_share(known, found.clips)]
+        table.add_row(kind, *numbers, kappa, common or "–")
+    lines = [Text(f"note: {printable(line)}", style="yellow") for line in found.warnings()]
+    return [table, *lines] if found.kinds() else [*lines]
 
 
 def _unreadable(total: Tally) -> WideTable:

@@ -157,6 +157,18 @@ def test_the_stage_has_a_speed_like_any_other(annotated: Path) -> None:
     assert "Annotate" in {stage["name"] for stage in stages}
 
 
+def test_show_and_the_terminal_say_what_was_found(annotated: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = next(row for row in rows(annotated) if row["outcome"] == "kept" and row["gender"])
+    assert main(["show", str(annotated), row["clip_id"]]) == 0
+    story = " ".join(capsys.readouterr().out.split())
+    for part in (f"gender {row['gender']}", "hash-annotator/b: gender", "SNR", row["speaker"]):
+        assert part in story
+    assert main(["report", str(annotated)]) == 0
+    told = capsys.readouterr().out
+    assert "Attributes" in told
+    assert "two opinions" in told
+
+
 def test_a_lost_ledger_is_made_again_to_the_byte(annotated: Path, crawl: Path) -> None:
     before = digest(annotated)
     lost = sorted(annotated.glob("shards/*/*.parquet"))[1]

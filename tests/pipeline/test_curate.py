@@ -377,7 +377,9 @@ def test_a_duplicate_lends_its_uri_and_licence_to_no_clip(tmp_path: Path) -> Non
     (tar,) = out.glob("shards/*/*.tar")
     samples = [json.loads(sample["json"]) for sample in webdataset.WebDataset(str(tar), shardshuffle=False)]
     assert samples
-    assert {(Path(one["uri"]).name, one["provenance"]["license"]) for one in samples} == {("b.flac", "CC-BY")}
+    assert {(Path(one["uri"]).name, json.loads(one["provenance"])["license"]) for one in samples} == {
+        ("b.flac", "CC-BY")
+    }
 
 
 def test_mp3s_that_declare_no_length_fill_units_and_forecasts(

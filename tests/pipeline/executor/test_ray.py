@@ -30,19 +30,19 @@ def run(settings: list[str], config_file: Path) -> subprocess.CompletedProcess[s
 
 
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path: Path) -> None:
-    """With clips that share windows: which ones do is a function of their unit."""
+    """With clips that share windows and are annotated: both are functions of the unit."""
     fast_engines.write_crawl(tmp_path / "crawl", 60, seed=9)
     outputs = {"plain": ["execution.runner=local"]}
     for workers in (1, 2, 4):
         outputs[f"ray{workers}"] = [
             f"execution.{stage}.{bound}={workers}"
-            for stage in ("segment", "transcribe", "copilot")
+            for stage in ("segment", "transcribe", "copilot", "annotate")
             for bound in ("max_workers", "min_workers")
         ]
     digests = {}
     for name, more in outputs.items():
-        chosen = fast_engines.settings(str(tmp_path / name), str(tmp_path / "crawl"), fast_engines.SHARING, *more)
-        done = run(chosen, tmp_path / "empty.yaml")
+        more = fast_engines.annotated(fast_engines.SHARING, *more)
+        done = run(fast_engines.settings(str(tmp_path / name), str(tmp_path / "crawl"), *more), tmp_path / "empty.yaml")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "Traceback" not in done.stderr
         digests[name] = digest(tmp_path / name)
