@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -65,16 +66,21 @@ class PocketsphinxAligner:
     def _align(self, clip: Heard) -> tuple[Word, ...] | None:
         words = words_of(clip.text)
         entries = [self._entry(word) for word in words]
-        if not words or not all(entries):
+        if not words or not all(entries) or not len(clip.pcm):
             return None
+        started = False
         try:
             self._decoder.reinit_feat()  # else the tail of the clip before it reaches into this one
             self._decoder.set_align_text(" ".join(entries))
             self._decoder.start_utt()
+            started = True
             self._decoder.process_raw(clip.pcm.tobytes(), full_utt=True)
             self._decoder.end_utt()
             found = list(self._decoder.seg() or ())
         except RuntimeError:  # no path through the clip
+            if started:
+                with suppress(RuntimeError):
+                    self._decoder.end_utt()  # an utterance left open would be in the way of the next clip
             return None
         placed = [part for part in found if not part.word.startswith(("<", "["))]
         if len(placed) != len(words):
