@@ -39,7 +39,6 @@ BUILT_IN = {
     "annotate.speaker": {"clusters": "operators.annotate.speakers:SpeakerClusters"},
     "annotate.words.aligners": {
         "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
-        "whisper": "operators.annotate.aligners:WhisperAligner",
         "whisperx": "operators.annotate.aligners:WhisperxAligner",
         "funasr": "operators.annotate.aligners:FunAsrAligner",
         EXPORTED: "model_training.decoding.align:ExportedAligner",
