@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.annotate.crawl import add_crawl, crawl_folder, records, segments
 from benchmarks.targets import show_targets
 from benchmarks.truth import share, table, tighten
-from operators.annotate.aligners import PocketsphinxAligner
+from operators.align.aligners import PocketsphinxAligner
 from operators.annotate.annotator import Heard
 from operators.annotate.words import agreed_words, shifts, words_of
 from operators.audio.decode import decode

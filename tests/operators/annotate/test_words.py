@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.annotate.aligners import PocketsphinxAligner
+from operators.align.aligners import PocketsphinxAligner
+from operators.align.captions import ctm, vtt
 from operators.annotate.annotator import Heard
-from operators.annotate.captions import ctm, vtt
 from operators.annotate.words import Shifts, agreed_words, shifts, spread, words_of
 from operators.audio.decode import decode
 from operators.clip import SAMPLE_RATE, Word

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from operators.align.ctc import best_path, token_frames
 from operators.annotate.annotator import Heard
-from operators.annotate.ctc import best_path, token_frames
 from operators.annotate.words import spread, words_of
 from operators.clip import SAMPLE_RATE, Word
 from operators.errors import UserError

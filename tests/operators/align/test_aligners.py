@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.annotate.aligners import FunAsrAligner, WhisperxAligner
+from operators.align.aligners import FunAsrAligner, WhisperxAligner
 from operators.annotate.annotator import Heard
 from operators.annotate.embeddings import FunAsrEmbedder
 from operators.clip import SAMPLE_RATE
