@@ -38,10 +38,9 @@ BUILT_IN = {
     },
     "annotate.speaker": {"clusters": "operators.annotate.speakers:SpeakerClusters"},
     "annotate.words.aligners": {
-        "pocketsphinx": "operators.annotate.aligners:PocketsphinxAligner",
-        "whisper": "operators.annotate.aligners:WhisperAligner",
-        "whisperx": "operators.annotate.aligners:WhisperxAligner",
-        "funasr": "operators.annotate.aligners:FunAsrAligner",
+        "pocketsphinx": "operators.align.aligners:PocketsphinxAligner",
+        "whisperx": "operators.align.aligners:WhisperxAligner",
+        "funasr": "operators.align.aligners:FunAsrAligner",
         EXPORTED: "model_training.decoding.align:ExportedAligner",
     },
 }

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from operators.annotate.captions import ctm, vtt
+from operators.align.captions import ctm, vtt
 from operators.clip import SAMPLE_RATE, Unit, Word, clip_hash
 from operators.edits import align
 from operators.errors import UserError

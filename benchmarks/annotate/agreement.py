@@ -71,13 +71,13 @@ def report(title: str, names: Sequence[str], said: Sequence[Said]) -> None:
     show_targets([("wrong labels, of the better one's", 0.5, wrong[-1] / better if better else float("nan"))])
 
 
-def gender(crawl: Path, own: str, folder: Path, min_probability: float) -> None:
+def gender(crawl: Path, own: str, folder: Path, min_probability: float, most: float) -> None:
     from model_training.decoding.annotate import ExportedAnnotator
 
     known = [
         one
         for domain in ("classroom", "live")
-        for one in segments(crawl, domain, least_seconds=2)
+        for one in segments(crawl, domain, most, least_seconds=2)
         if one.truth.get("gender") and one.truth.get("speaker") != "kathleen"
     ]
     ours = ExportedAnnotator(own, kinds=["gender"], min_probability=min_probability)
@@ -122,10 +122,11 @@ def main() -> None:
     add_crawl(parser)
     parser.add_argument("--own", metavar="FOLDER", help="an exported model that knows gender")
     parser.add_argument("--min-probability", type=float, default=0.5, help="below it an annotator abstains")
+    parser.add_argument("--most", type=float, default=400, help="segments of a domain for gender (default %(default)s)")
     options = parser.parse_args()
     with crawl_folder(options.crawl) as crawl, tempfile.TemporaryDirectory() as folder:
         if options.own:
-            gender(crawl, options.own, Path(folder), options.min_probability)
+            gender(crawl, options.own, Path(folder), options.min_probability, options.most)
         events(crawl, Path(folder), options.min_probability)
 
 

@@ -4,7 +4,7 @@
     truth: an utterance's first word begins, and its last word ends, where the utterance does
 
     python -m benchmarks.annotate.words                              pocketsphinx alone
-    python -m benchmarks.annotate.words --whisper FOLDER --own EXPORTED      with a second opinion
+    python -m benchmarks.annotate.words --own EXPORTED               with a second opinion
 
 Edges of the truth are those of sound (`tighten`), in `words` of the trimmed clips themselves. In noise sound has no
 edge, so there a word is wrong where it lies more than 0.2 s outside of its own utterance, which is known exactly, or,
@@ -17,7 +17,7 @@ import argparse
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
-from benchmarks.annotate.crawl import add_crawl, crawl_folder, records
+from benchmarks.annotate.crawl import add_crawl, crawl_folder, records, segments
 from benchmarks.targets import show_targets
 from benchmarks.truth import share, table, tighten
-from operators.annotate.aligners import PocketsphinxAligner, WhisperAligner
+from operators.align.aligners import PocketsphinxAligner
 from operators.annotate.annotator import Heard
 from operators.annotate.words import agreed_words, shifts, words_of
 from operators.audio.decode import decode
@@ -37,6 +37,7 @@ from operators.speech.vad import SileroVad
 from operators.text.spoken import Normaliser
 
 MOST_SECONDS = 20
+NOISY = "audiobook under sounds"
 WRONG = round(0.2 * SAMPLE_RATE)
 
 
@@ -87,6 +88,25 @@ def joined(crawl: Path, domain: str, language: str, most: int) -> Iterator[Joine
                 utterances.append(Utterance(len(words_of(text)), span, _edges(domain, pcm, span, vad)))
             made += 1
             yield Joined(Heard(pcm=pcm, text=" ".join(texts), language=language), utterances)
+
+
+def under(clips: list[Joined], sounds: list[np.ndarray]) -> list[Joined]:
+    """Return clean clips with a sound under each utterance, 0 to 15 dB softer than it, as `live` has them.
+
+    Here the edges are known exactly: they were measured before the sound came.
+    """
+    rng = np.random.default_rng(0)
+    noisy = []
+    for clip in clips:
+        pcm = clip.heard.pcm.astype(np.float64)
+        for utterance in clip.utterances:
+            span, level = utterance.span, float(rng.choice((0, 5, 10, 15)))
+            sound = np.resize(sounds[int(rng.integers(len(sounds)))].astype(np.float64), span.samples)
+            power = (pcm[span.start : span.end] ** 2).mean() / max((sound**2).mean(), 1e-9)
+            pcm[span.start : span.end] += sound * np.sqrt(power) * 10 ** (-level / 20)
+        mixed = np.clip(np.rint(pcm), -32768, 32767).astype(np.int16)
+        noisy.append(Joined(replace(clip.heard, pcm=mixed), clip.utterances))
+    return noisy
 
 
 def _edges(domain: str, pcm: np.ndarray, span: Span, vad: SileroVad) -> Span:
@@ -176,22 +196,24 @@ def aligners(options: argparse.Namespace) -> dict[str, Any]:
         from model_training.decoding.align import ExportedAligner
 
         found["own CTC"] = ExportedAligner(options.own)
-    if options.whisper:
-        found["whisper"] = WhisperAligner(options.whisper, compute_type="int8")
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_crawl(parser)
-    parser.add_argument("--whisper", metavar="FOLDER", help="Whisper in CTranslate2's form")
     parser.add_argument("--own", metavar="FOLDER", help="an exported model of ours")
     parser.add_argument("--most", type=int, default=40, help="clips of a domain (default %(default)s)")
+    parser.add_argument("--domain", action="append", default=[], help="one of them only; may be repeated")
     options = parser.parse_args()
     engines = aligners(options)
     with crawl_folder(options.crawl) as crawl:
-        for domain, language in (("audiobook", "en"), ("live", "en"), ("words", "zh")):
-            clips = list(joined(crawl, domain, language, options.most))
+        for domain, language in (("audiobook", "en"), (NOISY, "en"), ("live", "en"), ("words", "zh")):
+            if options.domain and domain not in options.domain:
+                continue
+            clips = list(joined(crawl, "audiobook" if domain == NOISY else domain, language, options.most))
+            if domain == NOISY:
+                clips = under(clips, [one.pcm for one in segments(crawl, "sounds")])
             seconds = sum(len(clip.heard.pcm) for clip in clips) / SAMPLE_RATE
             found, cpu = {}, {}
             for name, engine in engines.items():
@@ -205,7 +227,7 @@ def main() -> None:
             if domain == "audiobook":
                 best = min(each["mean"] for each in numbers.values())
                 show_targets([("mean shift on clean English, ms", 60, best)], digits=0)
-            if domain == "live" and "agreed" in numbers:
+            if domain in ("live", NOISY) and "agreed" in numbers:
                 before = numbers["pocketsphinx"]["wrong"]
                 removed = 100 * (1 - numbers["agreed"]["wrong"] / max(before, 1))
                 show_targets([("wrong words of pocketsphinx that agreement removes, %", 90, removed)], at_least=True)

@@ -27,9 +27,9 @@ from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel,
 from model_training.decoding.windows import windows
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import UNK
+from operators.align.captions import ctm, vtt
+from operators.align.ctc import best_path, token_frames
 from operators.annotate.annotator import Heard
-from operators.annotate.captions import ctm, vtt
-from operators.annotate.ctc import best_path, token_frames
 from operators.annotate.words import spread, words_of
 from operators.audio.decode import Problem
 from operators.clip import SAMPLE_RATE, Word

@@ -26,8 +26,8 @@ NO_SPEECH = 0.2
 FEWEST_FRAMES = 5
 """of noise (0.16 s) that an SNR is measured on; with fewer the pauses of the neighbours are heard as well."""
 ENOUGH_FRAMES = 20
-"""of noise (0.64 s) that tell it by themselves. Fewer are weighed against the quiet fifth of the clip, whatever that is:
-a sound that comes and goes may not be heard in a short pause."""
+"""of noise (0.64 s) that tell it by themselves. Fewer are weighed against the quiet fifth of the clip, whatever that
+is: a sound that comes and goes may not be heard in a short pause."""
 MOST_DB = 100.0
 """SNR of a clip whose pauses are digital silence: no more fits into 16 bits."""
 

@@ -202,7 +202,7 @@ def _has_event(row: _Row, manifest: str, skipped: list[dict[str, str]]) -> bool:
 
 
 def _aligners(folder: str | None) -> list[Aligner]:
-    from operators.annotate.aligners import PocketsphinxAligner
+    from operators.align.aligners import PocketsphinxAligner
     from pipeline.engines import imported
 
     if folder is None:

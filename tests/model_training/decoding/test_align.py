@@ -21,8 +21,8 @@ from model_training.decoding.align import CheckpointAligner, CtcAligner, Exporte
 from model_training.export.export import export
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
+from operators.align.ctc import best_path, token_frames
 from operators.annotate.annotator import Heard
-from operators.annotate.ctc import best_path, token_frames
 from operators.clip import SAMPLE_RATE
 from tests.support.corpus import make_checkpoint, one_thread
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.annotate.aligners import PocketsphinxAligner
+from operators.align.aligners import PocketsphinxAligner
+from operators.align.captions import ctm, vtt
 from operators.annotate.annotator import Heard
-from operators.annotate.captions import ctm, vtt
 from operators.annotate.words import Shifts, agreed_words, shifts, spread, words_of
 from operators.audio.decode import decode
 from operators.clip import SAMPLE_RATE, Word
@@ -126,6 +126,6 @@ def test_pocketsphinx_places_the_words_of_english(kathleen: np.ndarray) -> None:
     assert times[0][10] == pytest.approx(4.9, abs=0.15)
     assert all(start < end for start, end in zip(*times))
     assert list(times[0]) == sorted(times[0])
-    nothing = aligner.align([Heard(pcm=np.zeros(400, np.int16), text=text, language="en")])
-    assert nothing == [None], "no path fits"
+    none = [Heard(pcm=np.zeros(samples, np.int16), text=text, language="en") for samples in (0, 400, 4000)]
+    assert aligner.align([*none, clip]) == [None, None, None, first], "no path fits, and the next clip is as before"
     aligner.close()

@@ -1,7 +1,7 @@
 """Aligners and embeddings over libraries of others, each by a stand-in of what it asks of them.
 
-The stand-ins answer as the libraries do (whisperX 3.8, faster-whisper 1.2, FunASR 1.2, pyannote.audio 4); that the
-real ones take these calls was seen with random weights of the true architectures.
+The stand-ins answer as the libraries do (whisperX 3.8, FunASR 1.2). The real whisperX and CAM++ took these calls, with
+random weights of the true architectures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from operators.annotate.aligners import FunAsrAligner, WhisperAligner, WhisperxAligner
+from operators.align.aligners import FunAsrAligner, WhisperxAligner
 from operators.annotate.annotator import Heard
 from operators.annotate.embeddings import FunAsrEmbedder
 from operators.clip import SAMPLE_RATE
@@ -88,64 +88,6 @@ def test_wav2vec2_places_words_by_their_letters(monkeypatch: pytest.MonkeyPatch)
     assert edges(found) == pytest.approx([0.4, 0.8, 1.2, 1.6], abs=0.03)
     with pytest.raises(UserError, match=r"no alignment model for en \(no such model\)$"):
         WhisperxAligner("none")
-
-
-def test_whisper_places_words_by_its_attention(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[Any] = []
-
-    class Model:
-        supported_languages = ("en", "zh")
-        max_length = 448
-        hf_tokenizer = None
-        feature_extractor = SimpleNamespace(nb_max_frames=3000)
-
-        def __init__(self, folder: str, **settings: Any) -> None:
-            if "broken" in folder:
-                raise RuntimeError("model.bin is cut short")
-            self.model = SimpleNamespace(is_multilingual=True, align=self.align, unload_model=lambda: None)
-            self.feature_extractor = lambda audio: np.zeros((80, len(audio) // 160))
-            self.feature_extractor.nb_max_frames = 3000  # type: ignore[attr-defined]
-
-        def encode(self, features: np.ndarray) -> str:
-            assert features.shape == (80, 3000), "a whole window, whatever the clip's length"
-            return "encoded"
-
-        def align(self, encoded: str, start: Any, tokens: list[list[int]], frames: list[int]) -> list[Any]:
-            calls.append((tokens[0], frames))
-            steps = (22, 30, 61)  # of 20 ms: two tokens of "hello", one of "you"
-            return [SimpleNamespace(alignments=[(token, step) for token, step in enumerate(steps[: len(tokens[0])])])]
-
-    class Tokenizer:
-        sot_sequence = (1, 2, 3)
-
-        def __init__(self, tokenizer: Any, multilingual: bool, *, task: str, language: str) -> None:
-            pass
-
-        def encode(self, text: str) -> list[int]:
-            return {" hello": [7, 8], " you": [9], "你": [5], "好": [6]}[text]
-
-    module(monkeypatch, "faster_whisper", WhisperModel=Model)
-    module(monkeypatch, "faster_whisper.tokenizer", Tokenizer=Tokenizer)
-    monkeypatch.setattr("operators.asr.whisper_folder.find_whisper", lambda model, *_: Path(model))
-    monkeypatch.setattr("operators.asr.whisper_folder.has_alignment_heads", lambda folder: "plain" not in str(folder))
-    aligner = WhisperAligner("whisper-base")
-    english, chinese, foreign, long = aligner.align(
-        [
-            Heard(pcm=PCM, text="hello you", language="en"),
-            Heard(pcm=PCM, text="你好", language="zh-CN"),
-            Heard(pcm=PCM, text="hello", language="tlh"),
-            Heard(pcm=np.zeros(31 * SAMPLE_RATE, np.int16), text="hello", language="en"),
-        ]
-    )
-    assert foreign is long is None
-    assert english is not None
-    assert edges(english) == pytest.approx([0.4, 0.8, 1.2, 1.6], abs=0.05)
-    assert [word.text for word in chinese or ()] == ["你", "好"]
-    assert calls == [([7, 8, 9], [200]), ([5, 6], [200])]
-    for folder, line in (("plain", "has no alignment heads"), ("broken", "cannot be loaded: model.bin is cut short")):
-        with pytest.raises(UserError, match=line):
-            WhisperAligner(folder)
-    aligner.close()
 
 
 def test_funasr_places_characters_and_embeds_voices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
