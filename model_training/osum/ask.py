@@ -26,7 +26,7 @@ from model_training.decoding.windows import windows
 from model_training.evaluation.answers import Answer, AudioPlace
 from model_training.osum.build import Opened
 from model_training.osum.data import padded_features
-from model_training.osum.mel import Mel, log_mel
+from model_training.osum.parts.mel import Mel, log_mel
 from model_training.osum.tasks import Asked, Labels, Reading, parse_task, read_answer
 from operators.audio.decode import Problem
 from operators.clip import Word

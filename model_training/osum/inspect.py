@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_training.osum import whisper
-from model_training.osum.adaptor import Adaptor
-from model_training.osum.llm import RANDOM, add_lora
+from model_training.osum.parts import whisper
+from model_training.osum.parts.adaptor import Adaptor
+from model_training.osum.parts.llm import RANDOM, add_lora
 from model_training.osum.settings import OsumSettings
 from operators.errors import UserError
 
@@ -53,7 +53,7 @@ class Counts:
 
 def count(settings: OsumSettings) -> dict[str, Counts]:
     """Return the parameters of each part. Raises UserError for parts whose sizes cannot be known here."""
-    import torch._dynamo  # drawing weights on the meta device imports it, and cannot from inside  # noqa: F401
+    import torch._dynamo  # drawing weights on the meta device imports it, and cannot from inside
 
     with torch.device("meta"):
         encoder: Any = whisper.encoder_only(_whisper_config(settings.model.encoder.source))
