@@ -2,12 +2,12 @@
 
     python benchmarks/osum.py data CRAWL OUT               truth.jsonl and its recordings -> a hand-off of English
     python benchmarks/osum.py train OUT WHISPER LLM RUN [minutes] [key=value ...]    go on for so many minutes
-    python benchmarks/osum.py eval OUT RUN [--fresh]       error rates and accuracies on unseen clips of seen voices
+    python -m model_training osum eval RUN --data OUT      error rates and accuracies on unseen clips of seen voices
 
 CRAWL holds recordings with a truth.jsonl: segments with text, speaker, gender, age; those with `class` are orders whose
-drink is asked for. Every tenth clip, by a hash of its place, is held out, so the voices of the test are known and the
-clips are not. WHISPER is a CTranslate2 or transformers folder, LLM a transformers folder; training goes on where it
-stopped, so several calls make one run. --fresh measures the same model before any training.
+drink is asked for. Every tenth clip, by a hash of its place, is held out for the test and every twentieth for dev, so
+their voices are known and the clips are not. WHISPER is a folder of CTranslate2 or transformers, LLM of transformers;
+training goes on where it stopped, so several calls make one run.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ def canonical(name: str) -> str:
 def declared() -> dict[str, list[Requirement]]:
     """pyproject.toml's requirements: what the packages need, and what tests, benchmarks and examples need besides."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    extra = project["optional-dependencies"]["test"]
+    extra, osum = (project["optional-dependencies"][name] for name in ("test", "osum"))
     return {
-        "ours": [Requirement(line) for line in project["dependencies"]],
+        "ours": [Requirement(line) for line in (*project["dependencies"], *osum)],
         "test": [Requirement(line) for line in extra],
     }
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from model_training import config as training
+from model_training.osum.settings import OsumSettings
 from operators import agreement, shard
 from operators.annotate import limits
 from operators.asr import hallucination
@@ -142,7 +143,7 @@ FILES = (".py", ".png", ".yaml", ".arrow", ".tar", ".safetensors", ".bin", ".pt"
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_training_settings_that_a_page_names_exist(page: Path) -> None:
-    keys = {*training.flat(training.Settings()), *training.RENAMED}
+    keys = {*training.flat(training.Settings()), *training.RENAMED, *training.flat(OsumSettings())}
     for code in re.findall(r"```.*?```|`[^`\n]+`", page.read_text(encoding="utf-8"), flags=re.DOTALL):
         for name in re.findall(
             r"(?<![\w./:-])((?:model|loss|data|optimizer|train)\.[a-z_]+(?:\.[a-z_]+)*)(?![\w/.(])", code

@@ -26,7 +26,7 @@ from model_training.decoding.windows import windows
 from model_training.evaluation.answers import Answer, AudioPlace
 from model_training.osum.build import Opened
 from model_training.osum.data import padded_features
-from model_training.osum.mel import Mel, log_mel
+from model_training.osum.parts.mel import Mel, log_mel
 from model_training.osum.tasks import Asked, Labels, Reading, parse_task, read_answer
 from operators.audio.decode import Problem
 from operators.clip import Word
@@ -47,12 +47,13 @@ class Answerer:
 
     def ask(self, pcms: Sequence[np.ndarray], prompt: str) -> list[str]:
         """Return the answer about each clip, int16 [T] of at most 30 s; "" where it is too short to hold anything."""
-        mels = [log_mel(pcm, self.opened.model.bins, full_window=self.opened.model.full_window) for pcm in pcms]
+        model = self.opened.model
         heard = [place for place, pcm in enumerate(pcms) if len(pcm) >= _LEAST]
         answers = [""] * len(pcms)
         for first in range(0, len(heard), self._together):
             places = heard[first : first + self._together]
-            for place, answer in zip(places, self.answer_mels([mels[p] for p in places], prompt), strict=True):
+            mels = [log_mel(pcms[place], model.bins, full_window=model.full_window) for place in places]
+            for place, answer in zip(places, self.answer_mels(mels, prompt), strict=True):
                 answers[place] = answer
         return answers
 

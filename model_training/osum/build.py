@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model_training.model.device import autocast_dtype, pick_device
-from model_training.osum import whisper
-from model_training.osum.adaptor import Adaptor
 from model_training.osum.learner import load_trained
-from model_training.osum.llm import add_lora, load_llm, merge_lora
 from model_training.osum.model import Osum
+from model_training.osum.parts import whisper
+from model_training.osum.parts.adaptor import Adaptor
+from model_training.osum.parts.llm import add_lora, load_llm, merge_lora
 from model_training.osum.settings import OsumSettings, restore
 from model_training.osum.tasks import Labels, Prompts
 from model_training.text.tokens import Scheme

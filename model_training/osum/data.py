@@ -21,8 +21,8 @@ from model_training.data.handoff import Handoff
 from model_training.data.index import Index
 from model_training.data.loading import Sample
 from model_training.data.source import ClipSource
-from model_training.osum.llm import Chat
-from model_training.osum.mel import Mel, log_mel
+from model_training.osum.parts.llm import Chat
+from model_training.osum.parts.mel import Mel, log_mel
 from model_training.osum.settings import OsumSettings
 from model_training.osum.tasks import TASKS, Asked, Labels, Prompts, check_known, parse_task, target
 from operators.index import Row

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from model_training.osum import whisper
-from model_training.osum.adaptor import Adaptor
-from model_training.osum.llm import RANDOM, add_lora
+from model_training.osum.parts import whisper
+from model_training.osum.parts.adaptor import Adaptor
+from model_training.osum.parts.llm import RANDOM, add_lora
 from model_training.osum.settings import OsumSettings
 from operators.errors import UserError
 
@@ -53,6 +53,8 @@ class Counts:
 
 def count(settings: OsumSettings) -> dict[str, Counts]:
     """Return the parameters of each part. Raises UserError for parts whose sizes cannot be known here."""
+    import torch._dynamo  # drawing weights on the meta device imports it, and cannot from inside
+
     with torch.device("meta"):
         encoder: Any = whisper.encoder_only(_whisper_config(settings.model.encoder.source))
         llm: Any = _llm(settings)
@@ -66,7 +68,11 @@ def count(settings: OsumSettings) -> dict[str, Counts]:
     parts_of: dict[str, nn.Module] = {"encoder": encoder, "adaptor": adaptor, "llm": llm}
     for name, part in parts_of.items():
         total = sum(p.numel() for p in part.parameters())
-        moving = sum(p.numel() for n, p in part.named_parameters() if not (lora and name == "llm") or "lora_" in n)
+        moving = sum(
+            parameter.numel()
+            for own, parameter in part.named_parameters()
+            if "embed_positions" not in own and (not (lora and name == "llm") or "lora_" in own)
+        )
         found[name] = Counts(total, moving if name in parts else 0)
     return found
 

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_training.osum.adaptor import Adaptor
-from model_training.osum.llm import Chat, hidden_states
+from model_training.osum.parts.adaptor import Adaptor
+from model_training.osum.parts.llm import Chat, hidden_states
+from model_training.osum.parts.whisper import encode
 from model_training.osum.settings import OsumSettings
-from model_training.osum.whisper import encode
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from model_training import config
 from model_training.data.handoff import Handoff
 from model_training.model.device import autocast_dtype
 from model_training.model.router import Load
-from model_training.osum import whisper
 from model_training.osum.data import OsumBatch, OsumSource, Question
+from model_training.osum.parts import whisper
 from model_training.osum.settings import OsumSettings, restore
 from model_training.osum.tasks import ASR, TASKS, Asked
 from model_training.training import checkpoint as checkpoints

@@ -18,7 +18,7 @@ from model_training.model.device import autocast_dtype
 from model_training.osum import build as building
 from model_training.osum.data import ChatWriter, OsumBatch, OsumSource, known_labels
 from model_training.osum.learner import OsumLearner, rate_of
-from model_training.osum.llm import RANDOM, make_random
+from model_training.osum.parts.llm import RANDOM, make_random
 from model_training.osum.settings import OsumSettings
 from model_training.osum.tasks import TASKS, Asked, Prompts, target
 from model_training.train import Trained, drive

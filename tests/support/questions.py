@@ -43,7 +43,7 @@ def make_parts(folder: Path) -> list[str]:
     import torch
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    from model_training.osum.llm import make_random
+    from model_training.osum.parts.llm import make_random
     from model_training.osum.settings import LlmSettings
 
     torch.manual_seed(1)

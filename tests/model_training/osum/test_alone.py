@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from model_training.osum import whisper
 from model_training.osum.build import build
 from model_training.osum.data import padded_features
-from model_training.osum.llm import merge_lora
-from model_training.osum.mel import frames_of, log_mel
 from model_training.osum.model import Osum
+from model_training.osum.parts import whisper
+from model_training.osum.parts.llm import merge_lora
+from model_training.osum.parts.mel import frames_of, log_mel
 from model_training.osum.settings import load
 from tests.support.corpus import voice
 from tests.support.questions import drawn, make_parts

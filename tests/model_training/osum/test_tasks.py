@@ -13,7 +13,7 @@ from model_training.data.handoff import Handoff
 from model_training.osum import inspect
 from model_training.osum.ask import join
 from model_training.osum.data import OsumSource
-from model_training.osum.llm import Chat
+from model_training.osum.parts.llm import Chat
 from model_training.osum.settings import load
 from model_training.osum.tasks import (
     TASKS,

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_training.osum.parts.whisper import within
 from model_training.osum.settings import AdaptorSettings
-from model_training.osum.whisper import within
 
 _KERNEL = 3
 

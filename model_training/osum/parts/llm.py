@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from model_training.osum.parts.sources import digest, find, quietly
 from model_training.osum.settings import LlmSettings
-from model_training.osum.sources import digest, find, quietly
 from operators.errors import UserError
 
 RANDOM = "random"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model_training.osum.sources import digest, find, quietly
+from model_training.osum.parts.sources import digest, find, quietly
 from operators.errors import UserError
 
 KNOWN: dict[str, dict[str, int]] = {

@@ -1,0 +1,1 @@
+"""The parts of OSUM: Whisper, the adaptor, the language model, and where published ones lie."""
