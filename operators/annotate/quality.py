@@ -71,13 +71,17 @@ class QualityMeter:
             their_power, is_their_noise = self._frames(neighbour)
             noise = np.concatenate([noise, their_power[is_their_noise]])
         scores = self._dnsmos(pcm) if self._dnsmos is not None and len(pcm) else (None, None, None)
+        snr = snr_db(power, noise) if len(noise) >= FEWEST_FRAMES else None
+        clipped = clipped_share(pcm)
+        # Rounded: no digit behind these means anything, and the last of a float is not the same on every machine.
+        sig, bak, ovrl = (None if score is None else round(score, 3) for score in scores)
         return Quality(
-            snr_db=snr_db(power, noise) if len(noise) >= FEWEST_FRAMES else None,
+            snr_db=None if snr is None else round(snr, 2),
             bandwidth_hz=bandwidth_hz(pcm),
-            clipped=clipped_share(pcm),
-            dnsmos_sig=scores[0],
-            dnsmos_bak=scores[1],
-            dnsmos_ovrl=scores[2],
+            clipped=None if clipped is None else round(clipped, 6),
+            dnsmos_sig=sig,
+            dnsmos_bak=bak,
+            dnsmos_ovrl=ovrl,
         )
 
     def close(self) -> None:
