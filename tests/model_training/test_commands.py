@@ -274,7 +274,7 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--groups", "5"], ["group 5", "3, 7, 15"]),
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--groups", "three"], ["--groups three"]),
         (["eval", "{run}", "--data", "{handoff}", "--split", "dev", "--methods", "magic"], ["magic", "ctc_greedy"]),
-        (["eval", "nowhere", "--data", "{handoff}"], ["no checkpoint in nowhere"]),
+        (["eval", "nowhere", "--data", "{handoff}", "--split", "dev"], ["no checkpoint in nowhere"]),
         (["decode", "{run}"], ["audio files"]),
         (["decode", "{run}", "nowhere.wav"], ["nowhere.wav"]),
         (["decode", "{run}", "{handoff}/handoff.json", "--given", "language=klingon"], ["klingon"]),
@@ -300,7 +300,7 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
         ),
         (["export", "{run}", "--out", "x", "--ema", "--average", "2"], ["--ema", "--average 2"]),
         (
-            ["eval", "{run}", "--data", "{handoff}", "--task", "gender"],
+            ["eval", "{run}", "--data", "{handoff}", "--task", "gender", "--split", "dev"],
             ["not trained for the task 'gender'", "transcribe"],
         ),
         (
@@ -308,10 +308,13 @@ def test_tars_from_elsewhere_are_indexed_and_trained_on(tmp_path: Path, capsys: 
             ["not trained for the task 'gender'", "transcribe"],
         ),
         (
-            ["eval", "nowhere", "--data", "{handoff}", "--out", "/proc/none/x"],
+            ["eval", "nowhere", "--data", "{handoff}", "--out", "/proc/none/x", "--split", "dev"],
             ["cannot write to /proc/none/x", "--out"],
         ),
-        (["eval", "nowhere", "--data", "{handoff}", "--out", "{handoff}/handoff.json"], ["cannot write to", "--out"]),
+        (
+            ["eval", "nowhere", "--data", "{handoff}", "--out", "{handoff}/handoff.json", "--split", "dev"],
+            ["cannot write to", "--out"],
+        ),
         (["export", "{run}", "--group", "3", "--out", "/proc/none/x"], ["cannot make /proc/none/x", "--out"]),
         (["index", "nowhere.tar", "--out", "/proc/none/x"], ["cannot write to /proc/none/x", "--out"]),
         (["tokenizer", "--texts", "{handoff}/handoff.json", "--out", "/proc/none/x"], ["cannot write to /proc/none/x"]),
