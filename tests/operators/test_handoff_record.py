@@ -34,6 +34,7 @@ CURATED = HandoffRecord(
     duplicates=Duplicates(file="duplicates.parquet", clips=1, hours=0.25),
     skipped=SkippedRows(file="skipped.jsonl", rows=1),
     damaged=(DamagedShard(shard="/runs/a/shards/live/u.tar", what="the tar is missing"),),
+    left_out=4,
     settings=Choices(dev=0.01, test=0.02, alpha=0.7, max_weight=4.0, weights={"live": 1.25}, checksums=True),
     storage=S3Place(endpoint_url="http://store:9000"),
 )
@@ -54,7 +55,7 @@ def test_a_record_comes_back_as_written(record: HandoffRecord) -> None:
 def test_keys_stand_in_one_order_and_those_of_another_kind_of_hand_off_are_left_out() -> None:
     names = [each.name for each in fields(HandoffRecord)]
     assert list(json.loads(CURATED.to_json())) == [name for name in names if name != "tars"]
-    of_runs = {"runs", "labelled", "duplicates", "skipped", "damaged", "settings"}
+    of_runs = {"runs", "labelled", "duplicates", "left_out", "skipped", "damaged", "settings"}
     assert list(json.loads(OF_TARS.to_json())) == [name for name in names if name not in of_runs]
     storage = json.loads(OF_TARS.to_json())["storage"]
     assert storage == {"endpoint_url": None, "region": None, "addressing_style": None}

@@ -79,7 +79,7 @@ def test_a_wrong_entry_is_one_line_that_names_it(entry: str, words: list[str]) -
 
 def test_an_engine_that_nobody_knows_is_named_with_its_place() -> None:
     with pytest.raises(
-        UserError, match=r"copilot\.models\.en\.engine=parafomer: give funasr or exported, or module:Class"
+        UserError, match=r"copilot\.models\.en\.engine=parafomer: give funasr, exported, or module:Class"
     ):
         specs("copilot.models={zh: x, en: {engine: parafomer, model: x}}")
 

@@ -104,7 +104,8 @@ def main(crawl: str, folder: str, endpoint: str | None = None, bucket: str | Non
 
     def settings(name: str) -> Settings:
         root = f"s3://{bucket}/{name}" if s3 else f"{folder}/{name}"
-        return config.load(None, fast_engines.settings(root, crawl, *reach))
+        whole = "plan.unit_minutes=60"  # one unit, with something kept and something unreadable
+        return config.load(None, fast_engines.settings(root, crawl, whole, *reach))
 
     import webdataset  # noqa: F401  # the writer of tars draws in torch: once here, not in every child
 

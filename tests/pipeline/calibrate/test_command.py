@@ -183,7 +183,7 @@ def test_user_errors_are_one_line(
         ("rover: {calibration: {en: {wert: 1}}}", "no setting is called rover.calibration.en.wert"),
         ("rover: {calibration: {en: {min_right: 101}}}", "rover.calibration.en.min_right=101.0: must be at most 100"),
         ("rover: {calibration: {en: 3}}", "rover.calibration.en is a table of settings"),
-        ("asr: {model: other}", "redecide can change rover.* and text.* only, not asr.model"),
+        ("asr: {model: other}", "limits of annotate.quality only, not asr.model"),
         ("- a list", "holds no settings"),
         ("rover: {[", "not valid YAML in"),
     ],

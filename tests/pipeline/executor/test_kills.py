@@ -51,7 +51,7 @@ def test_thirty_kills_over_two_thousand_clips(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["local", "s3"])
 def test_a_crash_at_every_write_leaves_no_trace(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    fast_engines.write_crawl(tmp_path / "crawl", 8, seed=3, domains=("audiobook",))
+    fast_engines.write_crawl(tmp_path / "crawl", 3, seed=3, domains=("audiobook",))
     (tmp_path / "crawl" / "audiobook" / "broken.mp3").write_bytes(b"this is no audio")
     arguments = [str(tmp_path / "crawl"), str(tmp_path)]
     if where == "s3":
