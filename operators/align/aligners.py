@@ -180,19 +180,10 @@ class FunAsrAligner:
     """
 
     def __init__(self, model: str = "fa-zh", *, device: str = "cpu", threads: int = 1, hub: str = "ms") -> None:
-        from operators.asr.funasr import find_funasr
+        from operators.asr.funasr import load_funasr
 
         self.name = f"funasr/{Path(model).name}"
-        with quiet():
-            folder = find_funasr(model, hub)
-            from funasr import AutoModel
-
-            options = {"disable_update": True, "disable_pbar": True, "log_level": "ERROR", "check_latest": False}
-            try:
-                self._model = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **options)
-            except Exception as error:  # a wrong file surfaces as anything
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"aligner funasr: FunASR cannot load {model}: {line}") from None
+        self._model = load_funasr(model, device, threads, hub, False, {}, "annotate.words.aligners")
 
     def align(self, clips: Sequence[Heard]) -> list[tuple[Word, ...] | None]:
         """Return the words of each Mandarin clip, None of others, and where its tokens are not the label's."""

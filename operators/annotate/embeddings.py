@@ -82,18 +82,9 @@ class FunAsrEmbedder:
     """
 
     def __init__(self, model: str = "cam++", *, threads: int = 1, device: str = "cpu", hub: str = "ms") -> None:
-        from operators.asr.funasr import find_funasr
+        from operators.asr.funasr import load_funasr
 
-        with quiet():
-            folder = find_funasr(model, hub)
-            from funasr import AutoModel
-
-            options = {"disable_update": True, "disable_pbar": True, "log_level": "ERROR", "check_latest": False}
-            try:
-                self._model = AutoModel(model=str(folder), hub="ms", device=device, ncpu=threads, **options)
-            except Exception as error:  # a wrong file surfaces as anything
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise UserError(f"speaker model {model}: FunASR cannot load it: {line}") from None
+        self._model = load_funasr(model, device, threads, hub, False, {}, "annotate.speaker")
         self.name = f"funasr/{Path(model).name}"
 
     def embed(self, pcm: np.ndarray) -> np.ndarray:

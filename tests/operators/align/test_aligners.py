@@ -97,6 +97,8 @@ def test_funasr_places_characters_and_embeds_voices(monkeypatch: pytest.MonkeyPa
         def __init__(self, model: str, **options: Any) -> None:
             if not (Path(model) / "model.pt").exists():
                 raise AssertionError("no weights")
+            assert options["frontend_conf"] == {"dither": 0.0}, "the same clip has the same times"
+            self.kwargs = {"init_param": str(Path(model) / "model.pt")}
 
         def generate(self, input: Any, **more: Any) -> list[dict[str, Any]]:
             if more.get("data_type") == ("sound", "text"):
