@@ -12,6 +12,8 @@ from __future__ import annotations
 import itertools
 import logging
 import pickle
+import threading
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
@@ -27,6 +29,9 @@ from stages.base import Stage, Tell
 
 WAVE_UNITS = 10_000
 """Units handed to Ray Data at once: each is an object in its store, and a million-hour run has millions."""
+
+_LONGEST_END = 15.0
+"""Seconds that Ray Data's threads are waited for at the end of a run."""
 
 _WORKER_DIED = f"the worker process died each time it was tried: {KILLED}"
 
@@ -63,12 +68,30 @@ class RayExecutor:
             yield from self._wave(units[start : start + WAVE_UNITS])
 
     def _wave(self, units: list[Unit]) -> Iterator[bytes]:
-        # No prefetching, not even iter_rows' one block: it would show every outcome one unit late, the roll call's too.
-        batches = self._graph(units).iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-        rows = (packed for batch in batches for packed in batch["outcome"].to_pylist())
-        # Closing them ends Ray Data's own thread. One that still runs when Ray is shut down takes the process with it.
-        with closing(rows):
-            yield from self._answers(units, rows)
+        before = set(threading.enumerate())
+        # Closing them ends Ray Data's own threads. One that still asks for something when Ray is shut down takes the
+        # process with it, so they are waited for.
+        try:
+            with closing(self._rows(units)) as rows:
+                yield from self._answers(units, rows)
+        finally:
+            until = time.monotonic() + _LONGEST_END
+            for thread in set(threading.enumerate()) - before:
+                if thread is not threading.current_thread() and type(thread).__module__.startswith("ray.data"):
+                    thread.join(timeout=max(0.0, until - time.monotonic()))
+
+    def _rows(self, units: list[Unit]) -> Generator[bytes, None, None]:
+        """Yield the packed outcomes. Blocks come straight from the executor: Ray Data's batches are one block late, and
+        fetch it from a thread that outlives them.
+        """
+        import ray
+        from ray.data.block import BlockAccessor
+
+        for bundle in self._graph(units).iter_internal_ref_bundles():
+            for reference in bundle.block_refs:
+                table = BlockAccessor.for_block(ray.get(reference)).to_arrow()
+                if table.num_rows:
+                    yield from table["outcome"].to_pylist()
 
     def _answers(self, units: list[Unit], rows: Iterator[bytes]) -> Iterator[bytes]:
         import ray

@@ -50,7 +50,7 @@ def end(process: subprocess.Popen[bytes]) -> int:
 def test_a_unit_that_kills_its_workers_is_left_undone_with_the_reason(tmp_path: Path) -> None:
     fast_engines.write_crawl(tmp_path / "crawl", 60, seed=5)
     process, log = begin(tmp_path, "deadly", f"asr.engine={HERE}:Deadly", "execution.max_task_retries=1")
-    assert end(process) == 1
+    assert end(process) == 1, log.read_text()
     told = log.read_text()
     assert "failed and is left undone: the worker process died each time it was tried" in told
     assert "Traceback" not in told
@@ -61,7 +61,7 @@ def test_a_unit_that_kills_its_workers_is_left_undone_with_the_reason(tmp_path: 
 def test_a_worker_that_dies_while_it_loads_is_not_started_for_ever(tmp_path: Path) -> None:
     fast_engines.write_crawl(tmp_path / "crawl", 8, seed=5)
     process, log = begin(tmp_path, "stillborn", f"asr.engine={HERE}:Stillborn")
-    assert end(process) == 2
+    assert end(process) == 2, log.read_text()
     assert "Transcribe: its worker process died 3 times in a row while it loaded the models" in log.read_text()
 
 
@@ -80,7 +80,7 @@ def test_a_run_that_is_told_to_stop_stops_and_goes_on_later(number: signal.Signa
         time.sleep(0.1)
     told = time.monotonic()
     process.send_signal(number)
-    assert end(process) == code
+    assert end(process) == code, log.read_text()
     assert time.monotonic() - told < 30
     assert "touchasp: stopped; the same command goes on from here" in log.read_text()
     assert "Traceback" not in log.read_text()
