@@ -432,7 +432,12 @@ def write(text: str, other: str) -> str:
             if not trigger or not present.isdisjoint(trigger):
                 for pattern, rule in rules:
                     text = pattern.sub(lambda match, rule=rule: rule(match, beside), text)  # type: ignore[misc]
-    return _abbreviated().sub(lambda match: _abbreviation(match, beside), text) if short else text
+    return spell_abbreviations(text, beside) if short else text
+
+
+def spell_abbreviations(text: str, beside: str) -> str:
+    """Return the text with abbreviations as words; `beside` is what another engine wrote, in its own spoken form."""
+    return _abbreviated().sub(lambda match: _abbreviation(match, beside), text)
 
 
 def has_abbreviation(text: str) -> bool:

@@ -70,8 +70,11 @@ class Normaliser:
             text = simplify(text)
         if rules != "other":
             # "iPhone 14" alone is read in Chinese where the other engine wrote 十四.
-            if _in_han(text, rules, han or (rules in ("zh", "yue") and has_han(beside))):
+            own = _in_han(text, rules, han)
+            if own or _in_han(text, rules, rules in ("zh", "yue") and has_han(beside)):
                 text = chinese.write(text, beside, cantonese=rules == "yue")
+                if not own:  # only its numbers are the other engine's
+                    text = english.spell_abbreviations(text, beside)
             else:
                 text = english.write(text, beside)
             plain = _without_marks(text)
