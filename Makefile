@@ -40,7 +40,7 @@ bench: setup
 	$(BIN)/python benchmarks/run_all.py
 
 soak: setup
-	HYPOTHESIS_PROFILE=exploring $(BIN)/python -m pytest -m 'not soak' tests/operators/text
+	HYPOTHESIS_PROFILE=exploring $(BIN)/python -m pytest -m 'hypothesis and not soak'
 	$(BIN)/python -m pytest -m soak --timeout 7200 -s
 
 clean:
