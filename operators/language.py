@@ -138,6 +138,25 @@ UNSPACED = SINITIC | {"ja", "th", "lo", "my", "km"}
 """Languages written without spaces: what a word is cannot be read off their text."""
 
 
+_SCRIPTS = {
+    "ARABIC": "ar fa ps sd ur", "ARMENIAN": "hy", "BENGALI": "as bn", "CJK": "ja", "DEVANAGARI": "hi mr ne sa",
+    "CYRILLIC": "ba be bg kk mk mn ru sr tg tt uk", "ETHIOPIC": "am", "GEORGIAN": "ka", "GREEK": "el",
+    "GUJARATI": "gu", "GURMUKHI": "pa", "HANGUL": "ko", "HEBREW": "he yi", "KANNADA": "kn", "KHMER": "km", "LAO": "lo",
+    "MALAYALAM": "ml", "MYANMAR": "my", "SINHALA": "si", "TAMIL": "ta", "TELUGU": "te", "THAI": "th", "TIBETAN": "bo",
+}  # fmt: skip
+_SCRIPT_OF = {code: script for script, codes in _SCRIPTS.items() for code in codes.split()} | dict.fromkeys(
+    SINITIC, "CJK"
+)
+
+
+def script_of(code: str) -> str:
+    """Return the script that a language is written in, as Unicode's names of its letters begin: LATIN, CJK, CYRILLIC.
+
+    Japanese counts as CJK, as its texts hold Han. A language without a row here is taken for one of the Latin script.
+    """
+    return _SCRIPT_OF.get(canonical(code) or "", "LATIN")
+
+
 @lru_cache(maxsize=4096)
 def canonical(code: str | None) -> str | None:
     """Return the one name of the language that `code` names, None where it names none ("", und, auto).

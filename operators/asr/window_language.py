@@ -2,7 +2,8 @@
 
     chances of every clip ──mean──> of its window ──sure──> the window's own language
                               └──> of its recording ──┘ unsure: the recording's; two near each other: a trial, in which
-                                                        the recording's longest unsure windows are heard in both
+                                                        the recording's longest unsure windows are heard in the first,
+                                                        and, where that does not settle it, in the second
     a clip that is sure of another language than its window's ──> foreign: heard by itself, in its own
 
 A language is identified from a few seconds, so a short clip, or a child's, is easily taken for another, and one such
@@ -12,11 +13,13 @@ Pure functions: the same chances give the same answer.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from operators.asr.windows import Window
+from operators.language import script_of
 
 MAX_RIVAL = 0.25
 """A recording's unsure windows are put to trial where its second language has more than this share of the first's
@@ -25,6 +28,15 @@ probability.
 
 TRIAL_WINDOWS = 2
 """of a recording that are heard in both languages, the longest."""
+
+CLEAR_LOGPROB = -0.45
+"""What a text must be as probable as to settle a trial. Prompted with a language of another script, Whisper base writes
+in the script of what is said, goes round in circles, or makes a text of -0.5 and less (47 windows of Mandarin,
+Cantonese and English, four languages each).
+"""
+
+CLEAR_SCRIPT = 0.9
+"""of such a text's letters are in the language's script."""
 
 Chances = Mapping[str, float]
 """Probability by language."""
@@ -77,7 +89,17 @@ class Trial:
     windows: tuple[int, ...]
     """all that go by the outcome."""
     heard: tuple[int, ...]
-    """those of them that are decoded in both."""
+    """those of them that are decoded."""
+
+    def settled(self, text: str, logprob: float) -> bool:
+        """Return whether what was heard in the first language tells that it is the one, so the second need not be.
+
+        Languages of one script never do so: the text of either would look like the other's.
+        """
+        own, rival = (script_of(language) for language in self.languages)
+        letters = [character for character in text if character.isalpha()]
+        alike = sum(unicodedata.name(letter, "").startswith(own) for letter in letters)
+        return own != rival and logprob >= CLEAR_LOGPROB and 0 < CLEAR_SCRIPT * len(letters) <= alike
 
 
 def likeliest(chances: Chances, candidates: Sequence[str] = ()) -> list[str]:

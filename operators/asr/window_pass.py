@@ -4,7 +4,7 @@ windows ──fill, mel──> encode once ──> steps of each window
   steps ─┬─> chances of each clip's stretch ──window_language──> a language per window, by its recording
          ├─> beam search in batches, the longest first, one prompt per window ──> text, avg_logprob
          └─> align, where clips share the window ──> words with times ──windows.share_out──> Heard of each clip
-  clips in doubt, and those in another language ──> decoded again, each from its own stretch of the steps
+  clips in doubt, and those in another language ──> encoded and decoded again, each in a window of its own
 """
 
 from __future__ import annotations
@@ -131,11 +131,14 @@ class WindowPass:
         languages, trials = decide(windows, [chances[place] for place in unknown], members, sure, model.candidates)
         for trial in trials:
             places = [unknown[at] for at in trial.heard]
-            self._decode([(place, language) for language in trial.languages for place in places])
-            first, second = (
-                sum(_likelihood(self._decoded[place, language]) for place in places) for language in trial.languages
-            )
-            if second > first:
+            first, second = ([(place, language) for place in places] for language in trial.languages)
+            self._decode(first)
+            if all(trial.settled(self._decoded[row].text, _likelihood(self._decoded[row])) for row in first):
+                continue
+            self._decode(second)
+            if sum(_likelihood(self._decoded[row]) for row in second) > sum(
+                _likelihood(self._decoded[row]) for row in first
+            ):
                 for at in trial.windows:
                     languages[at] = trial.languages[1]
         for at, place in enumerate(unknown):

@@ -56,6 +56,17 @@ def test_two_languages_near_each_other_are_put_to_trial_in_the_longest_unsure_wi
     assert trial == Trial(languages=("zh", "en"), windows=(0, 1, 2), heard=(1, 2))
 
 
+def test_a_clear_text_in_the_script_of_the_language_settles_a_trial() -> None:
+    trial = Trial(languages=("zh", "en"), windows=(0,), heard=(0,))
+    assert trial.settled("他们在看房子", -0.3)
+    assert not trial.settled("他们在看房子", -0.6), "as improbable as what is made up"
+    assert not trial.settled("they look at the house", -0.2), "in the other's script"
+    assert not trial.settled("他们 look at", -0.2)
+    assert not trial.settled("12 345", -0.1), "digits tell no language"
+    for near in (("en", "la"), ("zh", "ja"), ("yue", "zh"), ("ru", "uk")):
+        assert not Trial(languages=near, windows=(0,), heard=(0,)).settled("they look at the house", -0.1), near
+
+
 def test_nothing_is_overruled_where_nothing_may_be() -> None:
     chosen, trials = decide(windows(4, 1), [[SURE] * 4, [UNSURE]], ["a", "a"], sure=0.0)
     assert (chosen, trials) == (["en", "zh"], [])
