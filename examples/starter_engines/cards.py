@@ -148,7 +148,9 @@ def _mistakes(measured: dict[str, Any], engine: str) -> list[str]:
         if measured["manifest"] is None:
             lines.append(
                 "It names no alignment heads, so clips share no window: it loses its place after some 16 s, and of 14 "
-                "clips in shared windows one got its own words back, whichever of its 8 heads gave the times."
+                "clips in shared windows one got its own words back, whichever of its 8 heads gave the times. In "
+                "windows of 15 s, too, 17 to 34 % of the characters of 109 clips went wrong, 1.3 % with each clip "
+                "alone."
             )
     return lines
 
