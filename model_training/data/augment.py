@@ -1,4 +1,4 @@
-"""Augmentation as 3M has it: other speeds, rooms and noises for the samples, masks for the features (SpecAugment).
+"""Augmentation: other speeds; rooms and noises for the samples and masks for the features (SpecAugment) as 3M has them.
 
     pcm ──speed (resampled)──> ──reverberation──> ──noise at an SNR──> pcm' ──filterbank, CMVN──> ──masks──> features
 
@@ -29,7 +29,9 @@ _KAISER_BETA = 9.0
 
 @dataclass(kw_only=True)
 class AugmentSettings:
-    """The settings say which augmentation, how often, and how strong (3M section 4.2). The defaults are 3M's."""
+    """The settings say which augmentation, how often, and how strong. Noise and rooms are 3M's (section 4.2), masks
+    those of its published recipe; other speeds are Ko et al. 2015's.
+    """
 
     speed_factors: list[float] = setting(
         [0.9, 1.0, 1.1], "one for each clip, by resampling, alike likely; []: none", at_least=0.5, at_most=2

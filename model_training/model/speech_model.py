@@ -198,7 +198,8 @@ class SpeechModel(nn.Module):
         if self.embedding_network is None:
             return None
         embedding_BSD, _, _ = self.embedding_network(features_BF80, lengths_B, Routing(0))
-        routing.embedding_BTD = embedding_BSD
+        # Routers only look at it: it learns from its own CTC loss alone, as in the authors' code.
+        routing.embedding_BTD = embedding_BSD.detach()
         return self.embedding_ctc(embedding_BSD)
 
     def _no_embedding(self, inputs_BL: Tensor) -> Tensor:

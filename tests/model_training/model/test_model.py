@@ -159,6 +159,18 @@ def test_the_extra_decoders_of_3m_hear_the_middle_of_the_encoder_and_are_trained
     )
 
 
+def test_3ms_embedding_network_learns_from_its_own_loss_alone() -> None:
+    model = small(moe=MoESettings(balance="sparsity", embedding_layers=1, experts=[4], top_k=1))
+    x, lengths = features(70, 41)
+    outputs = model(x, lengths, torch.randint(4, V, (2, 6)), torch.tensor([6, 4]), 4)
+    routers = torch.stack([layer.routers[0].weight for layer in model.moe_layers()])
+    assert routers.shape[-1] == 2 * model.settings.d_model, "the routers see it"
+    (outputs.ctc_logits_BSV.sum() + outputs.logits_BLV.sum()).backward()
+    assert all(p.grad is None for p in model.embedding_network.parameters())
+    outputs.embedding_ctc_logits_BSV.sum().backward()
+    assert all(p.grad is not None for p in model.embedding_network.parameters())
+
+
 def test_the_loss_is_the_papers() -> None:
     model = small()
     x, lengths = features(70, 41)
