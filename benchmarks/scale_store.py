@@ -159,6 +159,13 @@ def page(keys: list[str], prefix: str, after: str) -> bytes:
     ).encode()
 
 
+def start(folder: Path, keys: list[str], latency: float) -> http.server.HTTPServer:
+    """Return a server that answers from a thread of this process until it is shut down."""
+    server = _Server(("127.0.0.1", 0), handler(folder, keys, latency))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
 class _Server(http.server.ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 64
@@ -166,10 +173,9 @@ class _Server(http.server.ThreadingHTTPServer):
 
 def _main() -> None:
     folder, units, latency = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    server = _Server(("127.0.0.1", 0), handler(folder, keys_of(units), latency))
-    threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
+    server = start(folder, keys_of(units), latency)
     print(server.server_port, flush=True)
-    server.serve_forever()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

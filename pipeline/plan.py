@@ -84,13 +84,14 @@ def save_plan(
     with scratch_file(scratch) as (path, file):
         waiting = iter(units)
         with pq.ParquetWriter(file, _schema(columns).with_metadata(metadata), compression="zstd") as writer:
-            while together := list(islice(waiting, _UNITS_TOGETHER)):
+            while together := list(islice(waiting, UNITS_TOGETHER)):
                 writer.write_table(_table(together, columns))
         file.flush()
         store.put(PLAN_KEY, Path(path))
 
 
-_UNITS_TOGETHER = 2048
+UNITS_TOGETHER = 2048
+"""Units of one part of the file: as many are held at a time."""
 
 
 def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
@@ -154,6 +155,7 @@ class Plan:
             with _damage_explained(self.url):
                 units = list(_units(table))
             yield from units
+            del units, table  # before the next ones are made
 
     def unit_ids(self) -> Iterator[str]:
         """Yield the names of the units, without making these."""
