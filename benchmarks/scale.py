@@ -4,13 +4,12 @@
                                                                               (names only), or a store that lists them
     each step in a process of its own ──> seconds, peak resident memory, requests
 
-    python -m benchmarks.scale                       2 million units: 20 minutes and 20 GB of disk names
-    python -m benchmarks.scale --units 20000         the same, smaller
+    python -m benchmarks.scale                       2 million units, of which 4 million names on the disk
+    python -m benchmarks.scale --units 200000        the same, smaller
     python -m benchmarks.scale --only s3             one step: plan, resume, s3 or report
 
 What is measured is the product's own code. The recordings are made up: files that are nowhere, whose lengths a table
-says instead of a probe. Ledgers that are only listed are empty files; those that are read (--only report) are links to
-a few real ones, of which each is read as often as a run would read its own.
+says instead of a probe. Ledgers that are only listed are empty files; those that are read (--only report) are real.
 """
 
 from __future__ import annotations
@@ -31,6 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from benchmarks.targets import show_targets
@@ -39,7 +41,7 @@ from operators.storage.fetch import open_store
 from pipeline import config
 from pipeline.config import Settings, fingerprint
 from pipeline.curate import Curation
-from pipeline.plan import PLAN_KEY, load_plan, save_plan
+from pipeline.plan import PLAN_KEY, UNITS_TOGETHER, load_plan, save_plan
 from pipeline.run_directory import CONFIG_KEY, config_bytes
 from pipeline.sources.files import SourceFile
 from pipeline.sources.probe import Length
@@ -108,14 +110,59 @@ def run_settings(output: str, *more: str) -> Settings:
     return config.load(None, [f"output={output}", "execution.runner=local", f"plan.unit_minutes={MINUTES}", *more])
 
 
-def generate(folder: Path, units: int) -> None:
-    """Write a run directory: config.yaml, plan.parquet, and an empty ledger and tar of every unit that is done."""
+def write_plan(path: Path, units: int, made_of: str) -> None:
+    """Write the plan of `unit`s, column by column: as objects two million of them take minutes.
+
+    The first rows are `save_plan`'s own, which gives the schema.
+    """
+    names = unit_names(units)
+    sample = open_store(str(path.parent))
+    save_plan([unit(*name) for name in itertools.islice(unit_names(units), 1)], sample, made_of, estimated=False)
+    schema, codec = pq.read_schema(path), "zstd"
+    piece = schema.field("pieces").type.value_type
+    with pq.ParquetWriter(path, schema, compression=codec) as writer:
+        while together := list(itertools.islice(names, UNITS_TOGETHER)):
+            domains = pa.array([domain for domain, _ in together])
+            numbers = pc.utf8_lpad(pc.cast(pa.array([number for _, number in together]), pa.string()), 6, "0")
+            folders = pc.utf8_lpad(pc.cast(pa.array([number // 1000 for _, number in together]), pa.string()), 5, "0")
+            each = pa.array([at for at in range(len(together)) for _ in range(RECORDINGS_OF_A_UNIT)])
+            place = pa.array([str(at) for _ in together for at in range(RECORDINGS_OF_A_UNIT)])
+            domain, number, folder = (column.take(each) for column in (domains, numbers, folders))
+            name = pc.binary_join_element_wise(
+                pc.binary_join_element_wise(domain, folder, "episode-", "/"),
+                pc.binary_join_element_wise(number, place, "-"),
+                "",
+            )
+            name = pc.binary_join_element_wise(name, "mp3", ".")
+            host = pc.binary_join_element_wise("https://", domain, ".example.org", "")
+            address = pc.binary_join_element_wise(host, number, place, "/")
+            samples = MINUTES * 60 // RECORDINGS_OF_A_UNIT * SAMPLE_RATE
+            known = {
+                "recording_id": name,
+                "uri": pc.binary_join_element_wise("/crawl/", name, ""),
+                "language": pa.array(["zh"] * len(each)),
+                "provenance": pc.binary_join_element_wise('{"source_url": "', address, '"}', ""),
+                "start": pa.array([0] * len(each), pa.int64()),
+                "declared_samples": pa.array([samples] * len(each), pa.int64()),
+            }
+            arrays = [known.get(field.name, pa.nulls(len(each), field.type)) for field in piece]
+            offsets = pa.array(range(0, len(each) + 1, RECORDINGS_OF_A_UNIT), pa.int32())
+            pieces = pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(arrays, fields=list(piece)))
+            unit_ids = pc.binary_join_element_wise(domains, numbers, "-")
+            writer.write_table(pa.Table.from_arrays([unit_ids, domains, pieces], schema=schema))
+
+
+def generate(folder: Path, units: int, *, names_only: bool = False) -> None:
+    """Write a run directory: config.yaml, plan.parquet, and an empty ledger and tar of every unit that is done.
+
+    With `names_only` no ledgers: a store will say that they are there.
+    """
     settings = run_settings(str(folder))
     store = open_store(str(folder))
     store.put(CONFIG_KEY, config_bytes(settings))
-    save_plan(
-        (unit(domain, number) for domain, number in unit_names(units)), store, fingerprint(settings), estimated=False
-    )
+    write_plan(folder / PLAN_KEY, units, fingerprint(settings))
+    if names_only:
+        return
     left = left_undone(units)
     for domain, number in unit_names(units):
         name = f"{domain}-{number:06d}"
@@ -252,12 +299,15 @@ def step(name: str, folder: str, units: int, endpoint: str | None) -> None:
         more = [f"s3.endpoint_url={endpoint}", "s3.addressing_style=path", "s3.region=us-east-1"] if endpoint else []
         answer = resume(run_settings(folder, *more))
     elif name.startswith("generate"):
-        (generate if name == "generate" else generate_ledgers)(Path(folder), units)
+        if name == "generate_ledgers":
+            generate_ledgers(Path(folder), units)
+        else:
+            generate(Path(folder), units, names_only=name == "generate_plan")
         answer = {}
     else:
         answer = STEPS[name](Path(folder), units)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(json.dumps(answer | {"gb": peak}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    print(json.dumps(answer | {"gb": used.ru_maxrss / 1e6, "cpu": used.ru_utime + used.ru_stime}))
 
 
 def main() -> None:
@@ -289,7 +339,7 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
         run("plan", "plan", folder / "planned")
     million = folder / "million"
     if not (million / PLAN_KEY).exists() and {"resume", "s3", "driver"} & set(only):
-        run("generate the run", "generate", million)
+        run("generate the run", "generate" if "resume" in only else "generate_plan", million)
     if "resume" in only:
         run(f"resume with {LEFT} units left, local disk", "resume", million)
     if "s3" in only:
@@ -311,9 +361,10 @@ def measure(arguments: argparse.Namespace, folder: Path) -> None:
                 run(f"generate {count:,} ledgers", "generate_ledgers", where, count)
             run(f"verify and report of {count:,} units", "report", where, count)
     print(f"\n{units:,} units of {MINUTES} minutes, {units * RECORDINGS_OF_A_UNIT:,} recordings\n")
-    print("| step | seconds | peak GB | requests |\n|---|--:|--:|---|")
+    print("| step | seconds | CPU s | peak GB | requests |\n|---|--:|--:|--:|---|")
     for what, found, note in rows:
-        print(f"| {what} | {found.get('seconds', float('nan')):.1f} | {found['gb']:.2f} | {note} |")
+        seconds = f"{found['seconds']:.1f}" if "seconds" in found else ""
+        print(f"| {what} | {seconds} | {found['cpu']:.1f} | {found['gb']:.2f} | {note} |")
     wanted = [(f"{what}: peak GB", MOST_GB, found["gb"]) for what, found, _ in rows if not what.startswith("generate")]
     wanted += [(f"{what}: seconds", MOST_SECONDS, found["seconds"]) for what, found, _ in rows if "resume" in what]
     show_targets(wanted)

@@ -267,7 +267,8 @@ def _make_client(s3: S3Settings) -> Any:
     region = session.region_name or "us-east-1"
     try:
         client = session.client("s3", endpoint_url=s3.endpoint_url, region_name=region, config=config)
-        client.meta.events.register("before-parse.s3.ListObjectsV2", _parse_listing)
+        # The star is for the order: this comes before botocore's own look, which reads a whole page for an error in it.
+        client.meta.events.register("before-parse.*.ListObjectsV2", _parse_listing)
         return client
     except ValueError as error:
         if isinstance(error, aws.BotoCoreError):
