@@ -37,9 +37,10 @@ from operators.clip import SAMPLE_RATE
 from operators.storage.fetch import Fetch, open_store
 from pipeline import recipe
 from pipeline.config import load
-from pipeline.plan import make_plan, save_plan
+from pipeline.plan import save_plan
 from pipeline.sources.files import read_sources
 from pipeline.sources.probe import Length, probe_files
+from pipeline.sources.units import make_plan
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared"

@@ -170,7 +170,7 @@ def bare(work: Path, ready: Callable[[], None], part: tuple[int, int]) -> dict[s
         )
     clock.seconds.clear()
     heard.clear()
-    units = load_plan(open_store(str(work / "plan")))[part[0] :: part[1]]
+    units = list(load_plan(open_store(str(work / "plan"))))[part[0] :: part[1]]
     ready()
     for unit in units:
         assert all(piece.start == 0 and piece.end is None for piece in unit.pieces), (
@@ -245,7 +245,7 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
     shutil.rmtree(settings.output, ignore_errors=True)
     store = open_store(settings.output)
     fetch = Fetch(settings.s3, settings.execution.scratch)
-    units = load_plan(open_store(str(work / "plan")))
+    units = list(load_plan(open_store(str(work / "plan"))))
     built = recipe.build(settings, store, fetch)
     stages: list[Any] = [
         Warmed(stage=stage, folder=ready_folder, workers=workers * len(built), warm=work / "warm.flac")
@@ -312,7 +312,7 @@ def user(work: Path, ready: Callable[[], None], threads: int) -> dict[str, Any]:
 
     curate(str(work / "warm.flac"))
     clock.seconds.clear()
-    units = load_plan(open_store(str(work / "plan")))
+    units = list(load_plan(open_store(str(work / "plan"))))
     ready()
     for unit in units:
         for piece in unit.pieces:

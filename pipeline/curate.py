@@ -10,10 +10,10 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from rich.console import Console
 
-from operators.clip import Unit
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.fetch import Fetch, open_store
@@ -22,21 +22,14 @@ from pipeline.config import Settings, fingerprint
 from pipeline.display.words import human_seconds
 from pipeline.executor.executor import executor_for
 from pipeline.executor.worker import EngineFailed, Outcome, Ready
-from pipeline.plan import (
-    PLAN_KEY,
-    declared_seconds,
-    expected_seconds,
-    load_plan,
-    make_plan,
-    plan_fingerprint,
-    save_plan,
-)
+from pipeline.plan import PLAN_KEY, Plan, load_plan, save_plan
 from pipeline.preflight import Preflight
 from pipeline.progress import Display, Progress, write_speed
 from pipeline.report.command import report
 from pipeline.run_directory import CONFIG_KEY, config_bytes, refuse_other_settings
 from pipeline.sources.files import read_sources
 from pipeline.sources.probe import probe_files
+from pipeline.sources.units import Recordings
 from stages.base import Stage
 
 PROBE_CHUNK = 256
@@ -69,68 +62,76 @@ class Curation:
         UserError.
         """
         self.preflight.before_plan()
-        units = self.plan()
+        plan = self.plan()
         with suppress(UserError):  # tidiness only: some stores do not offer it, and some users may not ask
             self.store.sweep()
-        todo = ledger.to_do(units, self.store)
-        if len(todo) < len(units):
-            self.console.print(f"{len(units) - len(todo):,} of {len(units):,} units are done already", highlight=False)
+        todo = ledger.to_do(plan, self.store)
+        if len(todo) < len(plan):
+            self.console.print(f"{len(plan) - len(todo):,} of {len(plan):,} units are done already", highlight=False)
         failed = 0
-        if todo:
-            self.preflight.after_plan(expected_seconds(todo))
-            failed = self.work(todo, done_before=len(units) - len(todo))
-        return self.finish(units, failed)
+        if len(todo):
+            self.preflight.after_plan(todo.expected_seconds())
+            failed = self.work(todo, done_before=len(plan) - len(todo))
+        return self.finish(plan, failed)
 
     def check(self) -> int:
         """Do everything that `run` checks, loading every model included, and nothing else. Return 0. Raises
         UserError.
         """
         self.preflight.before_plan()
-        self.work([], done_before=0)
+        self.work(None)
         return 0
 
-    def plan(self) -> list[Unit]:
-        """Return the run's units: the stored plan, or a new one made from the sources and stored. Raises UserError."""
+    def plan(self) -> Plan:
+        """Return the run's plan: the stored plan, or a new one made from the sources and stored. Raises UserError."""
         if self.store.exists(PLAN_KEY):
             return self._stored_plan()
-        if ledger.done_units(self.store):
+        if ledger.any_done(self.store):
             raise UserError(
                 f"{self.store.root} holds shards and no plan, so their sources are unknown: choose another output"
             )
         if not self.settings.sources:
             raise UserError("no sources: say what to curate, for example sources=[{path: crawl/}]")
-        files = list(read_sources(self.settings.sources, self.settings.s3))
-        if not files:
-            raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
         started = time.monotonic()
         workers = self.settings.plan.probe_workers
         probe = partial(probe_files, fetch=self.fetch, workers=workers, limits=self.limits, measure=True)
-        lengths = self.executor.scatter(probe, files, chunk=PROBE_CHUNK)
-        units = make_plan(files, lengths, self.settings.plan)
-        self.store.put(CONFIG_KEY, config_bytes(self.settings))
-        save_plan(units, self.store, fingerprint(self.settings))
-        total, expected = declared_seconds(units), expected_seconds(units)
+        scratch = self.settings.execution.scratch
+        files = read_sources(self.settings.sources, self.settings.s3)
+        with Recordings(scratch) as recordings:
+            recordings.extend(self.executor.scatter(probe, files, chunk=PROBE_CHUNK))
+            if not recordings.count:
+                raise UserError(f"no audio in {', '.join(source.path for source in self.settings.sources)}")
+            units = recordings.units(self.settings.plan)
+            self.store.put(CONFIG_KEY, config_bytes(self.settings))
+            made_of = fingerprint(self.settings)
+            save_plan(units, self.store, made_of, estimated=recordings.estimated, scratch=scratch)
+        plan = load_plan(self.store)
+        total, expected = plan.declared_seconds(), plan.expected_seconds()
         more = f", about {human_seconds(expected - total)} undeclared" if expected > total else ""
         self.console.print(
-            f"planned {len(files):,} recordings, {human_seconds(total)} declared{more}, into {len(units):,} units "
+            f"planned {recordings.count:,} recordings, {human_seconds(total)} declared{more}, into {len(plan):,} units "
             f"in {time.monotonic() - started:.0f} s",
             highlight=False,
         )
-        return units
+        return plan
 
-    def _stored_plan(self) -> list[Unit]:
+    def _stored_plan(self) -> Plan:
         refuse_other_settings(self.settings, self.store)
-        if plan_fingerprint(self.store) not in ("", fingerprint(self.settings)):
+        plan = load_plan(self.store)
+        if plan.fingerprint not in ("", fingerprint(self.settings)):
             raise UserError(f"{self.store.root}: config.yaml and plan.parquet are of two runs: choose another output")
-        return load_plan(self.store)
+        return plan
 
-    def work(self, todo: list[Unit], done_before: int) -> int:
-        """Run the stages over units, showing progress. Return how many units failed. Raises UserError."""
+    def work(self, todo: Plan | None, done_before: int = 0) -> int:
+        """Run the stages over units, showing progress; None only loads their models. Return how many units failed.
+
+        Raises UserError.
+        """
         if cluster := self.executor.connect():
             self.preflight.passed("cluster", cluster)
-        progress = Progress(
-            self.stages, units=len(todo), expected_seconds=expected_seconds(todo), done_before=done_before
-        )
+        seconds = todo.expected_seconds() if todo else 0.0
+        units = len(todo) if todo else 0
+        progress = Progress(self.stages, units=units, expected_seconds=seconds, done_before=done_before)
         try:
             with Display(progress, self.console) as display:
                 self._follow(todo, progress, display)
@@ -142,11 +143,11 @@ class Curation:
                 self.executor.close()
         return progress.failed
 
-    def _follow(self, todo: list[Unit], progress: Progress, display: Display) -> None:
+    def _follow(self, todo: Plan | None, progress: Progress, display: Display) -> None:
         """Show what the executor says until all is done, or too much has failed."""
         started = time.monotonic()
         try:
-            with closing(self.executor.run(todo, display.tell)) as events:
+            with closing(self.executor.run(todo or (), display.tell)) as events:
                 for event in events:
                     match event:
                         case Ready():
@@ -162,14 +163,14 @@ class Curation:
             self.console.print(error.detail, style="red", markup=False, highlight=False)
             raise
 
-    def finish(self, units: list[Unit], failed: int) -> int:
+    def finish(self, plan: Plan, failed: int) -> int:
         """Check the accounting and write the report. Return the exit code: 0, or 1 with units left undone."""
-        left = ledger.to_do(units, self.store)
-        if len(left) < len(units):
-            ledger.verify(units, self.store, fingerprint(self.settings))
+        left = ledger.to_do(plan, self.store)
+        if len(left) < len(plan):
+            ledger.verify(plan, self.store, fingerprint(self.settings))
             report(self.settings, self.store, self.console)
-        if left:
-            names = ", ".join(unit.unit_id for unit in left[:5])
+        if len(left):
+            names = ", ".join(islice(left.unit_ids(), 5))
             self.console.print(
                 f"{len(left)} unit(s) left undone ({failed} failed): {names}. The same command tries them again.",
                 style="red",

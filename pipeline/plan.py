@@ -1,169 +1,35 @@
-"""Plan: sources into units, a fixed order with fixed names, and plan.parquet that holds them.
+"""plan.parquet: the units of a run, a row each, written and read some thousands at a time.
 
-    SourceFile + length ──sort by domain, uri──> pieces ──fill units of about 30 minutes──> Unit("podcast-000012")
-                                   a recording longer than a unit: pieces with nominal edges at multiples of the unit's
-                                   length
+    Unit ... ──save_plan──> plan.parquet ──load_plan──> Plan ──iterated──> Unit ...
+                                                         └─without(done)──> Plan of what is left
 
-Names and contents of units depend on nothing but the sources and the plan's settings. Where a nominal edge really cuts
-is found when the audio is read, at a quiet point of a window which both neighbours read.
+A plan of a million hours has ten million pieces, which as objects would fill 8 GB. A Plan holds a bit for each unit and
+makes the objects of a few thousand units at a time; its sums are taken from columns, without making any.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import unicodedata
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from itertools import accumulate, groupby, islice
+from itertools import accumulate, islice
+from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from operators.clip import SAMPLE_RATE, Piece, Recording, Rejection, Unit
 from operators.errors import UserError
 from operators.storage.base import Store
-from pipeline.config import LEAST_UNIT_MINUTES, MOST_UNIT_MINUTES, PlanSettings
-from pipeline.sources.files import SourceFile
-from pipeline.sources.probe import Length
+from operators.storage.fetch import local_copy
+from operators.storage.scratch import scratch_file
 
 PLAN_KEY = "plan.parquet"
 PLAN_VERSION = 1
-
-UNKNOWN_SAMPLES = 60 * SAMPLE_RATE
-"""What a recording that could not be probed counts for while units are filled."""
-UNITS_OF_A_SHORT_RUN = 24
-"""Units that sources are cut into at least, unless those were shorter than two minutes."""
-LEAST_SAMPLES = SAMPLE_RATE
-"""What every recording counts for at least: opening a file has its cost, and a unit stays bounded however short its
-files are.
-"""
-
-
-def make_plan(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> list[Unit]:
-    """Return units of `unit_minutes` of raw audio, each of one domain.
-
-    Args:
-        files: every recording of the sources, those with a problem too: they travel in a unit of their domain and are
-            counted.
-        lengths: of each, as `probe_files` answers.
-        settings: the unit's length, and how near to an edge the quiet point may lie.
-    """
-    files = list(files)
-    unit_samples = round(unit_minutes(files, lengths, settings) * 60 * SAMPLE_RATE)
-    radius = round(settings.edge_radius_seconds * SAMPLE_RATE)
-    if not 0 <= 2 * radius < unit_samples:
-        raise UserError(
-            "plan.edge_radius_seconds must be less than half of plan.unit_minutes: neighbouring cuts would meet"
-        )
-    pairs = sorted(zip(files, lengths, strict=True), key=lambda pair: (pair[0].domain, pair[0].uri))
-    slugs = domain_slugs(file.domain for file, _ in pairs)
-    units: list[Unit] = []
-    for domain, members in groupby(pairs, key=lambda pair: pair[0].domain):
-        pieces = (piece for file, length in members for piece in _pieces(file, length, unit_samples, radius))
-        for index, filled in enumerate(_fill(pieces, unit_samples)):
-            units.append(Unit(unit_id=f"{slugs[domain]}-{index:06d}", domain=domain, pieces=filled))
-    return units
-
-
-def unit_minutes(files: Iterable[SourceFile], lengths: Sequence[Length], settings: PlanSettings) -> float:
-    """Return how long units are: as set, else half an hour, less where that makes fewer than `UNITS_OF_A_SHORT_RUN`.
-
-    A stage's worker has one unit at a time, so few units leave workers idle at the end. Under two minutes, though, the
-    windows and batches inside a unit are no longer full.
-    """
-    if settings.unit_minutes is not None:
-        return settings.unit_minutes
-    total = sum(
-        _samples(file.problem, length.declared, length.estimated) for file, length in zip(files, lengths, strict=True)
-    )
-    shared_out = total / SAMPLE_RATE / 60 / UNITS_OF_A_SHORT_RUN
-    return min(max(shared_out, LEAST_UNIT_MINUTES), MOST_UNIT_MINUTES)
-
-
-def _pieces(file: SourceFile, length: Length, unit_samples: int, radius: int) -> Iterator[Piece]:
-    recording = file.recording()
-    estimated = length.estimated if length.declared is None else None
-    # A guess cuts nothing: an edge past the true end would be a piece of nothing.
-    known = length.declared or (length.estimated if length.measured else None) or 0
-    # The whole window of an edge lies inside the recording, so the last piece is a radius to a unit and a radius long.
-    edges = range(unit_samples, known - radius, unit_samples)
-    starts = [0, *edges]
-    for start, end in zip(starts, [*edges, None], strict=True):
-        yield Piece(
-            recording=recording,
-            start=start,
-            end=end,
-            declared_samples=length.declared,
-            estimated_samples=estimated,
-            member=file.member,
-            problem=file.problem,
-        )
-
-
-def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, ...]]:
-    """Yield pieces in their order, as many to a unit as fit; one that does not fit even alone is a unit."""
-    filling: list[Piece] = []
-    filled = 0
-    for piece in pieces:
-        weight = _weight(piece)
-        if filling and filled + weight > unit_samples:
-            yield tuple(filling)
-            filling, filled = [], 0
-        filling.append(piece)
-        filled += weight
-    if filling:
-        yield tuple(filling)
-
-
-def _weight(piece: Piece) -> int:
-    return _samples(piece.problem, piece.end, piece.declared_samples, piece.estimated_samples, start=piece.start)
-
-
-def _samples(problem: Rejection | None, *ends: int | None, start: int = 0) -> int:
-    """What a file, or its part from `start`, counts for: to the first end that is known, a second where it is
-    refused.
-    """
-    if problem is not None:
-        return LEAST_SAMPLES
-    return max(LEAST_SAMPLES, next((end for end in ends if end is not None), UNKNOWN_SAMPLES) - start)
-
-
-def domain_slugs(domains: Iterable[str]) -> dict[str, str]:
-    """Return a name for each domain that is safe in a path and as an S3 key, and belongs to no other of these domains.
-
-    Letters and digits of every script stay (访谈 is 访谈), in lower case as some disks cannot tell "A" from "a"; the
-    rest becomes "-". Where two domains would share a slug, the one that is spelled like it keeps it; the others get a
-    hash.
-    """
-    distinct = sorted(set(domains))
-    sharing: dict[str, list[str]] = defaultdict(list)
-    for domain in distinct:
-        sharing[_slug(domain)].append(domain)
-    slugs = {domain: slug for slug, group in sharing.items() for domain in group if group == [domain] or domain == slug}
-    taken = set(slugs.values())
-    for domain in distinct:
-        if domain not in slugs:
-            digest = hashlib.sha256(domain.encode()).hexdigest()
-            slug = next(name for length in range(8, 65) if (name := f"{_slug(domain)}-{digest[:length]}") not in taken)
-            slugs[domain] = slug
-            taken.add(slug)
-    return slugs
-
-
-def _slug(domain: str) -> str:
-    kept = [c if _is_word(c) else "-" for c in unicodedata.normalize("NFKC", domain[:1000]).lower()]
-    words = [word for word in "".join(kept).split("-") if word]
-    return "-".join(words)[:32].strip("-") or "domain"
-
-
-def _is_word(character: str) -> bool:
-    # Marks are letters' vowels in many scripts.
-    return character == "_" or unicodedata.category(character)[0] in "LMN"
-
 
 _PROBLEM = pa.struct([("stage", pa.string()), ("reason", pa.string()), ("detail", pa.string())])
 _PIECE = pa.struct(
@@ -190,21 +56,42 @@ def _schema(piece: pa.StructType) -> pa.Schema:
     return pa.schema([("unit_id", pa.string()), ("domain", pa.string()), ("pieces", pa.list_(piece))])
 
 
-def save_plan(units: Sequence[Unit], store: Store, fingerprint: str = "") -> None:
-    """Write plan.parquet, one row per unit; the same units give the same bytes. `fingerprint` may name what they came
-    from.
+def save_plan(
+    units: Iterable[Unit],
+    store: Store,
+    fingerprint: str = "",
+    *,
+    estimated: bool | None = None,
+    scratch: str | None = None,
+) -> None:
+    """Write plan.parquet, one row per unit; the same units give the same bytes.
+
+    Args:
+        units: in their order, as many as there are: a few thousand are held at a time.
+        store: the run's.
+        fingerprint: may name what they came from.
+        estimated: whether any piece has an estimated length. None: `units` can be iterated twice, and is looked at.
+        scratch: folder for the file until it is whole.
     """
+    if estimated is None:
+        estimated = (
+            units.estimated
+            if isinstance(units, Plan)
+            else any(piece.estimated_samples is not None for unit in units for piece in unit.pieces)
+        )
     metadata = {"touchasp.plan_version": str(PLAN_VERSION), "touchasp.fingerprint": fingerprint}
-    estimated = any(piece.estimated_samples is not None for unit in units for piece in unit.pieces)
     columns = _ESTIMATED_PIECE if estimated else _PIECE
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, _schema(columns).with_metadata(metadata), compression="zstd") as writer:
-        for start in range(0, len(units), _UNITS_TOGETHER):
-            writer.write_table(_table(units[start : start + _UNITS_TOGETHER], columns))
-    store.put(PLAN_KEY, sink.getvalue())
+    with scratch_file(scratch) as (path, file):
+        waiting = iter(units)
+        with pq.ParquetWriter(file, _schema(columns).with_metadata(metadata), compression="zstd") as writer:
+            while together := list(islice(waiting, UNITS_TOGETHER)):
+                writer.write_table(_table(together, columns))
+        file.flush()
+        store.put(PLAN_KEY, Path(path))
 
 
-_UNITS_TOGETHER = 2048
+UNITS_TOGETHER = 2048
+"""Units of one part of the file: as many are held at a time."""
 
 
 def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
@@ -230,42 +117,146 @@ def _table(units: Sequence[Unit], piece_columns: pa.StructType) -> pa.Table:
     return pa.Table.from_arrays([pa.array(unit_ids), pa.array(domains), lists], schema=_schema(piece_columns))
 
 
-def load_plan(store: Store) -> list[Unit]:
+def load_plan(store: Store) -> Plan:
     """Return the units of a run's plan.parquet. Raises UserError when there is none, or none that can be read."""
-    with _open_plan(store) as file, _damage_explained(store):
-        return [unit for group in range(file.num_row_groups) for unit in _units(file.read_row_group(group))]
-
-
-def plan_fingerprint(store: Store) -> str:
-    """Return the fingerprint that `save_plan` was given. Raises as `load_plan`."""
-    with _open_plan(store) as file:
-        return (file.schema_arrow.metadata or {}).get(b"touchasp.fingerprint", b"").decode()
-
-
-def _open_plan(store: Store) -> pq.ParquetFile:
     try:
-        content = store.read(PLAN_KEY)
+        # One request, where a read of each part of it on S3 would be thousands.
+        path = local_copy(store.url(PLAN_KEY), getattr(store, "s3", None))
     except FileNotFoundError:
         raise UserError(f"{store.root} holds no plan: run 'plan' or 'run' with its settings first") from None
-    with _damage_explained(store):
-        file = pq.ParquetFile(pa.BufferReader(content))
-    version = (file.schema_arrow.metadata or {}).get(b"touchasp.plan_version", b"none").decode()
-    if version != str(PLAN_VERSION):
-        raise UserError(
-            f"{store.url(PLAN_KEY)} has plan version {version}, this program reads {PLAN_VERSION}: plan again"
-        )
-    return file
+    plan = Plan(path, store.url(PLAN_KEY))
+    if plan.version != str(PLAN_VERSION):
+        raise UserError(f"{plan.url} has plan version {plan.version}, this program reads {PLAN_VERSION}: plan again")
+    return plan
+
+
+class Plan:
+    """A Plan is the units of a plan.parquet, or those of them that are left, made anew each time it is iterated.
+
+    Every method raises UserError where the file is damaged.
+    """
+
+    def __init__(self, path: Path, url: str, left: np.ndarray | None = None) -> None:
+        """`left` bool [units of the file] says which are in this plan; None: all. `url` is for messages."""
+        self.url, self._path, self._left = url, path, left
+        with self._open() as file:
+            metadata = file.schema_arrow.metadata or {}
+            self._rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            self.estimated = _has_estimates(file)
+        self.version = metadata.get(b"touchasp.plan_version", b"none").decode()
+        self.fingerprint = metadata.get(b"touchasp.fingerprint", b"").decode()
+        """what `save_plan` was given."""
+
+    def __len__(self) -> int:
+        return sum(self._rows) if self._left is None else int(self._left.sum())
+
+    def __iter__(self) -> Iterator[Unit]:
+        for table in self._tables():
+            with _damage_explained(self.url):
+                units = list(_units(table))
+            yield from units
+            del units, table  # before the next ones are made
+
+    def unit_ids(self) -> Iterator[str]:
+        """Yield the names of the units, without making these."""
+        for table in self._tables(("unit_id",)):
+            yield from table["unit_id"].to_pylist()
+
+    def without(self, done: Container[str]) -> Plan:
+        """Return the plan of the units that are not among the `done`."""
+        left = np.zeros(sum(self._rows), bool) if self._left is None else self._left.copy()
+        at = np.arange(len(left)) if self._left is None else np.flatnonzero(left)
+        left[at] = np.fromiter((unit_id not in done for unit_id in self.unit_ids()), bool, len(at))
+        return Plan(self._path, self.url, left)
+
+    def slugs(self) -> Counter[str]:
+        """Return the number of units of each domain, by its slug."""
+        return Counter(unit_id.rpartition("-")[0] for unit_id in self.unit_ids())
+
+    def domains(self) -> set[str]:
+        """Return the domains of the units."""
+        return {domain for table in self._tables(("domain",)) for domain in pc.unique(table["domain"]).to_pylist()}
+
+    def find(self, unit_id: str) -> Unit | None:
+        """Return the unit of that name; the statistics of the file say where it may be."""
+        with self._open() as file:
+            for group in range(file.num_row_groups):
+                names = file.metadata.row_group(group).column(0).statistics
+                if names is None or not names.has_min_max or names.min <= unit_id <= names.max:
+                    table = file.read_row_group(group)
+                    found = table.filter(pc.equal(table["unit_id"], unit_id))
+                    if len(found):
+                        return next(_units(found))
+        return None
+
+    def declared_seconds(self) -> float:
+        """Return the declared length of the audio; what declares none counts as nothing."""
+        return sum(declared for declared, _ in self._samples()) / SAMPLE_RATE
+
+    def expected_seconds(self) -> float:
+        """Return `declared_seconds`, and an estimate for what declares none."""
+        return sum(declared + estimated for declared, estimated in self._samples()) / SAMPLE_RATE
+
+    def _samples(self) -> Iterator[tuple[int, int]]:
+        """Yield the declared and the estimated samples of some thousand units."""
+        columns = ("start", "end", "declared_samples", "estimated_samples", "stage")
+        for table in self._tables(columns):
+            pieces = table["pieces"].combine_chunks().flatten()
+            start, end, declared = (pieces.field(name) for name in ("start", "end", "declared_samples"))
+            of_declared = _planned(start, end, declared)
+            if not self.estimated:
+                yield of_declared, 0
+                continue
+            good = pc.is_null(pieces.field("problem").field("stage"))
+            undeclared = pc.and_(good, pc.is_null(declared))
+            estimates = pc.if_else(undeclared, pieces.field("estimated_samples"), None)
+            yield of_declared, _planned(start, end, estimates)
+
+    def _tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """Yield the rows of each part of the file that has units of this plan; `columns` name leaves."""
+        start = 0
+        with self._open() as file:
+            leaves = None
+            if columns is not None:
+                paths = [file.schema.column(at).path for at in range(len(file.schema.names))]
+                leaves = [path for path in paths if path.rpartition(".")[2] in columns]
+            for group, rows in enumerate(self._rows):
+                left = None if self._left is None else self._left[start : start + rows]
+                start += rows
+                if left is not None and not left.any():
+                    continue
+                table = file.read_row_group(group, leaves)
+                yield table if left is None or left.all() else table.filter(pa.array(left))
+
+    @contextmanager
+    def _open(self) -> Iterator[pq.ParquetFile]:
+        with _damage_explained(self.url), pq.ParquetFile(self._path) as file:
+            yield file
 
 
 @contextmanager
-def _damage_explained(store: Store) -> Iterator[None]:
+def _damage_explained(url: str) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, ValueError, LookupError) as error:
         line = " ".join(str(error).split())[:100]
-        raise UserError(
-            f"{store.url(PLAN_KEY)} is damaged: put back a copy of it, or choose another output ({line})"
-        ) from error
+        raise UserError(f"{url} is damaged: put back a copy of it, or choose another output ({line})") from error
+
+
+def declared_samples(piece: Piece) -> int:
+    """Return the declared length of a piece, 0 where its recording declares none."""
+    known = piece.declared_samples
+    return 0 if known is None else max(0, (known if piece.end is None else piece.end) - piece.start)
+
+
+def _planned(start: pa.Array, end: pa.Array, samples: pa.Array) -> int:
+    """Return the samples of some pieces, each of a recording of so many; nothing where that is null."""
+    stop = pc.if_else(pc.is_valid(samples), pc.coalesce(end, samples), None)
+    return pc.sum(pc.max_element_wise(pc.subtract(stop, start), 0, skip_nulls=False)).as_py() or 0
+
+
+def _has_estimates(file: pq.ParquetFile) -> bool:
+    return file.schema_arrow.field("pieces").type.value_type.get_field_index("estimated_samples") >= 0
 
 
 def _units(table: pa.Table) -> Iterator[Unit]:
@@ -313,20 +304,3 @@ def _to_json(recording: Recording) -> str:
         if recording.provenance
         else "{}"
     )
-
-
-def declared_seconds(units: Iterable[Unit]) -> float:
-    """Return the declared length of the audio in some units; what declares none counts as nothing."""
-    return sum(_planned(piece, piece.declared_samples) for unit in units for piece in unit.pieces) / SAMPLE_RATE
-
-
-def expected_seconds(units: Sequence[Unit]) -> float:
-    """Return `declared_seconds`, and an estimate for what declares none."""
-    pieces = (piece for unit in units for piece in unit.pieces if piece.problem is None)
-    undeclared = (piece for piece in pieces if piece.declared_samples is None)
-    return declared_seconds(units) + sum(_planned(piece, piece.estimated_samples) for piece in undeclared) / SAMPLE_RATE
-
-
-def _planned(piece: Piece, samples: int | None) -> int:
-    """Return the samples of a piece of a recording of so many; 0 where that is not known."""
-    return 0 if samples is None else max(0, (samples if piece.end is None else piece.end) - piece.start)

@@ -60,12 +60,9 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     if not changed and same_rules:
         raise UserError("nothing to redecide: give at least one new setting, for example rover.max_wer=15")
     settings = replace(settings, output=output or f"{run.rstrip('/')}-{config.fingerprint(settings)[:8]}")
-    units = load_plan(old)
-    missing = ledger.to_do(units, old)
-    if missing:
-        raise UserError(
-            f"{run} is not finished ({len(missing)} of {len(units)} units to do): finish it with 'run' first"
-        )
+    plan = load_plan(old)
+    if missing := len(ledger.to_do(plan, old)):
+        raise UserError(f"{run} is not finished ({missing} of {len(plan)} units to do): finish it with 'run' first")
 
     # Under other limits alone no other clip comes to Annotate.
     listens = not same_rules or any(key.startswith(("rover.", "text.")) for key in changed)
@@ -93,12 +90,12 @@ def redecide(run: str, overrides: list[str], output: str | None, console: Consol
     curation = Curation(settings=settings, console=console, stages_of=rejudge)
     if not curation.store.exists(PLAN_KEY):
         curation.store.put(CONFIG_KEY, config_bytes(settings))
-        save_plan(units, curation.store, config.fingerprint(settings))
+        save_plan(plan, curation.store, config.fingerprint(settings), scratch=settings.execution.scratch)
     if stored_config(curation.store)["fingerprint"] != config.fingerprint(settings):
         raise UserError(f"{settings.output} holds a run with other settings: choose another --output")
-    todo = ledger.to_do(units, curation.store)
-    failed = curation.work(todo, done_before=len(units) - len(todo)) if todo else 0
-    return curation.finish(units, failed)
+    todo = ledger.to_do(plan, curation.store)
+    failed = curation.work(todo, done_before=len(plan) - len(todo)) if len(todo) else 0
+    return curation.finish(plan, failed)
 
 
 def _read(file: str, s3: S3Settings) -> config.SettingsFile:

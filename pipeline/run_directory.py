@@ -116,7 +116,7 @@ def refuse_other_settings(settings: Settings, store: Store) -> None:
         if before.get(key) != now.get(key)
     ]
     fix = "choose another output, or use 'redecide' to change thresholds"
-    if not ledger.done_units(store):
+    if not ledger.any_done(store):
         fix = "nothing is done in it yet, so remove it if no run is at work there, or choose another output"
     more = " ..." if len(changed) > 4 else ""
     raise UserError(f"{store.root} was made with other settings ({'; '.join(changed[:4])}{more}): {fix}")

@@ -1,11 +1,12 @@
 """What `show` and `plan` print: one clip's story, from recording to verdict, and the units of a run.
 
-ledger row ──show──> story   ──captions──> WebVTT, CTM          list[Unit] ──show_plan──> a line per domain
+ledger row ──show──> story   ──captions──> WebVTT, CTM          Plan ──show_plan──> a line per domain
 """
 
 from __future__ import annotations
 
 import json
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -20,7 +21,7 @@ from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
 from pipeline.display.words import clock, human_seconds, human_share, printable
-from pipeline.plan import PLAN_KEY, declared_seconds, load_plan
+from pipeline.plan import PLAN_KEY, Plan, declared_samples, load_plan
 from pipeline.report.annotations import ATTRIBUTE_COLUMN
 from stages.annotate import Annotate
 from stages.copilot import Copilot
@@ -32,9 +33,8 @@ from stages.write_shard import shard_keys
 
 def find_clip(store: Store, clip_id: str) -> dict[str, Any]:
     """Return a clip's ledger row. The plan says which units can hold it, so few ledgers are read. Raises UserError."""
-    units = [unit for unit in load_plan(store) if _may_hold(unit, clip_id)]
-    for unit in units:
-        if not store.exists(shard_keys(unit.unit_id)[2]):
+    for unit in load_plan(store):
+        if not _may_hold(unit, clip_id) or not store.exists(shard_keys(unit.unit_id)[2]):
             continue
         for row in ledger.read(store, unit.unit_id)[0].to_pylist():
             if row["clip_id"] == clip_id:
@@ -161,16 +161,19 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
     return first, second
 
 
-def show_plan(store: Store, units: list[Unit], console: Console) -> None:
+def show_plan(store: Store, plan: Plan, console: Console) -> None:
     """Print the plan per domain."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("domain", "units", "recordings", "declared", "refused"):
         table.add_column(column, justify="left" if column == "domain" else "right")
-    for domain in sorted({unit.domain for unit in units}):
-        own = [unit for unit in units if unit.domain == domain]
-        recordings = {piece.recording.recording_id: piece for unit in own for piece in unit.pieces}
-        refused = sum(piece.problem is not None for piece in recordings.values())
-        name, declared = Text(printable(domain)), human_seconds(declared_seconds(own))
-        table.add_row(name, f"{len(own):,}", f"{len(recordings):,}", declared, f"{refused:,}")
+    for domain, own in groupby(plan, key=lambda unit: unit.domain):
+        units = recordings = refused = samples = 0
+        for unit in own:
+            units += 1
+            samples += sum(declared_samples(piece) for piece in unit.pieces)
+            recordings += sum(piece.start == 0 for piece in unit.pieces)
+            refused += sum(piece.problem is not None for piece in unit.pieces)
+        name, declared = Text(printable(domain)), human_seconds(samples / SAMPLE_RATE)
+        table.add_row(name, f"{units:,}", f"{recordings:,}", declared, f"{refused:,}")
     console.print(table)
     console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)

@@ -74,7 +74,9 @@ class Sorted:
         top_k = choice.chosen_TK.shape[1]
         expert_P = choice.chosen_TK.reshape(-1)
         order_P = torch.argsort(expert_P, stable=True)
-        counts_N = torch.bincount(expert_P, minlength=sum(tier.n_experts for tier in tiers))
+        counts_N = choice.pairs_N
+        if counts_N is None:
+            counts_N = torch.bincount(expert_P, minlength=sum(tier.n_experts for tier in tiers))
         room_N = self.room(counts_N, x_TD)
         place_P, source_Q = _places(expert_P, order_P, counts_N, room_N)
         x_QD = _ToPairs.apply(x_TD, source_Q, place_P, top_k)
@@ -88,9 +90,9 @@ class Sorted:
 
     def blocks(self, x_QD: Tensor, room_N: Tensor, tiers: Sequence[Experts], dropout: float) -> Tensor:
         """Return every row through its expert (Q, D)."""
-        kinds = ("w_in_EHD", "b_in_EH", "w_out_EHD", "b_out_ED")
-        parameters = [getattr(tier, kind) for kind in kinds for tier in tiers]
-        y_QD: Tensor = _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, *parameters)
+        parameters = [parameter for kind in zip(*(tier.stacks() for tier in tiers)) for parameter in kind]
+        cast = [parameter for kind in zip(*(tier.cast(x_QD.dtype) for tier in tiers)) for parameter in kind]
+        y_QD: Tensor = _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, cast, *parameters)
         return y_QD
 
 
@@ -195,8 +197,9 @@ class _SortedBlocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, *parameters: Tensor) -> Tensor:
-        cast = [parameter.to(x_QD.dtype) for parameter in parameters]
+    def forward(
+        ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, cast: list[Tensor], *parameters: Tensor
+    ) -> Tensor:
         y_QD = torch.empty_like(x_QD)
         hiddens: list[Tensor] = []
         masks: list[Tensor] = []
@@ -245,7 +248,7 @@ class _SortedBlocks(torch.autograd.Function):
             torch.mm(grad_RH.t(), x_RD, out=dw_in)
             torch.sum(grad_RH, 0, out=db_in)
             torch.mm(grad_RH, w_in_HD, out=grad_x_RD)
-        return grad_x_QD, None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes))
+        return grad_x_QD, None, None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes))
 
 
 def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:

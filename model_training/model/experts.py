@@ -41,6 +41,29 @@ class Experts(nn.Module):
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
 
+        self._cast: tuple[object, list[Tensor]] | None = None
+
+    def stacks(self) -> list[Tensor]:
+        """Return the parameters: weights and biases in, weights and biases out."""
+        return [self.w_in_EHD, self.b_in_EH, self.w_out_EHD, self.b_out_ED]
+
+    def cast(self, dtype: torch.dtype) -> list[Tensor]:
+        """Return `stacks()` in another precision, without gradients: made again only when the weights have moved.
+
+        A step's micro-batches share them. They are the parameters themselves where those have the precision.
+        """
+        stacks = self.stacks()
+        if all(stack.dtype == dtype for stack in stacks):
+            return [stack.detach() for stack in stacks]
+        # What is made inside inference mode cannot be used in training.
+        state = (dtype, torch.is_inference_mode_enabled(), *((stack.data_ptr(), stack._version) for stack in stacks))
+        if self._cast is None or self._cast[0] != state:
+            self._cast = state, [stack.detach().to(dtype) for stack in stacks]
+        return self._cast[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**super().__getstate__(), "_cast": None}
+
     def forward(self, x_TD: Tensor, gates_TE: Tensor | None = None, dropout: float = 0.0) -> Tensor:
         """Return the sum of all experts over all frames (T, D), each weighted by its gate where there are gates.
 

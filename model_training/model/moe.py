@@ -61,9 +61,13 @@ class ElasticMoE(nn.Module):
             seen_TD = torch.cat([routing.embedding_BTD, x], -1).flatten(0, -2)
         mask_T = None if routing.mask_BT is None else routing.mask_BT.reshape(-1)
         kept_T = None if dispatch.takes_padding else mask_T
-        kept_TD, seen_TD = (frames_TD, seen_TD) if kept_T is None else (frames_TD[kept_T], seen_TD[kept_T])
+        kept_TD = frames_TD if kept_T is None else frames_TD[kept_T]
+        if seen_TD is frames_TD:
+            seen_TD = kept_TD  # picked once: the router sees what the experts do
+        elif kept_T is not None:
+            seen_TD = seen_TD[kept_T]
         choice = self._router(routing.tier).choose(seen_TD, self.selection_bias(routing.tier))
-        self._report(choice, mask_T if kept_T is None else None, routing)
+        choice = self._report(choice, mask_T if kept_T is None else None, routing)
         dropout = self.dropout_rate if self.training else 0.0
         y_TD = dispatch(kept_TD, choice, self.active_tiers(routing.tier), dropout)
         if self.shared is not None:
@@ -91,12 +95,15 @@ class ElasticMoE(nn.Module):
     def _router(self, tier: int) -> Router:
         return cast(Router, self.routers[tier])
 
-    def _report(self, choice: Choice, mask_T: Tensor | None, routing: Routing) -> None:
+    def _report(self, choice: Choice, mask_T: Tensor | None, routing: Routing) -> Choice:
+        """Report the load. Return the choice, with its frames per expert where these are of all frames it is of."""
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
-            return
+            return choice
         chosen_TK, scores_TN = choice.chosen_TK, choice.scores_TN
         if mask_T is not None:
             scores_TN, chosen_TK = scores_TN[mask_T], chosen_TK[mask_T]
-        counts_N = torch.bincount(chosen_TK.reshape(-1), minlength=scores_TN.shape[1]).float()
+        pairs_N = torch.bincount(chosen_TK.reshape(-1), minlength=scores_TN.shape[1])
+        counts_N = pairs_N.float()
         loss = balance_loss(self.settings, scores_TN, counts_N) if self.training and len(scores_TN) else None
         routing.loads.append(Load(self.name, counts_N, loss))
+        return choice if mask_T is not None else choice._replace(pairs_N=pairs_N)

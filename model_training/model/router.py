@@ -57,6 +57,8 @@ class Choice(NamedTuple):
     """their weights in the sum, which add up to 1 with `norm_topk`"""
     scores_TN: Tensor
     """the softmax over all experts of the group"""
+    pairs_N: Tensor | None = None
+    """how many frames go to each expert, int64, where somebody has counted them"""
 
 
 class Router(nn.Linear):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -56,22 +56,35 @@ class LocalStore(Store):
     def _list(self, folder: str, prefix: str) -> Iterator[tuple[str, int]]:
         path = os.path.join(self.root, folder)
         try:
-            with explained(path, "list"), os.scandir(path) as entries:
+            # Names as bytes: a folder of a long run holds millions, and this is the least that can be kept of each.
+            with explained(path, "list"), os.scandir(os.fsencode(path)) as entries:
                 # A folder sorts as "name/", so that the whole listing is in order of full keys, as on S3.
-                found = sorted(
-                    ((entry.name + "/" if entry.is_dir() else entry.name, entry) for entry in entries),
-                    key=lambda item: os.fsencode(item[0]),
-                )
+                found = sorted(entry.name + b"/" if entry.is_dir() else entry.name for entry in entries)
         except FileNotFoundError:
             return  # nothing has been written yet, or another process has just removed it
-        for name, entry in found:
+        for raw in found:
+            name = os.fsdecode(raw)
             key = folder + name
             if name.endswith("/"):
                 if key.startswith(prefix) or prefix.startswith(key):
                     yield from self._list(key, prefix)
             elif key.startswith(prefix) and not name.startswith(TEMPORARY):
                 with suppress(FileNotFoundError):
-                    yield key, entry.stat().st_size
+                    yield key, os.stat(os.path.join(path, name)).st_size
+
+    def names(self, prefix: str = "", parts: Sequence[str] = ("",)) -> Iterator[str]:
+        folders = [prefix.rpartition("/")[0] + "/" if "/" in prefix else ""]
+        while folders:
+            folder = folders.pop()
+            path = os.path.join(self.root, folder)
+            with suppress(FileNotFoundError), explained(path, "list"), os.scandir(path) as entries:
+                for entry in entries:
+                    key = folder + entry.name
+                    if entry.is_dir():
+                        if f"{key}/".startswith(prefix) or prefix.startswith(f"{key}/"):
+                            folders.append(f"{key}/")
+                    elif key.startswith(prefix) and not entry.name.startswith(TEMPORARY):
+                        yield key
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -80,11 +93,14 @@ class LocalStore(Store):
             sync_folder(path.parent)
 
     def sweep(self, prefix: str = "") -> int:
-        removed = 0
-        for folder, _, names in os.walk(os.path.join(self.root, prefix)):
-            for name in names:
-                if name.startswith(TEMPORARY) and remove_orphan(os.path.join(folder, name)):
-                    removed += 1
+        removed, folders = 0, [os.path.join(self.root, prefix)]
+        while folders:
+            with suppress(OSError), os.scandir(folders.pop()) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.path)
+                    elif entry.name.startswith(TEMPORARY) and remove_orphan(entry.path):
+                        removed += 1
         return removed
 
 

@@ -17,13 +17,16 @@ import os
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
+from xml.etree import ElementTree
 
 import boto3
 from botocore import exceptions as aws
@@ -36,6 +39,8 @@ from operators.storage.base import AccessRefused, S3Settings, Store, StoreRefuse
 _PART_BYTES = 16 << 20
 _MAX_PARTS = 10_000
 _CHUNK_BYTES = 64 << 10  # what a cut connection may lose and ask for again
+_LISTINGS = 16
+"""Parts of a store that are listed at once: a page of a thousand names comes after a tenth of a second."""
 _NETWORK = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, HTTPError, ConnectionError, TimeoutError)
 
 _clients: dict[tuple[Any, ...], Any] = {}
@@ -202,6 +207,22 @@ class S3Store(Store):
                     if not entry["Key"].endswith("/"):  # consoles make such empty objects to show a folder
                         yield entry["Key"][strip:], entry["Size"]
 
+    def names(self, prefix: str = "", parts: Sequence[str] = ("",)) -> Iterator[str]:
+        if len(parts) == 1:
+            yield from (key for key, _ in self.list(prefix + parts[0]))
+            return
+        with ThreadPoolExecutor(_LISTINGS) as pool:
+            waiting: deque[Future[Sequence[str]]] = deque()
+            for part in parts:
+                waiting.append(pool.submit(self._names, prefix + part))
+                if len(waiting) == 2 * _LISTINGS:
+                    yield from waiting.popleft().result()
+            for listing in waiting:
+                yield from listing.result()
+
+    def _names(self, prefix: str) -> Sequence[str]:
+        return [key for key, _ in self.list(prefix)]
+
     def delete(self, key: str) -> None:
         with self._explained(key):
             self._client.delete_object(Bucket=self.bucket, Key=self._key(key))
@@ -245,13 +266,36 @@ def _make_client(s3: S3Settings) -> Any:
     session = boto3.Session(profile_name=s3.profile, region_name=s3.region)
     region = session.region_name or "us-east-1"
     try:
-        return session.client("s3", endpoint_url=s3.endpoint_url, region_name=region, config=config)
+        client = session.client("s3", endpoint_url=s3.endpoint_url, region_name=region, config=config)
+        # The star is for the order: this comes before botocore's own look, which reads a whole page for an error in it.
+        client.meta.events.register("before-parse.*.ListObjectsV2", _parse_listing)
+        return client
     except ValueError as error:
         if isinstance(error, aws.BotoCoreError):
             raise
         # botocore's way to say it, wherever the endpoint comes from. Its text may quote a password.
         fix = "fix s3.endpoint_url or AWS_ENDPOINT_URL, as in http://store:9000"
         raise UserError(f"the endpoint of S3 is no URL: {fix}") from None
+
+
+def _parse_listing(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
+    """Read keys and sizes of a page, and leave the rest of it to botocore, which takes ten times as long for them."""
+    if response_dict["status_code"] != 200:
+        return
+    try:
+        root = ElementTree.fromstring(response_dict["body"])
+    except ElementTree.ParseError:
+        return  # botocore says what is wrong, or tries again
+    space = root.tag.rpartition("}")[0] + "}" if root.tag.startswith("{") else ""
+    if root.tag != f"{space}ListBucketResult":
+        return
+    entries = root.findall(f"{space}Contents")
+    found = [(entry.findtext(f"{space}Key"), entry.findtext(f"{space}Size")) for entry in entries]
+    if not found or not all(key is not None and (size or "").isdigit() for key, size in found):
+        return
+    customized_response_dict["Contents"] = [{"Key": key, "Size": int(size or 0)} for key, size in found]
+    root[:] = [element for element in root if element.tag != f"{space}Contents"]
+    response_dict["body"] = ElementTree.tostring(root)
 
 
 def _md5(body: bytes) -> str:

@@ -11,7 +11,9 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -125,22 +127,27 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def scatter(function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> Iterator[list[Any]]:
-    """Yield what `function` makes of chunks of items, in order, as Ray tasks: a few chunks per CPU are in flight."""
+def scatter(function: Callable[[list[Any]], list[Any]], items: Iterable[Any], chunk: int) -> Iterator[tuple[Any, Any]]:
+    """Yield each item with what `function` makes of it, in order, as Ray tasks of a chunk of items each.
+
+    A few chunks per CPU are in flight; items are taken as they are needed.
+    """
     import ray
 
     @ray.remote
     def work(part: list[Any]) -> list[Any]:
         return function(part)
 
-    pending: list[Any] = []
+    pending: deque[tuple[list[Any], Any]] = deque()
     in_flight = 4 * int(ray.cluster_resources().get("CPU", 1))
-    for start in range(0, len(items), chunk):
-        pending.append(work.remote(items[start : start + chunk]))
+    waiting = iter(items)
+    while part := list(islice(waiting, chunk)):
+        pending.append((part, work.remote(part)))
         if len(pending) >= in_flight:
-            yield _gathered(pending.pop(0))
-    for reference in pending:
-        yield _gathered(reference)
+            oldest, reference = pending.popleft()
+            yield from zip(oldest, _gathered(reference), strict=True)
+    for part, reference in pending:
+        yield from zip(part, _gathered(reference), strict=True)
 
 
 def _gathered(reference: Any) -> Any:

@@ -6,7 +6,7 @@ Curation ──units──> Executor ──events──> Ready, then an Outcome 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, Protocol
 
 from operators.clip import Unit
@@ -21,7 +21,7 @@ class Executor(Protocol):
     def connect(self) -> str | None:
         """Get what the stages need; return it in a few words, None where there is nothing to say. Raises UserError."""
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
+    def run(self, units: Iterable[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         """Yield Ready once a worker of every stage has loaded its models, then an Outcome for each unit, in any order.
 
         `tell` is called with what a stage has finished inside a unit, from another thread perhaps.
@@ -29,8 +29,13 @@ class Executor(Protocol):
         Raises EngineFailed, UserError for a mistake that a worker met, ClusterLost.
         """
 
-    def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
-        """Return what `function` makes of the items, in order, worked out in chunks by the nodes of a cluster."""
+    def scatter(
+        self, function: Callable[[list[Any]], list[Any]], items: Iterable[Any], chunk: int
+    ) -> Iterator[tuple[Any, Any]]:
+        """Yield each item with what `function` makes of it, in order, worked out in chunks by the nodes of a cluster.
+
+        Items are taken as they are needed, so there may be more than memory holds.
+        """
 
     def close(self) -> None: ...
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
 from operators.clip import Unit
-from pipeline.executor.worker import Event, Worker, called, events, pack
+from pipeline.executor.worker import Event, Worker, called, events, pack, scatter_here
 from stages.base import Stage, Tell
 
 
@@ -20,13 +20,13 @@ class LocalExecutor:
     def connect(self) -> None:
         return None
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
+    def run(self, units: Iterable[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         with closing(
             self._outcomes(units, tell)
         ) as outcomes:  # also when `events` raises: workers let go of their models
             yield from events(outcomes)
 
-    def _outcomes(self, units: list[Unit], tell: Tell | None) -> Generator[bytes, None, None]:
+    def _outcomes(self, units: Iterable[Unit], tell: Tell | None) -> Generator[bytes, None, None]:
         workers: list[Worker] = []
         try:
             workers += [Worker(stage, last=stage is self._stages[-1], tell=tell) for stage in self._stages]
@@ -39,8 +39,10 @@ class LocalExecutor:
             for worker in workers:
                 worker.close()
 
-    def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
-        return function(items)
+    def scatter(
+        self, function: Callable[[list[Any]], list[Any]], items: Iterable[Any], chunk: int
+    ) -> Iterator[tuple[Any, Any]]:
+        return scatter_here(function, items)
 
     def close(self) -> None:
         pass

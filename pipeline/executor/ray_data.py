@@ -15,7 +15,7 @@ import pickle
 import threading
 import time
 import warnings
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any
 
@@ -24,7 +24,17 @@ from pipeline.config import ExecutionSettings
 from pipeline.executor.board import Board
 from pipeline.executor.cluster import cluster_address, connect, describe_cluster, disconnect, reason, scatter
 from pipeline.executor.dependencies import native_stderr_silenced
-from pipeline.executor.worker import KILLED, ClusterLost, Event, Outcome, RestartedWorker, called, events, pack
+from pipeline.executor.worker import (
+    KILLED,
+    ClusterLost,
+    Event,
+    Outcome,
+    RestartedWorker,
+    called,
+    events,
+    pack,
+    scatter_here,
+)
 from stages.base import Stage, Tell
 
 WAVE_UNITS = 10_000
@@ -46,26 +56,29 @@ class RayExecutor:
         connect(self._settings, self._stages)
         return describe_cluster()
 
-    def run(self, units: list[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
+    def run(self, units: Iterable[Unit], tell: Tell | None = None) -> Generator[Event, None, None]:
         with (
             closing(self._outcomes(called(units))) as outcomes,  # when `events` raises, too
             Board().watched(tell),
         ):
             yield from events(outcomes)
 
-    def scatter(self, function: Callable[[list[Any]], list[Any]], items: list[Any], chunk: int) -> list[Any]:
+    def scatter(
+        self, function: Callable[[list[Any]], list[Any]], items: Iterable[Any], chunk: int
+    ) -> Iterator[tuple[Any, Any]]:
         if cluster_address(self._settings) is None:  # all nodes are this machine
-            return function(items)
+            return scatter_here(function, items)
         self.connect()
-        return list(itertools.chain.from_iterable(scatter(function, items, chunk)))
+        return scatter(function, items, chunk)
 
     def close(self) -> None:
         disconnect()
 
-    def _outcomes(self, units: list[Unit]) -> Generator[bytes, None, None]:
+    def _outcomes(self, units: Iterable[Unit]) -> Generator[bytes, None, None]:
         _quiet_ray_data(self._settings.max_failures)
-        for start in range(0, len(units), WAVE_UNITS):
-            yield from self._wave(units[start : start + WAVE_UNITS])
+        waiting = iter(units)
+        while wave := list(itertools.islice(waiting, WAVE_UNITS)):
+            yield from self._wave(wave)
 
     def _wave(self, units: list[Unit]) -> Iterator[bytes]:
         before = set(threading.enumerate())

@@ -12,8 +12,9 @@ from __future__ import annotations
 import pickle
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -200,9 +201,20 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
     return {"unit": b"", "audio": b"", "outcome": pickle.dumps(outcome)}
 
 
-def called(units: list[Unit]) -> list[Unit]:
-    """Return the units with the roll call before them."""
-    return [ROLL_CALL, *units]
+def called(units: Iterable[Unit]) -> Iterator[Unit]:
+    """Yield the roll call, then the units."""
+    return chain([ROLL_CALL], units)
+
+
+CHUNK_HERE = 8192
+"""Items handed to a function of this machine at once: it may start processes for them, which take a while."""
+
+
+def scatter_here(function: Callable[[list[Any]], list[Any]], items: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+    """Yield each item with what `function` makes of it, in this process. See `Executor.scatter`."""
+    waiting = iter(items)
+    while part := list(islice(waiting, CHUNK_HERE)):
+        yield from zip(part, function(part), strict=True)
 
 
 def events(outcomes: Iterable[bytes]) -> Iterator[Event]:

@@ -47,13 +47,12 @@ def _open_run(root: str, overrides: list[str]) -> Run:
         store.root.encode()
     except UnicodeEncodeError:
         raise UserError(f"{root!r} is no valid text, so no index can name its shards: rename the folder") from None
-    units = load_plan(store)
-    planned = {unit.unit_id for unit in units}
-    if strangers := sorted(ledger.done_units(store) - planned):
-        key = shard_keys(strangers[0])[2]
+    plan = load_plan(store)
+    if stranger := ledger.stranger(ledger.done_units(store), plan):
+        key = shard_keys(stranger)[2]
         raise UserError(f"{store.url(key)} is of no unit of the plan: move what is not of this run away")
-    domains = frozenset(clean(unit.domain) for unit in units)
-    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(planned), domains)
+    domains = frozenset(clean(domain) for domain in plan.domains())
+    return Run(store, settings, str(stored_config(store)["fingerprint"]), len(plan), domains)
 
 
 def one_s3(runs: Sequence[Run], overrides: list[str]) -> S3Settings:

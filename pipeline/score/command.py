@@ -57,8 +57,8 @@ def score(settings: Settings, store: Store, truth_uri: str, asked: ScoreSettings
         found = replace(found, attributes=told)
     if not store.exists(PLAN_KEY):
         return found
-    units = load_plan(store)
-    return replace(found, units=len(units), units_done=len(units) - len(ledger.to_do(units, store)))
+    plan = load_plan(store)
+    return replace(found, units=len(plan), units_done=len(plan) - len(ledger.to_do(plan, store)))
 
 
 def load_truth(uri: str, settings: Settings) -> Truth:

@@ -28,6 +28,7 @@ from operators.storage.fetch import Fetch, open_store
 from operators.storage.tar_members import Member, TarError, read_members
 from operators.storage.uri import is_s3, path_to_uri, scheme, split_member, split_s3
 from pipeline.config import SourceSettings
+from pipeline.sources.seen import Seen
 from pipeline.sources.walk import NOT_LOOKED_INTO, OF_A_RUN, RUN_PLAN, RUN_SHARDS, Found, passed_by, walk
 
 _AUDIO = (
@@ -94,21 +95,18 @@ def read_sources(
 
     Raises UserError for a source that cannot be used at all, or that holds no recording.
     """
-    uris: set[str] = set()
-    ids: set[str] = set()
+    uris, ids = Seen(), Seen()
     for source in sources:
         empty = True
         for file in _read(source, s3 or S3Settings(), extensions):
             empty = False
-            if file.uri in uris:
+            if not uris.add(file.uri):
                 yield _with_problem(file, "duplicate", "the uri came before")
                 continue
-            uris.add(file.uri)
-            if file.recording_id in ids and not file.named:
+            if not file.named and file.recording_id in ids:
                 file = replace(file, recording_id=text(file.uri))
-            if file.recording_id in ids:
+            if not ids.add(file.recording_id):
                 file = _with_problem(file, "duplicate", "the recording_id came before")
-            ids.add(file.recording_id)
             yield file
         if empty:
             raise UserError(

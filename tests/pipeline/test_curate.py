@@ -20,7 +20,7 @@ import yaml
 from operators.errors import UserError
 from operators.storage.fetch import open_store
 from pipeline.__main__ import main
-from pipeline.plan import expected_seconds, load_plan
+from pipeline.plan import load_plan
 from tests.support import fast_engines
 from tests.support.kills import digest
 
@@ -401,7 +401,7 @@ def test_mp3s_that_declare_no_length_fill_units_and_forecasts(
     assert "planned 4 recordings, 0 s declared, about 12.0 min undeclared, into 2 units" in capsys.readouterr().out
     units = load_plan(open_store(str(out)))
     assert [len(unit.pieces) for unit in units] == [2, 2]
-    assert expected_seconds(units) == pytest.approx(720, abs=2)
+    assert units.expected_seconds() == pytest.approx(720, abs=2)
     assert main(["run", str(tmp_path / "empty.yaml"), *settings]) == 0
     assert "at most 0.01 GB needed" in capsys.readouterr().out
 

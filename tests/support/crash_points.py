@@ -24,9 +24,9 @@ from pipeline import config, ledger, recipe
 from pipeline.config import Settings
 from pipeline.executor.local import LocalExecutor
 from pipeline.executor.worker import Outcome
-from pipeline.plan import make_plan
 from pipeline.sources.files import read_sources
 from pipeline.sources.probe import Length
+from pipeline.sources.units import make_plan
 from tests.support import fast_engines
 
 WRITES = {"PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject"}
@@ -66,7 +66,8 @@ class Countdown:
 def work(settings: Settings, units: list[Unit], countdown: Countdown, s3: bool) -> None:
     store = open_store(settings.output, settings.s3)
     countdown.install(s3)
-    todo = ledger.to_do(units, store)
+    done = ledger.done_units(store)
+    todo = [unit for unit in units if unit.unit_id not in done]
     for event in LocalExecutor(recipe.build(settings, store, Fetch(settings.s3))).run(todo):
         assert not isinstance(event, Outcome) or event.error is None, event
 

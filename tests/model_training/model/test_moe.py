@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -213,3 +215,52 @@ def test_balance_losses_have_the_values_of_their_papers(balance: str, k: int) ->
     quiet = Routing(1)
     moe(x, quiet)
     assert quiet.loss() is None
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_weights_cast_once_a_step_follow_every_way_in_which_weights_move(name: str) -> None:
+    torch.manual_seed(0)
+    moe = ElasticMoE("layer", 16, 8, MoESettings(experts=[2, 4], top_k=2, dispatch="sorted"), 0.0)
+    (experts, _) = moe.active_tiers(1)
+    optimizer = make_optimizer(moe, OptimizerSettings(name=name, learning_rate=0.1))
+    x = torch.randn(1, 12, 16)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            moe(x, Routing(1)).float().square().sum().backward()
+
+    def current() -> bool:
+        return all(
+            torch.equal(got, stack.bfloat16()) for got, stack in zip(experts.cast(torch.bfloat16), experts.stacks())
+        )
+
+    step()
+    first = experts.cast(torch.bfloat16)
+    step()
+    assert all(again is cast for again, cast in zip(experts.cast(torch.bfloat16), first)), "micro-batches share them"
+    optimizer.step()
+    assert current()
+    assert not torch.equal(first[0], experts.cast(torch.bfloat16)[0])
+    moe.load_state_dict({key: value + 1 for key, value in moe.state_dict().items()})
+    assert current()
+    with torch.inference_mode():
+        assert current()
+    step()  # what was cast in inference mode could not be saved for backward
+    assert (
+        pickle.loads(pickle.dumps(moe))
+        .active_tiers(1)[0]
+        .cast(torch.bfloat16)[0]
+        .equal(experts.cast(torch.bfloat16)[0])
+    )
+
+
+@pytest.mark.parametrize("embedding", [0, 1])
+def test_frames_are_picked_once_a_layer_where_the_router_sees_what_the_experts_see(embedding: int) -> None:
+    settings = MoESettings(experts=[4], top_k=2, shared=0, dispatch="sorted", embedding_layers=embedding)
+    moe, mask = ElasticMoE("layer", 8, 8, settings, 0.0), torch.tensor([[True] * 5 + [False] * 2])
+    seen = torch.randn(1, 7, 8) if embedding else None
+    with torch.profiler.profile() as profile:
+        moe(torch.randn(1, 7, 8), Routing(0, mask_BT=mask, embedding_BTD=seen))
+    counts = {event.key: event.count for event in profile.key_averages()}
+    assert counts["aten::index"] == 2 + 1 + embedding, "two index numbers, the others pick frames"
+    assert counts["aten::bincount"] == 1, "the report and the dispatch count frames per expert together"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -55,3 +57,25 @@ def test_learning_rates() -> None:
         assert learning_rate(0, settings, 400) == pytest.approx(0.01)
         assert learning_rate(99, settings, 400) == pytest.approx(1.0)
         assert learning_rate(399, settings, 400) == pytest.approx(late)
+
+
+def test_one_native_loop_on_a_cpu_moves_weights_as_torchs_plain_loop_does() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.SiLU(), torch.nn.Linear(32, 4))
+    plain = copy.deepcopy(model)
+    settings = config.OptimizerSettings(name="adamw", learning_rate=0.01)
+    optimizer = make_optimizer(model, settings)
+    assert optimizer.defaults["fused"], "where every weight is on the CPU"
+    other = torch.optim.AdamW(
+        [{"params": [p for p in plain.parameters() if (p.ndim > 1) == decayed], "weight_decay": decay}
+         for decayed, decay in ((True, settings.weight_decay), (False, 0.0))],
+        lr=settings.learning_rate, betas=tuple(settings.betas), eps=1e-9, fused=False, foreach=False,
+    )  # fmt: skip
+    x = torch.randn(64, 16)
+    for _ in range(50):
+        for each, moves in ((model, optimizer), (plain, other)):
+            moves.zero_grad()
+            each(x).square().mean().backward()
+            moves.step()
+    for found, expected in zip(model.parameters(), plain.parameters()):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

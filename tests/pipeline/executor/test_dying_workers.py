@@ -101,7 +101,7 @@ def test_a_users_mistake_met_on_a_node_is_one_line_here() -> None:
 
     ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     try:
-        assert list(scatter(refuse, [0, 1, 2], chunk=2)) == [[0, 1], [2]]
+        assert list(scatter(refuse, [0, 1, 2], chunk=2)) == [(0, 0), (1, 1), (2, 2)]
         with pytest.raises(UserError) as caught:
             list(scatter(refuse, [0, 1, 2, 3], chunk=2))
         assert str(caught.value) == "no credentials for s3://bucket: log in again"

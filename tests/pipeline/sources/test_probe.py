@@ -14,9 +14,9 @@ from operators.clip import SAMPLE_RATE
 from operators.storage.base import S3Settings
 from operators.storage.fetch import Fetch, open_store
 from pipeline.config import PlanSettings, SourceSettings
-from pipeline.plan import make_plan
 from pipeline.sources.files import SourceFile, read_sources
 from pipeline.sources.probe import probe_files
+from pipeline.sources.units import make_plan
 from tests.support.odd_recordings import aiff, encode
 from tests.support.recordings import read, tar_bytes
 from tests.support.s3_server import FaultyProxy
