@@ -160,12 +160,12 @@ def one_by_one(
 ) -> list[Mapping[str, Opinion]]:
     """Return what `opinion` says of each clip. Clips that are never in one batch cannot depend on each other.
 
-    opinion: takes float32 [samples] from -1 to 1, 16 kHz.
+    opinion: takes int16 [samples], 16 kHz.
     """
     found: list[Mapping[str, Opinion]] = []
     seconds = 0.0
     for clip in clips:
-        found.append(opinion(np.multiply(clip.pcm, 2.0**-15, dtype=np.float32)))
+        found.append(opinion(clip.pcm))
         seconds += len(clip.pcm) / SAMPLE_RATE
         if progress is not None:
             progress(len(found), seconds)

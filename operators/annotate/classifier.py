@@ -75,9 +75,10 @@ class HubClassifier:
         """Free the model; the object is of no use afterwards."""
         del self._model
 
-    def _opinion(self, audio: np.ndarray) -> dict[str, Opinion]:
+    def _opinion(self, pcm: np.ndarray) -> dict[str, Opinion]:
         import torch
 
+        audio = np.multiply(pcm, 2.0**-15, dtype=np.float32)
         inputs = self._extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt")
         with torch.inference_mode():
             logits_L = self._model(**{name: each.to(self._device) for name, each in inputs.items()}).logits[0]

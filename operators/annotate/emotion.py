@@ -60,7 +60,8 @@ class FunAsrEmotion:
         """Free the model; the object is of no use afterwards."""
         del self._model
 
-    def _opinion(self, audio: np.ndarray) -> dict[str, Opinion]:
+    def _opinion(self, pcm: np.ndarray) -> dict[str, Opinion]:
+        audio = np.multiply(pcm, 2.0**-15, dtype=np.float32)
         with quiet():
             (result,) = self._model.generate(input=[audio], granularity="utterance", extract_embedding=False)
         return emotion_of(result["labels"], result["scores"], self._min_score)

@@ -113,8 +113,9 @@ def agreed_words(
 
     Alike is both start and end within `tolerance_seconds`, and not of this word alone: the word before it or behind it,
     of those that the two placed, is placed alike too. Two that are lost in noise meet now and then at a word, seldom at
-    two in a row. Of those who agree, the one that stands first gives the times: put the finest aligner first. A word
-    that only one aligner placed is left out.
+    two in a row. A word that lasts longer than it can be spoken lies about something else, whoever agrees on it. Of
+    those who agree, the one that stands first gives the times: put the finest aligner first. A word that only one
+    aligner placed is left out.
     """
     given = [alignment for alignment in alignments if alignment is not None]
     if len(given) < 2:
@@ -132,12 +133,20 @@ def agreed_words(
 def _alike(one: Sequence[Word | None], other: Sequence[Word | None], most: int) -> list[int]:
     """Return the places of the words that lie at most so many samples apart, and next to another that does."""
     both = [(place, a, b) for place, (a, b) in enumerate(zip(one, other, strict=True)) if a and b]
-    near = [abs(a.start - b.start) <= most and abs(a.end - b.end) <= most for _, a, b in both]
+    near = [
+        abs(a.start - b.start) <= most and abs(a.end - b.end) <= most and a.end - a.start <= _longest_word(a.text)
+        for _, a, b in both
+    ]
     edged = [False, *near, False]
     alone = len(one) == 1  # the clip's only word has nothing beside it
     return [
         place for at, (place, _, _) in enumerate(both, 1) if edged[at] and (alone or edged[at - 1] or edged[at + 1])
     ]
+
+
+def _longest_word(text: str) -> int:
+    """Return how long a word may last, in samples: a second, and a longer one a tenth of it for each letter."""
+    return max(SAMPLE_RATE, len(text) * SAMPLE_RATE // 10)
 
 
 def _placed(longest: Sequence[Word], alignment: Sequence[Word]) -> list[Word | None]:

@@ -46,6 +46,11 @@ def test_a_word_on_which_two_agree_amid_words_on_which_they_differ_is_chance() -
     assert agreed_words([one, other[:1]]) == ()
 
 
+def test_a_word_that_lasts_longer_than_it_can_be_spoken_is_left_out() -> None:
+    said = words(("shop", 0.0, 1.3), ("antidisestablishmentarianism", 1.3, 3.5), ("now", 3.5, 3.8))
+    assert agreed_words([said, said]) == said[1:]
+
+
 def test_who_did_not_align_has_no_say() -> None:
     fine = words(("a", 0.0, 0.5))
     assert agreed_words([fine, None]) is agreed_words([None, None]) is agreed_words([]) is None
