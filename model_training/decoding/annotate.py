@@ -12,7 +12,7 @@ Legend: F feature frames, 80 mel bins, V vocabulary.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +22,7 @@ from model_training.decoding.recognize import hear
 from model_training.decoding.search import ctc_greedy
 from model_training.text.perception import Grammar
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
-from operators.annotate.annotator import Heard, Opinion
-from operators.clip import SAMPLE_RATE
+from operators.annotate.annotator import Heard, Opinion, Progress, one_by_one
 from operators.errors import UserError
 
 EVENTS = "events"
@@ -78,18 +77,9 @@ class ExportedAnnotator:
             raise UserError(f"{path} was not trained on {missing[0]}: it knows {', '.join(self._labels)}")
         self._kinds = tuple(self._labels if kinds is None else kinds)
 
-    def annotate(
-        self, clips: Sequence[Heard], progress: Callable[[int, float], None] | None = None
-    ) -> list[Mapping[str, Opinion]]:
+    def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:
         """Return the opinion of each kind that the model is sure enough of; none of a clip too short to hear."""
-        answers: list[Mapping[str, Opinion]] = []
-        samples = 0
-        for done, clip in enumerate(clips, 1):
-            answers.append(self._opinions(clip.pcm))
-            samples += len(clip.pcm)
-            if progress is not None:
-                progress(done, samples / SAMPLE_RATE)
-        return answers
+        return one_by_one(clips, self._opinions, progress)
 
     def close(self) -> None:
         """Free the model; the object is of no use afterwards."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from operators.clip import KINDS, Hypothesis, NamedOpinion, Quality, Word
+from operators.clip import KINDS, SAMPLE_RATE, Hypothesis, NamedOpinion, Quality, Word
 from operators.language import canonical
 
 Progress = Callable[[int, float], None]
@@ -153,6 +153,23 @@ def opinions(
         )
         for answer in answers
     ]
+
+
+def one_by_one(
+    clips: Sequence[Heard], opinion: Callable[[np.ndarray], Mapping[str, Opinion]], progress: Progress | None = None
+) -> list[Mapping[str, Opinion]]:
+    """Return what `opinion` says of each clip. Clips that are never in one batch cannot depend on each other.
+
+    opinion: takes int16 [samples], 16 kHz.
+    """
+    found: list[Mapping[str, Opinion]] = []
+    seconds = 0.0
+    for clip in clips:
+        found.append(opinion(clip.pcm))
+        seconds += len(clip.pcm) / SAMPLE_RATE
+        if progress is not None:
+            progress(len(found), seconds)
+    return found
 
 
 def _named(annotator: str, kind: str, opinion: Opinion) -> NamedOpinion | None:

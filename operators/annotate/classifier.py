@@ -6,13 +6,13 @@ clip ──feature extractor──> AutoModelForAudioClassification ──softma
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from operators.annotate.annotator import Heard, Opinion
+from operators.annotate.annotator import Heard, Opinion, Progress, one_by_one
 from operators.clip import KINDS, SAMPLE_RATE
 from operators.errors import UserError
 from operators.speech.quiet import quiet
@@ -67,29 +67,23 @@ class HubClassifier:
             raise UserError(f"classifier {model} has no label {unknown[0]}: it has {', '.join(own)}")
         self._labels = own if labels is None else [labels.get(label, "") for label in own]
 
-    def annotate(
-        self, clips: Sequence[Heard], progress: Callable[[int, float], None] | None = None
-    ) -> list[Mapping[str, Opinion]]:
-        """Return an opinion of the classifier's kind for each clip. They go one by one, so none depends on another."""
-        import torch
-
-        found: list[Mapping[str, Opinion]] = []
-        seconds = 0.0
-        for clip in clips:
-            audio = np.multiply(clip.pcm, 2.0**-15, dtype=np.float32)
-            inputs = self._extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt")
-            with torch.inference_mode():
-                logits_L = self._model(**{name: each.to(self._device) for name, each in inputs.items()}).logits[0]
-            scores_L = (logits_L.sigmoid() if self._kind == "events" else logits_L.softmax(-1)).double().cpu().numpy()
-            found.append(opinion_of(self._kind, self._labels, scores_L, self._min_score))
-            seconds += len(clip.pcm) / SAMPLE_RATE
-            if progress is not None:
-                progress(len(found), seconds)
-        return found
+    def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:
+        """Return an opinion of the classifier's kind for each clip."""
+        return one_by_one(clips, self._opinion, progress)
 
     def close(self) -> None:
         """Free the model; the object is of no use afterwards."""
         del self._model
+
+    def _opinion(self, pcm: np.ndarray) -> dict[str, Opinion]:
+        import torch
+
+        audio = np.multiply(pcm, 2.0**-15, dtype=np.float32)
+        inputs = self._extractor(audio, sampling_rate=SAMPLE_RATE, return_tensors="pt")
+        with torch.inference_mode():
+            logits_L = self._model(**{name: each.to(self._device) for name, each in inputs.items()}).logits[0]
+        scores_L = (logits_L.sigmoid() if self._kind == "events" else logits_L.softmax(-1)).double().cpu().numpy()
+        return opinion_of(self._kind, self._labels, scores_L, self._min_score)
 
 
 def opinion_of(kind: str, labels: Sequence[str], scores_L: np.ndarray, min_score: float) -> dict[str, Opinion]:

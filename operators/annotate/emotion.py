@@ -5,15 +5,14 @@ clip ──AutoModel.generate, of the whole utterance──> labels, scores ─�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from operators.annotate.annotator import Heard, Opinion
+from operators.annotate.annotator import Heard, Opinion, Progress, one_by_one
 from operators.asr.funasr import load_funasr
-from operators.clip import SAMPLE_RATE
 from operators.speech.quiet import quiet
 
 EMOTIONS = {
@@ -53,25 +52,19 @@ class FunAsrEmotion:
         options = model_options or {}
         self._model = load_funasr(model, device, threads, hub, local_files_only, options, "annotate.annotators")
 
-    def annotate(
-        self, clips: Sequence[Heard], progress: Callable[[int, float], None] | None = None
-    ) -> list[Mapping[str, Opinion]]:
-        """Return the emotion of each clip. They go one by one: the model pads nothing, so none depends on another."""
-        found: list[Mapping[str, Opinion]] = []
-        seconds = 0.0
-        for clip in clips:
-            audio = np.multiply(clip.pcm, 2.0**-15, dtype=np.float32)
-            with quiet():
-                (result,) = self._model.generate(input=[audio], granularity="utterance", extract_embedding=False)
-            found.append(emotion_of(result["labels"], result["scores"], self._min_score))
-            seconds += len(clip.pcm) / SAMPLE_RATE
-            if progress is not None:
-                progress(len(found), seconds)
-        return found
+    def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:
+        """Return the emotion of each clip."""
+        return one_by_one(clips, self._opinion, progress)
 
     def close(self) -> None:
         """Free the model; the object is of no use afterwards."""
         del self._model
+
+    def _opinion(self, pcm: np.ndarray) -> dict[str, Opinion]:
+        audio = np.multiply(pcm, 2.0**-15, dtype=np.float32)
+        with quiet():
+            (result,) = self._model.generate(input=[audio], granularity="utterance", extract_embedding=False)
+        return emotion_of(result["labels"], result["scores"], self._min_score)
 
 
 def emotion_of(labels: Sequence[str], scores: Sequence[float], min_score: float) -> dict[str, Opinion]:

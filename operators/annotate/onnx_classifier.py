@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from operators.annotate.annotator import Heard, Opinion
+from operators.annotate.annotator import Heard, Opinion, Progress, one_by_one
 from operators.clip import KINDS
 from operators.errors import UserError
 from operators.filterbank import filterbank
@@ -61,9 +61,9 @@ class OnnxClassifier:
         self._input = session.get_inputs()[0].name
         self.name = name or f"onnx/{file.stem}"
 
-    def annotate(self, clips: Sequence[Heard]) -> list[Mapping[str, Opinion]]:
+    def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:
         """Return the opinion of each clip that the classifier is sure enough of; "none" says that no event is in it."""
-        return [self._opinion(clip.pcm) for clip in clips]
+        return one_by_one(clips, self._opinion, progress)
 
     def close(self) -> None:
         """Free the model; the object is of no use afterwards."""

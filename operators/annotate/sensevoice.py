@@ -6,10 +6,10 @@ a SenseVoice of our own ──hears the clips───────────�
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from operators.annotate.annotator import Heard, Opinion
+from operators.annotate.annotator import Heard, Opinion, Progress
 from operators.asr.funasr import FunAsr
 from operators.clip import Hypothesis
 
@@ -48,9 +48,7 @@ class SenseVoice:
         self._engine = None if model is None else FunAsr(model, **options)
         self.name = "sensevoice" if self._engine is None else f"sensevoice/{self._engine.name.rpartition('/')[2]}"
 
-    def annotate(
-        self, clips: Sequence[Heard], progress: Callable[[int, float], None] | None = None
-    ) -> list[Mapping[str, Opinion]]:
+    def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:
         """Return what the tags of each clip say; nothing of a clip without tags."""
         if self._engine is None:
             tagged = [next((each for each in clip.hypotheses if each.tags is not None), None) for clip in clips]

@@ -41,7 +41,10 @@ class WordSettings:
         [], "two or more, e.g. [{engine: pocketsphinx}, {engine: exported, model: exported/n3}]"
     )
     tolerance_seconds: float = setting(
-        0.2, "a word is kept where two aligners place its start and end this near", above=0, at_most=5
+        0.2,
+        "a word is kept where two aligners place its start and end this near, and those of a word beside it",
+        above=0,
+        at_most=5,
     )
 
 

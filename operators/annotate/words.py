@@ -5,7 +5,8 @@
     truth, times ──shifts──> Shifts: mean shift in ms, shares within 100 and 200 ms
 
 One aligner is right on clean speech and lost in noise (docs/benchmarks/curation.md), and does not know which; two that
-differ in everything seldom go wrong alike. So a word keeps its times where two agree, and loses them elsewhere.
+differ in everything seldom go wrong alike, and hardly ever twice in a row. So a word keeps its times where two agree on
+it and on a word beside it, and loses them elsewhere.
 """
 
 from __future__ import annotations
@@ -110,22 +111,42 @@ def agreed_words(
 ) -> tuple[Word, ...] | None:
     """Return the words that two aligners place alike, in order; None where fewer than two aligned the clip at all.
 
-    Alike is both start and end within `tolerance_seconds`. Of those who agree, the one that stands first gives the
-    times: put the finest aligner first. A word that only one aligner placed is left out.
+    Alike is both start and end within `tolerance_seconds`, and not of this word alone: the word before it or behind it,
+    of those that the two placed, is placed alike too. Two that are lost in noise meet now and then at a word, seldom at
+    two in a row. A word that lasts longer than it can be spoken lies about something else, whoever agrees on it. Of
+    those who agree, the one that stands first gives the times: put the finest aligner first. A word that only one
+    aligner placed is left out.
     """
     given = [alignment for alignment in alignments if alignment is not None]
     if len(given) < 2:
         return None
     longest = max(given, key=len)
-    columns = zip(*(_placed(longest, alignment) for alignment in given), strict=True)
+    columns = [_placed(longest, alignment) for alignment in given]
     most = round(tolerance_seconds * SAMPLE_RATE)
-    kept: list[Word] = []
-    for column in columns:
-        for one, other in combinations(column, 2):  # in the order of the aligners
-            if one and other and abs(one.start - other.start) <= most and abs(one.end - other.end) <= most:
-                kept.append(one)
-                break
-    return tuple(kept)
+    kept: list[Word | None] = [None] * len(longest)
+    for one, other in combinations(columns, 2):  # in the order of the aligners
+        for place in _alike(one, other, most):
+            kept[place] = kept[place] or one[place]
+    return tuple(word for word in kept if word is not None)
+
+
+def _alike(one: Sequence[Word | None], other: Sequence[Word | None], most: int) -> list[int]:
+    """Return the places of the words that lie at most so many samples apart, and next to another that does."""
+    both = [(place, a, b) for place, (a, b) in enumerate(zip(one, other, strict=True)) if a and b]
+    near = [
+        abs(a.start - b.start) <= most and abs(a.end - b.end) <= most and a.end - a.start <= _longest_word(a.text)
+        for _, a, b in both
+    ]
+    edged = [False, *near, False]
+    alone = len(one) == 1  # the clip's only word has nothing beside it
+    return [
+        place for at, (place, _, _) in enumerate(both, 1) if edged[at] and (alone or edged[at - 1] or edged[at + 1])
+    ]
+
+
+def _longest_word(text: str) -> int:
+    """Return how long a word may last, in samples: a second, and a longer one a tenth of it for each letter."""
+    return max(SAMPLE_RATE, len(text) * SAMPLE_RATE // 10)
 
 
 def _placed(longest: Sequence[Word], alignment: Sequence[Word]) -> list[Word | None]:

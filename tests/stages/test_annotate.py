@@ -107,8 +107,10 @@ def test_speakers_are_named_by_recording_and_piece(tmp_path: Path) -> None:
 
 def test_words_are_those_that_two_aligners_place_alike(tmp_path: Path) -> None:
     aligners = [HashAligner, lambda: HashAligner("late")]
-    done = annotated(unit(KEPT), tmp_path, annotators=(), aligners=aligners)
-    assert done.clips[0].words == (Word(text="two", start=8000, end=16_000),)
+    done = annotated(unit(Verdict(label="one two three four")), tmp_path, annotators=(), aligners=aligners)
+    assert done.clips[0].words == tuple(
+        Word(text=word, start=4000 * at, end=4000 * at + 4000) for at, word in enumerate(("two", "three", "four"), 1)
+    )
 
 
 def test_a_clip_below_a_limit_is_rejected_and_its_opinions_stay(tmp_path: Path) -> None:

@@ -103,9 +103,9 @@ def test_a_question_holds_the_words_and_the_closed_list_and_no_chance(model: Mod
     found = asked.annotate(clips("rain, rain", ""))
     assert found == [{"emotion": Opinion(("sadness",))}, {}], "a clip without words is not asked about"
     assert all(request["temperature"] == 0 and request["model"] == "mind" for request in model.asked)
-    question = model.asked[0]["messages"][0]["content"]
-    assert "joy, sadness" in question
-    assert "rain, rain" in question
+    questions = [request["messages"][0]["content"] for request in model.asked]
+    assert all("rain, rain" in question for question in questions)
+    assert [sum(labels in question for question in questions) for labels in ("joy, sadness", "prose, others")] == [1, 1]
 
 
 BOMB = b'{"choices": ' + b"[" * 50_000

@@ -27,13 +27,28 @@ def test_a_word_is_a_character_or_stands_between_spaces() -> None:
 
 
 def test_words_are_kept_where_two_agree_and_the_finest_of_them_gives_the_times() -> None:
-    fine = words(("a", 0.0, 0.5), ("b", 0.5, 1.0), ("c", 1.0, 1.4), ("d", 2.0, 2.5))
-    coarse = words(("a", 0.1, 0.5), ("b", 0.5, 1.25), ("c", 3.0, 3.4), ("d", 2.15, 2.65))
-    assert agreed_words([fine, coarse]) == (fine[0], fine[3])
-    assert agreed_words([fine, coarse], 0.3) == (fine[0], fine[1], fine[3])
+    fine = words(("a", 0.0, 0.5), ("b", 0.5, 1.0), ("c", 1.0, 1.4), ("d", 2.0, 2.5), ("e", 2.5, 2.8))
+    coarse = words(("a", 0.1, 0.5), ("b", 0.5, 1.25), ("c", 3.0, 3.4), ("d", 2.15, 2.65), ("e", 2.6, 2.8))
+    assert agreed_words([fine, coarse]) == (fine[3], fine[4])
+    assert agreed_words([fine, coarse], 0.3) == (fine[0], fine[1], fine[3], fine[4])
     # Of three, two that agree are enough; the one that stands alone gives nothing.
-    third = words(("a", 5.0, 5.5), ("b", 0.5, 1.2), ("c", 3.1, 3.5), ("d", 9.0, 9.5))
-    assert agreed_words([fine, coarse, third]) == (fine[0], fine[1], coarse[2], fine[3])
+    third = words(("a", 5.0, 5.5), ("b", 0.5, 1.2), ("c", 3.1, 3.5), ("d", 9.0, 9.5), ("e", 9.5, 9.9))
+    assert agreed_words([fine, coarse, third]) == (coarse[1], coarse[2], fine[3], fine[4])
+
+
+def test_a_word_on_which_two_agree_amid_words_on_which_they_differ_is_chance() -> None:
+    one = words(("a", 0.0, 0.5), ("b", 0.5, 1.0), ("c", 1.0, 1.4), ("d", 1.4, 1.9))
+    other = words(("a", 0.0, 0.5), ("b", 0.9, 1.0), ("c", 1.0, 1.4), ("d", 1.8, 1.9))
+    assert agreed_words([one, other]) == ()
+    # Words that one of them could not place are passed over.
+    assert agreed_words([one, (other[0], other[2])]) == (one[0], one[2])
+    assert agreed_words([one[:1], other[:1]]) == one[:1], "a clip of one word has no word beside it"
+    assert agreed_words([one, other[:1]]) == ()
+
+
+def test_a_word_that_lasts_longer_than_it_can_be_spoken_is_left_out() -> None:
+    said = words(("shop", 0.0, 1.3), ("antidisestablishmentarianism", 1.3, 3.5), ("now", 3.5, 3.8))
+    assert agreed_words([said, said]) == said[1:]
 
 
 def test_who_did_not_align_has_no_say() -> None:
