@@ -146,7 +146,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     command.add_argument(
         "--scheme", metavar="FILE", help="JSON or YAML with the labels of languages, ages, ...; default: built in"
     )
-    command.add_argument("--bpe-size", type=int, default=5000, help="units for words with spaces (default 5000)")
+    grow = "keep the units of this tokenizer, and add the characters and letters that it lacks"
+    command.add_argument("--grow", metavar="TOKENIZER", help=grow)
+    command.add_argument("--bpe-size", type=int, help="units for words with spaces (default 5000)")
     command.add_argument(
         "--min-char-count", type=int, default=1, help="rarer Han characters become unknown (default 1)"
     )
@@ -329,18 +331,22 @@ def _tokenizer(options: argparse.Namespace) -> int:
         raise UserError(f"{path} is neither YAML nor JSON: {' '.join(str(error).split())}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not UTF-8: save it as UTF-8") from None
-    if options.bpe_size < 1:
+    if options.bpe_size is not None and options.bpe_size < 1:
         raise UserError(f"--bpe-size {options.bpe_size}: must be at least 1")
+    if options.bpe_size is not None and options.grow is not None:
+        raise UserError("--bpe-size: with --grow words are cut as they were; leave it out")
     if len(languages) != len(lines):
         raise UserError(f"{options.languages} has {len(languages)} lines, {options.texts} {len(lines)}: one for each")
     _writable(options.out)
-    tokenizer = Tokenizer.train(
-        lines,
-        Scheme.from_dict(plain or {}),
-        languages=[language or None for language in languages],
-        bpe_size=options.bpe_size,
-        min_char_count=options.min_char_count,
-    )
+    scheme = Scheme.from_dict(plain or {})
+    told = [language or None for language in languages]
+    least = options.min_char_count
+    if options.grow is not None:
+        earlier = Tokenizer.load(options.grow)
+        tokenizer = earlier.grown(lines, scheme if options.scheme else None, languages=told, min_char_count=least)
+    else:
+        size = options.bpe_size or 5000
+        tokenizer = Tokenizer.train(lines, scheme, languages=told, bpe_size=size, min_char_count=least)
     tokenizer.save(options.out)
     print(f"{len(tokenizer)} units from {len(lines)} labels: {options.out}")
     return 0

@@ -26,6 +26,10 @@ from operators.resampling import Estimate, estimate, redraws
 
 MOST_CLIPS = 6
 MOST_WORDS = 12
+FEWEST_VOICES = 6
+"""Below it nothing is more than chance: five that all change one way do so by chance once in sixteen times (sign test),
+and an interval drawn from so few leaves out 0 as soon as they do.
+"""
 
 Variant = tuple[int, str]
 
@@ -48,9 +52,9 @@ class Change:
 
     @property
     def is_sure(self) -> bool:
-        """Say whether the interval leaves no room for no difference."""
+        """Say whether the interval leaves no room for no difference, and enough recordings made it."""
         low, high = self.difference.low, self.difference.high
-        return low is not None and high is not None and (low > 0 or high < 0)
+        return self.recordings >= FEWEST_VOICES and low is not None and high is not None and (low > 0 or high < 0)
 
     @property
     def is_better(self) -> bool:
@@ -63,6 +67,8 @@ class Change:
             return "one recording: cannot be told"
         if self.first == self.second:
             return "the same"
+        if self.recordings < FEWEST_VOICES:
+            return "too few recordings"
         if not self.is_sure:
             return "may be chance"
         return "better" if self.is_better else "worse"

@@ -251,7 +251,7 @@ def comparison_table(found: Comparison) -> Table:
     note = (
         f"Error rates, and accuracies where an attribute is named. {found.better:,} clips have fewer errors, "
         f"{found.worse:,} more, {found.alike:,} as many. In brackets the difference's 95 % interval, recordings drawn "
-        "again for both models alike; one that holds 0 may be chance."
+        "again for both models alike; one that holds 0 may be chance, and so may any of fewer than six recordings."
     )
     if found.unpaired:
         note += f" {found.unpaired:,} answers to clips that the other did not answer are left out."

@@ -186,19 +186,7 @@ class Tokenizer:
         in another language. A function of the multiset of texts: their order does not matter. Raises UserError when no
         text has a word.
         """
-        words: Counter[str] = Counter()
-        characters: Counter[str] = Counter()
-        told = ((text, None) for text in texts) if languages is None else zip(texts, languages, strict=True)
-        for text, language in told:
-            for token in written_tokens(_EVENT.sub(" ", text), language):
-                if is_unspaced(token):
-                    characters.update(token)
-                else:
-                    words[token] += 1
-        letters: Counter[str] = Counter()
-        for word, count in words.items():
-            for letter in word:
-                letters[letter] += count
+        words, letters, characters = _counted(texts, languages)
         alphabet = sorted(letter for letter, count in letters.items() if count >= min_char_count)
         kept = sorted(character for character, count in characters.items() if count >= min_char_count)
         if not alphabet and not kept:
@@ -215,6 +203,30 @@ class Tokenizer:
             for part in _known_parts((BOUNDARY, *word), known):
                 spelt[part] += count
         return cls(scheme, kept, alphabet, learn_merges(spelt, bpe_size - len(alphabet)))
+
+    def grown(
+        self,
+        texts: Iterable[str],
+        scheme: Scheme | None = None,
+        *,
+        languages: Iterable[str | None] | None = None,
+        min_char_count: int = 1,
+    ) -> Tokenizer:
+        """Return this vocabulary with the characters and letters of other texts that it lacks.
+
+        All its units stay, and words are cut as they were, so weights that were trained with it fit wherever they can;
+        words of the new texts are cut into its pieces and letters. `scheme`: None keeps its own.
+        """
+        _, letters, characters = _counted(texts, languages)
+        known = {*self.characters, *self.alphabet}
+        more, new = (
+            sorted(one for one, count in found.items() if count >= min_char_count and one not in known)
+            for found in (characters, letters)
+        )
+        alphabet = (*self.alphabet, *new)
+        if alphabet and BOUNDARY not in alphabet:
+            alphabet = (*alphabet, BOUNDARY)
+        return Tokenizer(scheme or self.scheme, (*self.characters, *more), alphabet, self.merges)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -289,6 +301,26 @@ def written_tokens(text: str, language: str | None = None) -> list[str]:
 def is_unspaced(token: str) -> bool:
     """Say whether the token is a character of a script without spaces (with its marks), so made of character units."""
     return _UNSPACED.match(token) is not None
+
+
+def _counted(
+    texts: Iterable[str], languages: Iterable[str | None] | None
+) -> tuple[Counter[str], Counter[str], Counter[str]]:
+    """Return how often texts have each word written with spaces, each letter of these, and each character without."""
+    words: Counter[str] = Counter()
+    characters: Counter[str] = Counter()
+    told = ((text, None) for text in texts) if languages is None else zip(texts, languages, strict=True)
+    for text, language in told:
+        for token in written_tokens(_EVENT.sub(" ", text), language):
+            if is_unspaced(token):
+                characters.update(token)
+            else:
+                words[token] += 1
+    letters: Counter[str] = Counter()
+    for word, count in words.items():
+        for letter in word:
+            letters[letter] += count
+    return words, letters, characters
 
 
 def _known_parts(symbols: tuple[str, ...], known: set[str]) -> Iterator[tuple[str, ...]]:

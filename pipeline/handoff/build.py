@@ -86,8 +86,11 @@ def _write(
     folder.mkdir()
     if asked.tokenizer is not None:
         copy_tokenizer(folder / "tokenizer", asked.tokenizer, s3)
-    else:
-        try_tokenizer(scratch, scheme=asked.scheme, bpe_size=asked.bpe_size)
+    earlier = None if asked.grow is None else scratch / "grow"
+    if asked.grow is not None and earlier is not None:
+        copy_tokenizer(earlier, asked.grow, s3)
+    if asked.tokenizer is None:
+        try_tokenizer(scratch, scheme=asked.scheme, bpe_size=asked.bpe_size, grow=earlier)
 
     intake = Intake(runs, asked, s3, scratch / "spool.arrow")
     tell_damages(console, intake)
@@ -104,7 +107,7 @@ def _write(
     if is_trained_on:
         (folder / "cmvn.json").write_text(json.dumps(intake.cmvn(once.kept)) + "\n")
     if is_trained_on and asked.tokenizer is None:
-        build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size)
+        build_tokenizer(folder / "tokenizer", texts, scheme=asked.scheme, bpe_size=asked.bpe_size, grow=earlier)
     record = _record(intake, once, split >= 0, counts, weights, asked, s3)
     _put(store, folder, record)
 

@@ -63,6 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--scheme", metavar="FILE", help="languages, ages, emotions, events that the model knows (JSON or YAML)")
     add("--bpe-size", type=int, metavar="N", help="units for words with spaces (default: the trainer's)")
     add("--tokenizer", metavar="DIR", help="tokenizer, or earlier hand-off, whose vocabulary is used again")
+    add("--grow", metavar="DIR", help="the same, with the characters and letters that it lacks")
     verify = "how shards are checked (default: %(default)s)"
     add("--verify", choices=("checksums", "sizes"), default="checksums", help=verify)
     add("--skip-damaged", action="store_true", help="leave damaged shards out instead of refusing them")
@@ -94,6 +95,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         raise UserError(
             "--dev and --test together leave nothing to train on: their sum must be below 1, or --test 1 hold out all"
         )
+    if arguments.tokenizer is not None and arguments.grow is not None:
+        raise UserError("--tokenizer takes a vocabulary as it is, --grow adds to it: give one of them")
     if not 0 <= arguments.alpha <= 1 or not 1 <= arguments.max_weight < math.inf:
         raise UserError("--alpha lies between 0 and 1, --max-weight is a number of at least 1")
     from pipeline.handoff.where import Where
@@ -109,6 +112,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         scheme=arguments.scheme,
         bpe_size=arguments.bpe_size,
         tokenizer=arguments.tokenizer,
+        grow=arguments.grow,
         checksums=arguments.verify == "checksums",
         skip_damaged=arguments.skip_damaged,
         scratch=arguments.scratch,

@@ -47,6 +47,8 @@ class HandoffSettings:
     bpe_size: int | None = None
     tokenizer: str | None = None
     """of an earlier hand-off, to be used again; None: built from the labels of train"""
+    grow: str | None = None
+    """the same, with the characters and letters of train that it lacks"""
     checksums: bool = True
     skip_damaged: bool = False
     scratch: str | None = None

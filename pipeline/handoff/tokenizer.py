@@ -1,6 +1,7 @@
 """What the trainer's own commands do for a hand-off, the tokenizer above all: nothing here may import the trainer.
 
-Texts of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied
+Texts of train, scheme ──python -m model_training tokenizer──> tokenizer/tokenizer.json      or: an earlier one, copied,
+                                                                                              or grown by these texts
 one character, scheme ──the same, before any work: a mistake in the scheme or the size──> UserError
 --config ──python -m model_training settings──> UserError
 """
@@ -22,23 +23,30 @@ _FILE = "tokenizer.json"
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def build_tokenizer(folder: Path, texts: Texts, *, scheme: str | None, bpe_size: int | None) -> None:
-    """Put a tokenizer built from `texts` into `folder`. Raises UserError."""
+def build_tokenizer(
+    folder: Path, texts: Texts, *, scheme: str | None, bpe_size: int | None, grow: Path | None = None
+) -> None:
+    """Put a tokenizer built from `texts`, or that of the folder `grow` with what it lacks, into `folder`.
+
+    Raises:
+        UserError: the trainer cannot build it.
+    """
     folder.mkdir()
     command = ["tokenizer", "--texts", str(texts.labels), "--languages", str(texts.languages), "--out", str(folder)]
     command += ["--scheme", scheme] if scheme is not None else []
     command += ["--bpe-size", str(bpe_size)] if bpe_size is not None else []
+    command += ["--grow", str(grow)] if grow is not None else []
     _trainer(command, "the tokenizer cannot be built")
 
 
-def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None) -> None:
+def try_tokenizer(scratch: Path, *, scheme: str | None, bpe_size: int | None, grow: Path | None = None) -> None:
     """Raise UserError for a scheme or a size that no labels could make a tokenizer of."""
-    if scheme is None and bpe_size is None:
+    if scheme is None and bpe_size is None and grow is None:
         return
     texts = Texts(scratch / "try.txt", scratch / "try-languages.txt")
     texts.labels.write_text("字\n", "utf-8")  # a character of its own needs no pieces, so any size will do
     texts.languages.write_text("\n", "utf-8")
-    build_tokenizer(scratch / "try", texts, scheme=scheme, bpe_size=bpe_size)
+    build_tokenizer(scratch / "try", texts, scheme=scheme, bpe_size=bpe_size, grow=grow)
 
 
 def check_config(config: str) -> None:

@@ -77,6 +77,17 @@ def test_one_recording_tells_nothing_and_a_model_differs_not_from_itself() -> No
     assert (same.better, same.worse, same.words, same.clips) == (0, 0, (), ())
 
 
+@pytest.mark.parametrize(
+    ("recordings", "verdict"), [(2, "too few recordings"), (5, "too few recordings"), (6, "better")]
+)
+def test_a_handful_of_recordings_that_all_gain_may_do_so_by_chance(recordings: int, verdict: str) -> None:
+    before, after = (answers(error, recordings=recordings, clips=40, seed=1) for error in (0.5, 0.1))
+    found = change(compare(before, after, ("a", "b")))
+    assert (found.difference.high or 0) < 0, "the interval alone would say better"
+    assert found.verdict == verdict
+    assert found.is_sure == (verdict == "better")
+
+
 def test_attributes_clips_and_words_that_changed_are_named() -> None:
     first, second = answers(0.4, seed=1), answers(0.05, seed=2)
     found = compare(first, second, ("a", "b"))

@@ -32,7 +32,9 @@ def answer(clip: int, said: str, heard: str, **more: object) -> Answer:
     return Answer(**known | more)  # type: ignore[arg-type]
 
 
-def some(name: str = "model", sizes: tuple[int, ...] = (3, 15), heard: str = "the cat sad on a mat") -> Evaluation:
+def some(
+    name: str = "model", sizes: tuple[int, ...] = (3, 15), heard: str = "the cat sad on a mat", recordings: int = 3
+) -> Evaluation:
     found = []
     for n_experts in sizes:
         for clip in range(9):
@@ -40,7 +42,7 @@ def some(name: str = "model", sizes: tuple[int, ...] = (3, 15), heard: str = "th
             found.append(
                 answer(clip, "the cat sat on the mat", written, n_experts=n_experts, truths={"gender": "male"},
                        labels={"gender": "male" if clip else "female"}, true_events=("dog",) if clip < 3 else (),
-                       events=("dog",) if clip < 2 else (), language="en")
+                       events=("dog",) if clip < 2 else (), language="en", recording=f"r{clip % recordings}")
             )  # fmt: skip
         found.append(answer(9, f"{HOSTILE} 你好", "你号", n_experts=n_experts, set="news", clip_id=HOSTILE))
     return evaluation_of(found, name=name, parameters={n: {"total": 10**6 * n, "active": 10**6} for n in sizes})
@@ -153,7 +155,7 @@ def test_the_picture_has_a_point_and_a_whisker_for_each_size() -> None:
 
 
 def test_two_models_are_compared_on_the_page() -> None:
-    evaluations = [some("before"), some("after", heard="the cat sat on the mat")]
+    evaluations = [some("before", recordings=9), some("after", heard="the cat sat on the mat", recordings=9)]
     comparisons = comparisons_of(evaluations)
     page = Page(to_html(evaluations, comparisons, hear))
     assert "#compare" in {link["href"] for link in page.of("a")}

@@ -48,6 +48,22 @@ def test_words_of_several_scripts_come_back(tokenizer: Tokenizer) -> None:
     assert tokenizer.decode(tokenizer.encode("สวัสดี")) == "สวัสดี"
 
 
+def test_a_grown_vocabulary_cuts_known_words_as_before_and_spells_new_ones(tokenizer: Tokenizer) -> None:
+    scheme = Scheme(events=(*tokenizer.scheme.events, "kettle"))
+    grown = tokenizer.grown(["the żurek 龘 there", "龘 zebra"], scheme)
+    assert set(tokenizer.tokens) < set(grown.tokens)
+    new = {"龘", *"ŻUREKZEBRA"} - set(tokenizer.tokens)
+    assert set(grown.tokens) - set(tokenizer.tokens) == new | {"<event:kettle>"}
+    for text in CORPUS:
+        before, after = ([one.tokens[i] for i in one.encode(text)] for one in (tokenizer, grown))
+        assert before == after, text
+    assert grown.unknown("the żurek 龘 zebra <event:kettle>") == []
+    assert tokenizer.grown(CORPUS).to_bytes() == tokenizer.to_bytes()
+    assert tokenizer.grown(["龘 龘 靐"], min_char_count=2).unknown("龘靐") == ["靐"]
+    only_han = Tokenizer.train(["你好"], Scheme()).grown(["hey"])
+    assert only_han.decode(only_han.encode("hey 你")) == "HEY 你"
+
+
 def test_events_stay_where_they_are(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("there <event:dog_bark> 你好<event:toaster>")
     assert tokenizer.label_of(ids[-4]) == ("event", "dog")

@@ -84,6 +84,22 @@ def test_rows_are_the_ledgers(runs: tuple[str, str], hand_off: Callable[..., Pat
     }
 
 
+def test_an_earlier_vocabulary_grows_by_what_train_says(runs: tuple[str, str], tmp_path: Path) -> None:
+    from model_training.text.tokenizer import Tokenizer
+    from model_training.text.tokens import Scheme
+
+    small = tmp_path / "small"
+    small.mkdir()
+    earlier = Tokenizer.train(["e e ee"], Scheme(), bpe_size=5)
+    earlier.save(small)
+    out = tmp_path / "grown"
+    assert main(["handoff", runs[0], "--out", str(out), "--grow", str(small), *SHARES]) == 0
+    grown = Tokenizer.load(out / "tokenizer")
+    assert set(earlier.tokens) < set(grown.tokens)
+    assert grown.merges == earlier.merges
+    assert not [row["label"] for row in index(out, "train") if grown.unknown(row["label"])]
+
+
 def test_the_trainer_opens_it(runs: tuple[str, str], tokenizer: str) -> None:
     from model_training.data.handoff import Handoff
     from model_training.data.index import Index
@@ -279,6 +295,7 @@ def test_the_training_command_is_printed_and_launched(
         (["{run}", "--labelled", "{tmp}/none.jsonl"], "none.jsonl"),
         (["{run}", "--labelled", "{tmp}/none.txt"], "expected a manifest"),
         (["{run}", "--tokenizer", "{tmp}"], "tokenizer.json"),
+        (["{run}", "--grow", "{tmp}"], "give one of them"),
         (["{run}", "rover.max_wer=8"], "only s3.* settings"),
         (["{run}", "--max-weight", "nan"], "--max-weight"),
         (["{run}", "--max-weight", "inf"], "--max-weight"),
@@ -319,6 +336,8 @@ def test_mistakes_are_one_line(
         (["--bpe-size", "0"], "--bpe-size 0"),
         (["--tokenizer", "{tmp}/none"], "tokenizer.json"),
         (["--tokenizer", "{tmp}"], "tokenizer.json"),
+        (["--grow", "{tmp}/none"], "tokenizer.json"),
+        (["--grow", "{tokenizer}", "--bpe-size", "60"], "with --grow"),
         (["--tokenizer", "s3://none/x", "s3.endpoint_url=http://127.0.0.1:1", "s3.max_attempts=1"], "127.0.0.1:1"),
     ],
 )  # fmt: skip
@@ -326,6 +345,7 @@ def test_mistakes_are_reported_before_any_tar_is_read(
     arguments: list[str],
     words: str,
     runs: tuple[str, str],
+    tokenizer: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -339,7 +359,7 @@ def test_mistakes_are_reported_before_any_tar_is_read(
     names["set"].write_text('{"uri": "a.wav", "text": "one"}\n{"uri": "b.wav", "text": "two", "domain": "talk"}\n')
     names["junk"].write_text("tasks: [sing]\n")
     (tmp_path / "tokenizer.json").write_text("[]\n")
-    names |= {"file": Path(__file__), "tmp": tmp_path}
+    names |= {"file": Path(__file__), "tmp": tmp_path, "tokenizer": Path(tokenizer)}
     given = [each.format(**names) for each in arguments]
     given += [] if "--out" in given else ["--out", str(tmp_path / "new" / "out")]
     assert main(["handoff", str(run), *given]) == 2
