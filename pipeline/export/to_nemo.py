@@ -24,7 +24,7 @@ from pipeline.export.writer import Writer
 
 class NemoWriter(Writer):
     name = "nemo"
-    shows = "model.train_ds.use_lhotse=true model.train_ds.input_cfg={place}/train/input_cfg.yaml"
+    shows = "train_ds.use_lhotse=true train_ds.input_cfg={place}/train/input_cfg.yaml"
 
     def __init__(self, folder: Path, place: Path, endpoint_url: str | None = None) -> None:
         super().__init__(folder, place)
