@@ -33,8 +33,7 @@ Command = Callable[[argparse.Namespace], int]
 
 def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     """Return the parser; `wanted` is the command whose module may be imported for its arguments."""
-    from model_training import config
-
+    presets = ", ".join(sorted(path.stem for path in (Path(__file__).parent / "configs").glob("*.yaml")))
     main = argparse.ArgumentParser(
         prog="python -m model_training",
         description=DESCRIPTION,
@@ -44,7 +43,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
     commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(name: str, text: str, run: Command) -> argparse.ArgumentParser:
-        epilog = EXAMPLES.get(name, "").replace("{presets}", ", ".join(config.presets()))
+        epilog = EXAMPLES.get(name, "").replace("{presets}", presets)
         command = commands.add_parser(
             name, help=text, description=text, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
         )

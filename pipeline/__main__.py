@@ -1,5 +1,5 @@
 """The command line: python -m pipeline plan | run | check | report | redecide | score | calibrate | show | compare |
-handoff | mix-events | settings.
+handoff | export | mix-events | settings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pipeline.display.terminal import show_what_can_be_shown
 from pipeline.display.words import printable
 from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 from pipeline.executor.worker import ClusterLost
+from pipeline.export import command as export_command
 from pipeline.handoff import command as handoff_command
 from pipeline.mix_events import command as mix_events_command
 
@@ -102,6 +103,7 @@ examples:
   python -m pipeline calibrate runs/first --truth truth.jsonl --target-cer 2
   python -m pipeline redecide runs/first --settings runs/first/calibration.yaml""",
     "handoff": handoff_command.EXAMPLES,
+    "export": export_command.EXAMPLES,
     "mix-events": mix_events_command.EXAMPLES,
     "settings": """\
 examples:
@@ -198,6 +200,7 @@ def parser() -> argparse.ArgumentParser:
     command = add("settings", "print every setting of run, plan and check with its default")
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
     handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
+    export_command.add_arguments(add("export", "write manifests for other loaders, which point into the shards"))
     mix_events_command.add_arguments(add("mix-events", "put vocal events into clips of speech: a labelled set of two"))
     return main
 
@@ -228,6 +231,8 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return redecide(arguments.run, arguments.settings, arguments.output, console, arguments.file)
     if arguments.command == "handoff":
         return handoff_command.run(arguments, console)
+    if arguments.command == "export":
+        return export_command.run(arguments, console)
     if arguments.command == "mix-events":
         return mix_events_command.run(arguments, console)
     from pipeline.run_directory import existing_run

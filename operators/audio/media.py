@@ -215,7 +215,7 @@ class View:
             self._source.seek(self._offset + at)
             return self._source.read(size)[:size]
         try:
-            return os.pread(self._source, size, self._offset + at)
+            return _read_at(self._source, size, self._offset + at)
         except OSError as error:
             raise AudioError("read_error", error.strerror or "") from None
 
@@ -250,12 +250,24 @@ def open_source(source: Source, limits: Limits) -> Iterator[View]:
         yield _checked(View(source, 0, source.seek(0, os.SEEK_END)), limits)
 
 
+def _read_at(descriptor: int, size: int, offset: int) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    os.lseek(descriptor, offset, os.SEEK_SET)  # Windows; nobody else has this descriptor
+    return os.read(descriptor, size)
+
+
+_FLAGS = os.O_RDONLY
+for _name in ("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY"):  # Windows has the last alone, others all but that
+    _FLAGS |= getattr(os, _name, 0)
+
+
 def _open_regular(path: str) -> int:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise AudioError("not_a_file", _kind(os.stat(path).st_mode))
         # O_NONBLOCK and the second look: the name may have become a FIFO since.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+        descriptor = os.open(path, _FLAGS)
     except (FileNotFoundError, NotADirectoryError):
         raise AudioError("missing", "dangling link" if os.path.islink(path) else "no such file") from None
     except PermissionError as error:

@@ -7,7 +7,6 @@ a temporary file that nobody locks has no writer any more ──remove_orphan─
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import secrets
 import shutil
@@ -18,6 +17,11 @@ from typing import BinaryIO
 
 from operators.errors import UserError
 from operators.storage.base import AccessRefused
+
+try:
+    import fcntl
+except ImportError:  # Windows, where exported models recognise and nothing is written
+    fcntl = None  # type: ignore[assignment]
 
 TEMPORARY = ".tmp-"
 """Names that start so are writes in progress, or what a killed writer left: no listing shows them."""
@@ -48,7 +52,8 @@ def _replace(path: Path, data: bytes | Path | Callable[[BinaryIO], object]) -> N
     try:
         with os.fdopen(descriptor, "wb") as file:
             with suppress(OSError):  # the lock tells a sweep that we live; some network file systems have none
-                fcntl.flock(file, fcntl.LOCK_EX)
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX)
             if isinstance(data, Path):
                 with data.open("rb") as source:
                     shutil.copyfileobj(source, file, 1 << 20)
@@ -72,7 +77,8 @@ def remove_orphan(path: str) -> bool:
     """Remove a temporary file that no living writer holds; return whether it did."""
     try:
         with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.unlink(path)
     except OSError:
         return False  # in use, or already gone

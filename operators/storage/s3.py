@@ -45,7 +45,8 @@ _NETWORK = (aws.HTTPClientError, aws.ConnectionError, aws.IncompleteReadError, H
 
 _clients: dict[tuple[Any, ...], Any] = {}
 _making = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.Lock()))
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=lambda: globals().update(_making=threading.Lock()))
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def test_the_cpu_image_takes_nothing_that_asks_for_cuda() -> None:
     assert set(names.split()) == {"torch", "torchaudio", "torchvision"} >= set(built_against_torch())
     # The only index that is asked lacks most other pins.
     assert options.split()[4:] == ["--no-deps", "--index-url"]
-    assert second.value[0] == "pip install -c constraints.txt ."
+    assert second.value[0] == "pip install -c constraints.txt '.[all]'"
     for target in ("cpu", "cuda"):
         assert 'python -c "import whisperx.asr, pyannote.audio"' in [one.value[0] for one in stages()[target].of("RUN")]
 

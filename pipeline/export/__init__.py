@@ -1,0 +1,1 @@
+"""Manifests that let the loaders of others read our shards where they lie."""
