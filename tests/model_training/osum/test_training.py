@@ -241,23 +241,25 @@ def test_a_phase_may_align_the_adaptor_before_answers_are_learnt(
 ) -> None:
     """The words are read off the adaptor alone; nothing of it depends on where the run stopped."""
     phases = [
-        "phases=[{steps: 30, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 1}]",
+        "phases=[{steps: 16, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 1}]",
         "model.encoder.remember=true",
         "optimizer.ema=0",
-        "train.checkpoint_steps=20",
-        "train.max_steps=32",
+        "train.checkpoint_steps=10",
+        "train.log_steps=1",
+        "train.max_steps=18",
     ]
     train(str(handoff), tmp_path / "run", load(None, [*small, *phases]))
-    costs = [json.loads(line)["loss"] for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
-    assert sum(costs[25:30]) < 0.7 * sum(costs[:5]), costs
-    before, after = weights(tmp_path / "run", 20), weights(tmp_path / "run", 32)
+    entries = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    costs = [entry["loss"] for entry in entries if "loss" in entry]
+    assert sum(costs[13:16]) < 0.7 * sum(costs[:3]), costs
+    before, after = weights(tmp_path / "run", 10), weights(tmp_path / "run", 18)
     assert {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])} == {
         "adaptor",
         "llm",
     }
-    shutil.rmtree(tmp_path / "run/step-00000032")
+    shutil.rmtree(tmp_path / "run/step-00000018")
     train(str(handoff), tmp_path / "run", load(None, [*small, *phases]))
-    again = weights(tmp_path / "run", 32)
+    again = weights(tmp_path / "run", 18)
     assert all(torch.equal(again[name], after[name]) for name in after)
     with pytest.raises(UserError, match="give align a weight"):
         load(None, [*small, "phases=[{steps: 0, parts: [adaptor], answers: false}]"]).check()
