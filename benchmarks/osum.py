@@ -95,8 +95,9 @@ def make_data(crawl: Path, out: Path) -> None:
             soundfile.write(written, piece, RATE, format="FLAC", subtype="PCM_16")
             info = tarfile.TarInfo(f"{key.replace('/', '_').replace('.', '_')}.flac")
             info.size = len(written.getvalue())
-            offset = tars[split].offset + 512
             tars[split].addfile(info, io.BytesIO(written.getvalue()))
+            # From behind: a name beyond ASCII has more than one block of header.
+            offset = tars[split].offset - -(-info.size // 512) * 512
             rows[split].append(
                 Row(
                     clip_id=key,
