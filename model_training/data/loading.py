@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,24 +30,21 @@ from operators.errors import UserError
 from operators.index import Row
 from operators.storage.uri import is_s3
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 _AUGMENT = 4  # what a counter is for, beside those of batching
 _REQUESTS = 8
 
 B_co = TypeVar("B_co", covariant=True)
 B = TypeVar("B")
-D = TypeVar("D", bound="DataclassInstance")
+D = TypeVar("D")
 
 
 def only(batch: D, wanted_B: Sequence[bool]) -> D:
     """Return a batch of some of its clips, with the padding as it was: tensors and lists have one entry a clip."""
     kept = [place for place, wanted in enumerate(wanted_B) if wanted]
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    values = {field.name: getattr(batch, field.name) for field in fields(cast(Any, batch))}
     fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, torch.Tensor)}
     fewer |= {name: [value[place] for place in kept] for name, value in values.items() if isinstance(value, list)}
-    return replace(batch, **fewer)
+    return cast(D, replace(cast(Any, batch), **fewer))
 
 
 class Reads(Protocol):
