@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import sys
 import tarfile
 from pathlib import Path
@@ -36,16 +37,17 @@ SETTINGS = [
     "model.adaptor.width=512",
     "model.adaptor.inner=1024",
     "model.adaptor.layers=2",
-    "model.adaptor.dropout=0.0",
+    "model.adaptor.dropout=0.1",
     "model.encoder.window=own",
+    "model.encoder.remember=true",
     "model.checkpointing=false",
     "model.llm.lora_dropout=0.0",
-    "phases=[{steps: 0, parts: [adaptor, encoder, llm]}]",
-    "rates={adaptor: 1.0, encoder: 0.03, llm: 0.5}",
+    "phases=[{steps: 1500, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 0.3}]",
+    "rates={adaptor: 1.0, llm: 0.5}",
     "data.languages=[en]",
     "data.loaders=0",
-    "data.max_clips=4",
-    "data.max_frames=2400",
+    "data.max_clips=8",
+    "data.max_frames=4800",
     "data.max_clip_frames=1500",
     "data.micro_batches=1",
     "data.max_answer_tokens=64",
@@ -54,15 +56,16 @@ SETTINGS = [
     "optimizer.warmup_steps=30",
     "optimizer.clip_norm=20",
     "train.threads=1",
-    "train.precision=fp32",
-    "train.checkpoint_steps=20",
+    "train.precision=bf16",
+    "train.checkpoint_steps=100",
     "train.keep_checkpoints=2",
-    "train.eval_steps=100",
+    "train.max_steps=10000",
+    "train.eval_steps=10000",
     "train.eval_clips=60",
-    "train.log_steps=5",
+    "train.log_steps=20",
     "train.tensorboard=false",
 ]
-TASKS = "data.tasks={asr: 2.0, asr+gender: 1.0, gender: 0.5, style: 1.0}"
+TASKS = "data.tasks={asr: 4.0, asr+gender: 2.0, gender: 0.7, style: 1.0}"
 
 
 def make_data(crawl: Path, out: Path) -> None:
@@ -80,7 +83,8 @@ def make_data(crawl: Path, out: Path) -> None:
             pcm = decode(file, (0, None)).pcm
         for number, segment in enumerate(recording["segments"]):
             drink = (segment.get("class") or {}).get("slots", {}).get("coffeeDrink")
-            text = segment.get("text", "")
+            # Some sets are in capitals, which a language model reads as other, longer words.
+            text = " ".join(re.findall(r"[a-z']+", segment.get("text", "").lower()))
             if not text and not drink:
                 continue
             piece = pcm[round(segment["start_s"] * RATE) : round(segment["end_s"] * RATE)]
@@ -91,8 +95,9 @@ def make_data(crawl: Path, out: Path) -> None:
             soundfile.write(written, piece, RATE, format="FLAC", subtype="PCM_16")
             info = tarfile.TarInfo(f"{key.replace('/', '_').replace('.', '_')}.flac")
             info.size = len(written.getvalue())
-            offset = tars[split].offset + 512
             tars[split].addfile(info, io.BytesIO(written.getvalue()))
+            # From behind: a name beyond ASCII has more than one block of header.
+            offset = tars[split].offset - -(-info.size // 512) * 512
             rows[split].append(
                 Row(
                     clip_id=key,

@@ -14,7 +14,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Generic, Protocol, TypeVar, cast
 
@@ -35,6 +35,16 @@ _REQUESTS = 8
 
 B_co = TypeVar("B_co", covariant=True)
 B = TypeVar("B")
+D = TypeVar("D")
+
+
+def only(batch: D, wanted_B: Sequence[bool]) -> D:
+    """Return a batch of some of its clips, with the padding as it was: tensors and lists have one entry a clip."""
+    kept = [place for place, wanted in enumerate(wanted_B) if wanted]
+    values = {field.name: getattr(batch, field.name) for field in fields(cast(Any, batch))}
+    fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, torch.Tensor)}
+    fewer |= {name: [value[place] for place in kept] for name, value in values.items() if isinstance(value, list)}
+    return cast(D, replace(cast(Any, batch), **fewer))
 
 
 class Reads(Protocol):

@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol, cast
 
 import numpy as np
@@ -23,7 +23,7 @@ from model_training.data.augment import Augment, change_speed
 from model_training.data.batching import Planner
 from model_training.data.features import MIN_FRAMES, Cmvn, ctc_frames, subsampled
 from model_training.data.index import Index
-from model_training.data.loading import ClipBatches, Sample, padded, tensor
+from model_training.data.loading import ClipBatches, Sample, only, padded, tensor
 from operators.errors import UserError
 from operators.filterbank import BINS, filterbank
 from operators.index import Row
@@ -163,11 +163,7 @@ class Batch:
 
     def only(self, wanted_B: list[bool]) -> Batch:
         """Return some of its clips, with the padding as it was."""
-        kept = [place for place, wanted in enumerate(wanted_B) if wanted]
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        fewer: dict[str, Any] = {name: value[kept] for name, value in values.items() if isinstance(value, Tensor)}
-        fewer |= {name: [values[name][place] for place in kept] for name in ("clip_ids", "rows")}
-        return replace(self, **fewer)
+        return only(self, wanted_B)
 
     @staticmethod
     def of_none(bad: tuple[BadSample, ...]) -> Batch:

@@ -9,7 +9,7 @@ Shapes: B clips, F mel frames, M mel bins.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -19,12 +19,12 @@ from torch import Tensor
 from model_training.data.audio import BadSample
 from model_training.data.handoff import Handoff
 from model_training.data.index import Index
-from model_training.data.loading import Sample
+from model_training.data.loading import Sample, only
 from model_training.data.source import ClipSource
 from model_training.osum.parts.llm import Chat
 from model_training.osum.parts.mel import Mel, log_mel
 from model_training.osum.settings import OsumSettings
-from model_training.osum.tasks import TASKS, Asked, Labels, Prompts, check_known, parse_task, target
+from model_training.osum.tasks import TASKS, Asked, Labels, Prompts, check_known, parse_task, target, transcript
 from operators.index import Row
 
 Question = tuple[list[int], list[int]]
@@ -38,6 +38,8 @@ class Exercise:
     asked: Asked
     question: Question
     answer: list[int]
+    words: list[int]
+    """the transcript's ids, where it is known"""
 
 
 class Writer(Protocol):
@@ -48,6 +50,9 @@ class Writer(Protocol):
 
     def answer(self, text: str) -> list[int]:
         """Return the ids of an answer, its end with them."""
+
+    def words(self, text: str) -> list[int]:
+        """Return the ids of a transcript as the adaptor is aligned with it."""
 
 
 class ChatWriter:
@@ -63,6 +68,9 @@ class ChatWriter:
 
     def answer(self, text: str) -> list[int]:
         return self._chat.answer(text)
+
+    def words(self, text: str) -> list[int]:
+        return self._chat.words(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,16 +94,7 @@ class OsumBatch:
 
     def only(self, wanted_B: list[bool]) -> OsumBatch:
         """Return some of its clips, with the padding as it was."""
-        kept = [place for place, wanted in enumerate(wanted_B) if wanted]
-        return replace(
-            self,
-            features_BFM=self.features_BFM[kept],
-            mel_lengths_B=self.mel_lengths_B[kept],
-            feature_lengths_B=self.feature_lengths_B[kept],
-            exercises=[self.exercises[place] for place in kept],
-            clip_ids=[self.clip_ids[place] for place in kept],
-            rows=[self.rows[place] for place in kept],
-        )
+        return only(self, wanted_B)
 
 
 class OsumForm:
@@ -135,7 +134,8 @@ class OsumForm:
         answer = self._writer.answer(text)
         if len(answer) > self._most:
             raise BadSample(row.clip_id, "label_too_long", f"{len(answer)} tokens of answer, {self._most} at most")
-        return Exercise(asked, self._writer.question(asked, row.language, number), answer)
+        words = self._writer.words(transcript(row.label))
+        return Exercise(asked, self._writer.question(asked, row.language, number), answer, words)
 
     def features(self, row: Row, pcm: np.ndarray, targets: Exercise, generator: np.random.Generator) -> Mel:
         """Return log-mel features."""

@@ -7,38 +7,28 @@ checkpoint: trained parameters alone; everything else is named by its source and
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model_training.model.router import Load
 from model_training.osum.data import OsumBatch
 from model_training.osum.model import Osum
 from model_training.osum.settings import OsumSettings
 from model_training.training.losses import Losses
-from model_training.training.step import Totals
-from operators.errors import UserError
+from model_training.training.step import PlainLearner, take_weights
 
 
 @dataclass(frozen=True)
-class OsumLearner:
+class OsumLearner(PlainLearner):
     """An OsumLearner trains an Osum: a step's variant is its phase."""
 
     model: Osum
     settings: OsumSettings
     autocast: torch.dtype | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which the model computes: bfloat16 where the run has it, else nothing changes."""
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+    units: tuple[int, ...] = ()
+    """what the adaptor is aligned with: the blank, then every token of the transcripts"""
 
     def variants(self, step: int) -> tuple[int, ...]:
         """Return the phase that the last of `step` steps was of."""
@@ -54,13 +44,20 @@ class OsumLearner:
 
     def losses(self, batch: OsumBatch, variant: int) -> Losses:
         """Return what the answers of a batch cost, a sum over tokens for each clip."""
-        found = self.model.losses(
-            batch.features_BFM.to(self.device),
-            batch.mel_lengths_B.to(self.device),
-            [exercise.question for exercise in batch.exercises],
-            [exercise.answer for exercise in batch.exercises],
-        )
-        return Losses(found.loss_B, {}, None, found.correct, found.tokens)
+        phase, exercises = self.settings.phases[variant], batch.exercises
+        speech = self.model.speech(batch.features_BFM.to(self.device), batch.mel_lengths_B.to(self.device))
+        if phase.align and self.model.training:
+            words = [exercise.words for exercise in exercises]
+            align_B = self.model.align(speech, words, torch.tensor(self.units, device=self.device))
+            if not phase.answers:
+                nothing = torch.zeros((), dtype=torch.long)
+                return Losses(phase.align * align_B, {}, None, nothing, nothing)
+        questions, answers = zip(*((exercise.question, exercise.answer) for exercise in exercises), strict=True)
+        found = self.model.answer_losses(speech, questions, answers)
+        loss_B = found.loss_B
+        if phase.align and self.model.training:
+            loss_B = loss_B + phase.align * align_B
+        return Losses(loss_B, {}, None, found.correct, found.tokens)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that any phase trains, by name."""
@@ -70,17 +67,6 @@ class OsumLearner:
         """Return the parameters that such a step moves, in the same order on every worker."""
         parts = tuple(f"{part}." for part in self.settings.phases[variant].parts)
         return [parameter for name, parameter in self.trained().items() if name.startswith(parts)]
-
-    def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
-        """Return nothing: there are no experts."""
-        return {}
-
-    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
-        """Do nothing."""
-
-    def totals(self, *, dev: bool = False) -> Totals:
-        """Return sums that begin at 0."""
-        return Totals(self.device, ())
 
     def weights(self) -> dict[str, Tensor]:
         """Return what was trained, by name."""
@@ -111,16 +97,7 @@ def trained_parameters(model: Osum, settings: OsumSettings) -> dict[str, nn.Para
 
 def load_trained(model: Osum, settings: OsumSettings, weights: dict[str, Tensor], path: Path) -> None:
     """Take a checkpoint's weights. Raises UserError when they are of another model."""
-    wanted = trained_parameters(model, settings)
-    if wrong := sorted(wanted.keys() ^ weights.keys()):
-        raise UserError(
-            f"{path} does not fit the model of these settings ({wrong[0]}): use the settings it was made with"
-        )
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            if wanted[name].shape != tensor.shape:
-                raise UserError(f"{path} does not fit the model of these settings ({name}): its shape differs")
-            wanted[name].copy_(tensor)
+    take_weights(trained_parameters(model, settings), weights, path)
 
 
 def rate_of(settings: OsumSettings) -> Callable[[str], float]:

@@ -37,6 +37,9 @@ class EncoderSettings:
         "full: Whisper's 30 s, whatever the clip; own: the clip's length; auto: own where a phase trains the encoder",
         choices=("auto", "full", "own"),
     )
+    remember: bool = setting(
+        False, "keep what a frozen encoder made of each clip in memory (180 MB an hour at whisper-base's width)"
+    )
 
 
 @dataclass
@@ -74,6 +77,8 @@ class Phase:
 
     steps: int = setting(0, "how many; 0 for the last: the rest", at_least=0)
     parts: list[str] = setting(["adaptor"], "what is trained in it", choices=PARTS)
+    align: float = setting(0.0, "weight of the adaptor's alignment with the transcript (CTC)", at_least=0)
+    answers: bool = setting(True, "whether answers are learnt; without them align must be above 0")
 
 
 @dataclass
@@ -156,6 +161,8 @@ class OsumSettings:
             raise UserError("phases: give at least one, and each at least one part to train")
         if any(phase.steps == 0 for phase in self.phases[:-1]):
             raise UserError("phases: every phase but the last needs a number of steps")
+        if any(not phase.answers and not phase.align for phase in self.phases):
+            raise UserError("phases: a phase learns nothing with answers: false and align: 0; give align a weight")
         if unknown := sorted(set(self.rates) - set(PARTS)):
             raise UserError(f"rates.{unknown[0]}: there are {', '.join(PARTS)}")
 

@@ -12,7 +12,6 @@ Shapes: B clips, S encoder frames, L tokens, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ from torch import Tensor, nn
 from model_training import config
 from model_training.data.handoff import Handoff
 from model_training.model.device import autocast_dtype
-from model_training.model.router import Load
 from model_training.osum.data import OsumBatch, OsumSource, Question
 from model_training.osum.parts import whisper
 from model_training.osum.settings import OsumSettings, restore
@@ -33,7 +31,7 @@ from model_training.training import checkpoint as checkpoints
 from model_training.training.losses import Losses
 from model_training.training.optimizer import make_optimizer
 from model_training.training.run import Run, averaging, check_shares, make_folder
-from model_training.training.step import Totals
+from model_training.training.step import PlainLearner, take_weights
 from model_training.training.workers import Workers
 from operators.errors import UserError
 
@@ -70,6 +68,10 @@ class TagWriter:
     def answer(self, text: str) -> list[int]:
         """Return the ids of an answer and its end."""
         return [*self._tokenizer.encode(f" {text}", add_special_tokens=False).ids, self.end]
+
+    def words(self, text: str) -> list[int]:
+        """Return nothing: there is no adaptor to align."""
+        return []
 
     def read(self, ids: Sequence[int]) -> str:
         """Return the text of generated ids."""
@@ -171,20 +173,12 @@ class TaggedWhisper(nn.Module):
 
 
 @dataclass(frozen=True)
-class WhisperLearner:
+class WhisperLearner(PlainLearner):
     """A WhisperLearner trains all of a TaggedWhisper; there is one variant."""
 
     model: TaggedWhisper
     settings: OsumSettings
     autocast: torch.dtype | None = None
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def precision(self) -> AbstractContextManager[Any]:
-        """Return the context in which the model computes."""
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def variants(self, step: int) -> tuple[int, ...]:
         """Return the one variant."""
@@ -208,40 +202,17 @@ class WhisperLearner:
         """Return all parameters but Whisper's fixed sines."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
-    def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
-        """Return nothing: there are no experts."""
-        return {}
-
-    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
-        """Do nothing."""
-
-    def totals(self, *, dev: bool = False) -> Totals:
-        """Return sums that begin at 0."""
-        return Totals(self.device, ())
-
     def weights(self) -> dict[str, Tensor]:
         """Return all weights by name; the head is the embedding, so it stands there once."""
         return {name: parameter.data for name, parameter in self.model.named_parameters()}
 
     def load(self, weights: dict[str, Tensor], path: Path) -> None:
         """Take a checkpoint's weights. Raises UserError when they are of another model."""
-        _load(self.model, weights, path)
+        take_weights(dict(self.model.named_parameters()), weights, path)
 
     def describe(self) -> str:
         """Say how many parameters there are."""
         return f"{sum(p.numel() for p in self.model.parameters()) / 1e6:.1f} M, all trained"
-
-
-def _load(model: TaggedWhisper, weights: dict[str, Tensor], path: Path) -> None:
-    wanted = dict(model.named_parameters())
-    wrong = sorted(wanted.keys() ^ weights.keys()) or [n for n, w in weights.items() if w.shape != wanted[n].shape]
-    if wrong:
-        raise UserError(
-            f"{path} does not fit the model of these settings ({wrong[0]}): use the settings it was made with"
-        )
-    with torch.no_grad():
-        for name, tensor in weights.items():
-            wanted[name].copy_(tensor)
 
 
 def build(settings: OsumSettings) -> tuple[TaggedWhisper, str]:
@@ -298,7 +269,7 @@ def open_tagged(path: str | Path) -> tuple[TaggedWhisper, checkpoints.Checkpoint
     if digest != found.record["tokenizer"]:
         source = settings.model.encoder.source
         raise UserError(f"{found.path} was trained with another model.encoder.source={source}: put that one back")
-    _load(model, found.weights(), found.path)
+    take_weights(dict(model.named_parameters()), found.weights(), found.path)
     return model.eval(), found
 
 

@@ -47,7 +47,8 @@ class Task:
     """whether the answer is one of a list of labels"""
 
 
-def _transcript(label: str) -> str:
+def transcript(label: str) -> str:
+    """Return the words of a label, without its events."""
     return " ".join(_EVENT.sub(" ", label).split())
 
 
@@ -89,7 +90,7 @@ def _text(text: str) -> str:
 TASKS = {
     task.name: task
     for task in (
-        Task(ASR, "ASR", "label", _transcript, _text),
+        Task(ASR, "ASR", "label", transcript, _text),
         Task("words", "SRWT", "words", timed, read_timed),
         Task("events", "VED", "events", lambda events: ", ".join(events) or NO_EVENT, _events, closed=True),
         Task("emotion", "SER", "emotion", str.lower, _label, closed=True),
@@ -171,7 +172,7 @@ class Reading:
 def target(asked: Asked, row: Row, labels: Labels) -> str | None:
     """Return the answer that a clip teaches; None where it does not know it."""
     value = getattr(row, asked.task.column)
-    if value is None or (asked.wants_text and not _transcript(row.label)) or value == "":
+    if value is None or (asked.wants_text and not transcript(row.label)) or value == "":
         return None
     if asked.task.closed:
         given = value if isinstance(value, tuple) else (value,)
@@ -182,7 +183,7 @@ def target(asked: Asked, row: Row, labels: Labels) -> str | None:
     answer = asked.task.write(value)
     if not answer:
         return None
-    return f"{_transcript(row.label)}\n{answer}" if asked.transcript else answer
+    return f"{transcript(row.label)}\n{answer}" if asked.transcript else answer
 
 
 def read_answer(asked: Asked, answer: str, labels: Labels) -> Reading:

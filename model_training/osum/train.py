@@ -18,13 +18,14 @@ from model_training.model.device import autocast_dtype
 from model_training.osum import build as building
 from model_training.osum.data import ChatWriter, OsumBatch, OsumSource, known_labels
 from model_training.osum.learner import OsumLearner, rate_of
-from model_training.osum.parts.llm import RANDOM, make_random
+from model_training.osum.parts.llm import RANDOM, Chat, make_random
 from model_training.osum.settings import OsumSettings
-from model_training.osum.tasks import TASKS, Asked, Prompts, target
+from model_training.osum.tasks import TASKS, Asked, Prompts, target, transcript
 from model_training.train import Trained, drive
 from model_training.training.optimizer import make_optimizer
 from model_training.training.run import Run, averaging, check_shares, make_folder
 from model_training.training.workers import Workers
+from operators.index import Row
 
 RANDOM_FOLDER = "random-llm"
 
@@ -57,7 +58,9 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
     model = built.model.to(device)
     writer = ChatWriter(model.chat, prompts, settings.data.languages)
     source = OsumSource(handoff, settings, writer, model.bins)
-    learner = OsumLearner(model, settings, autocast)
+    aligned = any(phase.align for phase in settings.phases)
+    units = _units(handoff.index("train"), model.chat) if aligned else ()
+    learner = OsumLearner(model, settings, autocast, units)
     record = {
         "settings": config.to_dict(settings),
         "vocabulary": len(model.chat.tokenizer),
@@ -90,8 +93,17 @@ def _make_random(folder: Path, handoff: Handoff, settings: OsumSettings, prompts
     workers.barrier()
 
 
+def _units(index: Index, chat: Chat) -> tuple[int, ...]:
+    """Return a space, the blank of alignment, then the tokens of a few thousand transcripts."""
+    texts = (transcript(row.label) for row in _some(index))
+    return (chat.space, *sorted({token for text in texts for token in chat.words(text)} - {chat.space}))
+
+
+def _some(index: Index) -> list[Row]:
+    return [index.row(number) for number in range(0, len(index), max(1, len(index) // 5_000))]
+
+
 def _labels(index: Index) -> list[str]:
     """Return the texts of a few thousand clips."""
     labels = known_labels(index)
-    rows = [index.row(number) for number in range(0, len(index), max(1, len(index) // 5_000))]
-    return [text for row in rows for task in TASKS.values() if (text := target(Asked(task), row, labels))]
+    return [text for row in _some(index) for task in TASKS.values() if (text := target(Asked(task), row, labels))]

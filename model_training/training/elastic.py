@@ -19,11 +19,11 @@ from model_training.training import checkpoint as checkpoints
 from model_training.training.greedy_errors import GreedyErrors
 from model_training.training.losses import BALANCE, Losses, losses, part_names
 from model_training.training.optimizer import draw_n_experts
-from model_training.training.step import Totals
+from model_training.training.step import PlainLearner, Totals
 
 
 @dataclass(frozen=True)
-class ElasticLearner:
+class ElasticLearner(PlainLearner):
     """An ElasticLearner trains the elastic model: a step's variant is its number of routed experts."""
 
     model: SpeechModel
@@ -33,14 +33,6 @@ class ElasticLearner:
     autocast: torch.dtype | None = None
     errors: GreedyErrors | None = None
     """what counts errors on dev; None: nobody"""
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def precision(self) -> torch.autocast:
-        """Return the context in which the model computes: bfloat16 where the run has it, else nothing changes."""
-        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
 
     def begin_step(self, step: int) -> int:
         """Return the number of routed experts that the step trains."""

@@ -27,6 +27,7 @@ from model_training.model.router import Load
 from model_training.training.losses import BALANCE, Losses, finite
 from model_training.training.optimizer import seed_dropout
 from model_training.training.workers import Workers
+from operators.errors import UserError
 
 
 class LoopSettings(Protocol):
@@ -105,6 +106,44 @@ class Learner(Protocol[B_contra]):
 
     def describe(self) -> str:
         """Say how large the model is."""
+
+
+class PlainLearner:
+    """A PlainLearner holds what learners share. One without experts needs no more than its losses and parameters."""
+
+    model: nn.Module
+    autocast: torch.dtype | None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def precision(self) -> torch.autocast:
+        """Return the context in which the model computes: bfloat16 where the run has it, else nothing changes."""
+        return torch.autocast(self.device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None)
+
+    def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
+        """Return nothing: there are no experts."""
+        return {}
+
+    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
+        """Do nothing."""
+
+    def totals(self, *, dev: bool = False) -> Totals:
+        """Return sums that begin at 0."""
+        return Totals(self.device, ())
+
+
+def take_weights(wanted: dict[str, nn.Parameter], weights: dict[str, Tensor], path: Path) -> None:
+    """Copy a checkpoint's weights into parameters. Raises UserError when they are of another model."""
+    wrong = sorted(wanted.keys() ^ weights.keys()) or [n for n, w in weights.items() if w.shape != wanted[n].shape]
+    if wrong:
+        raise UserError(
+            f"{path} does not fit the model of these settings ({wrong[0]}): use the settings it was made with"
+        )
+    with torch.no_grad():
+        for name, tensor in weights.items():
+            wanted[name].copy_(tensor)
 
 
 class Totals:

@@ -54,6 +54,15 @@ class Chat:
         before, _, after = turn.partition(_SPEECH)
         return self._ids(before), self._ids(after)
 
+    def words(self, text: str) -> list[int]:
+        """Return the ids of a text's words, each with the space before it."""
+        return self._ids(f" {text}") if text else []
+
+    @property
+    def space(self) -> int:
+        """Return the id of a space alone."""
+        return self._ids(" ")[0]
+
     def answer(self, text: str) -> list[int]:
         """Return the ids of an answer and its end."""
         return [*self._ids(text), int(self.end or 0)]

@@ -61,6 +61,25 @@ def test_a_clip_in_a_batch_is_answered_as_alone_and_so_when_merged(parts: list[s
     check(model)
 
 
+def test_a_clip_is_aligned_in_a_batch_as_alone_and_remembered_as_heard(parts: list[str]) -> None:
+    frozen = ["phases=[{steps: 0, parts: [adaptor], align: 1}]", "model.encoder.window=own"]
+    model = drawn(load(None, [*parts, *frozen]))
+    words = [model.chat.words(text) for text in ("what is said", "male", "", "here is what")]
+    units = torch.tensor([model.chat.space, *sorted({token for said in words for token in said})])
+    cost = model.align(model.speech(*batch(model, CLIPS)), words, units)
+    assert cost.isfinite().all()
+    assert (cost > 0).tolist() == [True, True, False, True], "nothing to align costs nothing"
+    for place, pcm in enumerate(CLIPS):
+        alone = model.align(model.speech(*batch(model, [pcm])), [words[place]], units)[0]
+        torch.testing.assert_close(cost[place], alone, atol=1e-3, rtol=1e-5)
+    remembering = drawn(load(None, [*parts, *frozen, "model.encoder.remember=true"]))
+    met = [remembering.speech(*batch(remembering, CLIPS[place : place + 1]))[0] for place in range(4)]
+    for one, again in zip(met, remembering.speech(*batch(remembering, CLIPS)), strict=True):
+        torch.testing.assert_close(again, one, atol=1e-5, rtol=0)
+    assert remembering.memory is not None
+    assert len(remembering.memory) == len(CLIPS)
+
+
 def test_what_is_behind_a_clips_end_would_be_heard_without_the_mask(parts: list[str]) -> None:
     """The test above can fail: the encoder without its own lengths hears the padding."""
     encoder = drawn(load(None, parts)).encoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -233,6 +234,35 @@ def test_two_workers_equal_one(handoff: Path, small: list[str], whole: Path, tmp
     ours, theirs = weights(tmp_path / "run", 4), weights(whole, 4)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_a_phase_may_align_the_adaptor_before_answers_are_learnt(
+    handoff: Path, small: list[str], tmp_path: Path
+) -> None:
+    """The words are read off the adaptor alone; nothing of it depends on where the run stopped."""
+    phases = [
+        "phases=[{steps: 16, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 1}]",
+        "model.encoder.remember=true",
+        "optimizer.ema=0",
+        "train.checkpoint_steps=10",
+        "train.log_steps=1",
+        "train.max_steps=18",
+    ]
+    train(str(handoff), tmp_path / "run", load(None, [*small, *phases]))
+    entries = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    costs = [entry["loss"] for entry in entries if "loss" in entry]
+    assert sum(costs[13:16]) < 0.7 * sum(costs[:3]), costs
+    before, after = weights(tmp_path / "run", 10), weights(tmp_path / "run", 18)
+    assert {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])} == {
+        "adaptor",
+        "llm",
+    }
+    shutil.rmtree(tmp_path / "run/step-00000018")
+    train(str(handoff), tmp_path / "run", load(None, [*small, *phases]))
+    again = weights(tmp_path / "run", 18)
+    assert all(torch.equal(again[name], after[name]) for name in after)
+    with pytest.raises(UserError, match="give align a weight"):
+        load(None, [*small, "phases=[{steps: 0, parts: [adaptor], answers: false}]"]).check()
 
 
 def test_a_phase_moves_its_parts_alone(whole: Path) -> None:
