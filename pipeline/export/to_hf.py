@@ -17,18 +17,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from operators.clip import SAMPLE_RATE
+from operators.index import CLIP_SCHEMA
 from operators.storage.uri import uri_to_path
 from pipeline.export.clips import ExportedClip
 from pipeline.export.writer import Writer
 
 _ROWS_PER_GROUP = 10_000
-_TEXTS = ("text", "domain", "language", "age", "gender", "emotion", "style", "speaker", "recording_id")
+_AS_IN_THE_INDEX = ("domain", "language", "age", "gender", "emotion", "style", "speaker", "recording_id", "events")
 _SCHEMA = pa.schema(
     [
         ("id", pa.string()),
         ("audio", pa.struct({"bytes": pa.binary(), "path": pa.string()})),
-        *((name, pa.string()) for name in _TEXTS),
-        ("events", pa.list_(pa.string())),
+        ("text", pa.string()),
+        *(CLIP_SCHEMA.field(name) for name in _AS_IN_THE_INDEX),
         ("duration", pa.float64()),
         ("license", pa.string()),
         ("source_url", pa.string()),
@@ -67,8 +68,8 @@ class HfWriter(Writer):
             {
                 "id": row.clip_id,
                 "audio": {"bytes": None, "path": place if clip.member is None else f"tar://{clip.member}::{place}"},
-                **{name: row.label if name == "text" else getattr(row, name) for name in _TEXTS},
-                "events": None if row.events is None else list(row.events),
+                "text": row.label,
+                **{name: getattr(row, name) for name in _AS_IN_THE_INDEX},
                 "duration": clip.seconds,
                 "license": clip.license,
                 "source_url": clip.source_url,
