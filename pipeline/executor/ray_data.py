@@ -132,8 +132,9 @@ class RayExecutor:
             dataset = dataset.map(
                 RestartedWorker,
                 fn_constructor_args=(stage, stage is self._stages[-1]),
+                # One unit at a worker: a second would wait there while another worker has none.
                 compute=ray.data.ActorPoolStrategy(
-                    min_size=asked.min_workers, max_size=asked.max_workers, max_tasks_in_flight_per_actor=2
+                    min_size=asked.min_workers, max_size=asked.max_workers, max_tasks_in_flight_per_actor=1
                 ),
                 num_cpus=asked.cpus,
                 num_gpus=asked.gpus or None,
