@@ -218,11 +218,14 @@ def _view(steps_BSD: np.ndarray) -> Any:
 
 
 def _timed_words(tokenizer: Any, tokens: list[int], alignment: Any) -> tuple[Word, ...]:
-    """Words out of CTranslate2's path of (token, step of 20 ms): a word lasts until the next one begins."""
+    """Words out of CTranslate2's path of (token, step of 20 ms): a word lasts until the next one begins.
+
+    The path may begin before the first step, at -1.
+    """
     texts, parts = tokenizer.split_to_word_tokens([*tokens, tokenizer.eot])
     begins: dict[int, int] = {}
     for token, step in alignment.alignments:
-        begins.setdefault(token, step)
+        begins.setdefault(token, max(step, 0))
     last = alignment.alignments[-1][1] + 1 if alignment.alignments else 0
     words, first = [], 0
     for text, part in zip(texts[:-1], parts[:-1], strict=True):

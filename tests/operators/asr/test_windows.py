@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations_with_replacement, pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.asr.hallucination import HallucinationRules
+from operators.asr.whisper_model import _timed_words
 from operators.asr.windows import Share, Window, Word, alone, fill, loops, pack, share_out
 from operators.clip import SAMPLE_RATE, Span
 
@@ -224,3 +226,12 @@ def test_a_window_in_which_nothing_was_heard_is_in_doubt_whole() -> None:
 )
 def test_loops(text: str, expected: bool) -> None:
     assert loops(text) is expected
+
+
+def test_a_path_that_begins_before_the_audio_gives_words_that_begin_with_it() -> None:
+    """CTranslate2 gave step -1 for a model with random weights: no span begins there, and the unit failed."""
+    tokenizer = SimpleNamespace(eot=9, split_to_word_tokens=lambda tokens: ([" a", " b", ""], [[1], [2, 3], [9]]))
+    for steps in ([-1, -1, -1, -1], [-1, 0, 4, 6], [0, 2, 2, 5]):
+        path = SimpleNamespace(alignments=list(enumerate(steps)), text_token_probs=[0.5, 0.5, 0.5])
+        first, second = _timed_words(tokenizer, [1, 2, 3], path)
+        assert 0 <= first.span.start <= first.span.end <= second.span.start <= second.span.end
