@@ -8,10 +8,10 @@ export RAY_USAGE_STATS_ENABLED=0 PYANNOTE_METRICS_ENABLED=0
 .PHONY: help setup demo test check bench soak clean
 help:
 	@echo "make demo    set up, run the whole pipeline on a small crawl, print where the report is"
-	@echo "make test    set up, run all tests (under 15 minutes on 2 cores)"
+	@echo "make test    set up, run all tests (16 minutes on 2 cores)"
 	@echo "make check   ruff and mypy"
 	@echo "make bench   benchmarks, with their numbers (tens of minutes)"
-	@echo "make soak    the long kill test"
+	@echo "make soak    the long tests: kills, new examples for every property"
 
 setup: $(READY)
 $(READY): pyproject.toml constraints.txt
