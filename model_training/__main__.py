@@ -18,7 +18,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from model_training.help import DESCRIPTION, EXAMPLES
+from model_training.help import DESCRIPTION, EXAMPLES, INTERPOLATE
 from operators.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -61,6 +61,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
             "--average", type=int, default=1, metavar="N", help="use the mean of the newest N checkpoints"
         )
         command.add_argument("--ema", action="store_true", help="use the averaged weights that training kept")
+        command.add_argument("--interpolate", type=float, default=1.0, metavar="SHARE", help=INTERPOLATE)
         command.add_argument("--beam", type=int, default=10)
         command.add_argument("--ctc-weight", type=float, default=0.5, help="of CTC in rescoring (default 0.5)")
         command.add_argument("--task", default="transcribe")

@@ -6,6 +6,8 @@ DESCRIPTION = """\
 Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events,
 trained once, exported at several sizes."""
 
+INTERPOLATE = "this share of the way from train.init_from to the trained weights, 0.5 for half of it (WiSE-FT)"
+
 EXAMPLES = {
     "main": """\
 examples:

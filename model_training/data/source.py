@@ -19,7 +19,7 @@ from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
 from model_training.data.loading import ClipBatches, Form
 from model_training.data.reading import Batch, FilterbankForm, Reader, check_shards, load_noises
-from model_training.text.perception import Targets, build_targets
+from model_training.text.perception import Targets, build_targets, text_ends
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES
 from operators.errors import UserError
@@ -155,6 +155,12 @@ class Source(ClipSource[Batch]):
             self.known_labels[kind] = sorted(kept.union(self.known_labels.get(kind, ())))
         if self.known_labels["event"]:
             self.open_events = self.tokenizer.ids_of("event")
+
+    def text_ends(self) -> list[int] | None:
+        """Return the tokens that end a text which attributes follow; None where text comes last."""
+        if (self.settings.data.task_order or self.tokenizer.scheme.order) != "text_first":
+            return None
+        return text_ends(self.tokenizer, self.known_labels)
 
     def form(self, split: str) -> FilterbankForm:
         """Return what clips become: augmented and of drawn tasks in training, as they are on dev."""

@@ -73,7 +73,13 @@ def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> Load
             raise UserError(f"{name} {value}: must be at least {least}")
     if options.threads:
         torch.set_num_threads(options.threads)
-    loaded = load_model(path, average=options.average, ema=options.ema, device=str(pick_device(options.device)))
+    loaded = load_model(
+        path,
+        average=options.average,
+        ema=options.ema,
+        interpolate=options.interpolate,
+        device=str(pick_device(options.device)),
+    )
     check_task(options.task, loaded.tasks, methods)
     return loaded
 

@@ -26,6 +26,7 @@ from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
 from model_training.training import checkpoint as checkpoints
 from model_training.training.choosing import average_of, open_chosen, split_choice
+from model_training.weights import interpolation
 from operators.errors import UserError
 from operators.index import Row
 from operators.storage.base import S3Settings
@@ -50,13 +51,18 @@ class LoadedModel:
         return sorted(task for task, weight in self.settings.data.tasks.items() if weight)
 
 
-def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = "cpu") -> LoadedModel:
+def load_model(
+    path: str, *, average: int = 1, ema: bool = False, interpolate: float = 1.0, device: str = "cpu"
+) -> LoadedModel:
     """Return a checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
 
     RUN@best is the checkpoint with the lowest error on dev, RUN@average the mean of the best.
 
+    Args:
+        interpolate: of the way from what the run began from to those weights, this share (WiSE-FT).
+
     Raises:
-        UserError: no such checkpoint, or a damaged one; both `average` and `ema`.
+        UserError: no such checkpoint, or a damaged one; both `average` and `ema`; `interpolate` without a beginning.
     """
     if average > 1 and ema:
         raise UserError(f"--average {average} and --ema are two ways to average: give one of them")
@@ -86,6 +92,8 @@ def load_model(path: str, *, average: int = 1, ema: bool = False, device: str = 
         weights = found.weights(ema=True)
     else:
         weights = found.weights()
+    if interpolate != 1:
+        weights = interpolation.interpolate(weights, interpolate, settings, tokenizer, found.path)
     model = SpeechModel(settings.model, int(found.record["vocabulary"]))
     checkpoints.load_weights(model, weights, found.path)
     cmvn = Cmvn.from_dict(json.loads((found.path / "cmvn.json").read_text(encoding="utf-8")))

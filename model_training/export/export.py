@@ -30,6 +30,7 @@ from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VE
 from model_training.evaluation.evaluation import from_json
 from model_training.evaluation.sets import LoadedModel, load_model
 from model_training.export import card, onnx_files, sherpa
+from model_training.help import INTERPOLATE
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Grammar
 from model_training.text.tokenizer import FILE as TOKENIZER
@@ -66,6 +67,7 @@ def export(
     *,
     ema: bool = False,
     average: int = 1,
+    interpolate: float = 1.0,
     evaluation: str | Path | None = None,
     measure: bool = True,
     one_file_bytes: int = onnx_files.ONE_FILE_BYTES,
@@ -80,6 +82,7 @@ def export(
         out: the folder; for "all" the folder of folders n3, n7, ... An earlier export there is replaced.
         ema: the checkpoint's moving average of the weights.
         average: the mean of so many checkpoints of the run, the given one and those before it.
+        interpolate: of the way from what the run began from to those weights, this share (WiSE-FT).
         evaluation: JSON of `python -m model_training eval`, for the card.
         measure: time the result on this machine, for the card.
 
@@ -90,7 +93,7 @@ def export(
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
     measured = None if evaluation is None else from_json(_read(Path(evaluation)))
-    loaded = load_model(str(path), average=average, ema=ema)
+    loaded = load_model(str(path), average=average, ema=ema, interpolate=interpolate)
     sizes = _sizes(loaded.model, n_experts)
     folders = [Path(out) / _name(size) for size in sizes] if n_experts == ALL else [Path(out)]
     for folder in folders:
@@ -99,6 +102,8 @@ def export(
         origin = "the mean of the best checkpoints on dev"
     else:
         origin = "as a moving average" if ema else f"the mean of {average} checkpoints" if average > 1 else "as trained"
+    if interpolate != 1:
+        origin = f"{interpolate:g} of the way from what it began from to the weights {origin}"
     largest = loaded.model.parameter_counts(max(loaded.model.sizes))
     done = []
     for size, folder in zip(sizes, folders, strict=True):
@@ -260,6 +265,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write; for all: n3, n7, ... inside it")
     parser.add_argument("--average", type=int, default=1, metavar="M", help="the mean of the last M checkpoints")
     parser.add_argument("--ema", action="store_true", help="the run's moving average of the weights")
+    parser.add_argument("--interpolate", type=float, default=1.0, metavar="SHARE", help=INTERPOLATE)
     parser.add_argument("--evaluation", metavar="JSON", help="what eval wrote: its error rates go into the model card")
     parser.add_argument("--no-speed", action="store_true", help="do not time the result on this machine")
 
@@ -289,6 +295,7 @@ def main(options: argparse.Namespace) -> int:
         options.out,
         ema=options.ema,
         average=options.average,
+        interpolate=options.interpolate,
         evaluation=options.evaluation,
         measure=not options.no_speed,
         on_done=show,

@@ -24,6 +24,10 @@ from operators.errors import UserError
 
 NO_TARGET = -1
 """In `Targets.targets`: a position without a loss."""
+TEXT_ENDS = -2
+"""In `Targets.targets`: text ends here, in whichever language; any token of `text_ends` is right. Where attributes
+follow the text and the clip's language is unknown.
+"""
 
 
 class Labels(Protocol):
@@ -46,7 +50,7 @@ class Labels(Protocol):
 @dataclass(frozen=True, slots=True)
 class Targets:
     """Targets are one clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where
-    nothing is taught.
+    nothing is taught, and TEXT_ENDS where only the end of the text is.
 
     `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `events_known` says that
     all events of the clip are in the targets; without it the absence of an event means nothing.
@@ -85,7 +89,8 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
     """Return the ids to train on. `order` None is the scheme's. A label outside the scheme counts as unknown.
 
     Events without a place in the text follow it. Where the transcript is unknown (no text, and events not known either)
-    the end of the answer is no target, so the model does not learn that such clips are silent.
+    neither the end of the text nor that of the answer is a target, so the model does not learn that such clips are
+    silent.
     Raises UserError for a task outside the scheme.
     """
     scheme = tokenizer.scheme
@@ -100,26 +105,38 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
     events_known = bool(inline) or (row.events is not None and None not in named)
     answered = bool(content) or events_known
 
-    # (token, is it a target?) from <task> on, whose prediction is never asked for.
-    sequence: list[tuple[int, bool]] = [(tokenizer.special_id("task", task), False)]
+    # (token, target) from <task> on, whose prediction is never asked for.
+    sequence: list[tuple[int, int]] = [(tokenizer.special_id("task", task), NO_TARGET)]
     if task == TRANSCRIBE:
         attributes = [_attribute(row, kind, tokenizer) for kind in ATTRIBUTES]
-        text = [(token, token != UNK) for token in content]
-        sequence += text + attributes if (order or scheme.order) == "text_first" else attributes + text
+        text = [(token, token if token != UNK else NO_TARGET) for token in content]
+        if (order or scheme.order) == "text_first":
+            # The first attribute also says that the text is over.
+            first, target = attributes[0]
+            attributes[0] = (first, NO_TARGET if not answered else TEXT_ENDS if target == NO_TARGET else target)
+            sequence += text + attributes
+        else:
+            sequence += attributes + text
     elif task == "event":
         answered = events_known
-        sequence += [(token, True) for token in dict.fromkeys(token for token in content if token in event_ids)]
+        sequence += [(token, token) for token in dict.fromkeys(token for token in content if token in event_ids)]
     else:
         attribute = _attribute(row, task, tokenizer)
-        answered = attribute[1]
+        answered = attribute[1] != NO_TARGET
         sequence.append(attribute)
-    sequence.append((EOT, answered))
+    sequence.append((EOT, EOT if answered else NO_TARGET))
     return Targets(
         ctc=content,
         inputs=[SOT, *(token for token, _ in sequence[:-1])],
-        targets=[token if is_target else NO_TARGET for token, is_target in sequence],
+        targets=[target for _, target in sequence],
         events_known=events_known,
     )
+
+
+def text_ends(tokenizer: Tokenizer, known_labels: Mapping[str, Collection[str]]) -> list[int]:
+    """Return the tokens that end a text which attributes follow: those that a Grammar of these labels lets out."""
+    kind = ATTRIBUTES[0]
+    return [tokenizer.special_id(kind, label) for label in known_labels.get(kind) or (None,)]
 
 
 def trainable_tasks(row: Labels, tokenizer: Tokenizer) -> tuple[str, ...]:
@@ -227,9 +244,10 @@ class Grammar:
         return self.content | self._end if self.task == TRANSCRIBE else self._end
 
 
-def _attribute(row: Labels, kind: str, tokenizer: Tokenizer) -> tuple[int, bool]:
+def _attribute(row: Labels, kind: str, tokenizer: Tokenizer) -> tuple[int, int]:
     label = tokenizer.scheme.known(kind, getattr(row, kind))
-    return tokenizer.special_id(kind, label), label is not None
+    token = tokenizer.special_id(kind, label)
+    return token, token if label is not None else NO_TARGET
 
 
 def _is(token: int, kind: str, tokenizer: Tokenizer) -> bool:

@@ -5,6 +5,7 @@ Batch ──SpeechModel at the step's size──> Outputs ──losses──> ob
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,8 @@ class ElasticLearner(PlainLearner):
     autocast: torch.dtype | None = None
     errors: GreedyErrors | None = None
     """what counts errors on dev; None: nobody"""
+    text_ends: Sequence[int] | None = None
+    """tokens that end a text which attributes follow; None where text comes last"""
 
     def begin_step(self, step: int) -> int:
         """Return the number of routed experts that the step trains."""
@@ -79,6 +82,7 @@ class ElasticLearner(PlainLearner):
             self.settings.loss,
             self.settings.model.moe,
             open_BV,
+            None if self.text_ends is None else torch.tensor(self.text_ends, device=device),
         )
         found.loads = outputs.routing.loads
         return outputs, found

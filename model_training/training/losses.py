@@ -25,6 +25,7 @@ from model_training.model.router import Load
 from model_training.model.speech_model import Outputs
 
 IGNORE = -1
+TEXT_ENDS = -2
 BLANK = 0
 CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
 BALANCE = "balance"
@@ -69,14 +70,16 @@ def losses(
     loss: LossSettings,
     moe: MoESettings,
     open_BV: Tensor | None = None,
+    text_ends_K: Tensor | None = None,
 ) -> Losses:
     """Return the losses of one micro-batch.
 
     Args:
         ctc_targets_BU: text and events.
-        targets_BL: next tokens, -1 where none counts.
+        targets_BL: next tokens, -1 where none counts, -2 where any of `text_ends_K` is right.
         open_BV: true for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
             they take no part in its softmax, so their absence from the targets teaches nothing.
+        text_ends_K: ids of tokens that end a text; None where no target is -2.
     """
     open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
 
@@ -84,7 +87,7 @@ def losses(
         return ctc_loss(without(logits_BSV, open_B1V), outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
 
     def attention(logits_BLV: Tensor) -> Tensor:
-        return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V)
+        return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V, text_ends_K)
 
     parts = {"ctc": ctc(outputs.ctc_logits_BSV), "attention": attention(outputs.logits_BLV)}
     decoders_B = parts["attention"]
@@ -97,7 +100,7 @@ def losses(
     if outputs.embedding_ctc_logits_BSV is not None:
         parts["embedding_ctc"] = ctc(outputs.embedding_ctc_logits_BSV)
         objective_B = objective_B + moe.embedding_weight * parts["embedding_ctc"]
-    counted_BL = targets_BL != IGNORE
+    counted_BL = targets_BL >= 0
     correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
     detached = {name: part_B.detach() for name, part_B in parts.items()}
     return Losses(objective_B, detached, outputs.routing.loss(), correct, counted_BL.sum())
@@ -114,13 +117,24 @@ def ctc_loss(logits_BSV: Tensor, lengths_B: Tensor, targets_BU: Tensor, target_l
     return F.ctc_loss(log_probs_SBV, targets_BU, lengths_B, target_lengths_B, BLANK, reduction="none")
 
 
-def attention_loss(logits_BLV: Tensor, targets_BL: Tensor, smoothing: float, open_B1V: Tensor | None = None) -> Tensor:
+def attention_loss(
+    logits_BLV: Tensor,
+    targets_BL: Tensor,
+    smoothing: float,
+    open_B1V: Tensor | None = None,
+    text_ends_K: Tensor | None = None,
+) -> Tensor:
     """Return the cross-entropy per clip (B,), summed over its tokens, float32.
+
+    Where only the end of the text is known it is that of the sum over the tokens which end it.
 
     Label smoothing spreads over the vocabulary without the tokens left out.
     """
     log_probs_BLV = without(logits_BLV, open_B1V).log_softmax(-1)
     loss_BL = -log_probs_BLV.gather(-1, targets_BL.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    if text_ends_K is not None:
+        ended_BL = -log_probs_BLV[..., text_ends_K].logsumexp(-1)
+        loss_BL = torch.where(targets_BL == TEXT_ENDS, ended_BL, loss_BL)
     if smoothing:
         if open_B1V is None:
             spread_BL = -log_probs_BLV.mean(-1)

@@ -94,7 +94,7 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     freeze(model, settings.train.freeze)
     optimizer = make_optimizer(model, settings.optimizer, scales(model, settings.train.lr_by_part))
     errors = GreedyErrors(tokenizer, source.known_labels)
-    learner = ElasticLearner(model, settings, source.open_events, autocast, errors)
+    learner = ElasticLearner(model, settings, source.open_events, autocast, errors, source.text_ends())
     record = {
         "settings": config.to_dict(settings),
         "vocabulary": len(tokenizer),

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from model_training.text.perception import (
     NO_TARGET,
+    TEXT_ENDS,
     Grammar,
     build_targets,
     parse,
+    text_ends,
     trainable_tasks,
 )
 from model_training.text.tokenizer import Tokenizer
@@ -54,6 +56,26 @@ def test_text_first() -> None:
     text = [TOKENIZER.tokens[token] for token in TOKENIZER.encode("hello 你好")]
     attributes = ["<lang:zh>", "<age:adult>", "<gender:female>", "<emotion:neutral>"]
     assert spelt(targets.targets) == ["-", *text, "<event:dog>", *attributes, "<eot>"]
+
+
+def test_a_text_of_unknown_language_ends_too() -> None:
+    targets = build_targets(Clip(language="fr"), TOKENIZER, order="text_first")
+    end = len(TOKENIZER.encode("hello 你好")) + 2
+    assert targets.inputs[end + 1] == TOKENIZER.special_id("language", None)
+    assert targets.targets[end] == TEXT_ENDS
+    assert spelt(targets.targets[end + 1 :]) == ["<age:adult>", "<gender:female>", "<emotion:neutral>", "<eot>"]
+    silent = build_targets(Clip(label="", events=(), language=None), TOKENIZER, order="text_first")
+    assert silent.targets[1] == TEXT_ENDS
+    for language in ("zh", None):
+        untold = build_targets(Clip(label="", events=None, language=language), TOKENIZER, order="text_first")
+        assert untold.targets[1] == NO_TARGET, "a clip without a transcript does not teach that nothing was said"
+
+
+@pytest.mark.parametrize("known", [(), ("en",), ("zh", "yue")])
+def test_what_ends_a_text_is_what_the_grammar_lets_out(known: tuple[str, ...]) -> None:
+    grammar = Grammar(TOKENIZER, order="text_first", known_labels={"language": known})
+    allowed = set(np.flatnonzero(grammar.allowed_next(grammar.prompt) & ~grammar.content).tolist())
+    assert set(text_ends(TOKENIZER, {"language": known})) == allowed
 
 
 def test_an_unknown_attribute_is_fed_as_unk_and_never_a_target() -> None:
@@ -136,7 +158,8 @@ def test_every_target_is_something_the_grammar_can_say(clip: Clip, task: str, or
     assert set(targets.ctc) - {UNK} <= set(np.flatnonzero(grammar.ctc).tolist())
     for place, target in enumerate(targets.targets[1:], start=2):
         if target != NO_TARGET:
-            assert grammar.allowed_next(targets.inputs[:place])[target]
+            ends = text_ends(TOKENIZER, {"language": TOKENIZER.scheme.labels("language")})
+            assert grammar.allowed_next(targets.inputs[:place])[ends if target == TEXT_ENDS else target].all()
 
 
 @given(labels, orders)

@@ -98,6 +98,26 @@ def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
         assert not gradient[27:].any(), "nobody knows whether these are heard"
 
 
+def test_a_text_of_unknown_language_teaches_that_it_ends_and_not_in_which() -> None:
+    settings = Settings(loss=LossSettings(label_smoothing=0.0))
+    ends = [7, 8, 9]
+    learner = ElasticLearner(model(), settings, EVENTS, text_ends=ends)
+    given = batch(0)
+    given.decoder_targets_BL[0, 3] = -2
+    for _ in range(2):  # as it begins, and where one of them is likelier than the others
+        outputs, found = learner.forward(given, 15)
+        outputs.logits_BLV.retain_grad()
+        found.objective_B.sum().backward()
+        gradient = outputs.logits_BLV.grad[0, 3]
+        shares = outputs.logits_BLV.detach()[0, 3, ends].softmax(0)
+        assert (gradient[ends] < 0).all()
+        assert (gradient[[5, 26, 3]] > 0).all()
+        torch.testing.assert_close(gradient[ends] / gradient[ends].sum(), shares)
+        with torch.no_grad():
+            learner.model.decoder.out.bias[8] += 2
+    assert found.tokens == 2, "no one token is right there, so none is counted"
+
+
 def test_only_weights_decay() -> None:
     """Biases of experts and of attention heads are matrices, and biases none the less."""
     trained = model()
