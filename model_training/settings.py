@@ -112,6 +112,12 @@ class LoadingSettings:
 class DataSettings(LoadingSettings):
     """DataSettings say how clips become batches, and labels become targets."""
 
+    features: str = setting(
+        "loaders",
+        "where the filterbank is computed; device: samples go to the GPU and loaders save its time, with rounding of "
+        "their own",
+        choices=("loaders", "device"),
+    )
     task_order: str = setting(
         "",
         "of attributes and text, text_first as OSUM's ASR+X; empty: the tokenizer's",
@@ -166,6 +172,7 @@ class TrainSettings:
     seed: int = setting(0, "of weights, order, groups, augmentation, dropout", at_least=0, below=2**63)
     device: str = setting("auto", "auto, cpu, cuda, cuda:1")
     precision: str = setting("auto", "auto: bfloat16 where the hardware has it", choices=("auto", "bf16", "fp32"))
+    tf32: bool = setting(True, "on a GPU products of float32 read 10 bits of a factor's mantissa: many times as quick")
     threads: int = setting(0, "of torch on a CPU; 0: torch's choice", at_least=0)
     checkpoint_steps: int = setting(500, "steps between checkpoints", at_least=1)
     keep_checkpoints: int = setting(5, "the newest; --average N needs N of them", at_least=1)
@@ -181,7 +188,19 @@ class TrainSettings:
 
 
 @dataclass
-class WarmTrainSettings(TrainSettings):
+class LargeTrainSettings(TrainSettings):
+    """LargeTrainSettings also say how a large elastic model fits into memory. They too may change later."""
+
+    recompute: bool = setting(
+        False, "keep nothing of encoder blocks for the way back, but compute them again: less memory, more time"
+    )
+    shard: bool = setting(
+        False, "each worker holds a part of weights, gradients and moments (FSDP2); with more than one, adamw"
+    )
+
+
+@dataclass
+class WarmTrainSettings(LargeTrainSettings):
     """WarmTrainSettings also say what the elastic model begins from, and which of its parts move how much. None of
     that may change when a run goes on.
     """
@@ -223,6 +242,8 @@ def check(settings: Settings) -> None:
     check_bounds(settings)
     model, data, optimizer, train = settings.model, settings.data, settings.optimizer, settings.train
     check_device(train.device)
+    if train.shard and optimizer.name == "muon":
+        raise UserError("train.shard: muon needs whole matrices; say optimizer.name=adamw, or leave the model whole")
     if len(optimizer.betas) != 2:
         raise UserError(f"optimizer.betas={optimizer.betas}: give two, for example [0.9, 0.98]")
     if data.max_frames < data.max_clip_frames:

@@ -23,14 +23,15 @@ import torch
 from torch import Tensor
 
 from model_training.config import Settings, TrainSettings
-from model_training.model.device import pick_device
+from model_training.model.device import pick_device, use_tf32
 from model_training.training import checkpoint as checkpoints
 from model_training.training.choosing import DevScore
 from model_training.training.monitor import Monitor
 from model_training.training.optimizer import learning_rate
 from model_training.training.run import Resumed, Run, begin, resume
 from model_training.training.saving import Saver
-from model_training.training.step import B, Totals, accumulate, dev_means, gather
+from model_training.training.sharding import whole
+from model_training.training.step import B, Totals, dev_means, work
 from model_training.training.termination import Termination
 from model_training.training.workers import Workers
 from operators.errors import UserError
@@ -73,6 +74,7 @@ def drive(settings: TrainSettings, build: Callable[[torch.device, Workers], Run[
     """
     deadline = time.monotonic() + 60 * (settings.max_minutes or math.inf)
     device = pick_device(settings.device)
+    use_tf32(settings.tf32)
     if settings.threads:
         torch.set_num_threads(settings.threads)
     with Workers.join(device) as workers:
@@ -104,16 +106,13 @@ def take_steps(
     skipped, because = 0, PATIENCE if 0 < settings.patience <= choice.waited else ""
     run.model.train()
     while step < settings.max_steps and not because:
-        # 1. This worker's micro-batches, forward and backward
+        # 1. This worker's micro-batches, forward and backward, and the sums over all workers
         variant = learner.begin_step(step)
-        total = learner.totals()
-        for batch in islice(batches, share):
-            accumulate(learner, batch, variant, total, monitor.bad_sample)
+        total, gradients = work(learner, islice(batches, share), variant, run.workers, monitor.bad_sample)
 
         # 2. The mean gradient over the clips of all workers
-        gradients = gather(learner, variant, run.workers, total)
         torch._foreach_div_(gradients, max(total.clips, 1.0))
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        norm = float(whole(torch.nn.utils.get_total_norm(gradients)))
 
         # 3. Move the weights, unless there is nothing to move them by
         if math.isfinite(norm) and total.clips:
@@ -133,11 +132,11 @@ def take_steps(
         step += 1
         rate = learning_rate(step - 1, run.settings.optimizer, settings.max_steps)
         numbers = total.means() | {"gradient_norm": norm, "learning_rate": rate}
-        monitor.step(step, variant, int(total.frames), numbers, total.load_arrays())
+        monitor.step(step, variant, int(total.frames), numbers, total.loads)
 
         # 4. Now and then: dev
         last, score = step == settings.max_steps, None
-        if run.workers.is_main and (step % settings.eval_steps == 0 or last):
+        if (run.workers.is_main or run.sharded) and (step % settings.eval_steps == 0 or last):
             score = evaluate(run, monitor, step, termination)
             choice = choice.take(step, score) if score is not None else choice
 
@@ -147,9 +146,11 @@ def take_steps(
         because = "" if last else next((why for why, true in zip((SIGTERM, TIME, PATIENCE), ends) if true), "")
 
         # 6. A checkpoint, now and then, at the end, and of what is among the best; written while the others go on
-        if run.workers.is_main and (
-            step % settings.checkpoint_steps == 0 or last or because or (score is not None and saver.wants(score))
-        ):
+        due = step % settings.checkpoint_steps == 0 or last or bool(because)
+        wanted = run.workers.is_main and not due and score is not None and saver.wants(score)
+        if run.sharded:  # all have a part of what is saved
+            (wanted,) = run.workers.any_of([wanted], learner.device)
+        if (run.workers.is_main or run.sharded) and (due or wanted):
             saver.save(step, choice, score)
     return step, because
 
@@ -173,15 +174,21 @@ def report_skipped(monitor: Monitor, step: int, norm: float, total: Totals) -> N
 def evaluate(run: Run[Any], monitor: Monitor, step: int, termination: Termination) -> DevScore | None:
     """Report loss and error rate on dev of every variant, and return the score.
 
-    None where there is no dev split, or SIGTERM came: what is left of the time is for the checkpoint.
+    None where there is no dev split, or SIGTERM came: what is left of the time is for the checkpoint. Where the model
+    is sharded all workers go over the same clips.
     """
     if run.source.dev_planner is None:
         return None
     found: list[dict[str, float]] = []
+    on_bad = monitor.bad_sample if run.workers.is_main else lambda *_: None
+
+    def stopped() -> bool:
+        return termination.asked and not run.sharded  # the other workers may not have been asked
+
     for variant in run.learner.variants(step):
-        batches = takewhile(lambda _: not termination.asked, run.source.dev_batches(monitor.bad_sample))
+        batches = takewhile(lambda _: not stopped(), run.source.dev_batches(on_bad))
         numbers = dev_means(run.learner, batches, variant)
-        if termination.asked:
+        if stopped():
             return None
         monitor.dev(step, variant, numbers)
         found.append(numbers)

@@ -21,7 +21,19 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from operators.clip import SAMPLE_RATE
 
-__all__ = ["BINS", "SAMPLE_RATE", "SHIFT", "WINDOW", "MelSums", "filterbank"]
+__all__ = [
+    "BINS",
+    "FFT",
+    "FLOOR",
+    "PRE_EMPHASIS",
+    "SAMPLE_RATE",
+    "SHIFT",
+    "WINDOW",
+    "MelSums",
+    "filterbank",
+    "mel_weights",
+    "window",
+]
 
 BINS = 80
 WINDOW = SAMPLE_RATE * 25 // 1000
@@ -29,10 +41,10 @@ WINDOW = SAMPLE_RATE * 25 // 1000
 SHIFT = SAMPLE_RATE * 10 // 1000
 """Samples from one frame to the next."""
 
-_FFT = 512  # the power of two above the window
-_PRE_EMPHASIS = np.float32(0.97)
+FFT = 512  # the power of two above the window
+PRE_EMPHASIS = np.float32(0.97)
 _LOW_HZ, _HIGH_HZ = 20.0, SAMPLE_RATE / 2
-_FLOOR = np.finfo(np.float32).eps
+FLOOR = np.finfo(np.float32).eps
 _CHUNK = 1024
 """Frames transformed at once: about 8 MB, so that an hour of audio costs no more memory than its features."""
 
@@ -60,29 +72,29 @@ def filterbank(pcm: np.ndarray) -> np.ndarray:
 def _log_mel(frames_FW: np.ndarray) -> np.ndarray:
     frames_FW -= frames_FW.mean(axis=1, keepdims=True)
     before_FW = np.concatenate((frames_FW[:, :1], frames_FW[:, :-1]), axis=1)
-    frames_FW -= _PRE_EMPHASIS * before_FW
-    spectrum_FK = np.fft.rfft(frames_FW * _window(), _FFT, axis=1)
+    frames_FW -= PRE_EMPHASIS * before_FW
+    spectrum_FK = np.fft.rfft(frames_FW * window(), FFT, axis=1)
     power_FK = (spectrum_FK.real**2 + spectrum_FK.imag**2).astype(np.float32, copy=False)
-    return np.log(np.maximum(power_FK @ _mel_weights(), _FLOOR))
+    return np.log(np.maximum(power_FK @ mel_weights(), FLOOR))
 
 
 @cache
-def _window() -> np.ndarray:
-    """Kaldi's povey window, float32 [400]: a Hann window to the power of 0.85."""
+def window() -> np.ndarray:
+    """Return Kaldi's povey window, float32 [400]: a Hann window to the power of 0.85."""
     hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / (WINDOW - 1))
     return (hann**0.85).astype(np.float32)
 
 
 @cache
-def _mel_weights() -> np.ndarray:
-    """Triangles even on the mel scale 1127 ln(1 + f / 700), float32 [257, 80]. The Nyquist bin counts for none."""
+def mel_weights() -> np.ndarray:
+    """Return triangles even on the mel scale 1127 ln(1 + f / 700), float32 [257, 80]. Nyquist counts for none."""
 
     def mel(hertz: Any) -> Any:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)
 
     edges = np.linspace(mel(_LOW_HZ), mel(_HIGH_HZ), BINS + 2)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
-    mels_K1 = mel(np.arange(_FFT // 2 + 1) * (SAMPLE_RATE / _FFT))[:, np.newaxis]
+    mels_K1 = mel(np.arange(FFT // 2 + 1) * (SAMPLE_RATE / FFT))[:, np.newaxis]
     rising, falling = (mels_K1 - left) / (centre - left), (right - mels_K1) / (right - centre)
     weights = np.maximum(0.0, np.minimum(rising, falling))
     weights[-1] = 0.0

@@ -93,17 +93,22 @@ class Augment:
 
     def masks(self, features_F80: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Return normalised features [F, 80] with stretches masked (SpecAugment): 0, which is the mean after CMVN."""
-        settings = self.settings
         masked = features_F80.copy()
-        frames, bins = masked.shape
-        for _ in range(settings.frequency_masks):
-            low, high = _stretch(bins, settings.frequency_mask_bins, generator)
+        bands, stretches = self.masked(masked.shape[0], masked.shape[1], generator)
+        for low, high in bands:
             masked[:, low:high] = 0.0
-        for _ in range(settings.time_masks):
-            widest = min(settings.time_mask_frames, int(frames * settings.time_mask_share))
-            first, last = _stretch(frames, widest, generator)
+        for first, last in stretches:
             masked[first:last] = 0.0
         return masked
+
+    def masked(
+        self, frames: int, bins: int, generator: np.random.Generator
+    ) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+        """Return the bins and the frames that `masks` masks, [first, last) each."""
+        settings = self.settings
+        bands = [_stretch(bins, settings.frequency_mask_bins, generator) for _ in range(settings.frequency_masks)]
+        widest = min(settings.time_mask_frames, int(frames * settings.time_mask_share))
+        return bands, [_stretch(frames, widest, generator) for _ in range(settings.time_masks)]
 
     def _with_noise(self, signal_T: np.ndarray, snr_db: float, generator: np.random.Generator) -> np.ndarray:
         if not self.noises:

@@ -13,9 +13,10 @@ import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, Protocol, cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from model_training.data.audio import BadSample, decode
@@ -30,6 +31,9 @@ from operators.index import Row
 from operators.shard import feature_frames
 from operators.storage.base import S3Settings
 from operators.storage.fetch import RangedFileForC, locate
+
+if TYPE_CHECKING:
+    from model_training.data.device_features import DeviceFilterbank
 
 __all__ = ["BadSample", "Batch", "Batches", "Reader", "TargetSequences", "check_shards", "load_noises"]
 
@@ -215,26 +219,89 @@ class FilterbankForm:
             return targets
         raise BadSample(row.clip_id, "empty_label", "the label holds no token")
 
-    def features(
-        self, row: Row, pcm: np.ndarray, targets: TargetSequences, generator: np.random.Generator
-    ) -> np.ndarray:
+    def features(self, row: Row, pcm: np.ndarray, targets: TargetSequences, generator: np.random.Generator) -> Any:
         """Return normalised features, float32 [F, 80]. Raises BadSample where CTC cannot fit the label into them."""
+        features_F80 = self._cmvn.apply(filterbank(self.heard(row, pcm, targets, generator)))
+        return self._augment.masks(features_F80, generator) if self._augment else features_F80
+
+    def heard(self, row: Row, pcm: np.ndarray, targets: TargetSequences, generator: np.random.Generator) -> np.ndarray:
+        """Return the clip's samples, augmented, int16 [T]. Raises BadSample where CTC cannot fit its label in."""
         needed = ctc_frames(targets.ctc)
         if needed > subsampled(feature_frames(len(pcm))):
             frames = subsampled(feature_frames(len(pcm)))
             raise BadSample(row.clip_id, "label_too_long", f"{frames} encoder frames, {needed} needed by the label")
         if not self._augment:
-            return self._cmvn.apply(filterbank(pcm))
+            return pcm
         faster = change_speed(pcm, self._augment.speed(generator))
         # Played faster, a clip may become too short for its label: then it keeps its speed.
         if max(needed, 1) <= subsampled(feature_frames(len(faster))):
             pcm = faster
-        features_F80 = self._cmvn.apply(filterbank(self._augment.samples(pcm, generator)))
-        return self._augment.masks(features_F80, generator)
+        return self._augment.samples(pcm, generator)
 
     def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """Return what a Batch holds of these clips."""
         return collate(samples)
+
+
+class Waveform(NamedTuple):
+    """A Waveform is what the device makes a clip's features of."""
+
+    pcm: np.ndarray
+    """int16 [T]"""
+    bands: list[tuple[int, int]]
+    """masked bins, [first, last)"""
+    stretches: list[tuple[int, int]]
+    """masked frames, [first, last)"""
+
+
+class WaveformForm(FilterbankForm):
+    """A WaveformForm leaves filterbank, normalisation and masks to the device: loaders decode and augment samples.
+
+    The draws are FilterbankForm's, and so are the features but for rounding.
+    """
+
+    def __init__(
+        self, targets: Sequence[tuple[float, Targets]], cmvn: Cmvn, augment: Augment | None, device: torch.device
+    ) -> None:
+        super().__init__(targets, cmvn, augment)
+        self._device = device
+        self._filterbank: DeviceFilterbank | None = None
+        """made where batches come out: loaders have a copy of this form, and nothing to do on the device"""
+
+    def features(self, row: Row, pcm: np.ndarray, targets: TargetSequences, generator: np.random.Generator) -> Waveform:
+        """Return the clip's samples and what to mask. Raises BadSample where CTC cannot fit the label into them."""
+        pcm = self.heard(row, pcm, targets, generator)
+        masked = self._augment.masked(feature_frames(len(pcm)), BINS, generator) if self._augment else ([], [])
+        return Waveform(pcm, *masked)
+
+    def collate(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """Return what `batch` makes a Batch of."""
+        heard: list[Waveform] = [sample.features for sample in samples]
+        pcm_BT = np.zeros((len(heard), max((len(one.pcm) for one in heard), default=0)), np.int16)
+        for place, one in enumerate(heard):
+            pcm_BT[place, : len(one.pcm)] = one.pcm
+        return {
+            "pcm_BT": pcm_BT,
+            "bands_BM2": _spans([one.bands for one in heard]),
+            "stretches_BM2": _spans([one.stretches for one in heard]),
+            "feature_lengths_B": np.array([feature_frames(len(one.pcm)) for one in heard], np.int64),
+        } | collate_targets(samples)
+
+    def batch(  # type: ignore[override]
+        self, *, pcm_BT: Tensor, bands_BM2: Tensor, stretches_BM2: Tensor, feature_lengths_B: Tensor, **others: Any
+    ) -> Batch:
+        """Return the batch, its features on the device."""
+        from model_training.data.device_features import DeviceFilterbank
+
+        if self._filterbank is None:
+            self._filterbank = DeviceFilterbank.of(self._cmvn, self._device)
+        features_BT80 = self._filterbank.features(pcm_BT, feature_lengths_B, bands_BM2, stretches_BM2)
+        return Batch(features_BT80=features_BT80, feature_lengths_B=feature_lengths_B, **others)
+
+
+def _spans(masks: list[list[tuple[int, int]]]) -> np.ndarray:
+    """Return every clip's masks, of which all have as many, int64 [B, M, 2]."""
+    return np.array(masks, np.int64).reshape(len(masks), len(masks[0]) if masks else 0, 2)
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
@@ -243,12 +310,15 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
     features_BT80 = np.zeros((len(samples), lengths_B.max(initial=0), BINS), np.float32)
     for place, sample in enumerate(samples):
         features_BT80[place, : lengths_B[place]] = sample.features
+    return {"features_BT80": features_BT80, "feature_lengths_B": lengths_B} | collate_targets(samples)
+
+
+def collate_targets(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Return what of a Batch is not heard, padded to the longest clip."""
     ctc_BU, ctc_lengths_B = padded([sample.targets.ctc for sample in samples], 0)
     inputs_BL, decoder_lengths_B = padded([sample.targets.inputs for sample in samples], EOT)
     targets_BL, _ = padded([sample.targets.targets for sample in samples], _IGNORED)
     return {
-        "features_BT80": features_BT80,
-        "feature_lengths_B": lengths_B,
         "ctc_targets_BU": ctc_BU,
         "ctc_lengths_B": ctc_lengths_B,
         "decoder_inputs_BL": inputs_BL,

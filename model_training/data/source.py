@@ -11,6 +11,8 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Si
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
+import torch
+
 from model_training.config import LoadingSettings, Settings, TrainSettings
 from model_training.data.audio import BadSample
 from model_training.data.augment import Augment
@@ -18,7 +20,7 @@ from model_training.data.batching import BatchPlan, Planner, Unusable
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
 from model_training.data.loading import ClipBatches, Form
-from model_training.data.reading import Batch, FilterbankForm, Reader, check_shards, load_noises
+from model_training.data.reading import Batch, FilterbankForm, Reader, WaveformForm, check_shards, load_noises
 from model_training.text.perception import Targets, build_targets, text_ends
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES
@@ -112,9 +114,12 @@ class ClipSource(ABC, Generic[B]):
 class Source(ClipSource[Batch]):
     """A Source is the data of the elastic model."""
 
-    def __init__(self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings) -> None:
+    def __init__(
+        self, handoff: Handoff, tokenizer: Tokenizer, settings: Settings, device: torch.device | None = None
+    ) -> None:
         data = settings.data
         self.tokenizer, self.settings = tokenizer, settings
+        self._device = device or torch.device("cpu")
         self.cmvn = handoff.cmvn()
         noises = load_noises(data.augment.noises, handoff.s3)
         self.augment = Augment(data.augment, noises)
@@ -164,10 +169,13 @@ class Source(ClipSource[Batch]):
 
     def form(self, split: str) -> FilterbankForm:
         """Return what clips become: augmented and of drawn tasks in training, as they are on dev."""
-        if split == "dev":
-            return FilterbankForm([(1.0, self.targets("transcribe"))], self.cmvn, None)
         tasks = [(weight, self.targets(task)) for task, weight in self.settings.data.tasks.items()]
-        return FilterbankForm(tasks, self.cmvn, self.augment)
+        augment = None if split == "dev" else self.augment
+        if split == "dev":
+            tasks = [(1.0, self.targets("transcribe"))]
+        if self.settings.data.features == "device":
+            return WaveformForm(tasks, self.cmvn, augment, self._device)
+        return FilterbankForm(tasks, self.cmvn, augment)
 
     def targets(self, task: str) -> TaskTargets:
         """Return what makes a clip's ids for one task."""

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from model_training.config import ModelSettings
+from model_training.model.device import to_device
 from model_training.model.experts import FeedForward
 from model_training.model.moe import ElasticMoE
 from model_training.model.router import Routing
@@ -186,20 +189,25 @@ class Encoder(nn.Module):
             blocks.append(Block(settings, first(f"{name}.{layer}.first"), second(f"{name}.{layer}.second")))
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(settings.d_model) if settings.encoder == "wenet" else None
+        self.recompute = False
+        """Whether blocks keep nothing for the way back, and are computed again there."""
 
     def forward(
         self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, taps: tuple[int, ...] = ()
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Encode normalised features (B, F, 80), whose lengths are in feature frames.
 
-        Returns: encoded (B, S, D); lengths in encoder frames; encodings after the blocks that `taps` counts.
+        Lengths that lie on the CPU, whatever the device, spare the program a wait for it.
+
+        Returns: encoded (B, S, D); lengths in encoder frames, where they lay; encodings after the blocks that `taps`
+        counts.
         """
         x_BSD = self.subsampling(features_BF80)
         lengths_B = subsampled(lengths_B)
         S = x_BSD.shape[1]
         x_BSD = self.dropout(x_BSD * math.sqrt(self.settings.d_model))
         frame_S = torch.arange(S, device=x_BSD.device)
-        mask_BS = frame_S < lengths_B.unsqueeze(1)
+        mask_BS = frame_S < to_device(lengths_B, x_BSD.device).unsqueeze(1)
         mask_BSS = mask_BS.unsqueeze(1)
         if self.settings.causal:
             mask_BSS = mask_BSS & (frame_S.unsqueeze(1) >= frame_S)
@@ -207,10 +215,13 @@ class Encoder(nn.Module):
             positions_RD = relative_positions(S, self.settings.d_model, x_BSD)
         else:
             positions_RD = sinusoids(frame_S.float(), self.settings.d_model)
-        routing.mask_BT = mask_BS
+        # Its own, since a block that is computed again must find what it found before; the loads are the pass's.
+        routing = replace(routing, mask_BT=mask_BS, lengths_B=lengths_B)
         tapped = []
         for number, block in enumerate(self.blocks, 1):
-            x_BSD = block(x_BSD, positions_RD, mask_BSS, mask_BS, routing)
+            seen = (x_BSD, positions_RD, mask_BSS, mask_BS, routing)
+            again = self.recompute and torch.is_grad_enabled()
+            x_BSD = checkpoint(block, *seen, use_reentrant=False) if again else block(*seen)
             if number in taps:
                 tapped.append(x_BSD)
         return x_BSD if self.norm is None else self.norm(x_BSD), lengths_B, tapped

@@ -12,7 +12,7 @@ tokens, and those of the encoder, are kept.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from model_training.config import ModelSettings
 from model_training.model.conformer import MakeFFN, sinusoids
+from model_training.model.device import to_device
 from model_training.model.router import Routing
 
 
@@ -123,7 +124,8 @@ class Decoder(nn.Module):
         x_BLD = self.embedding(inputs_BL) * math.sqrt(self.d_model) + sinusoids(place_L.float(), self.d_model)
         x_BLD = self.dropout(x_BLD)
         causal_LL = place_L.unsqueeze(1) >= torch.arange(before + L, device=inputs_BL.device)
-        routing.mask_BT = None if lengths_B is None else place_L < lengths_B.unsqueeze(1)
+        there_BL = None if lengths_B is None else place_L < to_device(lengths_B, x_BLD.device).unsqueeze(1)
+        routing = replace(routing, mask_BT=there_BL, lengths_B=lengths_B)
         encoder_mask = None
         for number, layer in enumerate(cast(list[Layer], list(self.layers))):
             own_norm, encoder_norm, ffn_norm = layer.norms
@@ -144,7 +146,7 @@ class Decoder(nn.Module):
                     cache.encoder.append(keys)
             if encoder_mask is None:
                 frame_S = torch.arange(keys[0].shape[2], device=inputs_BL.device)
-                encoder_mask = (frame_S < encoder_lengths_B.unsqueeze(1))[:, None, None]
+                encoder_mask = (frame_S < to_device(encoder_lengths_B, x_BLD.device).unsqueeze(1))[:, None, None]
             x_BLD = x_BLD + layer.dropout(layer.encoder(encoder_norm(x_BLD), *keys, encoder_mask))
             x_BLD = x_BLD + layer.dropout(layer.ffn(ffn_norm(x_BLD), routing))
         return self.out(self.norm(x_BLD))

@@ -1,10 +1,13 @@
-"""Which device, and in which precision."""
+"""Which device, in which precision, and how tensors get there without a wait."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from operators.errors import UserError
 
@@ -39,3 +42,33 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
             precision = "bf16" if fast else "fp32"
     return torch.bfloat16 if precision == "bf16" else None
+
+
+def use_tf32(wanted: bool) -> None:
+    """Let products of float32 on a GPU use its tensor cores, which read 10 bits of each factor's mantissa.
+
+    torch's own choice is no for products and yes for convolutions. A CPU is left alone.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = wanted
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+@contextmanager
+def exact_products() -> Iterator[None]:
+    """Compute products of float32 in float32, whatever `use_tf32` said: where a rounded product changes a choice."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return the tensor on the device. On the way to a GPU nobody waits: it is copied from memory that stays in place.
+
+    From memory that may be paged out CUDA copies only while the program waits.
+    """
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

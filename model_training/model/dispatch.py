@@ -14,7 +14,8 @@ Q rows that the pairs take when they are laid out by expert, R rows of one exper
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from functools import cache
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +64,17 @@ class Dense:
         return y_TD
 
 
+class Room(NamedTuple):
+    """A Room says how the pairs' rows are laid out by expert."""
+
+    rows_N: Tensor
+    """of each expert, int64"""
+    total: int
+    """Q, of all together"""
+    rows: list[int]
+    """the same as `rows_N` where the program must know them"""
+
+
 class Sorted:
     """Sorted sorts pairs by expert; one expert after the other over its rows."""
 
@@ -76,36 +88,47 @@ class Sorted:
         order_P = torch.argsort(expert_P, stable=True)
         counts_N = choice.pairs_N
         if counts_N is None:
-            counts_N = torch.bincount(expert_P, minlength=sum(tier.n_experts for tier in tiers))
-        room_N = self.room(counts_N, x_TD)
-        place_P, source_Q = _places(expert_P, order_P, counts_N, room_N)
+            counts_N = frames_per_expert(choice.chosen_TK, sum(tier.n_experts for tier in tiers))
+        room = self.room(counts_N, x_TD, len(expert_P))
+        place_P, source_Q = _places(expert_P, order_P, counts_N, room)
         x_QD = _ToPairs.apply(x_TD, source_Q, place_P, top_k)
-        y_PD = _FromPairs.apply(self.blocks(x_QD, room_N, tiers, dropout), place_P)
+        y_PD = _FromPairs.apply(self.blocks(x_QD, room, tiers, dropout), place_P)
         gates_T1K = choice.gates_TK.to(y_PD.dtype).unsqueeze(1)
         return torch.bmm(gates_T1K, y_PD.view(-1, top_k, y_PD.shape[-1])).squeeze(1)
 
-    def room(self, counts_N: Tensor, x_TD: Tensor) -> Tensor:
-        """Return the rows that each expert gets, at least as many as it has pairs."""
-        return counts_N if x_TD.is_cuda or x_TD.dtype != torch.bfloat16 else _round_up(counts_N)
+    def room(self, counts_N: Tensor, x_TD: Tensor, pairs: int) -> Room:
+        """Return the rows that each expert gets, at least as many as it has pairs. On a GPU this waits for it."""
+        rows_N = counts_N if x_TD.is_cuda or x_TD.dtype != torch.bfloat16 else _round_up(counts_N)
+        rows = rows_N.tolist()
+        return Room(rows_N, sum(rows), rows)
 
-    def blocks(self, x_QD: Tensor, room_N: Tensor, tiers: Sequence[Experts], dropout: float) -> Tensor:
+    def blocks(self, x_QD: Tensor, room: Room, tiers: Sequence[Experts], dropout: float) -> Tensor:
         """Return every row through its expert (Q, D)."""
         parameters = [parameter for kind in zip(*(tier.stacks() for tier in tiers)) for parameter in kind]
         cast = [parameter for kind in zip(*(tier.cast(x_QD.dtype) for tier in tiers)) for parameter in kind]
-        y_QD: Tensor = _SortedBlocks.apply(x_QD, room_N.tolist(), dropout, cast, *parameters)
+        y_QD: Tensor = _SortedBlocks.apply(x_QD, room.rows, dropout, cast, *parameters)
         return y_QD
 
 
 class Grouped(Sorted):
-    """Grouped sorts pairs by expert; torch's grouped product over all experts at once."""
+    """Grouped sorts pairs by expert; torch's grouped product over all experts at once. The program never waits to know
+    how many rows each has.
+    """
 
-    def room(self, counts_N: Tensor, x_TD: Tensor) -> Tensor:
-        return counts_N
+    def room(self, counts_N: Tensor, x_TD: Tensor, pairs: int) -> Room:
+        """Return a multiple of 8 rows for each expert, which the gradients' products want (16 bytes of bfloat16).
 
-    def blocks(self, x_QD: Tensor, room_N: Tensor, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        What that makes of all together is a matter of the counts; there is room for the most; the last has the rest.
+        """
+        rows_N = (counts_N + 7) // 8 * 8
+        total = (pairs + 7) // 8 * 8 + 8 * len(counts_N) if pairs else 0
+        rows_N = torch.cat([rows_N[:-1], total - rows_N[:-1].sum(0, keepdim=True)])
+        return Room(rows_N, total, [])
+
+    def blocks(self, x_QD: Tensor, room: Room, tiers: Sequence[Experts], dropout: float) -> Tensor:
         w_in = [tier.w_in_EHD.transpose(1, 2) for tier in tiers]
-        hidden_QH = drop(F.silu(_grouped(x_QD, room_N, w_in, [tier.b_in_EH for tier in tiers])), dropout)
-        return _grouped(hidden_QH, room_N, [tier.w_out_EHD for tier in tiers], [tier.b_out_ED for tier in tiers])
+        hidden_QH = drop(F.silu(_grouped(x_QD, room, w_in, [tier.b_in_EH for tier in tiers])), dropout)
+        return _grouped(hidden_QH, room, [tier.w_out_EHD for tier in tiers], [tier.b_out_ED for tier in tiers])
 
 
 DISPATCHES: dict[str, Dispatch] = {"dense": Dense(), "sorted": Sorted(), "grouped": Grouped(), "loop": Loop()}
@@ -122,22 +145,50 @@ def pick_dispatch(asked: str, x: Tensor, *, all_chosen: bool) -> Dispatch:
 
 
 def grouped_product_works(x: Tensor) -> bool:
-    """Say whether torch has a grouped product for this device (2.8: bfloat16 on CUDA of compute capability 9.0)."""
-    if not x.is_cuda or not hasattr(torch, "_grouped_mm") or torch.cuda.get_device_capability(x.device) < (9, 0):
+    """Say whether torch has a grouped product for this GPU and precision. A CPU is quicker without."""
+    if not x.is_cuda or not hasattr(torch, "_grouped_mm"):
         return False
-    return (torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype) == torch.bfloat16
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    return _grouped_product_was_right(x.device, dtype)
 
 
-def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the row of each pair when every expert has `room_N` rows (Q in all), and the pair that each row takes.
+@cache
+def _grouped_product_was_right(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether a small product and its gradients came out right. Which GPUs can is a matter of torch's version."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+            x_QI = torch.ones(24, 16, dtype=dtype, device=device, requires_grad=True)
+            w_NIO = torch.ones(2, 16, 32, dtype=dtype, device=device, requires_grad=True)
+            stops_N = torch.tensor([8, 24], dtype=torch.int32, device=device)
+            y_QO = torch._grouped_mm(x_QI, w_NIO, offs=stops_N)
+            y_QO.float().sum().backward()
+            assert x_QI.grad is not None
+            assert w_NIO.grad is not None
+            found = [bool((y_QO == 16).all()), bool((x_QI.grad == 32).all())]
+            return all(found) and w_NIO.grad[:, 0, 0].tolist() == [8, 16]
+    except (RuntimeError, NotImplementedError, TypeError):
+        return False
+
+
+def frames_per_expert(chosen_TK: Tensor, n_experts: int) -> Tensor:
+    """Return how many frames chose each expert, int64 (N,)."""
+    if not chosen_TK.is_cuda:
+        return torch.bincount(chosen_TK.reshape(-1), minlength=n_experts)
+    # On a GPU bincount waits to know the largest number.
+    expert_N = torch.arange(n_experts, device=chosen_TK.device)
+    return (chosen_TK.reshape(-1, 1) == expert_N).sum(0)
+
+
+def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room: Room) -> tuple[Tensor, Tensor]:
+    """Return the row of each pair when the rows are laid out so (Q in all), and the pair that each row takes.
 
     Spare rows take pair 0, which nobody reads back.
     """
-    shift_N = (room_N.cumsum(0) - room_N) - (counts_N.cumsum(0) - counts_N)
+    shift_N = (room.rows_N.cumsum(0) - room.rows_N) - (counts_N.cumsum(0) - counts_N)
     row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
     place_P = torch.empty_like(order_P)
     place_P[order_P] = row_P
-    source_Q = order_P.new_zeros(int(room_N.sum()))
+    source_Q = order_P.new_zeros(room.total)
     source_Q[row_P] = order_P
     return place_P, source_Q
 
@@ -258,9 +309,11 @@ def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
     return zip(*kinds)
 
 
-def _grouped(x_PI: Tensor, counts_N: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
-    stops_N = counts_N.cumsum(0).to(torch.int32)
-    w_NIO = torch.cat([weight.to(x_PI.dtype) for weight in weights])
-    b_NO = torch.cat([bias.to(x_PI.dtype) for bias in biases])
-    expert_P = torch.repeat_interleave(counts_N, output_size=len(x_PI))
-    return torch._grouped_mm(x_PI, w_NIO, offs=stops_N) + b_NO[expert_P]
+def _grouped(x_QI: Tensor, room: Room, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    stops_N = room.rows_N.cumsum(0).to(torch.int32)
+    w_NIO = torch.cat([weight.to(x_QI.dtype) for weight in weights])
+    b_NO = torch.cat([bias.to(x_QI.dtype) for bias in biases])
+    expert_Q = torch.repeat_interleave(room.rows_N, output_size=room.total)
+    # As a product: the gradient of an index would add up thousands of rows for each expert, one after the other.
+    chosen_QN = (expert_Q.unsqueeze(1) == torch.arange(len(b_NO), device=x_QI.device)).to(x_QI.dtype)
+    return torch._grouped_mm(x_QI, w_NIO, offs=stops_N) + chosen_QN @ b_NO

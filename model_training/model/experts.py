@@ -42,6 +42,8 @@ class Experts(nn.Module):
             nn.init.uniform_(bias, -bound, bound)
 
         self._cast: tuple[object, list[Tensor]] | None = None
+        self.keeps_cast = True
+        """False where weights come and go in the same memory, which does not show that they moved."""
 
     def stacks(self) -> list[Tensor]:
         """Return the parameters: weights and biases in, weights and biases out."""
@@ -55,6 +57,8 @@ class Experts(nn.Module):
         stacks = self.stacks()
         if all(stack.dtype == dtype for stack in stacks):
             return [stack.detach() for stack in stacks]
+        if not self.keeps_cast:
+            return [stack.detach().to(dtype) for stack in stacks]
         # What is made inside inference mode cannot be used in training.
         state = (dtype, torch.is_inference_mode_enabled(), *((stack.data_ptr(), stack._version) for stack in stacks))
         if self._cast is None or self._cast[0] != state:

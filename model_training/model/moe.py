@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from model_training.config import MoESettings
-from model_training.model.dispatch import pick_dispatch
+from model_training.model.dispatch import frames_per_expert, pick_dispatch
 from model_training.model.experts import Experts
+from model_training.model.picking import pick, put_back
 from model_training.model.router import Choice, Load, Router, Routing, balance_loss
 
 
@@ -59,22 +60,20 @@ class ElasticMoE(nn.Module):
         seen_TD = frames_TD
         if routing.embedding_BTD is not None:
             seen_TD = torch.cat([routing.embedding_BTD, x], -1).flatten(0, -2)
-        mask_T = None if routing.mask_BT is None else routing.mask_BT.reshape(-1)
-        kept_T = None if dispatch.takes_padding else mask_T
-        kept_TD = frames_TD if kept_T is None else frames_TD[kept_T]
+        kept_K = None if dispatch.takes_padding else routing.kept()
+        kept_TD = frames_TD if kept_K is None else pick(frames_TD, kept_K)
         if seen_TD is frames_TD:
             seen_TD = kept_TD  # picked once: the router sees what the experts do
-        elif kept_T is not None:
-            seen_TD = seen_TD[kept_T]
+        elif kept_K is not None:
+            seen_TD = pick(seen_TD, kept_K)
         choice = self._router(routing.tier).choose(seen_TD, self.selection_bias(routing.tier))
-        choice = self._report(choice, mask_T if kept_T is None else None, routing)
+        choice = self._report(choice, routing, all_there=kept_K is not None or routing.mask_BT is None)
         dropout = self.dropout_rate if self.training else 0.0
         y_TD = dispatch(kept_TD, choice, self.active_tiers(routing.tier), dropout)
         if self.shared is not None:
             y_TD = y_TD + self.shared(kept_TD, None, dropout)
-        if kept_T is not None:
-            blank_TD = torch.zeros(frames_TD.shape, dtype=y_TD.dtype, device=x.device)
-            y_TD = blank_TD.masked_scatter(kept_T.unsqueeze(1), y_TD)
+        if kept_K is not None:
+            y_TD = put_back(y_TD, kept_K, len(frames_TD))
         return y_TD.view_as(x)
 
     def active_tiers(self, tier: int) -> list[Experts]:
@@ -95,15 +94,19 @@ class ElasticMoE(nn.Module):
     def _router(self, tier: int) -> Router:
         return cast(Router, self.routers[tier])
 
-    def _report(self, choice: Choice, mask_T: Tensor | None, routing: Routing) -> Choice:
-        """Report the load. Return the choice, with its frames per expert where these are of all frames it is of."""
+    def _report(self, choice: Choice, routing: Routing, *, all_there: bool) -> Choice:
+        """Report the load. Return the choice, with its frames per expert where these are of all frames it is of.
+
+        `all_there` says that the choice is of no padding frame.
+        """
         if torch._C._get_tracing_state() is not None or torch.compiler.is_exporting():
             return choice
         chosen_TK, scores_TN = choice.chosen_TK, choice.scores_TN
-        if mask_T is not None:
-            scores_TN, chosen_TK = scores_TN[mask_T], chosen_TK[mask_T]
-        pairs_N = torch.bincount(chosen_TK.reshape(-1), minlength=scores_TN.shape[1])
+        if not all_there:
+            kept_K = cast(Tensor, routing.kept())
+            scores_TN, chosen_TK = pick(scores_TN, kept_K), chosen_TK.index_select(0, kept_K)
+        pairs_N = frames_per_expert(chosen_TK, scores_TN.shape[1])
         counts_N = pairs_N.float()
         loss = balance_loss(self.settings, scores_TN, counts_N) if self.training and len(scores_TN) else None
         routing.loads.append(Load(self.name, counts_N, loss))
-        return choice if mask_T is not None else choice._replace(pairs_N=pairs_N)
+        return choice._replace(pairs_N=pairs_N) if all_there else choice

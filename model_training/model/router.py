@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_training.config import MoESettings
+from model_training.model.device import exact_products, to_device
 
 
 @dataclass
@@ -41,6 +42,21 @@ class Routing:
     embedding_BTD: Tensor | None = None
     """of 3M's shared embedding network"""
     loads: list[Load] = field(default_factory=list)
+    lengths_B: Tensor | None = None
+    """what the mask is made of; on the CPU, nobody waits for a GPU to know how many frames there are"""
+    _kept_K: Tensor | None = field(default=None, init=False, repr=False, compare=False)
+
+    def kept(self) -> Tensor | None:
+        """Return the places of the frames that are there, counted through all clips, int64 (K,); None: all are.
+
+        They are looked for once, whatever the number of layers that ask.
+        """
+        if self._kept_K is None and self.mask_BT is not None:
+            mask_BT = self.mask_BT
+            if self.lengths_B is not None and not self.lengths_B.is_cuda:
+                mask_BT = torch.arange(mask_BT.shape[1]) < self.lengths_B.unsqueeze(1)
+            self._kept_K = to_device(mask_BT.reshape(-1).nonzero().squeeze(1), self.mask_BT.device)
+        return self._kept_K
 
     def loss(self) -> Tensor | None:
         """Return the sum of all layers' balance losses; None where no layer has one."""
@@ -72,7 +88,7 @@ class Router(nn.Linear):
 
     def choose(self, seen_TD: Tensor, bias_N: Tensor | None = None) -> Choice:
         """Return the K experts of every frame. `bias_N` is added to the scores when choosing, and not to the gates."""
-        with torch.autocast(seen_TD.device.type, enabled=False):
+        with torch.autocast(seen_TD.device.type, enabled=False), exact_products():
             exact = torch.promote_types(seen_TD.dtype, torch.float32)
             logits_TN = F.linear(seen_TD.to(exact), self.weight.to(exact))
             scores_TN = logits_TN.softmax(-1)

@@ -72,13 +72,17 @@ class SpeechModel(nn.Module):
     def forward(
         self, features_BF80: Tensor, lengths_B: Tensor, inputs_BL: Tensor, input_lengths_B: Tensor, n_experts: int
     ) -> Outputs:
-        """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L)."""
+        """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L).
+
+        Lengths that lie on the CPU, whatever the device, spare the program waits for it.
+        """
         routing = self.routing(n_experts)
         embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing)
         depths = len(self.extra_decoders) + 1
         taps = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
         encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
-        routing.embedding_BTD = None if routing.embedding_BTD is None else self._no_embedding(inputs_BL)
+        if routing.embedding_BTD is not None:
+            routing = replace(routing, embedding_BTD=self._no_embedding(inputs_BL))
         logits_BLV = self.decoder(encoded_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
         extra_logits = [
             decoder(tap_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)

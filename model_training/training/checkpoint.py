@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from model_training.training.sharding import alike
 from operators.errors import UserError
 from operators.storage.atomic import sync_folder
 
@@ -213,11 +214,13 @@ def restore_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments:
             )
         parameter = parameters[name]
         # AdamW keeps its step count on the CPU
-        optimizer.state[parameter][state] = tensor if state == "step" else tensor.to(parameter.device)
+        optimizer.state[parameter][state] = tensor if state == "step" else alike(tensor, parameter)
 
 
 def load_weights(model: nn.Module, weights: dict[str, Tensor], path: Path) -> None:
     """Load a checkpoint's weights into a model. Raises UserError when they are of another model."""
+    held = model.state_dict()
+    weights = {name: alike(tensor, held[name]) if name in held else tensor for name, tensor in weights.items()}
     missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         wrong = (missing or unexpected)[0]

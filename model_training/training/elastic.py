@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
+from model_training.model.conformer import BINS, MIN_FRAMES
+from model_training.model.device import to_device
 from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
 from model_training.training.greedy_errors import GreedyErrors
 from model_training.training.losses import BALANCE, Losses, losses, part_names
 from model_training.training.optimizer import draw_n_experts
+from model_training.training.sharding import is_sharded
 from model_training.training.step import PlainLearner, Totals
 
 
@@ -56,8 +59,8 @@ class ElasticLearner(PlainLearner):
         """Return what the model says of a batch, and what that costs."""
         device, open_events = self.device, self.open_events
 
-        def to_device(tensor: Tensor) -> Tensor:
-            return tensor.to(device, non_blocking=True)
+        def there(tensor: Tensor) -> Tensor:
+            return to_device(tensor, device)
 
         open_BV = None
         if open_events and not batch.events_known_B.all():
@@ -66,25 +69,26 @@ class ElasticLearner(PlainLearner):
             # Of some clips a part of the events is known.
             for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):
                 open_BV.scatter_(1, own.clamp(min=0).long(), False)
-            open_BV = to_device(open_BV)
+            open_BV = there(open_BV)
+        # Lengths stay where they are: the program asks for them.
         outputs = self.model(
-            to_device(batch.features_BT80),
-            to_device(batch.feature_lengths_B),
-            to_device(batch.decoder_inputs_BL),
-            to_device(batch.decoder_lengths_B),
+            there(batch.features_BT80),
+            batch.feature_lengths_B,
+            there(batch.decoder_inputs_BL),
+            batch.decoder_lengths_B,
             n_experts,
         )
         found = losses(
             outputs,
-            to_device(batch.ctc_targets_BU),
-            to_device(batch.ctc_lengths_B),
-            to_device(batch.decoder_targets_BL),
+            there(batch.ctc_targets_BU),
+            batch.ctc_lengths_B,
+            there(batch.decoder_targets_BL),
             self.settings.loss,
             self.settings.model.moe,
             open_BV,
             None if self.text_ends is None else torch.tensor(self.text_ends, device=device),
         )
-        found.loads = outputs.routing.loads
+        found.loads = list(outputs.routing.loads)  # a block that is computed again reports again
         return outputs, found
 
     def parameters(self, n_experts: int) -> list[nn.Parameter]:
@@ -98,6 +102,20 @@ class ElasticLearner(PlainLearner):
             layer.name: merged.get(layer.name, torch.zeros(n_experts, device=self.device))
             for layer in self.model.moe_layers()
         }
+
+    def pass_idly(self, n_experts: int) -> None:
+        """Where the model is sharded, pass a moment of silence through it, forward and back, that teaches nothing."""
+        if not is_sharded(next(self.model.parameters())):
+            return
+        features_BF80 = torch.zeros(1, 4 * MIN_FRAMES, BINS, device=self.device)
+        inputs_BL = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
+        one = torch.ones(1, dtype=torch.int64)
+        with self.precision():
+            outputs = self.model(features_BF80, 4 * MIN_FRAMES * one, inputs_BL, one, n_experts)
+        said = [outputs.ctc_logits_BSV, outputs.logits_BLV, *outputs.extra_logits]
+        if outputs.embedding_ctc_logits_BSV is not None:
+            said.append(outputs.embedding_ctc_logits_BSV)
+        (0.0 * torch.stack([logits.float().sum() for logits in said]).sum()).backward()
 
     def end_step(self, n_experts: int, loads: dict[str, Tensor]) -> None:
         """Level the experts' load after the optimiser's step, where `balance: bias` asks for it.

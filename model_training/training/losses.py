@@ -76,6 +76,7 @@ def losses(
 
     Args:
         ctc_targets_BU: text and events.
+        ctc_lengths_B: of these; like the encoder's best on the CPU, where CTC of any device looks at lengths.
         targets_BL: next tokens, -1 where none counts, -2 where any of `text_ends_K` is right.
         open_BV: true for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
             they take no part in its softmax, so their absence from the targets teaches nothing.

@@ -14,12 +14,13 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from model_training.config import TrainSettings
@@ -36,6 +37,8 @@ class Monitor:
         self._live = self._console.is_terminal and not quiet
         self._loads: dict[tuple[int, str], np.ndarray] = {}
         self._since: dict[tuple[int, str], np.ndarray] = {}  # steps of this size since an expert last had a frame
+        self._unread: list[tuple[int, Mapping[str, torch.Tensor]]] = []
+        """loads of steps since the last line of the log: the device is not asked at every step"""
         self._alarmed: set[tuple[int, str, int]] = set()
         self._drawn: dict[int, int] = defaultdict(int)
         self._began, self._first = time.monotonic(), first_step
@@ -57,24 +60,23 @@ class Monitor:
             self._writer.close()
 
     def step(
-        self, step: int, n_experts: int, frames: int, numbers: dict[str, float], loads: dict[str, np.ndarray]
+        self, step: int, n_experts: int, frames: int, numbers: dict[str, float], loads: Mapping[str, torch.Tensor]
     ) -> None:
         """Report a finished step, counted from 1.
 
         Args:
             frames: feature frames of all workers.
             numbers: the loss, which is what was optimised, its parts, and what else is worth a curve.
-            loads: frames per expert by layer.
+            loads: frames per expert by layer, which may lie on any device.
         """
         self._drawn[n_experts] += 1
         self._frames += frames
-        for layer, counts in loads.items():
-            key = (n_experts, layer)
-            self._loads[key] = self._loads.get(key, 0) + counts
-            self._since[key] = np.where(counts > 0, 0, self._since.get(key, np.zeros(len(counts), int)) + 1)
-            for expert in np.flatnonzero(self._since[key] == self._settings.dead_expert_steps):
-                self._alarm(n_experts, layer, int(expert))
-        if self._quiet or (step % self._settings.log_steps and step != 1):
+        if loads:
+            self._unread.append((n_experts, loads))
+        if step % self._settings.log_steps and step != 1:
+            return
+        self._read_loads()
+        if self._quiet:
             return
         seconds = time.monotonic() - self._began
         left = (self._settings.max_steps - step) * seconds / max(step - self._first, 1)
@@ -123,6 +125,7 @@ class Monitor:
 
     def pictures(self) -> Callable[[], None]:
         """Return what redraws the pictures in RUN/plots from what is known now; another thread may call it."""
+        self._read_loads()
         loads, drawn = dict(self._loads), dict(self._drawn)
 
         def draw() -> None:
@@ -146,6 +149,22 @@ class Monitor:
                     pyplot.close(figure)
 
         return draw
+
+    def _read_loads(self) -> None:
+        """Take in the loads of the steps since the last time, all in one copy from the device."""
+        unread, self._unread = self._unread, []
+        if not unread:
+            return
+        flat = torch.cat([counts_N for _, loads in unread for counts_N in loads.values()]).cpu().numpy()
+        place = 0
+        for n_experts, loads in unread:
+            for layer, counts_N in loads.items():
+                counts, place = flat[place : place + len(counts_N)], place + len(counts_N)
+                key = (n_experts, layer)
+                self._loads[key] = self._loads.get(key, 0) + counts
+                self._since[key] = np.where(counts > 0, 0, self._since.get(key, np.zeros(len(counts), int)) + 1)
+                for expert in np.flatnonzero(self._since[key] == self._settings.dead_expert_steps):
+                    self._alarm(n_experts, layer, int(expert))
 
     def _alarm(self, n_experts: int, layer: str, expert: int) -> None:
         if (n_experts, layer, expert) not in self._alarmed:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from model_training.config import MoESettings, OptimizerSettings
 from model_training.model.router import Router
+from model_training.training.sharding import alike, is_sharded
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ, ROUNDS = (3.4445, -4.7750, 2.0315), 5
@@ -88,7 +89,7 @@ def _can_fuse(named: Iterable[tuple[str, nn.Parameter]]) -> bool:
     It rounds elsewhere than the loop over operations does, by some 1e-7 of a weight a step. Elsewhere than on a CPU the
     step counts would have to lie on the device, and torch's own choice is quick there.
     """
-    return all(parameter.device.type == "cpu" and parameter.is_floating_point() for _, parameter in named)
+    return all(p.device.type == "cpu" and p.is_floating_point() and not is_sharded(p) for _, p in named)
 
 
 def _say_moved(optimizer: torch.optim.Optimizer, *_: object) -> None:
@@ -241,4 +242,4 @@ class Averaged:
     def load(self, weights: dict[str, Tensor]) -> None:
         """Take the average from a checkpoint."""
         for name, tensor in weights.items():
-            self.weights[name].copy_(tensor)
+            self.weights[name].copy_(alike(tensor, self.weights[name]))

@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from model_training import config
-from model_training.config import Settings, TrainSettings
+from model_training.config import LargeTrainSettings, Settings
 from model_training.data.handoff import Handoff
 from model_training.data.reading import Batch
 from model_training.data.source import ClipSource, Source
+from model_training.model.conformer import Encoder
 from model_training.model.device import autocast_dtype
 from model_training.model.dispatch import grouped_product_works
 from model_training.model.speech_model import SpeechModel
@@ -30,11 +31,14 @@ from model_training.training.elastic import ElasticLearner
 from model_training.training.greedy_errors import GreedyErrors
 from model_training.training.optimizer import Averaged, make_optimizer
 from model_training.training.parts import freeze, scales
+from model_training.training.sharding import is_sharded, shard
 from model_training.training.step import B, Learner, LoopSettings
 from model_training.training.workers import Workers
 from operators.errors import UserError
 
-FREE = {"data.loaders"} | {f"train.{item.name}" for item in fields(TrainSettings)} - {"train.seed"}
+FREE = {"data.loaders", "data.features"} | {f"train.{item.name}" for item in fields(LargeTrainSettings)} - {
+    "train.seed"
+}
 """Settings that may change when a run goes on."""
 
 
@@ -66,6 +70,11 @@ class Run(Generic[B]):
         """Return the model's settings."""
         return self.learner.settings
 
+    @property
+    def sharded(self) -> bool:
+        """Say whether each worker holds a part of the model: then all take part in evaluating and in saving it."""
+        return any(is_sharded(parameter) for parameter in self.model.parameters())
+
 
 def begin(data: str, out: str | Path, settings: Settings, device: torch.device, workers: Workers) -> Run[Batch]:
     """Build a run at step 0: data, model and optimiser, each a function of the settings.
@@ -79,11 +88,12 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
         dtype = autocast or torch.float32
         if not grouped_product_works(torch.empty(0, dtype=dtype, device=device)):
             raise UserError(
-                f"model.moe.dispatch=grouped: needs bfloat16 on an H100 or later, not {dtype} on {device}; say auto"
+                f"model.moe.dispatch=grouped: this torch ({torch.__version__}) has no grouped product of {dtype} on "
+                f"{device}; say auto"
             )
     handoff = Handoff.open(data)
     tokenizer = handoff.tokenizer()
-    source = Source(handoff, tokenizer, settings)
+    source = Source(handoff, tokenizer, settings, device)
     folder = make_folder(out)
     beginning = Beginning.of(settings, folder)
     source.go_on_from(beginning.normalisation(), beginning.known_labels)
@@ -92,6 +102,11 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     notes = beginning.give(model, tokenizer, settings, folder / REPORT if workers.is_main else None)
     model.to(device)
     freeze(model, settings.train.freeze)
+    for part in model.modules():
+        if isinstance(part, Encoder):
+            part.recompute = settings.train.recompute
+    if settings.train.shard and workers.size > 1:
+        shard(model, device, workers)
     optimizer = make_optimizer(model, settings.optimizer, scales(model, settings.train.lr_by_part))
     errors = GreedyErrors(tokenizer, source.known_labels)
     learner = ElasticLearner(model, settings, source.open_events, autocast, errors, source.text_ends())

@@ -21,6 +21,7 @@ from model_training.training import checkpoint as checkpoints
 from model_training.training.choosing import RECORD, Choice, DevScore, ranked
 from model_training.training.monitor import Monitor
 from model_training.training.run import Run
+from model_training.training.sharding import whole
 
 DRAW_SECONDS = 30.0
 """Between two drawings of the pictures; the last state is always drawn."""
@@ -63,6 +64,8 @@ class Saver:
     def save(self, step: int, choice: Choice, score: DevScore | None) -> None:
         """Copy what a checkpoint holds, and write it while the training goes on.
 
+        Where the model is sharded all workers call it, and the main one writes.
+
         Args:
             score: of this step on dev; None: it was not evaluated.
         """
@@ -74,6 +77,8 @@ class Saver:
         weights = _copied(run.learner.weights())
         moments = _copied(checkpoints.moments_by_name(run.model, run.optimizer))
         ema = _copied(run.averaged.weights) if run.averaged is not None else None
+        if not run.workers.is_main:
+            return  # its parts are copied
         self._undrawn = time.monotonic() - self._drawn < DRAW_SECONDS
         draw = None if self._undrawn else self._monitor.pictures()
         if draw is not None:
@@ -91,8 +96,9 @@ class Saver:
 
 
 def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return copies on the CPU, which later steps leave alone."""
-    return {
-        name: tensor.detach().clone() if tensor.device.type == "cpu" else tensor.detach().cpu()
-        for name, tensor in tensors.items()
-    }
+    """Return copies of whole tensors on the CPU, which later steps leave alone."""
+    copies = {}
+    for name, tensor in tensors.items():
+        one = whole(tensor.detach())  # of a sharded one already a copy
+        copies[name] = one.clone() if one.device.type == "cpu" and one.data_ptr() == tensor.data_ptr() else one.cpu()
+    return copies

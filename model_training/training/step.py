@@ -17,15 +17,16 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from model_training.config import LoadingSettings, OptimizerSettings, TrainSettings
 from model_training.data.source import OnBad
+from model_training.model.device import to_device
 from model_training.model.router import Load
 from model_training.training.losses import BALANCE, Losses, finite
 from model_training.training.optimizer import seed_dropout
+from model_training.training.sharding import is_sharded
 from model_training.training.workers import Workers
 from operators.errors import UserError
 
@@ -92,6 +93,9 @@ class Learner(Protocol[B_contra]):
     def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
         """Return this worker's frames per expert by layer, the same layers in the same order on every worker."""
 
+    def pass_idly(self, variant: int) -> None:
+        """Take part in what the workers do together while they go over a micro-batch, where this one's has no clip."""
+
     def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
         """Do what is left after the optimiser's step; `loads` are of all workers."""
 
@@ -126,6 +130,9 @@ class PlainLearner:
         """Return nothing: there are no experts."""
         return {}
 
+    def pass_idly(self, variant: int) -> None:
+        """Do nothing: each worker has the whole model."""
+
     def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
         """Do nothing."""
 
@@ -150,45 +157,69 @@ class Totals:
     """Totals are sums of a step over its micro-batches, and after `gather` over all workers."""
 
     def __init__(self, device: torch.device, parts: tuple[str, ...]) -> None:
-        self._names = ("clips", "frames", "correct", "tokens", "edits", "reference", "objective", *parts)
+        self._counted = ("clips", "spoilt", "correct", "tokens", "objective", *parts)
+        """what is computed on the device"""
+        self._known = dict.fromkeys(("frames", "edits", "reference"), 0.0)
+        """what the program knows"""
         self._parts = parts
-        self.sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
+        self._sums = torch.zeros(len(self._counted), dtype=torch.float64, device=device)
+        self._read: dict[str, float] | None = None
         self.routing: list[Load] = []
         self.loads: dict[str, Tensor] = {}
         self.clip_ids: list[str] = []
+        self.used: list[Tensor | None] = []
+        """of each micro-batch which clips had a finite loss (B,); None for one without clips"""
 
     @property
     def clips(self) -> float:
         """Return how many clips taught something."""
-        return float(self.sums[0])
+        return self.read()["clips"]
 
     @property
     def frames(self) -> float:
-        return float(self.sums[1])
+        return self.read()["frames"]
 
     def add(self, batch: ClipBatch, found: Losses, used_B: Tensor, loads: list[Load]) -> None:
-        """Add a micro-batch, of whose clips `used_B` count."""
+        """Add a micro-batch, of whose clips `used_B` count. Nothing waits for the device."""
         clips, nothing = used_B.sum(), used_B.new_zeros((), dtype=torch.float32)
         balance = nothing if found.balance is None else found.balance.detach() * clips
         values = {
             "clips": clips,
-            "frames": batch.feature_lengths_B.sum(),
+            "spoilt": (~used_B).sum(),
             "correct": found.correct,
             "tokens": found.tokens,
-            "edits": clips.new_tensor(found.edits[0]),
-            "reference": clips.new_tensor(found.edits[1]),
-            "objective": found.objective_B.detach()[used_B].sum() + balance,
+            "objective": found.objective_B.detach().masked_fill(~used_B, 0).sum() + balance,
             BALANCE: balance,
-        } | {name: part_B[used_B].sum() for name, part_B in found.parts.items()}
-        self.sums += torch.stack([values[name].to(self.sums.device, torch.float64) for name in self._names])
+        } | {name: part_B.masked_fill(~used_B, 0).sum() for name, part_B in found.parts.items()}
+        self._sums += torch.stack([to_device(values[name], self._sums.device).double() for name in self._counted])
+        self._known["frames"] += float(batch.feature_lengths_B.sum())
+        self._known["edits"] += found.edits[0]
+        self._known["reference"] += found.edits[1]
+        self._read = None
         self.routing += loads
+        self.used.append(used_B)
+
+    def sums(self) -> Tensor:
+        """Return all sums as one tensor of the device, to be summed over workers in place."""
+        known = to_device(torch.tensor(list(self._known.values()), dtype=torch.float64), self._sums.device)
+        self._sums = torch.cat([self._sums[: len(self._counted)], known])
+        self._read = None
+        return self._sums
+
+    def read(self) -> dict[str, float]:
+        """Return the sums by name. The program waits for the device where it has not read them yet."""
+        if self._read is None:
+            if len(self._sums) == len(self._counted):
+                self.sums()
+            self._read = dict(zip((*self._counted, *self._known), self._sums.tolist(), strict=True))
+        return self._read
 
     def means(self) -> dict[str, float]:
         """Return the objective and its parts per clip, the share of right tokens, and the number of clips.
 
         Where there were references, also `error_rate`, in percent of their tokens, and `reference_tokens`.
         """
-        sums = dict(zip(self._names, self.sums.tolist(), strict=True))
+        sums = self.read()
         clips, reference = max(sums["clips"], 1), sums["reference"]
         return {
             "loss": sums["objective"] / clips,
@@ -197,35 +228,60 @@ class Totals:
             "clips": sums["clips"],
         } | ({"error_rate": 100 * sums["edits"] / reference, "reference_tokens": reference} if reference else {})
 
-    def load_arrays(self) -> dict[str, np.ndarray]:
-        """Return the frames per expert by layer."""
-        return {layer: counts_N.cpu().numpy() for layer, counts_N in self.loads.items()}
+
+def work(
+    learner: Learner[B], batches: Iterable[B], variant: int, workers: Workers, on_bad: OnBad
+) -> tuple[Totals, list[Tensor]]:
+    """Go forward and backward over a worker's micro-batches of a step; return sums and gradients of all workers.
+
+    Whether every loss was finite is looked at when all is done: within a micro-batch the program waits for no device.
+    Where one was not, the step is worked through once more without such clips, by all workers alike: even a gradient of
+    zero, sent back through one, is NaN in every weight that it meets.
+    """
+    kept = []
+    total = learner.totals()
+    for batch in batches:
+        kept.append(batch)
+        accumulate(learner, batch, variant, total)
+    gradients = gather(learner, variant, workers, total)
+    while total.read()["spoilt"]:
+        kept = [
+            batch if used_B is None else without_spoilt(batch, used_B.tolist(), on_bad)
+            for batch, used_B in zip(kept, total.used, strict=True)
+        ]
+        learner.model.zero_grad(set_to_none=True)
+        total = learner.totals()
+        for batch in kept:
+            accumulate(learner, batch, variant, total)
+        gradients = gather(learner, variant, workers, total)
+    return total, gradients
 
 
-def accumulate(learner: Learner[B], batch: B, variant: int, total: Totals, on_bad: OnBad) -> None:
+def without_spoilt(batch: B, used_B: list[bool], on_bad: OnBad) -> B:
+    """Return the clips of a batch whose loss was finite, and name the others."""
+    if all(used_B):
+        return batch
+    for clip_id, used in zip(batch.clip_ids, used_B, strict=True):
+        if not used:
+            on_bad(clip_id, "non_finite_loss", f"global batch {batch.global_batch}")
+    return batch.only(used_B)
+
+
+def accumulate(learner: Learner[B], batch: B, variant: int, total: Totals) -> None:
     """Go forward and backward over one micro-batch: gradients of the sum over its clips are added to what is there."""
     seed_dropout(learner.settings.train.seed, batch.global_batch)
     total.clip_ids += batch.clip_ids
     if not batch.clip_ids:
+        learner.pass_idly(variant)
+        total.used.append(None)
         return
     with learner.precision():
-        while True:
-            found = learner.losses(batch, variant)
-            used_B = finite(found.objective_B)
-            if used_B.all():
-                break
-            for place in (~used_B).nonzero().flatten().tolist():
-                on_bad(batch.clip_ids[place], "non_finite_loss", f"global batch {batch.global_batch}")
-            # Once more without them: even a gradient of zero, sent back through such a clip, is NaN in every weight it
-            # meets.
-            batch = batch.only(used_B.tolist())
-            if not batch.clip_ids:
-                return
+        found = learner.losses(batch, variant)
         objective = found.objective_B.sum()
         if found.balance is not None:
             objective = objective + found.balance * len(batch.clip_ids)
     objective.backward()  # outside: inside, what the routers compute in float32 would come back in bfloat16
-    total.add(batch, found, used_B, found.loads)
+    total.add(batch, found, finite(found.objective_B), found.loads)
 
 
 def gather(learner: Learner[Any], variant: int, workers: Workers, total: Totals) -> list[Tensor]:
@@ -239,7 +295,9 @@ def gather(learner: Learner[Any], variant: int, workers: Workers, total: Totals)
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     total.loads = learner.loads(total.routing, variant)
-    workers.sum([*gradients, total.sums, *total.loads.values()])
+    # What is sharded was summed on the way back.
+    whole = [gradient for gradient in gradients if not is_sharded(gradient)]
+    workers.sum([*whole, total.sums(), *total.loads.values()])
     return gradients
 
 

@@ -17,7 +17,8 @@ from model_training.data.batching import BatchPlan, Planner
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
 from model_training.data.index import Index
-from model_training.data.reading import BadSample, Batch, Batches, Reader, check_shards, load_noises
+from model_training.data.loading import ClipBatches, tensor
+from model_training.data.reading import BadSample, Batch, Batches, Reader, WaveformForm, check_shards, load_noises
 from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from operators.index import Row
@@ -464,3 +465,20 @@ def test_a_store_that_fails_within_a_stretch_is_no_fault_of_the_clip(
     refusal = Rule(action="error", method="GET", skip=1, times=10**6, status=403, code="AccessDenied")
     with FaultyProxy(s3_server, [refusal]) as proxy, pytest.raises(UserError, match=r"access denied to s3://"):
         Reader(S3Settings(proxy.url)).read(long_recording)
+
+
+def test_features_made_where_the_model_is_are_the_loaders_but_for_rounding(index: Index, cmvn: Cmvn) -> None:
+    for augment in (None, AUGMENT):
+        stretch = AUGMENT.settings.stretch if augment else 1.0
+        share = {"last_global_batch": planner(index, stretch).batches_per_epoch(0)}
+        wanted = list(Batches(index, planner(index, stretch), Reader(), targets, cmvn, augment, **share))
+        form = WaveformForm([(1.0, targets)], cmvn, augment, torch.device("cpu"))
+        found = list(ClipBatches(index, planner(index, stretch), Reader(), form, workers=1, **share))
+        for ours, theirs in zip(found, wanted, strict=True):
+            torch.testing.assert_close(ours.features_BT80, theirs.features_BT80, rtol=0, atol=2e-3)
+            assert torch.equal(ours.features_BT80 == 0, theirs.features_BT80 == 0), "masked and padded alike"
+            assert ours.clip_ids == theirs.clip_ids
+            assert torch.equal(ours.ctc_targets_BU, theirs.ctc_targets_BU)
+    none = form.batch(**{name: tensor(value) for name, value in form.collate([]).items()}, bad=(), global_batch=0)
+    assert len(none) == 0
+    assert none.features_BT80.shape == (0, 0, 80)

@@ -13,7 +13,8 @@ from model_training.data.reading import Batch
 from model_training.model.speech_model import SpeechModel
 from model_training.training.elastic import ElasticLearner
 from model_training.training.optimizer import make_optimizer
-from model_training.training.step import Totals, accumulate
+from model_training.training.step import Totals, accumulate, work
+from model_training.training.workers import Workers
 from operators.index import Row
 
 V = 30
@@ -56,10 +57,9 @@ def batch(*places: int, events_known: bool = True) -> Batch:
 
 
 def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, list[tuple[str, str]]]:
-    """Gradients of one micro-batch, its sums, and the bad clips that were named."""
-    learner = ElasticLearner(model(), Settings(), EVENTS)
-    total, bad = learner.totals(), list[tuple[str, str]]()
-    accumulate(learner, given, 15, total, lambda clip_id, reason, detail: bad.append((clip_id, reason)))
+    """Gradients of a step of one micro-batch, its sums, and the bad clips that were named."""
+    learner, bad = ElasticLearner(model(), Settings(), EVENTS), list[tuple[str, str]]()
+    total, _ = work(learner, [given], 15, Workers(), lambda clip_id, reason, detail: bad.append((clip_id, reason)))
     return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, total, bad
 
 
@@ -81,8 +81,23 @@ def test_a_batch_of_such_clips_alone_teaches_nothing() -> None:
     two.features_BT80[:] = math.nan
     found, total, bad = gradients(two)
     assert [clip for clip, _ in bad] == ["clip0", "clip1"]
-    assert not found
+    assert not any(gradient.any() for gradient in found.values())
     assert total.clips == 0
+
+
+def test_blocks_computed_again_on_the_way_back_give_the_same_gradients_and_loads() -> None:
+    settings = ModelSettings(d_model=32, heads=2, d_ff=32, encoder_layers=2, decoder_layers=1, kernel=5, dropout=0.1)
+    settings.moe.balance = "sparsity"
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        one = SpeechModel(settings, V)
+        one.encoder.recompute = recompute
+        learner = ElasticLearner(one, Settings(model=settings), EVENTS)
+        total, gradients = work(learner, [batch(0, 1), batch(2, 3)], 7, Workers(), lambda *_: None)
+        found.append([*gradients, *total.loads.values(), torch.tensor(list(total.means().values()))])
+    for kept, again in zip(*found, strict=True):
+        torch.testing.assert_close(kept, again, rtol=0, atol=0)
 
 
 def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
@@ -133,7 +148,7 @@ def test_only_weights_decay() -> None:
 def test_the_way_back_is_no_less_exact_than_the_way_there() -> None:
     """In bfloat16 the routers compute in float32, and so do their gradients: autocast is of the way there alone."""
     learner = ElasticLearner(model(), Settings(), EVENTS, autocast=torch.bfloat16)
-    accumulate(learner, batch(0, 1), 15, learner.totals(), lambda *_: None)
+    accumulate(learner, batch(0, 1), 15, learner.totals())
     found = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
     with learner.precision():
