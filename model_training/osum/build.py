@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from model_training import config
 from model_training.model.device import autocast_dtype, pick_device
 from model_training.osum.learner import load_trained
 from model_training.osum.model import Osum
@@ -98,11 +99,6 @@ class Opened:
         return next(self.model.parameters()).device
 
 
-def record_of(settings: OsumSettings, labels: Labels) -> dict[str, Any]:
-    """Return what a model was taught, for `Labels` and tables."""
-    return {"learnt": dict(labels.known), "tasks": settings.data.tasks}
-
-
 def open_model(path: str, device: str = "auto", precision: str = "auto") -> Opened:
     """Return the model of a run, a checkpoint or a merged folder.
 
@@ -154,8 +150,6 @@ def merge(path: str, out: Path) -> None:
     model.encoder.config.save_pretrained(out / "encoder")  # type: ignore[union-attr, operator]
     save_file(model.encoder.state_dict(), out / "encoder" / "model.safetensors")
     save_file(model.adaptor.state_dict(), out / "adaptor.safetensors")
-    from model_training import config
-
     record = {
         "version": _VERSION,
         "step": opened.step,

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from model_training import config
 from model_training.data.audio import BadSample
 from model_training.data.handoff import Handoff
 from model_training.data.index import Index
@@ -166,12 +167,24 @@ class OsumSource(ClipSource[OsumBatch]):
 
     def __init__(self, handoff: Handoff, settings: OsumSettings, writer: Writer, bins: int) -> None:
         super().__init__(handoff, settings.data, settings.train, needs_text=False)
-        self._settings, self._bins = settings, bins
+        self._settings, self._bins, self._uri = settings, bins, handoff.uri
         self.tasks = [(weight, parse_task(name, "data.tasks")) for name, weight in settings.data.tasks.items()]
         self.labels = known_labels(self.index)
         wanted = [asked for weight, asked in self.tasks if weight]
         check_known(wanted, self.labels, self.index.knows, handoff.uri)
         self._writer = writer
+
+    def record(self, vocabulary: int, tokenizer: str, digests: dict[str, str]) -> dict[str, Any]:
+        """Return what each checkpoint says: settings, what was taught on what, and digests of the parts."""
+        return {
+            "settings": config.to_dict(self._settings),
+            "vocabulary": vocabulary,
+            "tokenizer": tokenizer,
+            "data": self.fingerprint,
+            "handoff": self._uri,
+            "learnt": dict(self.labels.known),
+            "osum": {"digests": digests, "scheme": self.labels.scheme.to_dict()},
+        }
 
     def form(self, split: str) -> OsumForm:
         """Return what clips become: a drawn task and wording in training; on dev the same ones each time."""

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from model_training.osum.learner import trained_parameters
 from model_training.osum.parts import whisper
 from model_training.osum.parts.adaptor import Adaptor
-from model_training.osum.parts.llm import RANDOM, add_lora
+from model_training.osum.parts.llm import RANDOM, add_lora, random_config
 from model_training.osum.settings import OsumSettings
 from operators.errors import UserError
 
@@ -60,21 +61,17 @@ def count(settings: OsumSettings) -> dict[str, Counts]:
         llm: Any = _llm(settings)
         width = int(llm.get_input_embeddings().weight.shape[1])
         adaptor = Adaptor(settings.model.adaptor, int(encoder.config.d_model), width)
-        parts = settings.trained()
-        lora = settings.model.llm.lora_rank > 0 and "llm" in parts
-        if lora:
+        if settings.model.llm.lora_rank and "llm" in settings.trained():
             llm = add_lora(llm, settings.model.llm)
-    found: dict[str, Counts] = {}
-    parts_of: dict[str, nn.Module] = {"encoder": encoder, "adaptor": adaptor, "llm": llm}
-    for name, part in parts_of.items():
-        total = sum(p.numel() for p in part.parameters())
-        moving = sum(
-            parameter.numel()
-            for own, parameter in part.named_parameters()
-            if "embed_positions" not in own and (not (lora and name == "llm") or "lora_" in own)
+    model = nn.ModuleDict({"encoder": encoder, "adaptor": adaptor, "llm": llm})
+    trained = trained_parameters(model, settings)
+    return {
+        name: Counts(
+            sum(map(torch.numel, part.parameters())),
+            sum(parameter.numel() for own, parameter in trained.items() if own.startswith(f"{name}.")),
         )
-        found[name] = Counts(total, moving if name in parts else 0)
-    return found
+        for name, part in model.items()
+    }
 
 
 def memory_gb(settings: OsumSettings, counts: dict[str, Counts]) -> dict[str, float]:
@@ -134,17 +131,9 @@ def _whisper_config(source: str) -> Any:
 def _llm(settings: OsumSettings) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM, Qwen2Config
 
-    source, own = settings.model.llm.source, settings.model.llm
+    source = settings.model.llm.source
     if source == RANDOM:
-        config: Any = Qwen2Config(
-            vocab_size=own.units,
-            hidden_size=own.width,
-            intermediate_size=3 * own.width,
-            num_hidden_layers=own.layers,
-            num_attention_heads=own.width // 32,
-            num_key_value_heads=own.width // 32,
-            tie_word_embeddings=True,
-        )
+        config: Any = random_config(settings.model.llm, settings.model.llm.units)
     elif source in _QWEN2:
         config = Qwen2Config(**_QWEN2[source])
     elif Path(source).is_dir():

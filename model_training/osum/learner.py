@@ -46,18 +46,18 @@ class OsumLearner(PlainLearner):
         """Return what the answers of a batch cost, a sum over tokens for each clip."""
         phase, exercises = self.settings.phases[variant], batch.exercises
         speech = self.model.speech(batch.features_BFM.to(self.device), batch.mel_lengths_B.to(self.device))
+        loss_B = torch.zeros(len(exercises), device=self.device)
+        correct = tokens = torch.zeros((), dtype=torch.long)
+        if phase.answers or not self.model.training:  # dev is of answers, whatever the phase
+            questions, answers = zip(*((exercise.question, exercise.answer) for exercise in exercises), strict=True)
+            found = self.model.answer_losses(speech, questions, answers)
+            loss_B, correct, tokens = found.loss_B, found.correct, found.tokens
         if phase.align and self.model.training:
             words = [exercise.words for exercise in exercises]
-            align_B = self.model.align(speech, words, torch.tensor(self.units, device=self.device))
-            if not phase.answers:
-                nothing = torch.zeros((), dtype=torch.long)
-                return Losses(phase.align * align_B, {}, None, nothing, nothing)
-        questions, answers = zip(*((exercise.question, exercise.answer) for exercise in exercises), strict=True)
-        found = self.model.answer_losses(speech, questions, answers)
-        loss_B = found.loss_B
-        if phase.align and self.model.training:
-            loss_B = loss_B + phase.align * align_B
-        return Losses(loss_B, {}, None, found.correct, found.tokens)
+            loss_B = loss_B + phase.align * self.model.align(
+                speech, words, torch.tensor(self.units, device=self.device)
+            )
+        return Losses(loss_B, {}, None, correct, tokens)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Return the parameters that any phase trains, by name."""
@@ -82,7 +82,7 @@ class OsumLearner(PlainLearner):
         return f"{total / 1e6:.1f} M, {trained / 1e6:.1f} M trained"
 
 
-def trained_parameters(model: Osum, settings: OsumSettings) -> dict[str, nn.Parameter]:
+def trained_parameters(model: nn.Module, settings: OsumSettings) -> dict[str, nn.Parameter]:
     """Return the parameters that any phase trains, by name: of a language model with LoRA, LoRA's."""
     parts = tuple(f"{part}." for part in settings.trained())
     lora = settings.model.llm.lora_rank > 0  # the encoder's positions are fixed sines

@@ -57,11 +57,6 @@ class Osum(nn.Module):
         """Return the mel bins that the encoder is given."""
         return int(self.encoder.conv1.in_channels)  # type: ignore[union-attr, arg-type]
 
-    def part(self, name: str) -> nn.Module:
-        """Return a part by its name."""
-        part: nn.Module = getattr(self, name)
-        return part
-
     def speech(self, features_BFM: Tensor, lengths_B: Tensor) -> list[Tensor]:
         """Return each clip's embeddings [T, W]."""
         encoded_BSD, frames_B = self._encoded(features_BFM, lengths_B)

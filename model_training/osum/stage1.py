@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from model_training import config
 from model_training.data.handoff import Handoff
 from model_training.model.device import autocast_dtype
 from model_training.osum.data import OsumBatch, OsumSource, Question
@@ -73,11 +72,6 @@ class TagWriter:
         """Return nothing: there is no adaptor to align."""
         return []
 
-    def read(self, ids: Sequence[int]) -> str:
-        """Return the text of generated ids."""
-        text: str = self._tokenizer.decode([token for token in ids if token != self.end])
-        return text.strip()
-
     def _special(self, token: str) -> int:
         found = self._tokenizer.token_to_id(token)
         if found is None:
@@ -122,22 +116,6 @@ class TaggedWhisper(nn.Module):
         counted_BL = targets_BL != -100
         right = ((logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
         return loss_BL.sum(1), right, counted_BL.sum()
-
-    @torch.inference_mode()
-    def answer(
-        self, features_BFM: Tensor, lengths_B: Tensor, questions: Sequence[Question], max_tokens: int
-    ) -> list[str]:
-        """Return the greedy answer to each question, whose prefixes have one length."""
-        heard = self.hear(features_BFM, lengths_B)
-        ids_BL = torch.tensor([before for before, _ in questions], device=features_BFM.device)
-        fed = ids_BL.shape[1]
-        for _ in range(max_tokens):
-            next_B = self.decode(*heard, ids_BL)[:, -1].argmax(-1)
-            ended_B = (ids_BL[:, fed:] == self.writer.end).any(1)
-            ids_BL = torch.cat([ids_BL, next_B.masked_fill(ended_B, self.writer.end).unsqueeze(1)], 1)
-            if bool((ids_BL[:, fed:] == self.writer.end).any(1).all()):
-                break
-        return [self.writer.read(ids) for ids in ids_BL[:, fed:].tolist()]
 
     def hear(self, features_BFM: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return the encoded clips [B, S, D], and their frames; a clip with Whisper's window has all of its frames."""
@@ -238,15 +216,6 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
         if weight:
             model.writer.question(asked, None, 0)  # refuses ASR+X now, not in a loop
     learner = WhisperLearner(model.to(device), settings, autocast_dtype(settings.train.precision, device))
-    record = {
-        "settings": config.to_dict(settings),
-        "vocabulary": model.writer.size,
-        "tokenizer": digest,
-        "data": source.fingerprint,
-        "handoff": handoff.uri,
-        "learnt": dict(source.labels.known),
-        "osum": {"digests": {"encoder": digest}, "scheme": source.labels.scheme.to_dict()},
-    }
     return Run(
         folder=make_folder(out),
         workers=workers,
@@ -254,7 +223,7 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
         learner=learner,
         optimizer=make_optimizer(model, settings.optimizer),
         averaged=averaging(learner),
-        record=record,
+        record=source.record(model.writer.size, digest, {"encoder": digest}),
         texts={},
     )
 

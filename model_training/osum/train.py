@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 
-from model_training import config
 from model_training.data.handoff import Handoff
 from model_training.data.index import Index
 from model_training.model.device import autocast_dtype
@@ -61,15 +60,6 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
     aligned = any(phase.align for phase in settings.phases)
     units = _units(handoff.index("train"), model.chat) if aligned else ()
     learner = OsumLearner(model, settings, autocast, units)
-    record = {
-        "settings": config.to_dict(settings),
-        "vocabulary": len(model.chat.tokenizer),
-        "tokenizer": built.digests["llm"],
-        "data": source.fingerprint,
-        "handoff": handoff.uri,
-        "learnt": dict(source.labels.known),
-        "osum": {"digests": built.digests, "scheme": source.labels.scheme.to_dict()},
-    }
     return Run(
         folder=folder,
         workers=workers,
@@ -77,7 +67,7 @@ def begin(data: str, out: str | Path, settings: OsumSettings, device: torch.devi
         learner=learner,
         optimizer=make_optimizer(model, settings.optimizer, rate_of(settings)),
         averaged=averaging(learner),
-        record=record,
+        record=source.record(len(model.chat.tokenizer), built.digests["llm"], built.digests),
         texts={"prompts.json": json.dumps(prompts.table, ensure_ascii=False)},
     )
 

@@ -39,12 +39,6 @@ class Adaptor(nn.Module):
         self.out.weight.normal_(0, size / self.out.in_features**0.5)
         self.out.bias.zero_()
 
-    def lengths(self, lengths_B: Tensor) -> Tensor:
-        """Return the embeddings that clips of so many frames become."""
-        for convolution in self.convolutions:
-            lengths_B = (lengths_B - 1) // convolution.stride[0] + 1  # type: ignore[operator, index]
-        return lengths_B
-
     def forward(self, x_BSD: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings [B, T, W] and how many each clip has."""
         x_BDS = x_BSD.transpose(1, 2)

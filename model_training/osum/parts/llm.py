@@ -44,7 +44,6 @@ class Chat:
         self.end: int | None = ends[0] if ends else tokenizer.eos_token_id
         if self.end is None or not found:
             raise UserError(f"model.llm.source={source}: its chat template does not say where an answer ends")
-        self.pad: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.end
 
     def question(self, prompt: str) -> tuple[list[int], list[int]]:
         """Return the ids before the speech and those behind it, up to where the answer begins."""
@@ -178,13 +177,31 @@ def merge_lora(model: nn.Module) -> nn.Module:
     return model
 
 
+def random_config(settings: LlmSettings, units: int, **tokens: int) -> Any:
+    """Return the configuration of a random model with a vocabulary of `units`."""
+    from transformers import Qwen2Config
+
+    return Qwen2Config(
+        vocab_size=units,
+        hidden_size=settings.width,
+        intermediate_size=3 * settings.width,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.width // 32,
+        num_key_value_heads=settings.width // 32,
+        max_position_embeddings=2_048,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        **tokens,
+    )
+
+
 def make_random(folder: Path, settings: LlmSettings, texts: Iterable[str], seed: int) -> None:
     """Write a small Qwen2 with weights drawn from the seed, and its tokenizer, as a folder of transformers.
 
     It knows nothing, so it is trained whole (lora_rank 0); for trials, and for tests of everything around it.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -201,19 +218,7 @@ def make_random(folder: Path, settings: LlmSettings, texts: Iterable[str], seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(
-            Qwen2Config(
-                vocab_size=len(fast),
-                hidden_size=settings.width,
-                intermediate_size=3 * settings.width,
-                num_hidden_layers=settings.layers,
-                num_attention_heads=settings.width // 32,
-                num_key_value_heads=settings.width // 32,
-                max_position_embeddings=2_048,
-                tie_word_embeddings=True,
-                bos_token_id=None,
-                eos_token_id=fast.eos_token_id,
-                pad_token_id=fast.pad_token_id,
-            )
+            random_config(settings, len(fast), eos_token_id=fast.eos_token_id, pad_token_id=fast.pad_token_id)
         )
     model.save_pretrained(folder)
     fast.save_pretrained(folder)

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -33,6 +29,7 @@ from operators.annotate.annotator import Heard, opinions
 from operators.errors import UserError
 from tests.support.corpus import voice
 from tests.support.questions import make_parts, make_questions
+from tests.support.trainings import start
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 WHISPER = f"model.encoder.source={REPOSITORY / 'examples/starter_engines/models/whisper-starter'}"
@@ -185,23 +182,16 @@ def weights(run: Path, step: int, file: str = "model") -> dict[str, torch.Tensor
     return load_file(run / f"step-{step:08d}" / f"{file}.safetensors")
 
 
-def start(handoff: Path, out: Path, *settings: str, **environment: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "model_training", "osum", "train", "--data", str(handoff), "--out", str(out)]
-    return subprocess.Popen(
-        [*command, *settings],
-        cwd=REPOSITORY,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-    )
+def command(handoff: Path, out: Path) -> list[str]:
+    return ["osum", "train", "--data", str(handoff), "--out", str(out)]
 
 
 def test_a_killed_run_goes_on_to_the_bit(handoff: Path, small: list[str], whole: Path, tmp_path: Path) -> None:
-    process = start(handoff, tmp_path / "run", *small)
-    while len(checkpoints.steps(tmp_path / "run")) < 3 and process.poll() is None:
+    process = start(tmp_path / "log", *command(handoff, tmp_path / "run"), *small)
+    while len(checkpoints.steps(tmp_path / "run")) < 3 and process.is_alive():
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.kill()
+    process.join()
     assert 3 <= len(checkpoints.steps(tmp_path / "run")) < 8
     train(str(handoff), tmp_path / "run", load(None, small))
     for file in ("model", "optimizer", "ema"):
@@ -216,8 +206,8 @@ def test_two_workers_equal_one(handoff: Path, small: list[str], whole: Path, tmp
         port = str(free.getsockname()[1])
     processes = [
         start(
-            handoff,
-            tmp_path / "run",
+            tmp_path / f"log{rank}",
+            *command(handoff, tmp_path / "run"),
             *small,
             "train.max_steps=4",
             RANK=str(rank),
@@ -228,9 +218,9 @@ def test_two_workers_equal_one(handoff: Path, small: list[str], whole: Path, tmp
         )
         for rank in range(2)
     ]
-    for process in processes:
-        _, errors = process.communicate(timeout=250)
-        assert process.returncode == 0, errors.decode()
+    for rank, process in enumerate(processes):
+        process.join(250)
+        assert process.exitcode == 0, (tmp_path / f"log{rank}").read_text()
     ours, theirs = weights(tmp_path / "run", 4), weights(whole, 4)
     for name, tensor in theirs.items():
         torch.testing.assert_close(ours[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
