@@ -3,9 +3,9 @@
     touchasp run | report | handoff | ...    ──> python -m pipeline ...
     touchasp train | eval | recognize | ...  ──> python -m model_training ...
 
-`export` and `card` are in both. With --to `export` writes manifests for other loaders, without it a model folder; `card`
-looks at the folder. Nothing is imported but what the command needs, so what is not installed is missed only where it is
-used.
+`export` and `card` are in both. With --to `export` writes manifests for other loaders, without it a model folder;
+`card` looks at the folder. Nothing is imported but what the command needs, so what is not installed is missed only
+where it is used.
 """
 
 from __future__ import annotations
