@@ -83,7 +83,7 @@ def test_the_documented_command_pushes_a_run_with_the_token_of_the_environment(r
     upload = ["upload", "you/it", str(run), ".", "--repo-type", "dataset"]
     told = subprocess.run(
         [str(Path(sys.executable).with_name("hf")), *upload, "--include", "README.md", "shards/*"],
-        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1"},
+        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
