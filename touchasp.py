@@ -3,8 +3,9 @@
     touchasp run | report | handoff | ...    ──> python -m pipeline ...
     touchasp train | eval | recognize | ...  ──> python -m model_training ...
 
-`export` is in both: with --to it writes manifests for other loaders, without it a model folder. Nothing is imported
-but what the command needs, so what is not installed is missed only where it is used.
+`export` and `card` are in both. With --to `export` writes manifests for other loaders, without it a model folder;
+`card` looks at the folder. Nothing is imported but what the command needs, so what is not installed is missed only
+where it is used.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ TRAINING = {
     "tokenizer": "learn a tokenizer from labels",
     "train-settings": "every setting of a training",
 }
-EXPORT = "a model folder of one size, or of all; with --to: manifests of the shards for other loaders"
+SHARED = {
+    "export": "a model folder of one size, or of all; with --to: manifests of the shards for other loaders",
+    "card": "the dataset card of a run or a hand-off, or the card of a model, to share it",
+}
+_OF_DATA = ("plan.parquet", "handoff.json")
 
 
 def main() -> int:
@@ -57,7 +62,7 @@ def main() -> int:
         print(_help())
         return 0
     if room is None:
-        near = difflib.get_close_matches(name, [*CURATION, *TRAINING, "export"], n=1)
+        near = difflib.get_close_matches(name, [*CURATION, *TRAINING, *SHARED], n=1)
         hint = f"did you mean {near[0]}?" if near else "see touchasp --help"
         print(f"touchasp: no command is called {name}: {hint}" if name else _help(), file=sys.stderr)
         return 2
@@ -84,12 +89,19 @@ def _room(name: str, words: list[str]) -> str | None:
     """Return the package that has a command, None where none has."""
     if name == "export":
         return "pipeline" if any(word.partition("=")[0] == "--to" for word in words) else "model_training"
+    if name == "card":
+        return "pipeline" if any(map(_is_data, words[1:])) else "model_training"
     return "pipeline" if name in CURATION else "model_training" if name in TRAINING else None
+
+
+def _is_data(word: str) -> bool:
+    """Return whether an argument is a run or a hand-off of curation; of those a model has neither file."""
+    return word.startswith("s3://") or any(os.path.exists(os.path.join(word, name)) for name in _OF_DATA)
 
 
 def _help() -> str:
     lines = ["usage: touchasp COMMAND ... | --version", ""]
-    for title, commands in (("curation", CURATION), ("training", TRAINING | {"export": EXPORT})):
+    for title, commands in (("curation", CURATION), ("training", TRAINING | SHARED)):
         lines += [f"{title}:", *(f"  {name:<15} {text}" for name, text in commands.items()), ""]
     return "\n".join([*lines, "touchasp COMMAND --help says more of each; docs: docs/README.md"])
 
@@ -113,5 +125,5 @@ def _complete() -> None:
 
         argcomplete.autocomplete(training(words[1]))
     names = argparse.ArgumentParser()
-    names.add_argument("command", choices=[*CURATION, *TRAINING, "export"])
+    names.add_argument("command", choices=[*CURATION, *TRAINING, *SHARED])
     argcomplete.autocomplete(names)

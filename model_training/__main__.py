@@ -104,9 +104,10 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         ("export", "export.export", "a self-contained model folder of one size, or of all"),
         ("recognize", "decoding.recognize", "transcribe recordings with an exported model, without torch"),
         ("align", "decoding.align", "say when each word of a known text is spoken"),
+        ("card", "export.card_command", "write the model card of a checkpoint or an exported folder, to share it"),
     ):
         command = add(name, text, _inspect)
-        if name == wanted:  # export needs torch, and the others do without
+        if name == wanted:  # some need torch, and some do without
             module = import_module(f"model_training.{place}")
             module.add_arguments(command)
             command.set_defaults(run=module.main)

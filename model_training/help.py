@@ -69,6 +69,13 @@ Prints a JSON object a word, WebVTT or CTM. MODEL is an exported folder (no torc
 examples:
   python -m model_training align models/edge talk.mp3 --text-file talk.txt --language en
   python -m model_training align models/edge talk.wav --text "good morning" --format vtt > talk.vtt""",
+    "card": """\
+Writes README.md with the front matter that Hugging Face's hub reads: sizes, data, error rates, limits; only what is on
+record or measured here. docs/how-to/share.md says how it is pushed.
+
+examples:
+  python -m model_training card models/edge --evaluation eval.json --license apache-2.0
+  python -m model_training card models/tiny@best""",
     "inspect": """\
 examples:
   python -m model_training inspect models/tiny              the newest checkpoint: step, sizes per group, settings

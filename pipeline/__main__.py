@@ -1,5 +1,5 @@
 """The command line: python -m pipeline plan | run | check | report | redecide | score | calibrate | show | compare |
-handoff | export | mix-events | settings.
+handoff | export | card | mix-events | settings.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.console import Console
 
 from operators.errors import UserError
 from pipeline import config
+from pipeline.card import command as card_command
 from pipeline.display.terminal import show_what_can_be_shown
 from pipeline.display.words import printable
 from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
@@ -104,6 +105,7 @@ examples:
   python -m pipeline redecide runs/first --settings runs/first/calibration.yaml""",
     "handoff": handoff_command.EXAMPLES,
     "export": export_command.EXAMPLES,
+    "card": card_command.EXAMPLES,
     "mix-events": mix_events_command.EXAMPLES,
     "settings": """\
 examples:
@@ -201,6 +203,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--schema", action="store_true", help="as JSON Schema, for editors and other programs")
     handoff_command.add_arguments(add("handoff", "check the shards of some runs and make training data of them"))
     export_command.add_arguments(add("export", "write manifests for other loaders, which point into the shards"))
+    card_command.add_arguments(add("card", "write the dataset card of a run or a hand-off, to share it"))
     mix_events_command.add_arguments(add("mix-events", "put vocal events into clips of speech: a labelled set of two"))
     return main
 
@@ -233,6 +236,8 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         return handoff_command.run(arguments, console)
     if arguments.command == "export":
         return export_command.run(arguments, console)
+    if arguments.command == "card":
+        return card_command.run(arguments, console)
     if arguments.command == "mix-events":
         return mix_events_command.run(arguments, console)
     from pipeline.run_directory import existing_run

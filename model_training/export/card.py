@@ -2,6 +2,8 @@
 
     config.json, Speed measured here, Evaluation (where given) ──render──> README.md, for hubs with YAML in front
 
+run_card.py writes the card of a checkpoint, which holds all sizes.
+
 Speed is processor time of one core, so that a busy machine does not make a model look slow.
 """
 
@@ -9,14 +11,13 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 
 from model_training.data.features import Cmvn
 from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
@@ -26,9 +27,11 @@ from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate
 from model_training.model.speech_model import SpeechModel
 from model_training.text.tokens import SOT
+from operators.card import FILE, card, languages, licence, table
 from operators.filterbank import SAMPLE_RATE, filterbank
 
-FILE = "README.md"
+__all__ = ["FILE", "Speed", "errors", "front_matter", "labels", "measure", "render", "results"]
+
 _SECONDS, _REPEATS, _TOKENS = 15, 3, 20
 
 _SHERPA = (
@@ -70,8 +73,11 @@ class Speed:
     processor: str
 
 
-def measure(folder: Path, pruned: SpeechModel) -> Speed:
-    """Time an export on this machine: onnxruntime for ONNX, torch for safetensors, one thread, 15 s of noise."""
+def measure(folder: Path, pruned: SpeechModel | None) -> Speed:
+    """Time an export on this machine: onnxruntime for ONNX, torch for safetensors, one thread, 15 s of noise.
+
+    `pruned` is the model of a safetensors folder; others need none.
+    """
     found = ExportFolder.open(folder)
     onnx = None if found.config["format"] == "safetensors" else OnnxModel(found, threads=1)
     noise = np.random.default_rng(0).normal(0.0, 1000.0, _SECONDS * SAMPLE_RATE).astype(np.int16)
@@ -89,11 +95,12 @@ def measure(folder: Path, pruned: SpeechModel) -> Speed:
         torch.set_num_threads(threads)
 
 
-def _scorer(onnx: OnnxModel | None, pruned: SpeechModel, cmvn: Cmvn, pcm: np.ndarray) -> Scorer:
+def _scorer(onnx: OnnxModel | None, pruned: SpeechModel | None, cmvn: Cmvn, pcm: np.ndarray) -> Scorer:
     features_BF80 = cmvn.apply(filterbank(pcm))[np.newaxis]
     lengths_B = np.array([features_BF80.shape[1]])
     if onnx is not None:
         return OnnxScorer(onnx, features_BF80, lengths_B)
+    assert pruned is not None
     return ModelScorer(pruned, torch.from_numpy(features_BF80), torch.from_numpy(lengths_B), pruned.sizes[0])
 
 
@@ -109,15 +116,25 @@ def _token_ms(scorer: Scorer) -> float:
 
 
 def render(
-    record: Mapping[str, Any], full: Mapping[str, int], speed: Speed | None, evaluation: Evaluation | None
+    record: Mapping[str, Any],
+    full: Mapping[str, int] | None,
+    speed: Speed | None,
+    evaluation: Evaluation | None,
+    license: str | None = None,
 ) -> str:
-    """Return the card as Markdown. `record` is config.json, `full` the parameter counts of the largest size."""
+    """Return the card as Markdown.
+
+    Args:
+        record: config.json.
+        full: parameter counts of the largest size of the training; None: not known here.
+        license: as its maker names it.
+    """
     n_experts, format = record["group"], record["format"]
     moe = record["model"]["moe"]
     size = f"N = {n_experts}" if n_experts else "dense"
     kind = f"{size} routed experts, K = {moe['top_k']} for a frame, {moe['shared']} shared" if n_experts else size
+    name = f"n{n_experts}-{format}" if n_experts else f"dense-{format}"
     parts = [
-        _front_matter(record, evaluation),
         f"# Speech perception model, {size}, {format}",
         f"Transcribes speech and says its language, age, gender, emotion and sound events. A Conformer with CTC and an "
         f"attention decoder; {kind}. {_USE[format]}",
@@ -128,42 +145,52 @@ def render(
         "## Error rates",
         _errors(record, evaluation),
         "## Training",
-        f"Step {record['step']}, weights {record['weights']}; tasks: {', '.join(record['tasks'])}. The labels of "
-        "crawled speech are transcripts on which two independent recognisers agree, not human ones.",
+        f"Step {record['step']}, weights {record['weights']}; tasks: {', '.join(record['tasks'])}. {LABELS}",
         "## Limits",
         _limits(record),
     ]
     if format != "safetensors":
         parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else _GRAPHS).rstrip()]
-    return "\n\n".join(parts) + "\n"
+    library = _LIBRARY[format.removesuffix("-int8")]
+    found = results(evaluation, (n_experts,))
+    return card(front_matter(library, record.get("learnt"), [n_experts], name, found, license), *parts)
 
 
-def _front_matter(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
-    """Return what hubs read of a card: YAML between two lines of dashes. A licence is its maker's to name."""
-    known = (record.get("learnt") or {}).get("language", [])
+LABELS = "The labels of crawled speech are transcripts on which two independent recognisers agree, not human ones."
+
+
+def front_matter(
+    library: str,
+    known_labels: Mapping[str, list[str]] | None,
+    sizes: Sequence[int],
+    name: str,
+    results: list[dict[str, Any]],
+    license: str | None,
+) -> dict[str, Any]:
+    """Return what hubs read of a model's card. A licence is its maker's to name: without one there is no such key."""
     matter: dict[str, Any] = {
-        "library_name": _LIBRARY[record["format"].removesuffix("-int8")],
+        "library_name": library,
         "pipeline_tag": "automatic-speech-recognition",
-        "language": [label for label in known if len(label) <= 3],  # a dialect's name is no code
-        "tags": ["touchasp", "speech-perception", "conformer", "ctc", *(["moe"] if record["group"] else [])],
+        "language": languages((known_labels or {}).get("language", [])),
+        **({} if license is None else licence([license])),
+        "tags": ["touchasp", "speech-perception", "conformer", "ctc", *(["moe"] if any(sizes) else [])],
     }
-    results = _results(record, evaluation)
-    if results:
-        size = f"n{record['group']}" if record["group"] else "dense"
-        matter["model-index"] = [{"name": f"{size}-{record['format']}", "results": results}]
-    return f"---\n{yaml.safe_dump(matter, allow_unicode=True, sort_keys=False).rstrip()}\n---"
+    return matter | ({"model-index": [{"name": name, "results": results}]} if results else {})
 
 
-def _results(record: Mapping[str, Any], evaluation: Evaluation | None) -> list[dict[str, Any]]:
-    """Return the error rates of this size by test set, in the form of a hub's model-index."""
-    if evaluation is None or record["group"] not in evaluation.groups:
-        return []
+def results(evaluation: Evaluation | None, sizes: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the error rates of these sizes by test set, in the form of a hub's model-index."""
     found = []
-    for name in evaluation.sets:
+    for name in evaluation.sets if evaluation is not None else ():
         metrics = [
-            {"type": "cer", "name": f"CER, {method}", "value": round(rate.percent, 2)}
-            for method in evaluation.methods
-            if (rate := _characters(evaluation, name, record["group"], method)) is not None and rate.percent is not None
+            {
+                "type": "cer",
+                "name": f"CER, {method}" + (f", N = {size}" if len(sizes) > 1 else ""),
+                "value": round(rate.percent, 2),
+            }
+            for size in sizes
+            for method in evaluation.methods  # type: ignore[union-attr]
+            if (rate := _characters(evaluation, name, size, method)) is not None and rate.percent is not None  # type: ignore[arg-type]
         ]
         if metrics:
             task = {"type": "automatic-speech-recognition"}
@@ -171,14 +198,14 @@ def _results(record: Mapping[str, Any], evaluation: Evaluation | None) -> list[d
     return found
 
 
-def _size(record: Mapping[str, Any], full: Mapping[str, int]) -> str:
+def _size(record: Mapping[str, Any], full: Mapping[str, int] | None) -> str:
     counts = record["parameters"]
     lines = ["| | |", "|---|---|"]
     lines += [f"| {name} | {size:,} bytes |" for name, size in record["files"].items()]
     lines += [
         f"| parameters | {counts['total']:,} |",
         f"| parameters that one frame uses | {counts['active']:,} |",
-        f"| parameters of the largest size of this training | {full['total']:,} |",
+        *([] if full is None else [f"| parameters of the largest size of this training | {full['total']:,} |"]),
         f"| units of the vocabulary | {record['vocabulary']:,} |",
     ]
     return "\n".join(lines)
@@ -195,23 +222,39 @@ def _speed(speed: Speed | None) -> str:
 
 def _errors(record: Mapping[str, Any], evaluation: Evaluation | None) -> str:
     if evaluation is None:
-        return "Not evaluated when this was exported."
-    sizes = sorted(evaluation.groups)
-    head = ["test set", "decoding", *(f"N = {g}" if g else "dense" for g in sizes)]
-    rows = [
-        [name, method, *(_rate(evaluation, name, size, method) for size in sizes)]
-        for name in evaluation.sets
-        for method in evaluation.methods
-    ]
-    table = "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+        return "Not evaluated when this was written."
     note = (
         "Character error rate in percent with its 95 % interval, of the model in float32 before export, at every size."
     )
     if record["format"].endswith("-int8"):
         note += " This folder holds 8-bit weights: evaluate it on your own audio as well."
-    if record["group"] not in sizes:
+    if record["group"] not in evaluation.groups:
         note += f" N = {record['group']}, the size of this folder, was not evaluated."
-    return f"{note}\n\n{table}"
+    return f"{note}\n\n{errors(evaluation)}"
+
+
+def errors(evaluation: Evaluation) -> str:
+    """Return the table of character error rates: a line for each test set and method, a column for each size."""
+    sizes = sorted(evaluation.groups)
+    rows = [
+        [name, method, *(_rate(evaluation, name, size, method) for size in sizes)]
+        for name in evaluation.sets
+        for method in evaluation.methods
+    ]
+    return table(["test set", "decoding", *(f"N = {size}" if size else "dense" for size in sizes)], rows)
+
+
+def labels(evaluation: Evaluation) -> str | None:
+    """Return the table of accuracies over labels (language, gender, ...) of the largest size; None where none is."""
+    size, method = evaluation.main
+    rows = []
+    for name in evaluation.sets:
+        scores = evaluation.scores(name, size, method)
+        for kind, counts in sorted(scores.attributes.items() if scores is not None else ()):
+            label, always = counts.constant
+            if (right := counts.accuracy.percent) is not None and always.percent is not None:
+                rows.append([name, kind, f"{right:.1f}", f"{always.percent:.1f} ({label})"])
+    return table(["test set", "label", "right, %", "a constant answer, %"], rows, 2) if rows else None
 
 
 def _rate(evaluation: Evaluation, name: str, n_experts: int, method: str) -> str:

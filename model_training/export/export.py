@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 
 from model_training import config
 from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
-from model_training.evaluation.evaluation import from_json
 from model_training.evaluation.sets import LoadedModel, load_model
 from model_training.export import card, onnx_files, sherpa
+from model_training.export.card_command import read_evaluation
 from model_training.help import INTERPOLATE
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Grammar
@@ -92,7 +92,7 @@ def export(
     """
     if format not in FORMATS:
         raise UserError(f"no format {format!r}: choose from {', '.join(FORMATS)}")
-    measured = None if evaluation is None else from_json(_read(Path(evaluation)))
+    measured = None if evaluation is None else read_evaluation(evaluation)
     loaded = load_model(str(path), average=average, ema=ema, interpolate=interpolate)
     sizes = _sizes(loaded.model, n_experts)
     folders = [Path(out) / _name(size) for size in sizes] if n_experts == ALL else [Path(out)]
@@ -246,13 +246,6 @@ def _replace(scratch: Path, folder: Path) -> None:
 def _sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -9,52 +9,36 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from operators.card import FILE
 from operators.errors import UserError
-from operators.handoff_record import HandoffRecord
-from operators.settings import leaves
 from operators.storage.atomic import explained
-from operators.storage.base import S3Settings
-from operators.storage.fetch import open_store
-from operators.storage.uri import is_s3
-from pipeline.config import Settings, load
-from pipeline.export.card import Contents, dataset_card
-from pipeline.export.clips import ExportedClip, LeftOut, Sources, clips_of_handoff, clips_of_runs
+from pipeline.card.dataset import Contents, dataset_card
+from pipeline.card.facts import facts
+from pipeline.export.source import Source, open_source
 from pipeline.export.to_hf import HfWriter
 from pipeline.export.to_kaldi import KaldiWriter
 from pipeline.export.to_lhotse import LhotseWriter
 from pipeline.export.to_nemo import NemoWriter
 from pipeline.export.to_wenet import WenetWriter
 from pipeline.export.writer import Writer
-from pipeline.handoff.runs import one_s3, open_runs
-from pipeline.run_directory import existing_run
 
 RECORD = "export.json"
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """A _Source is what is exported: a hand-off, or runs."""
-
-    clips: Iterator[ExportedClip]
-    sources: Sources
-    left_out: LeftOut
-    roots: tuple[str, ...]
-    runs: dict[str, Settings]
-    """of the runs that can be reached, by root"""
+_AUDIO = (
+    "The audio is not in these files: the column `audio` points into tars, so the rows can be read where the tars can."
+)
 
 
 def export(
     roots: Sequence[str], overrides: list[str], formats: Sequence[str], folder: str, console: Console, *, repack: bool
 ) -> None:
     """Write the manifests of a hand-off or some runs. `overrides` are s3.* settings. Raises UserError."""
-    source = _open(roots, overrides)
+    source = open_source(roots, overrides)
     out = Path(os.path.abspath(folder))
     if (out / "config.yaml").exists() or (out / "handoff.json").exists():
         raise UserError(f"{out} is a run or a hand-off: choose another folder for the export")
@@ -69,37 +53,8 @@ def export(
     _show(console, contents, writers, source)
 
 
-def _open(roots: Sequence[str], overrides: list[str]) -> _Source:
-    left_out = LeftOut()
-    s3 = load(None, overrides).s3
-    stores = [open_store(root.rstrip("/").removesuffix("/handoff.json"), s3) for root in roots]
-    handoffs = [store for store in stores if store.exists("handoff.json")]
-    if not handoffs:
-        runs = open_runs(roots, overrides)
-        sources = Sources(one_s3(runs, overrides))
-        known = {run.store.root: run.settings for run in runs}
-        return _Source(clips_of_runs(runs, sources, left_out), sources, left_out, tuple(known), known)
-    if len(stores) > 1:
-        raise UserError(f"{handoffs[0].root} is a hand-off, and is exported alone: hand several runs off together")
-    store = handoffs[0]
-    record = HandoffRecord.from_json(store.read("handoff.json"), store.url("handoff.json"))
-    place = record.storage
-    if not overrides:
-        s3 = S3Settings(
-            endpoint_url=place.endpoint_url, region=place.region, addressing_style=place.addressing_style or "auto"
-        )
-    sources = Sources(s3)
-    known = {}
-    for each in record.runs or ():
-        try:
-            known[each.root] = existing_run(each.root, overrides if is_s3(each.root) else [])[0]
-        except UserError:
-            continue  # a card without its thresholds is still a card
-    return _Source(clips_of_handoff(store.root, record, sources, left_out), sources, left_out, (store.root,), known)
-
-
 def _write(
-    source: _Source, formats: Sequence[str], scratch: Path, out: Path, *, repack: bool
+    source: Source, formats: Sequence[str], scratch: Path, out: Path, *, repack: bool
 ) -> tuple[Contents, list[Writer]]:
     def writer(name: str) -> Writer:
         folder, place = scratch / name, out / name
@@ -118,21 +73,18 @@ def _write(
         for each in writers:
             each.add(clip)
     if not contents.clips:
-        why = "; ".join(f"{count:,} clips: {reason}" for reason, count in source.left_out.reasons.items())
-        raise UserError(f"nothing to export: no clip was kept{f' ({why})' if why else ''}")
+        raise source.nothing("export")
     for each in writers:
         each.close()
         if each.name == "hf":
-            card = dataset_card(out.name, contents, {root: _thresholds(of) for root, of in source.runs.items()})
-            (each.folder / "README.md").write_text(card, encoding="utf-8")
+            files = {split: [f"data/{split}.parquet"] for split in contents.clips}
+            known = [facts(store, settings) for store, settings in source.runs]
+            text = dataset_card(out.name, contents, known, files, _AUDIO)
+            (each.folder / FILE).write_text(text, encoding="utf-8")
     return contents, writers
 
 
-def _thresholds(settings: Settings) -> dict[str, object]:
-    return {f"rover.{key}": value for key, value, _ in leaves(settings.rover)}
-
-
-def _put(scratch: Path, out: Path, writers: list[Writer], source: _Source, contents: Contents) -> None:
+def _put(scratch: Path, out: Path, writers: list[Writer], source: Source, contents: Contents) -> None:
     """Replace the folder of each format as a whole, and say what was written."""
     for each in writers:
         if each.place.exists():
@@ -149,7 +101,7 @@ def _put(scratch: Path, out: Path, writers: list[Writer], source: _Source, conte
     (out / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 
-def _show(console: Console, contents: Contents, writers: list[Writer], source: _Source) -> None:
+def _show(console: Console, contents: Contents, writers: list[Writer], source: Source) -> None:
     table = Table(box=None, pad_edge=False)
     table.add_column("split")
     for name in ("clips", "hours"):

@@ -5,20 +5,21 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from operators.card import card as write_card
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIG = Path(__file__).with_name("config.yaml")
 DEVICE_SIZE = 3
 """the size that is shipped as a device has it, beside the checkpoint of all"""
 
-CARD = """---
-library_name: pytorch
-pipeline_tag: automatic-speech-recognition
-language: [zh, en]
-license: apache-2.0
-tags: [touchasp, speech-perception, conformer, ctc, moe]
----
-
-# {name}
+FRONT = {
+    "library_name": "pytorch",
+    "pipeline_tag": "automatic-speech-recognition",
+    "language": ["zh", "en"],
+    "license": "apache-2.0",
+    "tags": ["touchasp", "speech-perception", "conformer", "ctc", "moe"],
+}
+CARD = """# {name}
 
 A Conformer with CTC, an attention decoder and elastic experts, three sizes in one checkpoint: a **starter model**, to
 begin a training from, and to see what a trained model does. It hears only
@@ -78,7 +79,7 @@ def card(folder: Path) -> str:
             lines.append(f"| {size} | {language} | {voices} | {rates} |")
     voices = f", {training['voices']} voice variants with drawn pitch, speed and vocal tract"
     files = [file for file in folder.rglob("*") if file.is_file() and file != folder / "README.md"]
-    return CARD.format(
+    text = CARD.format(
         config=CONFIG.relative_to(REPOSITORY),
         name=folder.name,
         place=place.relative_to(REPOSITORY) if place.is_relative_to(REPOSITORY) else folder,
@@ -98,3 +99,4 @@ def card(folder: Path) -> str:
         quiet=measured["nonspeech_clips"],
         written=", ".join(f"{n} (N = {size})" for size, n in measured["nonspeech_clips_with_text"].items()),
     )
+    return write_card(FRONT, text)

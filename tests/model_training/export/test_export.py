@@ -360,3 +360,29 @@ def test_a_card_begins_with_what_hubs_read(paper: Path, tmp_path: Path, format: 
     assert matter["library_name"] == library
     assert matter["pipeline_tag"] == "automatic-speech-recognition"
     assert "model-index" not in matter  # nothing was measured
+
+
+def test_the_command_card_tells_of_a_checkpoint_and_of_an_exported_folder(
+    paper: Path, onnx: dict[int, Exported], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from huggingface_hub import ModelCard
+
+    from model_training.__main__ import main
+
+    scores = {n_experts: Scores(characters=ErrorRate(n_experts, 0, 0, 100)) for n_experts in (3, 7, 15)}
+    results = tuple(Result(set="dev", n_experts=g, method="ctc_greedy", scores=s) for g, s in scores.items())
+    (tmp_path / "eval.json").write_bytes(to_json(Evaluation(model="m", results=results)))
+    more = ["--evaluation", str(tmp_path / "eval.json"), "--license", "Apache-2.0", "--no-speed"]
+    for folder, sizes in ((paper, (3, 7, 15)), (onnx[3].folder, (3,))):
+        out = tmp_path / f"{folder.name}.md"
+        assert main(["card", str(folder), *more, "--out", str(out)]) == 0
+        card = ModelCard.load(out)
+        assert card.data.license == "apache-2.0"
+        rates = [each.metric_value for each in card.data.eval_results]
+        assert rates == [float(size) for size in sizes]
+        for size in sizes:
+            assert f"{full_model(paper).parameter_counts(size)['total']:,}" in card.text
+    out.write_text("# Mine\n")
+    assert main(["card", str(onnx[3].folder), *more, "--out", str(out)]) == 2
+    assert "was changed since it was written" in capsys.readouterr().err
+    assert out.read_text() == "# Mine\n"

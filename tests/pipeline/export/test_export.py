@@ -182,7 +182,7 @@ def test_the_card_says_languages_licences_hours_and_thresholds(exported: Path) -
     front = yaml.safe_load(text.split("---")[1])
     assert front["language"] == ["en", "zh"]
     assert [each["split"] for each in front["configs"][0]["data_files"]] == ["train", "dev", "test"]
-    assert front["license"] == "other"
+    assert front["license"] == ["cc-by-4.0", "cc0-1.0"]
     assert "| CC BY 4.0 |" in text
     assert "rover.max_wer: 10" in text
 

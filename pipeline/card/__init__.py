@@ -1,0 +1,1 @@
+"""Dataset cards: what a run, a hand-off or an export says of itself where it is shared."""
