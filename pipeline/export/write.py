@@ -82,8 +82,8 @@ def _open(roots: Sequence[str], overrides: list[str]) -> _Source:
             if not neither:
                 raise
             raise UserError(
-                f"{neither[0]} is neither a hand-off (it has no handoff.json) nor a run (no config.yaml): give the --out "
-                "of `handoff` or the `output` of a run"
+                f"{neither[0]} is neither a hand-off (it has no handoff.json) nor a run (no config.yaml): give the "
+                "--out of `handoff` or the `output` of a run"
             ) from error
         sources = Sources(one_s3(runs, overrides))
         known = {run.store.root: run.settings for run in runs}
