@@ -1,4 +1,4 @@
-"""What is counted of a run: each ledger once, whoever reads it and however often the run was begun; and what stops it."""
+"""What is counted of a run: each ledger once, however often the run was begun; and what stops it."""
 
 from __future__ import annotations
 
