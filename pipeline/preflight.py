@@ -16,8 +16,8 @@ from rich.text import Text
 
 from operators.asr.whisper_folder import has_alignment_heads
 from operators.errors import UserError
-from operators.hub import silent, surely_missing
 from operators.storage.base import Store
+from operators.storage.hub import silent, surely_missing
 from pipeline.config import Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable

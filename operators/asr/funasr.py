@@ -23,8 +23,8 @@ import numpy as np
 
 from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.errors import UserError
-from operators.hub import silent
 from operators.speech.quiet import quiet
+from operators.storage.hub import silent
 
 _TAG = re.compile(r"<\|([^|<>]*)\|>")
 _TAGGED_LANGUAGES = ("zh", "en", "yue", "ja", "ko")

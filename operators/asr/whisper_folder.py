@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from operators.errors import UserError
-from operators.hub import silent
 from operators.speech.quiet import quiet
+from operators.storage.hub import silent
 
 
 def find_whisper(model: str, download_root: str | None = None, local_files_only: bool = False) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from operators.hub import silent, surely_missing
+from operators.storage.hub import silent, surely_missing
 from pipeline.__main__ import main
 
 
