@@ -198,7 +198,12 @@ def _train(options: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{_ENDED[done.because]} at step {done.step}: {done.folder}")
         if done.because != "SIGTERM":
-            print(f"next: python -m model_training eval {done.folder} --data {options.data}")
+            from model_training.data.handoff import Handoff
+
+            splits = Handoff.open(options.data).record.splits
+            held_out = next((name for name in ("test", "dev") if name in splits and splits[name].clips), "train")
+            split = "" if held_out == "test" else f" --split {held_out}"  # small hand-offs may have no test clips
+            print(f"next: python -m model_training eval {done.folder} --data {options.data}{split}")
     # Not 0: a scheduler that stopped the job must not take it for done
     return 128 + signal.SIGTERM if done.because == "SIGTERM" else 0
 

@@ -37,7 +37,7 @@ from model_training.settings import (
     check,
 )
 from operators.errors import UserError
-from operators.settings import leaves, nearest, wrong_type, yaml_mistake
+from operators.settings import hint, leaves, wrong_type, yaml_mistake
 from operators.storage.base import S3Settings
 
 __all__ = [
@@ -164,8 +164,9 @@ def _refuse_unknown(values: dict[str, Any], defaults: Checked) -> None:
             raise UserError(f"{key}={value}: {key} is a table of settings; set one of it, for example {one}")
         # A table that is one setting, data.tasks, has keys of its own.
         if key not in sections and not known.intersection(_starts(key)):
-            near = nearest(key, defaults)
-            raise UserError(f"no setting '{key}'" + (f": did you mean {near}?" if near else ""))
+            raise UserError(
+                f"no setting '{key}': {hint(key, defaults) or '`python -m model_training settings` shows every key'}"
+            )
 
 
 def _starts(key: str) -> list[str]:

@@ -153,26 +153,77 @@ def leaves(record: Any, section: str = "") -> Iterator[tuple[str, Any, Setting]]
             yield key, value, about(each)
 
 
-def nearest(key: str, record: Any) -> str | None:
-    """Return the dotted key that a misspelt `key` was most likely meant to be, table by table; None without any.
+def nearest(key: str, record: Any) -> tuple[str, ...]:
+    """Return the dotted keys that a misspelt or shortened `key` may have been meant to be, at most three; () where
+    nothing is near: a wrong hint is worse than none.
 
     >>> nearest("rovr.max_wer", settings)
-    'rover.max_wer'
+    ('rover.max_wer',)
+    >>> nearest("transcribe.gpus", settings)
+    ('execution.transcribe.gpus',)
     """
-    known = list(dict.fromkeys(start for name, _, _ in leaves(record) for start in _starts(name)))
+    known = list(dict.fromkeys(start for name in _keys(record) for start in _starts(name)))
+    parts = key.split(".")
+    beside = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+    shortened = [name for name in beside if "." in key and _is_short_for(parts[-1], name.rpartition(".")[2])]
+    within = shortened or [name for name in known if _is_part(parts, name.split("."))]
+    if within:
+        return tuple(within[:_MOST_HINTS])
     here = ""
-    for part in key.split("."):
+    for part in parts:
         inside = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == here}
         match = difflib.get_close_matches(part, inside, n=1)
         if not match:
             break
         here = inside[match[0]]
     else:
-        return here
-    last = key.rpartition(".")[2]
-    found = [name for name in known if name.rpartition(".")[2] == last]
-    found = found or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return found[0] if found else None
+        return (here,)
+    last = parts[-1]  # elsewhere, in the same table first
+    names = list(dict.fromkeys(name.rpartition(".")[2] for name in known))
+    close = difflib.get_close_matches(last, names, n=1, cutoff=0.75)
+    close = close or [name for name in names if len(parts) == 1 and _is_short_for(last, name)]
+    found = [name for name in known if name.rpartition(".")[2] in close]
+    return tuple(sorted(found, key=lambda name: not name.startswith(f"{parts[0]}."))[:_MOST_HINTS])
+
+
+_MOST_HINTS = 3
+
+
+def hint(key: str, record: Any) -> str:
+    """Return "did you mean ...?" for a key that no setting has; "" where nothing is near."""
+    near = nearest(key, record)
+    return f"did you mean {' or '.join(filter(None, [', '.join(near[:-1]), near[-1]]))}?" if near else ""
+
+
+def _is_part(parts: list[str], whole: list[str]) -> bool:
+    """Return whether `whole` is `parts` with tables left out before and between: transcribe.gpus, copilot.zh."""
+    rest = iter(whole)
+    return parts[-1] == whole[-1] and all(part in rest for part in parts)
+
+
+def _is_short_for(part: str, name: str) -> bool:
+    """Return whether a name is said by its initials (lr), or by one of its words (wer for max_wer)."""
+    words = name.split("_")
+    return len(words) > 1 and (part == "".join(word[:1] for word in words) or part in words)
+
+
+def _keys(record: Any) -> Iterator[str]:
+    """Yield the keys of `leaves`, and those inside lists and tables: of their records, and of default tables."""
+    for key, value, _ in leaves(record):
+        yield key
+        yield from (f"{key}.{name}" for name in (value if isinstance(value, dict) else ()))
+    yield from _entry_keys(record, "")
+
+
+def _entry_keys(record: Any, section: str) -> Iterator[str]:
+    hints = typing.get_type_hints(type(record))
+    for each in fields(record):
+        entry = (typing.get_args(hints[each.name]) or (None,))[-1]
+        key, value = _join(section, each.name), getattr(record, each.name)
+        if is_dataclass(value):
+            yield from _entry_keys(value, key)
+        elif is_dataclass(entry):
+            yield from (f"{key}.{inner.name}" for inner in fields(entry))
 
 
 def _starts(key: str) -> list[str]:

@@ -48,7 +48,7 @@ CONFIG is a YAML file; key=value settings override it. The least that it needs:
 
 Ray: starts by itself, joins a running cluster (execution.address=auto), or runs inside 'ray job submit'.
 A stopped run goes on where it was: give the same command again.
-Exit codes: 0 done, 1 units left undone, 2 a mistake to fix.
+Exit codes: 0 done, 1 units left undone, 2 a mistake to fix, 3 stopped by execution.stop_when.
 
 examples:
   python -m pipeline run my.yaml

@@ -21,11 +21,12 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from operators import settings as declared
 from operators.agreement import AgreementRule
 from operators.annotate.settings import AnnotateSettings
 from operators.asr.hallucination import HallucinationRules
 from operators.errors import UserError
-from operators.settings import as_yaml, check, expected, json_schema, leaves, nearest, setting, wrong_type, yaml_mistake
+from operators.settings import as_yaml, check, expected, json_schema, leaves, setting, wrong_type, yaml_mistake
 from operators.speech.segments import CutSettings
 from operators.storage.base import S3Settings
 from operators.text.spoken import RULES_VERSION
@@ -138,6 +139,24 @@ class TextSettings:
 
 
 @dataclass(kw_only=True)
+class StopWhen:
+    """StopWhen says when a run is not worth going on with, by all that it has done (pipeline/watch/watch.py)."""
+
+    min_retention: float | None = setting(
+        None, "stop where less of the input is kept, in percent; null: never", at_least=0, at_most=100
+    )
+    max_quarantine: float | None = setting(
+        None, "stop where more of the recordings are in quarantine, in percent; null: never", at_least=0, at_most=100
+    )
+    after_hours: float = setting(1.0, "of input that are done before anything is stopped", at_least=0)
+    after_units: int = setting(10, "that are done before anything is stopped", at_least=1)
+
+    @property
+    def is_on(self) -> bool:
+        return self.min_retention is not None or self.max_quarantine is not None
+
+
+@dataclass(kw_only=True)
 class ExecutionSettings:
     """ExecutionSettings say where the stages run, and with how many workers."""
 
@@ -147,6 +166,7 @@ class ExecutionSettings:
     max_failures: int = setting(20, "give up after this many units have failed", at_least=1)
     max_task_retries: int = setting(20, "of one unit whose worker died", at_least=0)
     scratch: str | None = setting(None, "folder for temporary files")
+    stop_when: StopWhen = setting(StopWhen(), "bounds that stop a run; it goes on once they are changed")
     segment: Resources = setting(Resources(cpus=1.0))
     transcribe: Resources = setting(Resources(cpus=1.0))
     copilot: Resources = setting(Resources(cpus=0.5))
@@ -313,9 +333,8 @@ def _check_shape(value: Any, hint: Any, key: str, whole: str) -> None:
 
 
 def _unknown(key: str) -> str:
-    near = nearest(re.sub(r"\[\d+\]", "", key), Settings())
-    hint = f"did you mean {near}?" if near else "`python -m pipeline settings` shows every key"
-    return f"no setting is called {key}: {hint}"
+    near = declared.hint(re.sub(r"\[\d+\]", "", key), Settings())
+    return f"no setting is called {key}: {near or '`python -m pipeline settings` shows every key'}"
 
 
 def _laid_over(tree: Any, content: dict[str, Any]) -> Any:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
@@ -30,7 +30,11 @@ from pipeline.run_directory import CONFIG_KEY, config_bytes, refuse_other_settin
 from pipeline.sources.files import read_sources
 from pipeline.sources.probe import probe_files
 from pipeline.sources.units import Recordings
-from stages.base import Stage
+from pipeline.watch.watch import Watch
+from stages.base import Doing, Stage
+
+STOPPED = 3
+"""Exit code of a run that `execution.stop_when` stopped."""
 
 PROBE_CHUNK = 256
 """Files whose headers one task of a cluster reads."""
@@ -46,6 +50,8 @@ class Curation:
     settings: Settings
     console: Console
     stages_of: Callable[[Settings, Store, Fetch], list[Stage]] = recipe.build
+    stopped: str | None = field(default=None, init=False)
+    """why a bound of `execution.stop_when` stopped the run, None where none did"""
 
     def __post_init__(self) -> None:
         if not self.settings.output:
@@ -71,7 +77,7 @@ class Curation:
         failed = 0
         if len(todo):
             self.preflight.after_plan(todo.expected_seconds())
-            failed = self.work(todo, done_before=len(plan) - len(todo))
+            failed = self.work(todo, done_before=len(plan) - len(todo), plan=plan)
         return self.finish(plan, failed)
 
     def check(self) -> int:
@@ -122,19 +128,25 @@ class Curation:
             raise UserError(f"{self.store.root}: config.yaml and plan.parquet are of two runs: choose another output")
         return plan
 
-    def work(self, todo: Plan | None, done_before: int = 0) -> int:
+    def work(self, todo: Plan | None, done_before: int = 0, plan: Plan | None = None) -> int:
         """Run the stages over units, showing progress; None only loads their models. Return how many units failed.
 
-        Raises UserError.
+        With the whole `plan` the run is watched: metrics, and bounds that may stop it. Raises UserError.
         """
-        if cluster := self.executor.connect():
-            self.preflight.passed("cluster", cluster)
         seconds = todo.expected_seconds() if todo else 0.0
         units = len(todo) if todo else 0
         progress = Progress(self.stages, units=units, expected_seconds=seconds, done_before=done_before)
+        watch = Watch(self.store, plan, todo, self.settings.execution.stop_when, progress) if plan and todo else None
+        if watch is not None:
+            watch.read_earlier_for_bounds()
+            self.stopped = watch.stopped()
+            if self.stopped:
+                return 0
+        if cluster := self.executor.connect():
+            self.preflight.passed("cluster", cluster)
         try:
             with Display(progress, self.console) as display:
-                self._follow(todo, progress, display)
+                self._follow(todo, progress, display, watch)
         finally:
             try:
                 if progress.done:
@@ -143,11 +155,20 @@ class Curation:
                 self.executor.close()
         return progress.failed
 
-    def _follow(self, todo: Plan | None, progress: Progress, display: Display) -> None:
-        """Show what the executor says until all is done, or too much has failed."""
+    def _follow(self, todo: Plan | None, progress: Progress, display: Display, watch: Watch | None) -> None:
+        """Show what the executor says until all is done, a bound stops the run, or too much has failed."""
         started = time.monotonic()
+
+        def tell(doing: Doing) -> None:
+            display.tell(doing)
+            if watch is not None:
+                watch.moved()
+
         try:
-            with closing(self.executor.run(todo or (), display.tell)) as events:
+            with (
+                watch.published(self.executor.metrics(self.store.root)) if watch is not None else nullcontext(),
+                closing(self.executor.run(todo or (), tell)) as events,
+            ):
                 for event in events:
                     match event:
                         case Ready():
@@ -159,16 +180,30 @@ class Curation:
                             if progress.failed >= self.settings.execution.max_failures:
                                 last = (event.error or "").strip().partition("\n")[0]
                                 raise UserError(f"gave up after {progress.failed} failed units, the last: {last}")
+                            if watch is not None:
+                                watch.add(event)
+                                if progress.done + progress.failed < progress.units and (why := watch.stopped()):
+                                    self.stopped = why
+                                    break
         except EngineFailed as error:
             self.console.print(error.detail, style="red", markup=False, highlight=False)
             raise
 
     def finish(self, plan: Plan, failed: int) -> int:
-        """Check the accounting and write the report. Return the exit code: 0, or 1 with units left undone."""
+        """Check the accounting and write the report. Return the exit code: 0, 1 with units left undone, or 3 where
+        `execution.stop_when` stopped the run.
+        """
         left = ledger.to_do(plan, self.store)
         if len(left) < len(plan):
             ledger.verify(plan, self.store, fingerprint(self.settings))
             report(self.settings, self.store, self.console)
+        if self.stopped:
+            line = (
+                f"stopped by execution.stop_when with {len(left):,} unit(s) left undone: {self.stopped}. Look at the "
+                "report; with the bound changed, the same command goes on"
+            )
+            self.console.print(line, style="red", markup=False, highlight=False, soft_wrap=True)
+            return STOPPED
         if len(left):
             names = ", ".join(islice(left.unit_ids(), 5))
             self.console.print(

@@ -134,6 +134,13 @@ def read(store: Store, unit_id: str) -> tuple[pa.Table, dict[str, str]]:
         return read_ledger(data)
 
 
+def columns(store: Store, unit_id: str, names: Sequence[str]) -> pa.Table:
+    """Return some columns of one unit's ledger. Raises UserError when it cannot be read."""
+    key = shard_keys(unit_id)[2]
+    with _damage_explained(store, key):
+        return read_ledger(store.read(key), names)[0]
+
+
 def ledgers(store: Store, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """Yield every ledger of a run in the order of their names. Raises UserError when there is none, or a damaged one.
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -16,10 +17,12 @@ from rich.text import Text
 from operators.asr.whisper_folder import has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
+from operators.storage.hub import silent, surely_missing
 from pipeline.config import Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
-from pipeline.engines import BUILT_IN, CHAT, EXPORTED, WHISPERX
+from pipeline.engines import BUILT_IN, CHAT, EXPORTED, FUNASR, WHISPERX
+from pipeline.executor.cluster import cluster_address
 from pipeline.sources.files import check_source
 
 FLAC_BYTES_PER_SECOND = 18_000
@@ -29,13 +32,26 @@ speech.
 
 
 def try_output(store: Store, setting: str) -> None:
-    """Put and delete a probe. Raises UserError, which names the setting, when the store cannot be written to."""
+    """Put and delete a probe, and leave no folder that was not there.
+
+    Raises UserError, which names the setting, when the store cannot be written to.
+    """
     probe = ".preflight"
+    made = [] if "://" in store.root else _missing_folders(Path(store.root))
     try:
         store.put(probe, b"touchasp")
         store.delete(probe)
     except OSError as error:
         raise UserError(f"cannot write to {store.root} ({error.strerror}): choose another {setting}") from None
+    finally:
+        for folder in made:
+            with suppress(OSError):  # not there, or somebody writes into it already
+                folder.rmdir()
+
+
+def _missing_folders(path: Path) -> list[Path]:
+    """Return the folders that a path still lacks, the innermost first."""
+    return [each for each in (path, *path.parents) if not each.exists()]
 
 
 @dataclass
@@ -43,6 +59,8 @@ class Preflight:
     settings: Settings
     store: Store
     console: Console
+    _silent: dict[str, str | None] = field(default_factory=dict, init=False)
+    """by hub: why there is no use in asking it."""
 
     def passed(self, check: str, detail: str) -> None:
         line = Text.assemble(("ok", "green"), f" {check:<8} {printable(detail)}")  # names from a crawl are no markup
@@ -87,6 +105,30 @@ class Preflight:
             path = model.startswith((".", "/", "~")) or model.count("/") > 1
             if path and not there:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
+            if not there:
+                self._on_hub(key, engine, model)
+
+    def _on_hub(self, key: str, engine: str, model: str) -> None:
+        """Refuse a hub's model that is not here and cannot be fetched; elsewhere the workers' own machines decide.
+
+        An engine would say so as well, after a minute of tries, and once every other model is loaded.
+        """
+        hub = {WHISPERX: "hf", FUNASR: "ms"}.get(engine)
+        asr, copilot, execution = self.settings.asr, self.settings.copilot, self.settings.execution
+        elsewhere = execution.runner == "ray" and cluster_address(execution) is not None
+        own = {"download_root", "hub"} & {*asr.options, *copilot.options}
+        if hub is None or elsewhere or own or not surely_missing(hub, model):
+            return
+        if why := self._why_silent(hub):
+            raise UserError(
+                f"{key}: {model} is not in the local cache and the hub gives no copy ({why}): give a local folder, or "
+                "run once where the hub can be reached"
+            )
+
+    def _why_silent(self, hub: str) -> str | None:
+        if hub not in self._silent:
+            self._silent[hub] = silent(hub)
+        return self._silent[hub]
 
     def after_plan(self, input_seconds: float) -> None:
         """Check that the disk can hold the shards, if everything were kept. Raises UserError."""

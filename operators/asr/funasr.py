@@ -24,6 +24,7 @@ import numpy as np
 from operators.clip import SAMPLE_RATE, Hypothesis
 from operators.errors import UserError
 from operators.speech.quiet import quiet
+from operators.storage.hub import silent
 
 _TAG = re.compile(r"<\|([^|<>]*)\|>")
 _TAGGED_LANGUAGES = ("zh", "en", "yue", "ja", "ko")
@@ -221,6 +222,9 @@ def find_funasr(model: str, hub: str = "ms", local_files_only: bool = False, wha
             f"{what} model {model}: no such folder, and no such name; FunASR knows {', '.join(sorted(names))}"
         )
     for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
+        if not local and (why := silent(hub)) is not None:
+            reason = why
+            break
         try:
             found = Path(_snapshot(known, hub, local))
         except Exception as error:  # each hub's client has its own errors, and those of its HTTP library

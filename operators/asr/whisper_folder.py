@@ -12,6 +12,7 @@ from typing import Any
 
 from operators.errors import UserError
 from operators.speech.quiet import quiet
+from operators.storage.hub import silent
 
 
 def find_whisper(model: str, download_root: str | None = None, local_files_only: bool = False) -> Path:
@@ -39,6 +40,9 @@ def find_whisper(model: str, download_root: str | None = None, local_files_only:
                 f"asr.model={model}: no such folder, and no such model; the hub has {', '.join(available_models())}"
             )
         for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
+            if not local and (why := silent("hf")) is not None:
+                reason = why
+                break
             try:
                 found = Path(download_model(model, local_files_only=local, cache_dir=download_root))
             except Exception as error:  # every failure of the hub's client has its own type, from four libraries

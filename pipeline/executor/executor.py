@@ -15,6 +15,14 @@ from pipeline.executor.worker import Event
 from stages.base import Stage, Tell
 
 
+class Metrics(Protocol):
+    """Metrics take values under the names of pipeline/executor/metrics.py, with labels."""
+
+    def set(self, name: str, value: float, **labels: str) -> None: ...
+
+    def observe(self, name: str, value: float, **labels: str) -> None: ...
+
+
 class Executor(Protocol):
     """An Executor runs the stages that it was made with. What it says is for the display: the ledgers are the truth."""
 
@@ -36,6 +44,9 @@ class Executor(Protocol):
 
         Items are taken as they are needed, so there may be more than memory holds.
         """
+
+    def metrics(self, run: str) -> Metrics | None:
+        """Return where the metrics of a run go once all is connected, None where nobody collects them."""
 
     def close(self) -> None: ...
 

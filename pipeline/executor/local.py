@@ -44,5 +44,8 @@ class LocalExecutor:
     ) -> Iterator[tuple[Any, Any]]:
         return scatter_here(function, items)
 
+    def metrics(self, run: str) -> None:
+        return None
+
     def close(self) -> None:
         pass

@@ -24,6 +24,7 @@ from pipeline.config import ExecutionSettings
 from pipeline.executor.board import Board
 from pipeline.executor.cluster import cluster_address, connect, describe_cluster, disconnect, reason, scatter
 from pipeline.executor.dependencies import native_stderr_silenced
+from pipeline.executor.metrics import RayMetrics
 from pipeline.executor.worker import (
     KILLED,
     ClusterLost,
@@ -70,6 +71,9 @@ class RayExecutor:
             return scatter_here(function, items)
         self.connect()
         return scatter(function, items, chunk)
+
+    def metrics(self, run: str) -> RayMetrics:
+        return RayMetrics(run)
 
     def close(self) -> None:
         disconnect()

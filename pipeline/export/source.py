@@ -49,7 +49,16 @@ def open_source(roots: Sequence[str], overrides: list[str]) -> Source:
     stores = [open_store(root.rstrip("/").removesuffix("/handoff.json"), s3) for root in roots]
     handoffs = [store for store in stores if store.exists("handoff.json")]
     if not handoffs:
-        runs = open_runs(roots, overrides)
+        try:
+            runs = open_runs(roots, overrides)
+        except UserError as error:
+            neither = [store.root for store in stores if not store.exists("config.yaml")]
+            if not neither:
+                raise
+            raise UserError(
+                f"{neither[0]} is neither a hand-off (it has no handoff.json) nor a run (no config.yaml): give the "
+                "--out of `handoff` or the `output` of a run"
+            ) from error
         sources = Sources(one_s3(runs, overrides))
         known = tuple((run.store, run.settings) for run in runs)
         clips = clips_of_runs(runs, sources, left_out)

@@ -48,7 +48,7 @@ def report(settings: Settings, store: Store, console: Console) -> None:
             return encode_flac(pcm)
 
         try:
-            write_report(store, retention, speeds, audio, rule=settings.rover)
+            write_report(store, retention, speeds, audio, rule=settings.rover, planned=len(plan))
         except FileNotFoundError as error:
             raise UserError(f"a shard is missing ({error.filename or error}): 'run' says what to do") from error
     if left := len(ledger.to_do(plan, store)):

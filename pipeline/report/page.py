@@ -46,8 +46,12 @@ def render_html(
     *,
     rule: AgreementRule,
     title: str,
+    planned: int | None = None,
 ) -> bytes:
-    """Return the page of a run judged by `rule`. `shortlists` has the examples of each of `shown_domains`, in order."""
+    """Return the page of a run judged by `rule`, of so many `planned` units.
+
+    `shortlists` has the examples of each of `shown_domains`, in order.
+    """
     named = shown_domains(retention)
     domains = [*named, *_others(retention, named)]
     total = retention.total
@@ -63,6 +67,8 @@ def render_html(
         total=total,
         domains=domains,
         ledgers=retention.ledgers,
+        unfinished=planned is not None and planned > retention.ledgers,
+        planned=planned,
         difference=total.difference,
         identity=_identity(total),
         causes=sorted(total.rejected, key=lambda cause: (-total.rejected[cause].samples, cause)),

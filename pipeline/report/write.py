@@ -53,11 +53,13 @@ def write_report(
     *,
     rule: AgreementRule | None = None,
     title: str = "Retention report",
+    planned: int | None = None,
 ) -> None:
     """Write report.json and report.html into a run directory; the same run gives the same bytes.
 
     `speeds` are the parsed speed/*.json; `examples_audio` cuts a rejected clip again, given its ledger row; `rule` is
-    the run's. Raises ConservationError before anything is written when the account does not add up.
+    the run's; `planned` are the units of its plan, which the page names where some are not done. Raises
+    ConservationError before anything is written when the account does not add up.
     """
     retention.assert_conserved()
     rule = rule or AgreementRule()
@@ -73,6 +75,8 @@ def write_report(
         "speeds": measured.to_json() if measured else None,
         "examples": [asdict(example) for shown in shortlists for example in shown],
     }
-    page = render_html(run_store, retention, measured, shortlists, examples_audio, rule=rule, title=title)
+    page = render_html(
+        run_store, retention, measured, shortlists, examples_audio, rule=rule, title=title, planned=planned
+    )
     run_store.put("report.json", (json.dumps(document, indent=1, allow_nan=False) + "\n").encode())
     run_store.put("report.html", page)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from operators.errors import UserError
-from operators.settings import as_table, as_yaml, check, json_schema, leaves, nearest, setting
+from operators.settings import as_table, as_yaml, check, hint, json_schema, leaves, nearest, setting
 
 
 @dataclass(kw_only=True)
@@ -132,18 +132,29 @@ def test_the_table_has_a_row_for_every_setting() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"),
+    "words",
     [
         ("rovr", "rover"),
         ("rovr.share", "rover.share"),
         ("rovr.shre", "rover.share"),
         ("rover.sahre", "rover.share"),
-        ("per_second", "workers.first.per_second"),
-        ("rower.per_second", "workers.first.per_second"),
+        ("per_second", "workers.first.per_second", "workers.second.per_second", "rover.limits.per_second"),
+        ("rower.per_second", "rower.limits.per_second"),
+        ("second.shy", "workers.second.shy"),
+        ("workers.per_second", "workers.first.per_second", "workers.second.per_second"),
+        ("workers.first.second", "workers.first.per_second"),
+        ("workers.first.ps", "workers.first.per_second"),
         ("wrkers.secnd.shy", "workers.second.shy"),
         ("ouput", "output"),
-        ("zzz", None),
+        ("zzz",),
+        ("rover.zzz",),
     ],
 )
-def test_a_misspelt_key_is_answered_with_the_one_that_was_meant(key: str, meant: str | None) -> None:
-    assert nearest(key, Tree()) == meant
+def test_a_misspelt_key_is_answered_with_those_that_may_have_been_meant(words: tuple[str, ...]) -> None:
+    key, *meant = words
+    assert list(nearest(key, Tree())) == meant
+
+
+def test_a_hint_names_all_that_may_have_been_meant() -> None:
+    assert hint("workers.per_second", Tree()) == ("did you mean workers.first.per_second or workers.second.per_second?")
+    assert hint("zzz", Tree()) == ""
