@@ -64,6 +64,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         command.add_argument("--interpolate", type=float, default=1.0, metavar="SHARE", help=INTERPOLATE)
         command.add_argument("--beam", type=int, default=10)
         command.add_argument("--ctc-weight", type=float, default=0.5, help="of CTC in rescoring (default 0.5)")
+        command.add_argument(
+            "--reverse-weight", type=float, default=0.3, help="there of a right-to-left decoder (default 0.3)"
+        )
         command.add_argument("--task", default="transcribe")
         command.add_argument("--device", default="auto", help="auto | cpu | cuda")
         command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")

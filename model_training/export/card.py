@@ -57,6 +57,10 @@ _GRAPHS = """\
 | keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
 | decoder.onnx | tokens (B, L), encoded_lengths, those keys, past keys and values (B, H, earlier, W) | logits, present |
 """
+_REVERSE_GRAPHS = """\
+| reverse_keys.onnx, reverse_decoder.onnx | as keys.onnx and decoder.onnx | the same of the right-to-left decoder, \
+which rescores text from its end |
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,8 @@ def render(
         _limits(record),
     ]
     if format != "safetensors":
-        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else _GRAPHS).rstrip()]
+        graphs = _GRAPHS + (_REVERSE_GRAPHS if record["model"].get("reverse_layers") else "")
+        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else graphs).rstrip()]
     return "\n\n".join(parts) + "\n"
 
 

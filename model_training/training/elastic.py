@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
+from model_training.model.decoder import turned
 from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
@@ -67,12 +68,17 @@ class ElasticLearner(PlainLearner):
             for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):
                 open_BV.scatter_(1, own.clamp(min=0).long(), False)
             open_BV = to_device(open_BV)
+        reverse_inputs_BL = reverse_targets_BL = None
+        if self.model.reverse_decoder is not None:
+            reverse_inputs_BL = to_device(turned(batch.decoder_inputs_BL, batch.content_B2 + 1))
+            reverse_targets_BL = to_device(turned(batch.decoder_targets_BL, batch.content_B2))
         outputs = self.model(
             to_device(batch.features_BT80),
             to_device(batch.feature_lengths_B),
             to_device(batch.decoder_inputs_BL),
             to_device(batch.decoder_lengths_B),
             n_experts,
+            reverse_inputs_BL,
         )
         found = losses(
             outputs,
@@ -83,6 +89,7 @@ class ElasticLearner(PlainLearner):
             self.settings.model.moe,
             open_BV,
             None if self.text_ends is None else torch.tensor(self.text_ends, device=device),
+            reverse_targets_BL,
         )
         found.loads = outputs.routing.loads
         return outputs, found

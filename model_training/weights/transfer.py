@@ -81,7 +81,8 @@ def _transfer(
 ) -> Report:
     for key, theirs in origin.sizes.items():
         ours = getattr(model.settings, key)
-        if ours != theirs:
+        without_it = key == "reverse_layers" and not ours  # what a model does not have it need not take
+        if ours != theirs and not without_it:
             value = str(theirs).lower() if isinstance(theirs, bool) else theirs
             raise UserError(f"its model.{key} is {value}, here it is {ours}: set model.{key}={value}")
     theirs = {name: tensor.float() for name, tensor in origin.tensors.items() if tensor.is_floating_point()}
