@@ -247,6 +247,7 @@ def _inspect(options: argparse.Namespace) -> int:
     import torch
 
     from model_training import config
+    from model_training.model.flops import flops
     from model_training.model.speech_model import SpeechModel
     from model_training.training.choosing import open_chosen
 
@@ -268,7 +269,11 @@ def _inspect(options: argparse.Namespace) -> int:
         model = SpeechModel(settings.model, vocabulary)
     for n_experts in model.sizes:
         counts = model.parameter_counts(n_experts)
-        print(f"  N={n_experts:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame")
+        giga = flops(settings.model, vocabulary, n_experts) / 1e9
+        print(
+            f"  N={n_experts:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame, "
+            f"{giga:.2f} GFLOP for a second of audio (encoder and CTC)"
+        )
     print(json.dumps(config.to_dict(settings), indent=1))
     return 0
 

@@ -203,6 +203,10 @@ class WarmTrainSettings(TrainSettings):
         "",
         "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
     )
+    init_embedding_from: str = setting(
+        "",
+        "3M: a dense model whose encoder and CTC head the embedding network begins from; given as init_from is",
+    )
     init_noise: float = setting(
         0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
     )
@@ -255,6 +259,8 @@ def check(settings: Settings) -> None:
     data.augment.check_ranges("data.augment")
     if model.moe.ffn != "none":
         _check_experts(model)
+    if train.init_embedding_from and (model.moe.ffn == "none" or not model.moe.embedding_layers):
+        raise UserError("train.init_embedding_from: the model has no embedding network: set model.moe.embedding_layers")
 
 
 def check_device(name: str) -> None:

@@ -32,6 +32,8 @@ class Report:
     """A Report says what a model took from where, what grew, and what had no place in it."""
 
     origin: str
+    part: str = ""
+    """of the model that this is of, in words; "": all of it"""
     taken: list[str] = field(default_factory=list)
     """tensors that are the origin's, or made of its alone"""
     parameters: int = 0
@@ -46,9 +48,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the report in a few lines."""
-        found = [
-            f"begins from {self.origin}: {len(self.taken)} tensors taken, {self.parameters / 1e6:.2f} M parameters"
-        ]
+        size = f"{len(self.taken)} tensors taken, {self.parameters / 1e6:.2f} M parameters"
+        found = [f"{self.part}begins from {self.origin}: {size}"]
         for words, names in (("grown", self.grown), ("from nothing", self.fresh), ("left there", self.left)):
             if names:
                 more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
