@@ -68,6 +68,7 @@ class Ids:
     ctc: list[int]
     inputs: list[int]
     targets: list[int]
+    content: tuple[int, int]
     events_known: bool = True
 
 
