@@ -56,7 +56,7 @@ def planner(index: Index, stretch: float = AUGMENT.settings.stretch) -> Planner:
 
 def same(first: Batch, second: Batch) -> bool:
     tensors = [name for name in Batch.__slots__ if isinstance(getattr(first, name), torch.Tensor)]
-    assert len(tensors) == 8
+    assert len(tensors) == 9
     plain = ("global_batch", "clip_ids", "rows")
     return all(getattr(first, name) == getattr(second, name) for name in plain) and all(
         torch.equal(getattr(first, name), getattr(second, name)) for name in tensors
