@@ -64,6 +64,9 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         command.add_argument("--interpolate", type=float, default=1.0, metavar="SHARE", help=INTERPOLATE)
         command.add_argument("--beam", type=int, default=10)
         command.add_argument("--ctc-weight", type=float, default=0.5, help="of CTC in rescoring (default 0.5)")
+        command.add_argument(
+            "--reverse-weight", type=float, default=0.3, help="there of a right-to-left decoder (default 0.3)"
+        )
         command.add_argument("--task", default="transcribe")
         command.add_argument("--device", default="auto", help="auto | cpu | cuda")
         command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")
@@ -250,6 +253,7 @@ def _inspect(options: argparse.Namespace) -> int:
     import torch
 
     from model_training import config
+    from model_training.model.flops import flops
     from model_training.model.speech_model import SpeechModel
     from model_training.training.choosing import open_chosen
 
@@ -271,7 +275,11 @@ def _inspect(options: argparse.Namespace) -> int:
         model = SpeechModel(settings.model, vocabulary)
     for n_experts in model.sizes:
         counts = model.parameter_counts(n_experts)
-        print(f"  N={n_experts:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame")
+        giga = flops(settings.model, vocabulary, n_experts) / 1e9
+        print(
+            f"  N={n_experts:<3} {counts['total']:>14,} parameters, {counts['active']:>14,} active for a frame, "
+            f"{giga:.2f} GFLOP for a second of audio (encoder and CTC)"
+        )
     print(json.dumps(config.to_dict(settings), indent=1))
     return 0
 

@@ -37,6 +37,9 @@ class MoESettings:
         "hidden units of one expert; 0: d_ff · 8 / (S + N), so that all experts together hold 8 blocks",
         at_least=0,
     )
+    dropout: float | None = setting(
+        None, "share of an expert's hidden units dropped in training; null: model.dropout", at_least=0, below=1
+    )
     norm_topk: bool = setting(True, "softmax over the chosen K; false: over all N, as Switch and 3M do")
     group_weights: list[float] = setting([], "how often each group is drawn; empty: 1, 2, 4, …", at_least=0)
     balance: str = setting(
@@ -57,7 +60,7 @@ class MoESettings:
 
 @dataclass
 class ModelSettings:
-    """ModelSettings describe a Conformer encoder with a CTC head and a left-to-right attention decoder."""
+    """ModelSettings describe a Conformer encoder with a CTC head and an attention decoder."""
 
     encoder: str = setting(
         "conformer",
@@ -69,6 +72,9 @@ class ModelSettings:
     d_ff: int = setting(576, "hidden units of a dense feed-forward block", at_least=1)
     encoder_layers: int = setting(6, "Conformer blocks, two feed-forward blocks each", at_least=1)
     decoder_layers: int = setting(2, "of the attention decoder", at_least=1)
+    reverse_layers: int = setting(
+        0, "of a second decoder that reads text from its end, for attention rescoring, as in U2++; 0: none", at_least=0
+    )
     kernel: int = setting(15, "of the convolution module, frames of 40 ms; odd unless causal", at_least=1)
     causal: bool = setting(False, "no frame sees a later one")
     dropout: float = setting(0.1, "share of hidden units dropped in training", at_least=0, below=1)
@@ -81,12 +87,19 @@ class ModelSettings:
         """Return the hidden units of one expert."""
         return self.moe.expert_width or self.d_ff * 8 // (self.moe.shared + self.moe.experts[-1])
 
+    def expert_dropout(self) -> float:
+        """Return the share of an expert's hidden units that is dropped in training."""
+        return self.dropout if self.moe.dropout is None else self.moe.dropout
+
 
 @dataclass
 class LossSettings:
     """What is minimised."""
 
     ctc_weight: float = setting(0.3, "the attention decoder gets the rest", at_least=0, at_most=1)
+    reverse_weight: float = setting(
+        0.3, "of the right-to-left decoder in that rest, where the model has one", at_least=0, at_most=1
+    )
     label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
 
 
@@ -209,6 +222,10 @@ class WarmTrainSettings(LargeTrainSettings):
         "",
         "weights to begin from: a run, RUN@best, RUN@average, a checkpoint, a safetensors export, WeNet's; empty: none",
     )
+    init_embedding_from: str = setting(
+        "",
+        "3M: a dense model whose encoder and CTC head the embedding network begins from; given as init_from is",
+    )
     init_noise: float = setting(
         0.01, "of experts copied from a dense block or from each other, as a share of the weights' spread", at_least=0
     )
@@ -263,6 +280,8 @@ def check(settings: Settings) -> None:
     data.augment.check_ranges("data.augment")
     if model.moe.ffn != "none":
         _check_experts(model)
+    if train.init_embedding_from and (model.moe.ffn == "none" or not model.moe.embedding_layers):
+        raise UserError("train.init_embedding_from: the model has no embedding network: set model.moe.embedding_layers")
 
 
 def check_device(name: str) -> None:

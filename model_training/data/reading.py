@@ -54,6 +54,8 @@ class TargetSequences(Protocol):
     @property
     def targets(self) -> Sequence[int]: ...
     @property
+    def content(self) -> tuple[int, int]: ...
+    @property
     def events_known(self) -> bool: ...
 
 
@@ -154,6 +156,8 @@ class Batch:
     decoder_targets_BL: Tensor
     """int64, -1 where there is no loss."""
     decoder_lengths_B: Tensor
+    content_B2: Tensor
+    """int64: where text and events begin and end among the decoder's targets"""
     events_known_B: Tensor
     """bool: are all events of the clip in the targets, so that the absence of one says something?"""
     clip_ids: list[str]
@@ -324,6 +328,7 @@ def collate_targets(samples: Sequence[Sample]) -> dict[str, Any]:
         "decoder_inputs_BL": inputs_BL,
         "decoder_targets_BL": targets_BL,
         "decoder_lengths_B": decoder_lengths_B,
+        "content_B2": np.array([sample.targets.content for sample in samples], np.int64).reshape(-1, 2),
         "events_known_B": np.array([sample.targets.events_known for sample in samples], bool),
         "clip_ids": [sample.row.clip_id for sample in samples],
         "rows": [sample.row for sample in samples],

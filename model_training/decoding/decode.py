@@ -36,7 +36,8 @@ def decode(options: argparse.Namespace) -> int:
     given = dict(pair.partition("=")[::2] for pair in options.given)
     order = loaded.settings.data.task_order or None
     grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, known_labels=loaded.known_labels)  # type: ignore[arg-type]
-    search = SearchSettings(method=options.method, beam=options.beam, ctc_weight=options.ctc_weight)
+    weights = {"ctc_weight": options.ctc_weight, "reverse_weight": options.reverse_weight}
+    search = SearchSettings(method=options.method, beam=options.beam, **weights)
     n_experts = options.group if options.group is not None else loaded.model.sizes[-1]
     loaded.model.tier(n_experts)  # refuses a size that is not there before any file is read
 

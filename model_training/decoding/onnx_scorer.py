@@ -2,6 +2,7 @@
 
     features_BF80 ──encoder.onnx──> log_probs_BSV ──> Scorer.ctc
                           └──> encoded_BSD ──keys.onnx──> keys ──decoder.onnx + past──> Scorer.next, Scorer.score
+                                    └──reverse_keys.onnx──> keys ──reverse_decoder.onnx──> Scorer.score_reverse
 
 Shapes: B clips, F feature frames, S encoder frames, D model width, V vocabulary, R rows (hypotheses), L tokens.
 """
@@ -25,6 +26,8 @@ CONFIG = "config.json"
 CMVN = "cmvn.json"
 SCHEMA_VERSION = 1
 FORMATS = ("safetensors", "onnx", "onnx-int8", "sherpa", "sherpa-int8")
+_REVERSE = "reverse_"
+"""Before the names of a right-to-left decoder's graphs."""
 _KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_frames", "files"}
 
 
@@ -68,8 +71,7 @@ class ExportFolder:
 
 
 class OnnxModel:
-    """An OnnxModel holds the three graphs of a folder. The decoder is loaded when it is first needed; CTC alone never
-    needs it.
+    """An OnnxModel holds the graphs of a folder. A decoder is loaded when it is first needed: CTC alone needs none.
 
     Args:
         threads: of onnxruntime; 0 lets it take all cores.
@@ -82,20 +84,15 @@ class OnnxModel:
             raise UserError(f"threads must be 0 (all cores) or more, not {threads}")
         self._folder, self._threads = folder, threads
         self.encoder = self._session("encoder.onnx")
+        self.has_reverse = f"{_REVERSE}decoder.onnx" in folder.config["files"]
 
     @cached_property
-    def keys(self) -> Any:
-        return self._session("keys.onnx")
+    def decoder(self) -> _Decoder:
+        return _Decoder(self._session("keys.onnx"), self._session("decoder.onnx"))
 
     @cached_property
-    def decoder(self) -> Any:
-        return self._session("decoder.onnx")
-
-    @cached_property
-    def names(self) -> tuple[list[str], list[str]]:
-        """Return the inputs of the decoder that hold the encoder's keys, and those that hold the past."""
-        inputs = [part.name for part in self.decoder.get_inputs()]
-        return [n for n in inputs if n.startswith("encoder_")], [n for n in inputs if n.startswith("past_")]
+    def reverse_decoder(self) -> _Decoder:
+        return _Decoder(self._session(f"{_REVERSE}keys.onnx"), self._session(f"{_REVERSE}decoder.onnx"))
 
     def _session(self, name: str) -> Any:
         import onnxruntime
@@ -109,6 +106,29 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's exceptions have no common base
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} cannot be loaded ({reason}): export it again") from None
+
+
+class _Decoder:
+    """The two graphs of a decoder, and which inputs hold the encoder's keys and the past."""
+
+    def __init__(self, keys: Any, tokens: Any) -> None:
+        self.keys, self.tokens = keys, tokens
+        inputs = [part.name for part in tokens.get_inputs()]
+        self.encoder_names = [name for name in inputs if name.startswith("encoder_")]
+        self.past_names = [name for name in inputs if name.startswith("past_")]
+
+    def run(
+        self,
+        tokens_RL: np.ndarray,
+        lengths_R: np.ndarray,
+        keys: list[np.ndarray],
+        past: list[np.ndarray],
+        outputs: list[str] | None = None,
+    ) -> list[np.ndarray]:
+        feed = dict(zip([*self.encoder_names, *self.past_names], [*keys, *past], strict=True))
+        feed |= {"tokens": tokens_RL.astype(np.int64, copy=False), "encoded_lengths": lengths_R}
+        answer: list[np.ndarray] = self.tokens.run(outputs, feed)
+        return answer
 
 
 class OnnxScorer:
@@ -132,7 +152,7 @@ class OnnxScorer:
 
     def next(self, ids_HL: np.ndarray, clips_H: np.ndarray, parents_H: np.ndarray | None) -> np.ndarray:
         if parents_H is None:
-            past, tokens_RL = self._no_past(len(ids_HL)), ids_HL
+            past, tokens_RL = _no_past(self._keys, len(ids_HL)), ids_HL
         else:
             moved = len(parents_H) != len(self._past[0]) or (parents_H != np.arange(len(parents_H))).any()
             past = [part[parents_H] for part in self._past] if moved else self._past
@@ -141,21 +161,33 @@ class OnnxScorer:
         return _log_softmax(logits_RLV[:, -1])
 
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
-        return _log_softmax(self._run(ids_HL, clips_H, self._no_past(len(ids_HL)))[0])
+        return _log_softmax(self._run(ids_HL, clips_H, _no_past(self._keys, len(ids_HL)))[0])
+
+    @property
+    def has_reverse(self) -> bool:
+        return self._model.has_reverse
+
+    def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        keys = [part[clips_H] for part in self._reverse_keys]
+        past = _no_past(self._reverse_keys, len(ids_HL))
+        decoder = self._model.reverse_decoder
+        return _log_softmax(decoder.run(ids_HL, self._lengths_B[clips_H], keys, past, ["logits"])[0])
 
     def _run(
         self, tokens_RL: np.ndarray, clips_R: np.ndarray, past: list[np.ndarray]
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        encoder_names, past_names = self._model.names
         keys = self._rows(clips_R)
-        feed = dict(zip([*encoder_names, *past_names], [*keys, *past], strict=True))
-        feed |= {"tokens": tokens_RL.astype(np.int64, copy=False), "encoded_lengths": self._lengths_B[clips_R]}
-        logits_RLV, *present = self._model.decoder.run(None, feed)
+        logits_RLV, *present = self._model.decoder.run(tokens_RL, self._lengths_B[clips_R], keys, past)
         return logits_RLV, present
 
     @cached_property
     def _keys(self) -> list[np.ndarray]:
-        keys: list[np.ndarray] = self._model.keys.run(None, {"encoded": self._encoded_BSD})
+        keys: list[np.ndarray] = self._model.decoder.keys.run(None, {"encoded": self._encoded_BSD})
+        return keys
+
+    @cached_property
+    def _reverse_keys(self) -> list[np.ndarray]:
+        keys: list[np.ndarray] = self._model.reverse_decoder.keys.run(None, {"encoded": self._encoded_BSD})
         return keys
 
     def _rows(self, clips_R: np.ndarray) -> list[np.ndarray]:
@@ -164,9 +196,10 @@ class OnnxScorer:
             self._clips_R, self._keys_R = clips_R.copy(), [part[clips_R] for part in self._keys]
         return self._keys_R
 
-    def _no_past(self, rows: int) -> list[np.ndarray]:
-        _, heads, _, width = self._keys[0].shape
-        return [np.zeros((rows, heads, 0, width), np.float32) for _ in self._keys]
+
+def _no_past(keys: list[np.ndarray], rows: int) -> list[np.ndarray]:
+    _, heads, _, width = keys[0].shape
+    return [np.zeros((rows, heads, 0, width), np.float32) for _ in keys]
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:

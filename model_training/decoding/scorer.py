@@ -1,7 +1,7 @@
 """A batch encoded by the torch model, as the search wants to see it.
 
     features_BF80 ──encode──> encoded_BSD ──ctc_logits──> Scorer.ctc
-                                   └──────decode + Cache──> Scorer.next, Scorer.score
+                                   └──────decode + Cache──> Scorer.next, Scorer.score, Scorer.score_reverse
 
 Legend: B clips, F feature frames, S encoder frames, D model width, V vocabulary, H hypotheses, L tokens.
 """
@@ -56,12 +56,21 @@ class ModelScorer:
         logits_HLV = self._model.decode(encoded, self._lengths_B[clips], inputs, self._n_experts, cache=self._cache)
         return _log_softmax(logits_HLV[:, -1])
 
-    @torch.inference_mode()
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        return self._score(ids_HL, clips_H, reverse=False)
+
+    @property
+    def has_reverse(self) -> bool:
+        return self._model.reverse_decoder is not None
+
+    def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        return self._score(ids_HL, clips_H, reverse=True)
+
+    @torch.inference_mode()
+    def _score(self, ids_HL: np.ndarray, clips_H: np.ndarray, *, reverse: bool) -> np.ndarray:
         clips = self._tensor(clips_H)
-        logits_HLV = self._model.decode(
-            self._encoded_BSD[clips], self._lengths_B[clips], self._tensor(ids_HL), self._n_experts
-        )
+        encoded_HSD, lengths_H = self._encoded_BSD[clips], self._lengths_B[clips]
+        logits_HLV = self._model.decode(encoded_HSD, lengths_H, self._tensor(ids_HL), self._n_experts, reverse=reverse)
         return _log_softmax(logits_HLV)
 
     def _tensor(self, array: np.ndarray) -> Tensor:

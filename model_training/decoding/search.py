@@ -3,9 +3,11 @@
     Scorer ──ctc──> log_probs_SV ──ctc_greedy | ctc_prefix_beam──> hypotheses ──────────┐
        └────next──> log_probs_HV ──attention_beam, one token at a time under a Grammar──┼──> Recognition per clip
        └────score─> log_probs_HLV ──attention_rescoring of the CTC hypotheses───────────┘
+            score_reverse: the same of a right-to-left decoder, where there is one
 
 Who computes the scores does not matter here: a torch model (scorer.py) or an exported one. Scores are natural
-logarithms. Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score).
+logarithms. Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score),
+and U2++ (Wu et al. 2021) for the second decoder.
 
 Legend: S encoder frames, V vocabulary, H hypotheses, L tokens.
 """
@@ -51,6 +53,13 @@ class Scorer(Protocol):
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
         """Return the scores (H, L, V): at position l those of the token after ids_HL[:, : l + 1]."""
 
+    @property
+    def has_reverse(self) -> bool:
+        """Say whether there is a right-to-left decoder."""
+
+    def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        """Return what the right-to-left decoder says, as `score` does, of ids whose content stands from its end."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
@@ -59,6 +68,8 @@ class SearchSettings:
     """hypotheses kept; 1 is greedy"""
     ctc_weight: float = 0.5
     """of the CTC score beside the attention score when rescoring"""
+    reverse_weight: float = 0.3
+    """of the right-to-left decoder in the attention score, where the model has one"""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -67,6 +78,10 @@ class SearchSettings:
             raise UserError(f"beam must be at least 1, not {self.beam}")
         if not 0 <= self.ctc_weight <= 1:
             raise UserError(f"the weight of CTC must lie between 0 and 1, not at {self.ctc_weight:g}")
+        if not 0 <= self.reverse_weight <= 1:
+            raise UserError(
+                f"the weight of the right-to-left decoder must lie between 0 and 1, not at {self.reverse_weight:g}"
+            )
 
 
 def decode_batch(
@@ -90,7 +105,7 @@ def search(scorer: Scorer, grammar: Grammar, settings: SearchSettings) -> list[l
     nbest = [ctc_prefix_beam(scorer.ctc(clip), settings.beam, grammar.ctc) for clip in clips]
     if settings.method == "ctc_prefix_beam":
         return nbest
-    return attention_rescoring(scorer, grammar, nbest, settings.ctc_weight)
+    return attention_rescoring(scorer, grammar, nbest, settings.ctc_weight, settings.reverse_weight)
 
 
 def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> list[int]:
@@ -206,9 +221,15 @@ def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hyp
 
 
 def attention_rescoring(
-    scorer: Scorer, grammar: Grammar, nbest: Sequence[Sequence[Hypothesis]], ctc_weight: float
+    scorer: Scorer,
+    grammar: Grammar,
+    nbest: Sequence[Sequence[Hypothesis]],
+    ctc_weight: float,
+    reverse_weight: float = 0.0,
 ) -> list[list[Hypothesis]]:
     """Return CTC's hypotheses of every clip by decoder score + ctc_weight * CTC score, with attributes filled in.
+
+    With a right-to-left decoder the decoder score is (1 - reverse_weight) * left-to-right + reverse_weight * the other.
 
     Attributes that come before the text are decoded greedily first and are the same for all of a clip's hypotheses;
     those behind it are decoded for the best hypothesis only. Their own probability is in no score.
@@ -223,7 +244,8 @@ def attention_rescoring(
 
     clips = range(len(nbest))
     heads = _extend(scorer, clips, [grammar.prompt for _ in clips], before_content)
-    return [_rescore_clip(scorer, grammar, clip, heads[clip], nbest[clip], ctc_weight, after_content) for clip in clips]
+    weights = ctc_weight, reverse_weight if scorer.has_reverse else 0.0
+    return [_rescore_clip(scorer, grammar, clip, heads[clip], nbest[clip], weights, after_content) for clip in clips]
 
 
 _NextMask = Callable[[tuple[int, ...]], np.ndarray | None]
@@ -235,24 +257,45 @@ def _rescore_clip(
     clip: int,
     head: tuple[int, ...],
     nbest: Sequence[Hypothesis],
-    ctc_weight: float,
+    weights: tuple[float, float],
     after_content: _NextMask,
 ) -> list[Hypothesis]:
+    ctc_weight, reverse_weight = weights
     sequences = [(*head, *hypothesis.ids) for hypothesis in nbest]
+    spoken = _content_scores(scorer.score, grammar, clip, head, sequences)
+    if reverse_weight:
+        backwards = [(*head, *reversed(hypothesis.ids)) for hypothesis in nbest]
+        turned = _content_scores(scorer.score_reverse, grammar, clip, head, backwards)
+        spoken = [(1 - reverse_weight) * one + reverse_weight * other for one, other in zip(spoken, turned)]
+    rescored = [
+        Hypothesis(ids, score + ctc_weight * hypothesis.score)
+        for ids, score, hypothesis in zip(sequences, spoken, nbest, strict=True)
+    ]
+    rescored.sort(key=lambda item: (-item.score, item.ids))
+    best = _extend(scorer, [clip], [rescored[0].ids], after_content)[0]
+    return [rescored[0]._replace(ids=best), *rescored[1:]]
+
+
+def _content_scores(
+    score: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    grammar: Grammar,
+    clip: int,
+    head: tuple[int, ...],
+    sequences: Sequence[tuple[int, ...]],
+) -> list[float]:
+    """Return how likely a decoder finds the content behind the head, and its end, in each sequence of one clip."""
     longest = max(map(len, sequences))
     ids_HL = np.array([[*ids, *[EOT] * (longest - len(ids))] for ids in sequences], dtype=np.int64)
-    log_probs_HLV = scorer.score(ids_HL, np.full(len(sequences), clip, dtype=np.int64))
-    rescored: list[Hypothesis] = []
-    for row, (ids, hypothesis) in enumerate(zip(sequences, nbest, strict=True)):
+    log_probs_HLV = score(ids_HL, np.full(len(sequences), clip, dtype=np.int64))
+    scores = []
+    for row, ids in enumerate(sequences):
         places = np.arange(len(head) - 1, len(ids) - 1)
         content = float(log_probs_HLV[row, places, ids_HL[row, len(head) : len(ids)]].sum(dtype=np.float64))
         # The content ends with whatever may follow it: <eot>, or the first attribute of any label.
         ends_V = grammar.allowed_next(ids) & ~grammar.content
         end = float(np.logaddexp.reduce(log_probs_HLV[row, len(ids) - 1, ends_V].astype(np.float64)))
-        rescored.append(Hypothesis(ids, content + end + ctc_weight * hypothesis.score))
-    rescored.sort(key=lambda item: (-item.score, item.ids))
-    best = _extend(scorer, [clip], [rescored[0].ids], after_content)[0]
-    return [rescored[0]._replace(ids=best), *rescored[1:]]
+        scores.append(content + end)
+    return scores
 
 
 def _extend(

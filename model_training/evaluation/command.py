@@ -69,6 +69,7 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
                 order=loaded.settings.data.task_order or None,  # type: ignore[arg-type]
                 beam=options.beam,
                 ctc_weight=options.ctc_weight,
+                reverse_weight=options.reverse_weight,
                 known_labels=loaded.known_labels,
             )
         )

@@ -79,6 +79,7 @@ def evaluate(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
+    reverse_weight: float = 0.3,
     known_labels: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
@@ -110,6 +111,7 @@ def evaluate(
             order=order,
             beam=beam,
             ctc_weight=ctc_weight,
+            reverse_weight=reverse_weight,
             known_labels=known_labels,
             on_recognition=on_recognition,
         )
@@ -130,6 +132,7 @@ def evaluate_scorers(
     order: Order | None = None,
     beam: int = 10,
     ctc_weight: float = 0.5,
+    reverse_weight: float = 0.3,
     known_labels: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
@@ -138,7 +141,10 @@ def evaluate_scorers(
     `make_scorer(batch, n_experts)` encodes one batch, for example with an exported model.
     """
     grammar = Grammar(tokenizer, task=task, order=order, known_labels=known_labels)
-    searches = [SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight) for method in dict.fromkeys(methods)]
+    searches = [
+        SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight, reverse_weight=reverse_weight)
+        for method in dict.fromkeys(methods)
+    ]
     answers: list[Answer] = []
     unusable: dict[str, list[tuple[str, str]]] = {}
     for set_name, batches in sets.items():

@@ -60,6 +60,10 @@ _GRAPHS = """\
 | keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
 | decoder.onnx | tokens (B, L), encoded_lengths, those keys, past keys and values (B, H, earlier, W) | logits, present |
 """
+_REVERSE_GRAPHS = """\
+| reverse_keys.onnx, reverse_decoder.onnx | as keys.onnx and decoder.onnx | the same of the right-to-left decoder, \
+which rescores text from its end |
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +154,8 @@ def render(
         _limits(record),
     ]
     if format != "safetensors":
-        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else _GRAPHS).rstrip()]
+        graphs = _GRAPHS + (_REVERSE_GRAPHS if record["model"].get("reverse_layers") else "")
+        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else graphs).rstrip()]
     library = _LIBRARY[format.removesuffix("-int8")]
     found = results(evaluation, (n_experts,))
     return card(front_matter(library, record.get("learnt"), [n_experts], name, found, license), *parts)

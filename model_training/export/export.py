@@ -199,7 +199,7 @@ def _write_model(loaded: LoadedModel, pruned: SpeechModel, format: str, folder: 
     exact = folder / ".float32"
     exact.mkdir()
     onnx_files.write_graphs(pruned, exact, one_file_bytes=one_file_bytes)
-    for name in onnx_files.GRAPHS:
+    for name in onnx_files.graphs(pruned.settings):
         onnx_files.quantise(exact / name, folder / name, one_file_bytes=one_file_bytes)
     shutil.rmtree(exact)
 

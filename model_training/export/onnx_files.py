@@ -1,6 +1,7 @@
 """ONNX files of a pruned model: written, checked, and made small.
 
     SpeechModel of one group ──trace──> encoder.onnx  keys.onnx  decoder.onnx ──quantise──> the same in 8 bits
+                                        reverse_keys.onnx  reverse_decoder.onnx    where a decoder reads from the end
 
 A file that would exceed what protobuf can hold keeps its weights beside it in <name>.onnx.data.
 
@@ -22,21 +23,23 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from model_training.config import ModelSettings
 from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, traceable
+from model_training.model.decoder import Decoder
 from model_training.model.speech_model import SpeechModel
 
 OPSET = 17
 GRAPHS = ("encoder.onnx", "keys.onnx", "decoder.onnx")
+REVERSE = "reverse_"
+"""Before the names of a right-to-left decoder's graphs."""
 ONE_FILE_BYTES = 1_800_000_000
 """Weights up to this size stay inside the .onnx file; protobuf ends at 2 GiB."""
 
 
 def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_FILE_BYTES) -> None:
-    """Write `GRAPHS` of a pruned model into a folder that exists."""
+    """Write `graphs` of a pruned model into a folder that exists."""
     model = traceable(model.cpu())
-    settings = model.settings
-    B, F, S, L, earlier = 2, 47, 11, 3, 2  # an example; every one of them is free in the graph
-    width = settings.d_model // settings.heads
+    B, F = 2, 47  # an example; both are free in the graph
     features_BF80, lengths_B = torch.zeros(B, F, 80), torch.tensor([F, F - 9])
     encoder = EncoderGraph(model)
     write_graph(
@@ -54,26 +57,40 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
         },
         one_file_bytes,
     )
-    keys, past, present = (_pairs(name, settings.decoder_layers) for name in ("encoder", "past", "present"))
+    _write_decoder(model, model.decoder, folder, "", one_file_bytes)
+    if model.reverse_decoder is not None:
+        _write_decoder(model, model.reverse_decoder, folder, REVERSE, one_file_bytes)
+
+
+def graphs(settings: ModelSettings) -> tuple[str, ...]:
+    """Return the names of the files that a model of these settings becomes."""
+    return GRAPHS + (tuple(f"{REVERSE}{name}" for name in GRAPHS[1:]) if settings.reverse_layers else ())
+
+
+def _write_decoder(model: SpeechModel, decoder: Decoder, folder: Path, before: str, one_file_bytes: int) -> None:
+    settings = model.settings
+    B, S, L, earlier = 2, 11, 3, 2
+    width = settings.d_model // settings.heads
+    keys, past, present = (_pairs(name, len(decoder.layers)) for name in ("encoder", "past", "present"))
     key_axes: dict[str, dict[int, str]] = {name: {0: "batch", 2: "encoded_frames"} for name in keys}
     write_graph(
-        KeysGraph(model),
+        KeysGraph(decoder),
         (torch.zeros(B, S, settings.d_model),),
-        folder / "keys.onnx",
+        folder / f"{before}keys.onnx",
         ("encoded",),
         keys,
         {"encoded": {0: "batch", 1: "encoded_frames"}, **key_axes},
         one_file_bytes,
     )
     write_graph(
-        DecoderGraph(model),
+        DecoderGraph(decoder, model.embedding_network is not None),
         (
             torch.zeros(B, L, dtype=torch.int64),
             torch.tensor([S, S - 2]),
             *(torch.zeros(B, settings.heads, S, width) for _ in keys),
             *(torch.zeros(B, settings.heads, earlier, width) for _ in past),
         ),
-        folder / "decoder.onnx",
+        folder / f"{before}decoder.onnx",
         ("tokens", "encoded_lengths", *keys, *past),
         ("logits", *present),
         {
@@ -89,7 +106,7 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
 
 
 def quantise(source: Path, target: Path, *, one_file_bytes: int = ONE_FILE_BYTES) -> None:
-    """Write the int8 form of `source` (one of `GRAPHS`) as `target`."""
+    """Write the int8 form of `source` (one of `graphs`) as `target`."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

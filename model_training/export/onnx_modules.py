@@ -3,6 +3,7 @@
     features, lengths ──EncoderGraph──> encoded, encoded_lengths, log_probs (CTC)
     encoded ──KeysGraph──> key_0, value_0, ...                                once per utterance
     tokens, encoded_lengths, keys, past ──DecoderGraph──> logits, present     once per token
+    the last two once more for a right-to-left decoder
 
 Only the feed-forward blocks differ from training. Where all experts are chosen (N = K) the layer is dense: every
 expert over every row, and a sum weighted by the gates. Otherwise pairs of a frame and an expert are sorted by expert
@@ -18,14 +19,14 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from model_training.model.conformer import sinusoids
-from model_training.model.decoder import Layer
+from model_training.model.decoder import Decoder, Layer
 from model_training.model.experts import FeedForward
 from model_training.model.moe import ElasticMoE
 from model_training.model.router import Routing
@@ -54,9 +55,9 @@ class KeysGraph(nn.Module):
     for every token.
     """
 
-    def __init__(self, model: SpeechModel) -> None:
+    def __init__(self, decoder: Decoder) -> None:
         super().__init__()
-        self.attentions: Any = nn.ModuleList(layer.encoder for layer in _layers(model))
+        self.attentions: Any = nn.ModuleList(layer.encoder for layer in cast(list[Layer], list(decoder.layers)))
 
     def forward(self, encoded_BSD: Tensor) -> tuple[Tensor, ...]:
         return tuple(part for attention in self.attentions for part in attention.keys(encoded_BSD))
@@ -68,10 +69,10 @@ class DecoderGraph(nn.Module):
     layer for all.
     """
 
-    def __init__(self, model: SpeechModel) -> None:
+    def __init__(self, decoder: Decoder, sees_embedding: bool) -> None:
         super().__init__()
-        self.decoder: Any = model.decoder
-        self.sees_embedding = model.embedding_network is not None
+        self.decoder: Any = decoder
+        self.sees_embedding = sees_embedding
 
     def forward(self, tokens_BL: Tensor, lengths_B: Tensor, *keys: Tensor) -> tuple[Tensor, ...]:
         layers = list(self.decoder.layers)
@@ -250,7 +251,3 @@ def _turned(weight: Tensor) -> nn.Parameter:
 
 def _frozen(tensor: Tensor) -> nn.Parameter:
     return nn.Parameter(tensor.detach(), requires_grad=False)
-
-
-def _layers(model: SpeechModel) -> list[Layer]:
-    return list(model.decoder.layers)  # type: ignore[arg-type]

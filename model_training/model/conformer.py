@@ -234,6 +234,6 @@ def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:
         return FeedForward(settings.d_model, settings.d_ff, settings.dropout)
 
     def routed(name: str) -> nn.Module:
-        return ElasticMoE(name, settings.d_model, settings.expert_width(), settings.moe, settings.dropout)
+        return ElasticMoE(name, settings.d_model, settings.expert_width(), settings.moe, settings.expert_dropout())
 
     return (dense if settings.moe.ffn == "none" else routed), dense

@@ -1,9 +1,12 @@
-"""The left-to-right attention decoder, whole sequences at once or one token at a time.
+"""The attention decoder, whole sequences at once or one token at a time.
 
     inputs_BL ──embedding + sinusoids──> [self-attention, attention to the encoder, feed-forward] x layers ──>
     logits_BLV
 
 Shapes: B sequences, L tokens, S encoder frames, D model width, V vocabulary, H heads.
+
+A right-to-left decoder (U2++: Wu et al. 2021) is the same on sequences whose content `turned` has put the other way
+round: task and attributes stay where they are, so that both decoders are asked the same.
 
 With a `Cache` a call adds tokens to what was decoded before and costs no more than they: keys and values of earlier
 tokens, and those of the encoder, are kept.
@@ -23,6 +26,14 @@ from model_training.config import ModelSettings
 from model_training.model.conformer import MakeFFN, sinusoids
 from model_training.model.device import to_device
 from model_training.model.router import Routing
+
+
+def turned(ids_BL: Tensor, content_B2: Tensor) -> Tensor:
+    """Return sequences (B, L) with the places from content[0] to before content[1] in opposite order."""
+    place_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+    first_B1, end_B1 = content_B2.unsqueeze(-1).unbind(1)
+    inside_BL = (place_L >= first_B1) & (place_L < end_B1)
+    return ids_BL.gather(1, torch.where(inside_BL, first_B1 + end_B1 - 1 - place_L, place_L))
 
 
 @dataclass
@@ -89,13 +100,11 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """A Decoder is embedding, layers and output of the attention decoder."""
 
-    def __init__(self, settings: ModelSettings, vocabulary: int, make_ffn: MakeFFN, name: str) -> None:
+    def __init__(self, settings: ModelSettings, layers: int, vocabulary: int, make_ffn: MakeFFN, name: str) -> None:
         super().__init__()
         self.d_model = settings.d_model
         self.embedding = nn.Embedding(vocabulary, settings.d_model)
-        self.layers = nn.ModuleList(
-            Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(settings.decoder_layers)
-        )
+        self.layers = nn.ModuleList(Layer(settings, make_ffn(f"{name}.{layer}")) for layer in range(layers))
         self.norm = nn.LayerNorm(settings.d_model)
         self.out = nn.Linear(settings.d_model, vocabulary)
         self.dropout = nn.Dropout(settings.dropout)

@@ -2,7 +2,8 @@
 blocks.
 
     features_BF80 ──Encoder──> encoded_BSD ──┬── CTC head ──────────────> ctc logits_BSV    text and events
-                                             └── Decoder (+ inputs_BL) ──> logits_BLV        attributes, text, events
+                                             ├── Decoder (+ inputs_BL) ──> logits_BLV        attributes, text, events
+                                             └── Decoder (+ inputs_BL, their content turned) ──> the same from the end
 
 `n_experts` is the number of routed experts in use, N, one of `model.sizes`; a dense model has the one size 0. `tier` is
 the place of a size among them.
@@ -12,7 +13,7 @@ Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, L tokens, D model
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -37,6 +38,12 @@ class Outputs:
     extra_logits: list[Tensor]  # of 3M's intermediate decoders, (B, L, V) each
     embedding_ctc_logits_BSV: Tensor | None  # of 3M's shared embedding network
     routing: Routing
+    reverse_logits_BLV: Tensor | None = None  # of the right-to-left decoder
+    extra_reverse_logits: list[Tensor] = field(default_factory=list)  # of the intermediate ones that read from the end
+
+
+TRAINING_ONLY = ("extra_decoders.", "extra_reverse_decoders.", "embedding_ctc.")
+"""Beginnings of the names of what is not deployed."""
 
 
 class SpeechModel(nn.Module):
@@ -57,9 +64,9 @@ class SpeechModel(nn.Module):
         self.encoder = Encoder(settings, settings.encoder_layers, make_ffn, make_dense, moe.ffn, "encoder")
         self.ctc = nn.Linear(settings.d_model, vocabulary)
         make_decoder_ffn = make_ffn if moe.ffn == "all" else make_dense
-        self.decoder = Decoder(settings, vocabulary, make_decoder_ffn, "decoder")
+        self.decoder = Decoder(settings, settings.decoder_layers, vocabulary, make_decoder_ffn, "decoder")
         self.extra_decoders = nn.ModuleList(
-            Decoder(settings, vocabulary, make_decoder_ffn, f"extra_decoder{number}")
+            Decoder(settings, settings.decoder_layers, vocabulary, make_decoder_ffn, f"extra_decoder{number}")
             for number in range(settings.extra_decoders)
         )
         self.embedding_network: Encoder | None = None
@@ -68,13 +75,31 @@ class SpeechModel(nn.Module):
                 settings, moe.embedding_layers, make_dense, make_dense, "none", "embedding"
             )
             self.embedding_ctc = nn.Linear(settings.d_model, vocabulary)
+        # Behind all else: the rest begins from the same weights with and without it.
+        self.reverse_decoder: Decoder | None = None
+        self.extra_reverse_decoders = nn.ModuleList()
+        if settings.reverse_layers:
+            sizes = settings.reverse_layers, vocabulary, make_decoder_ffn
+            self.reverse_decoder = Decoder(settings, *sizes, "reverse_decoder")
+            self.extra_reverse_decoders.extend(
+                Decoder(settings, *sizes, f"extra_reverse_decoder{number}") for number in range(settings.extra_decoders)
+            )
 
     def forward(
-        self, features_BF80: Tensor, lengths_B: Tensor, inputs_BL: Tensor, input_lengths_B: Tensor, n_experts: int
+        self,
+        features_BF80: Tensor,
+        lengths_B: Tensor,
+        inputs_BL: Tensor,
+        input_lengths_B: Tensor,
+        n_experts: int,
+        reverse_inputs_BL: Tensor | None = None,
     ) -> Outputs:
         """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L).
 
         Lengths that lie on the CPU, whatever the device, spare the program waits for it.
+
+        Args:
+            reverse_inputs_BL: the same with their content `turned`; None: the right-to-left decoder is not asked.
         """
         routing = self.routing(n_experts)
         embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing)
@@ -83,13 +108,26 @@ class SpeechModel(nn.Module):
         encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
         if routing.embedding_BTD is not None:
             routing = replace(routing, embedding_BTD=self._no_embedding(inputs_BL))
-        logits_BLV = self.decoder(encoded_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
-        extra_logits = [
-            decoder(tap_BSD, encoded_lengths_B, inputs_BL, routing, lengths_B=input_lengths_B)
-            for decoder, tap_BSD in zip(self.extra_decoders, tapped)
-        ]
-        ctc_logits_BSV = self.ctc(encoded_BSD)
-        return Outputs(encoded_lengths_B, ctc_logits_BSV, logits_BLV, extra_logits, embedding_logits_BSV, routing)
+
+        def ask(decoder: nn.Module, seen_BSD: Tensor, asked_BL: Tensor) -> Tensor:
+            answer_BLV: Tensor = decoder(seen_BSD, encoded_lengths_B, asked_BL, routing, lengths_B=input_lengths_B)
+            return answer_BLV
+
+        outputs = Outputs(
+            encoded_lengths_B,
+            logits_BLV=ask(self.decoder, encoded_BSD, inputs_BL),
+            extra_logits=[ask(decoder, tap_BSD, inputs_BL) for decoder, tap_BSD in zip(self.extra_decoders, tapped)],
+            ctc_logits_BSV=self.ctc(encoded_BSD),
+            embedding_ctc_logits_BSV=embedding_logits_BSV,
+            routing=routing,
+        )
+        if self.reverse_decoder is not None and reverse_inputs_BL is not None:
+            outputs.reverse_logits_BLV = ask(self.reverse_decoder, encoded_BSD, reverse_inputs_BL)
+            outputs.extra_reverse_logits = [
+                ask(decoder, tap_BSD, reverse_inputs_BL)
+                for decoder, tap_BSD in zip(self.extra_reverse_decoders, tapped)
+            ]
+        return outputs
 
     def encode(self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
         """Return the encoding (B, S, D) of features (B, F, 80), and its lengths in frames of 40 ms."""
@@ -109,12 +147,19 @@ class SpeechModel(nn.Module):
         inputs_BL: Tensor,
         n_experts: int,
         cache: Cache | None = None,
+        *,
+        reverse: bool = False,
     ) -> Tensor:
-        """Return the logits (B, L, V) after each of the inputs (B, L); with a cache, of the new inputs only."""
+        """Return the logits (B, L, V) after each of the inputs (B, L); with a cache, of the new inputs only.
+
+        `reverse`: of the right-to-left decoder, which the model must have, after inputs whose content is `turned`.
+        """
         routing = self.routing(n_experts)
         if self.embedding_network is not None:
             routing.embedding_BTD = self._no_embedding(inputs_BL)
-        return self.decoder(encoded_BSD, lengths_B, inputs_BL, routing, cache=cache)
+        decoder = self.reverse_decoder if reverse else self.decoder
+        assert decoder is not None, "a model without a right-to-left decoder"
+        return decoder(encoded_BSD, lengths_B, inputs_BL, routing, cache=cache)
 
     def routing(self, n_experts: int) -> Routing:
         """Return the routing of a pass with so many routed experts.
@@ -154,11 +199,11 @@ class SpeechModel(nn.Module):
         total = sum(
             parameter.numel()
             for name, parameter in self.active_parameters(n_experts)
-            if not name.startswith(("extra_decoders", "embedding_ctc"))
+            if not name.startswith(TRAINING_ONLY)
         )
         idle = 0
         for layer in self.moe_layers():
-            if not layer.name.startswith("extra_decoder"):
+            if not layer.name.startswith("extra_"):
                 smallest: Experts = layer.tiers[0]  # type: ignore[assignment]
                 one = sum(parameter[0].numel() for parameter in smallest.parameters())
                 idle += one * (n_experts - layer.top_k)
@@ -184,10 +229,10 @@ class SpeechModel(nn.Module):
         state = {
             name: tensor
             for name, tensor in self.state_dict().items()
-            if not name.startswith("extra_decoders.") and not any(name.startswith(f"{layer}.") for layer in layers)
+            if not name.startswith("extra_") and not any(name.startswith(f"{layer}.") for layer in layers)
         }
         for name, layer in layers.items():
-            if name.startswith("extra_decoders."):
+            if name.startswith("extra_"):
                 continue
             if layer.shared is not None:
                 state |= {f"{name}.shared.{key}": tensor for key, tensor in layer.shared.state_dict().items()}

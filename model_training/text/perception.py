@@ -3,6 +3,7 @@
     clip's labels ──build_targets──> inputs   <sot> <task> <lang> <age> <gender> <emotion> text <event:…>
                                      targets    -1   <lang> <age> <gender> <emotion> text <event:…> <eot>
                   ──ctc──>           text <event:…>
+                  ──content──>       where text and events stand, which a right-to-left decoder reads from their end
     decoder's ids ──parse──> Recognition            Grammar.allowed_next(ids) ──> mask over the vocabulary
 
 Nothing is guessed: an attribute nobody knows is fed as its `unk` token and is no target, so no default is ever taught,
@@ -52,13 +53,15 @@ class Targets:
     """Targets are one clip's token ids. `inputs` and `targets` have the same length; `targets` is NO_TARGET where
     nothing is taught, and TEXT_ENDS where only the end of the text is.
 
-    `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `events_known` says that
-    all events of the clip are in the targets; without it the absence of an event means nothing.
+    `ctc` is text and events whatever the task; it may hold UNK, a character without a unit. `content` is the place of
+    text and events in `targets`, from the first to behind the last; `inputs` has them one place later. `events_known`
+    says that all events of the clip are in the targets; without it the absence of an event means nothing.
     """
 
     ctc: list[int]
     inputs: list[int]
     targets: list[int]
+    content: tuple[int, int]
     events_known: bool
 
     @property
@@ -107,19 +110,23 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
 
     # (token, target) from <task> on, whose prediction is never asked for.
     sequence: list[tuple[int, int]] = [(tokenizer.special_id("task", task), NO_TARGET)]
+    said: list[tuple[int, int]] = []
+    start = len(sequence)
     if task == TRANSCRIBE:
         attributes = [_attribute(row, kind, tokenizer) for kind in ATTRIBUTES]
-        text = [(token, token if token != UNK else NO_TARGET) for token in content]
+        said = [(token, token if token != UNK else NO_TARGET) for token in content]
         if (order or scheme.order) == "text_first":
             # The first attribute also says that the text is over.
             first, target = attributes[0]
             attributes[0] = (first, NO_TARGET if not answered else TEXT_ENDS if target == NO_TARGET else target)
-            sequence += text + attributes
+            sequence += said + attributes
         else:
-            sequence += attributes + text
+            start += len(attributes)
+            sequence += attributes + said
     elif task == "event":
         answered = events_known
-        sequence += [(token, token) for token in dict.fromkeys(token for token in content if token in event_ids)]
+        said = [(token, token) for token in dict.fromkeys(token for token in content if token in event_ids)]
+        sequence += said
     else:
         attribute = _attribute(row, task, tokenizer)
         answered = attribute[1] != NO_TARGET
@@ -129,6 +136,7 @@ def build_targets(row: Labels, tokenizer: Tokenizer, *, task: str = TRANSCRIBE, 
         ctc=content,
         inputs=[SOT, *(token for token, _ in sequence[:-1])],
         targets=[target for _, target in sequence],
+        content=(start, start + len(said)),
         events_known=events_known,
     )
 

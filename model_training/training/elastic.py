@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from model_training.config import Settings
 from model_training.data.reading import Batch
 from model_training.model.conformer import BINS, MIN_FRAMES
+from model_training.model.decoder import turned
 from model_training.model.device import to_device
 from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
@@ -71,12 +72,17 @@ class ElasticLearner(PlainLearner):
                 open_BV.scatter_(1, own.clamp(min=0).long(), False)
             open_BV = there(open_BV)
         # Lengths stay where they are: the program asks for them.
+        reverse_inputs_BL = reverse_targets_BL = None
+        if self.model.reverse_decoder is not None:
+            reverse_inputs_BL = there(turned(batch.decoder_inputs_BL, batch.content_B2 + 1))
+            reverse_targets_BL = there(turned(batch.decoder_targets_BL, batch.content_B2))
         outputs = self.model(
             there(batch.features_BT80),
             batch.feature_lengths_B,
             there(batch.decoder_inputs_BL),
             batch.decoder_lengths_B,
             n_experts,
+            reverse_inputs_BL,
         )
         found = losses(
             outputs,
@@ -87,6 +93,7 @@ class ElasticLearner(PlainLearner):
             self.settings.model.moe,
             open_BV,
             None if self.text_ends is None else torch.tensor(self.text_ends, device=device),
+            reverse_targets_BL,
         )
         found.loads = list(outputs.routing.loads)  # a block that is computed again reports again
         return outputs, found

@@ -3,6 +3,9 @@
     objective = ctc_weight * ctc + (1 - ctc_weight) * (attention + extra_attention) + embedding_weight * embedding_ctc
                 + balance
 
+With a right-to-left decoder each attention is (1 - reverse_weight) * attention + reverse_weight * reverse_attention
+(U2++, Wu et al. 2021).
+
 extra_attention is of 3M's intermediate decoders and embedding_ctc of its shared embedding network (3M, eq. 10-12);
 balance is what the routers add (eq. 8 and 9, or Switch). A model without these parts has the first two.
 
@@ -56,7 +59,9 @@ def part_names(model: ModelSettings) -> tuple[str, ...]:
     return (
         "ctc",
         "attention",
+        *(("reverse_attention",) if model.reverse_layers else ()),
         *(("extra_attention",) if model.extra_decoders else ()),
+        *(("extra_reverse_attention",) if model.extra_decoders and model.reverse_layers else ()),
         *(("embedding_ctc",) if has_experts and model.moe.embedding_layers else ()),
         *((BALANCE,) if has_experts and model.moe.balance in ("switch", "sparsity") else ()),
     )
@@ -71,6 +76,7 @@ def losses(
     moe: MoESettings,
     open_BV: Tensor | None = None,
     text_ends_K: Tensor | None = None,
+    reverse_targets_BL: Tensor | None = None,
 ) -> Losses:
     """Return the losses of one micro-batch.
 
@@ -81,22 +87,30 @@ def losses(
         open_BV: true for tokens that nobody knows to be absent from a clip (its events, when they were never labelled):
             they take no part in its softmax, so their absence from the targets teaches nothing.
         text_ends_K: ids of tokens that end a text; None where no target is -2.
+        reverse_targets_BL: the targets with their content turned; None where no decoder reads from the end.
     """
     open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
 
     def ctc(logits_BSV: Tensor) -> Tensor:
         return ctc_loss(without(logits_BSV, open_B1V), outputs.encoded_lengths_B, ctc_targets_BU, ctc_lengths_B)
 
-    def attention(logits_BLV: Tensor) -> Tensor:
-        return attention_loss(logits_BLV, targets_BL, loss.label_smoothing, open_B1V, text_ends_K)
+    def attention(logits_BLV: Tensor, wanted_BL: Tensor) -> Tensor:
+        return attention_loss(logits_BLV, wanted_BL, loss.label_smoothing, open_B1V, text_ends_K)
 
-    parts = {"ctc": ctc(outputs.ctc_logits_BSV), "attention": attention(outputs.logits_BLV)}
+    parts = {"ctc": ctc(outputs.ctc_logits_BSV), "attention": attention(outputs.logits_BLV, targets_BL)}
+    extras = [attention(extra_BLV, targets_BL) for extra_BLV in outputs.extra_logits]
     decoders_B = parts["attention"]
-    if outputs.extra_logits:
-        extras = [attention(extra_BLV) for extra_BLV in outputs.extra_logits]
+    for extra_B in extras:
+        decoders_B = decoders_B + extra_B
+    if extras:
         parts["extra_attention"] = torch.stack(extras).sum(0)
-        for extra_B in extras:
-            decoders_B = decoders_B + extra_B
+    if outputs.reverse_logits_BLV is not None and reverse_targets_BL is not None:
+        reverse_B = parts["reverse_attention"] = attention(outputs.reverse_logits_BLV, reverse_targets_BL)
+        if extras:
+            turned = [attention(extra_BLV, reverse_targets_BL) for extra_BLV in outputs.extra_reverse_logits]
+            parts["extra_reverse_attention"] = torch.stack(turned).sum(0)
+            reverse_B = reverse_B + parts["extra_reverse_attention"]
+        decoders_B = (1 - loss.reverse_weight) * decoders_B + loss.reverse_weight * reverse_B
     objective_B = loss.ctc_weight * parts["ctc"] + (1 - loss.ctc_weight) * decoders_B
     if outputs.embedding_ctc_logits_BSV is not None:
         parts["embedding_ctc"] = ctc(outputs.embedding_ctc_logits_BSV)

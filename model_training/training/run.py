@@ -24,7 +24,7 @@ from model_training.model.device import autocast_dtype
 from model_training.model.dispatch import grouped_product_works
 from model_training.model.speech_model import SpeechModel
 from model_training.training import checkpoint as checkpoints
-from model_training.training.beginning import REPORT, Beginning
+from model_training.training.beginning import Beginning
 from model_training.training.checkpoint import Checkpoint
 from model_training.training.choosing import Choice
 from model_training.training.elastic import ElasticLearner
@@ -99,7 +99,7 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     source.go_on_from(beginning.normalisation(), beginning.known_labels)
     torch.manual_seed(settings.train.seed)
     model = SpeechModel(settings.model, len(tokenizer))
-    notes = beginning.give(model, tokenizer, settings, folder / REPORT if workers.is_main else None)
+    notes = beginning.give(model, tokenizer, settings, folder if workers.is_main else None)
     model.to(device)
     freeze(model, settings.train.freeze)
     for part in model.modules():

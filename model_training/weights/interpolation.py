@@ -17,6 +17,7 @@ from model_training.config import Settings
 from model_training.model.speech_model import SpeechModel
 from model_training.text.tokenizer import Tokenizer
 from model_training.training.beginning import REPORT
+from model_training.weights.embedding import PARTS as EMBEDDING
 from model_training.weights.origin import open_origin
 from model_training.weights.transfer import transfer
 from operators.errors import UserError
@@ -48,9 +49,10 @@ def interpolate(
     # With the noise of that time, so that this is where the run began, to the bit.
     report = transfer(model, tokenizer.tokens, origin, noise=train.init_noise, seed=train.seed)
     begun = model.state_dict()
+    elsewhere = tuple(EMBEDDING.values()) if train.init_embedding_from else ()
     between = {}
     for name, tensor in trained.items():
-        taken = tensor.is_floating_point() and name not in report.fresh
+        taken = tensor.is_floating_point() and name not in report.fresh and not name.startswith(elsewhere)
         between[name] = torch.lerp(begun[name].float(), tensor.float(), share) if taken else tensor
     return between
 

@@ -33,7 +33,7 @@ from operators.errors import UserError
 EXPORTED = "model.safetensors"
 COMPARED = ("encoder", "d_model", "heads", "encoder_layers", "decoder_layers", "kernel", "causal")
 """Settings of the model that weights cannot outlive."""
-OPTIONAL = ("extra_decoders.", "embedding_network.", "embedding_ctc.")
+OPTIONAL = ("extra_decoders.", "extra_reverse_decoders.", "reverse_decoder.", "embedding_network.", "embedding_ctc.")
 """Parts of a model that weights may lack: they begin from nothing."""
 
 
@@ -168,7 +168,8 @@ def _of_export(name: str, path: Path) -> Origin:
 
 
 def _sizes(model: ModelSettings) -> dict[str, Any]:
-    return {key: getattr(model, key) for key in COMPARED}
+    found = {key: getattr(model, key) for key in COMPARED}
+    return found | ({"reverse_layers": model.reverse_layers} if model.reverse_layers else {})
 
 
 def _looks_like_run(path: Path) -> bool:

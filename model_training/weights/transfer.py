@@ -32,6 +32,8 @@ class Report:
     """A Report says what a model took from where, what grew, and what had no place in it."""
 
     origin: str
+    part: str = ""
+    """of the model that this is of, in words; "": all of it"""
     taken: list[str] = field(default_factory=list)
     """tensors that are the origin's, or made of its alone"""
     parameters: int = 0
@@ -46,9 +48,8 @@ class Report:
 
     def lines(self) -> list[str]:
         """Return the report in a few lines."""
-        found = [
-            f"begins from {self.origin}: {len(self.taken)} tensors taken, {self.parameters / 1e6:.2f} M parameters"
-        ]
+        size = f"{len(self.taken)} tensors taken, {self.parameters / 1e6:.2f} M parameters"
+        found = [f"{self.part}begins from {self.origin}: {size}"]
         for words, names in (("grown", self.grown), ("from nothing", self.fresh), ("left there", self.left)):
             if names:
                 more = f", and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
@@ -81,7 +82,8 @@ def _transfer(
 ) -> Report:
     for key, theirs in origin.sizes.items():
         ours = getattr(model.settings, key)
-        if ours != theirs:
+        without_it = key == "reverse_layers" and not ours  # what a model does not have it need not take
+        if ours != theirs and not without_it:
             value = str(theirs).lower() if isinstance(theirs, bool) else theirs
             raise UserError(f"its model.{key} is {value}, here it is {ours}: set model.{key}={value}")
     theirs = {name: tensor.float() for name, tensor in origin.tensors.items() if tensor.is_floating_point()}

@@ -18,7 +18,7 @@ from torch import Tensor
 
 _SPECIAL = re.compile(r"<(\w+):[^>]*>")
 _TENSOR = re.compile(
-    r"(ctc|embedding_ctc|decoder\.(embedding|out)|extra_decoders\.\d+\.(embedding|out))\.(weight|bias)"
+    r"(ctc|embedding_ctc|((reverse_)?decoder|extra_(reverse_)?decoders\.\d+)\.(embedding|out))\.(weight|bias)"
 )
 
 

@@ -16,8 +16,8 @@ behind the last block.
     encoder.after_norm                  encoder.norm
     ctc.ctc_lo                          ctc                            rows by the spelling in units.txt
     decoder.left_decoder or decoder     decoder                        its blocks have ReLU, ours SiLU
+    decoder.right_decoder               reverse_decoder                likewise, with model.reverse_layers
     encoder.global_cmvn                 cmvn.json
-    decoder.right_decoder               nothing
 
 A causal kernel of k frames, all of them past, is one of 2k - 1 frames with the later half zero: the same function, but
 for the first k - 1 frames of a recording, which WeNet pads before the gate and we behind it.
@@ -57,6 +57,7 @@ _RENAMED = (
     (r"ctc\.ctc_lo\.", "ctc."),
     (r"encoder\.encoders\.(\d+)\.", r"encoder.blocks.\1."),
     (r"decoder\.left_decoder\.", "decoder."),
+    (r"decoder\.right_decoder\.", "reverse_decoder."),
     (r"decoder\.embed\.0\.", "decoder.embedding."),
     (r"decoder\.after_norm\.", "decoder.norm."),
     (r"decoder\.output_layer\.", "decoder.out."),
@@ -144,14 +145,19 @@ def read(theirs: Mapping[str, Tensor], file: Path, settings: ModelSettings) -> F
     if any(name.startswith("decoder.") for name in ours):
         notes.append("blocks of its decoder had ReLU, ours have SiLU: a start, not the same function")
     blocks = {int(match[1]) for name in ours if (match := re.match(r"encoder\.blocks\.(\d+)\.", name))}
-    layers = {int(match[1]) for name in ours if (match := re.match(r"decoder\.layers\.(\d+)\.", name))}
+    layers, reverse = (
+        {int(match[1]) for name in ours if (match := re.match(rf"{decoder}\.layers\.(\d+)\.", name))}
+        for decoder in ("decoder", "reverse_decoder")
+    )
     sizes = {
         "encoder": "wenet",
         "d_model": len(ours["encoder.subsampling.convolutions.0.weight"]),
         "heads": len(ours["encoder.blocks.0.attention.content_bias_HW"]),
         "encoder_layers": len(blocks),
         "kernel": kernel,
-    } | ({"decoder_layers": len(layers)} if layers else {})
+    }
+    sizes |= {"decoder_layers": len(layers)} if layers else {}
+    sizes |= {"reverse_layers": len(reverse)} if reverse else {}
     return Found(
         tensors=ours,
         sizes=sizes,
@@ -174,7 +180,12 @@ def rename(name: str) -> str | None:
             return _inside(start, rest, _IN_BLOCK)
         if start.startswith("decoder.layers."):
             return _inside(start, rest, _IN_LAYER)
-        return rename(f"decoder.{rest}") if start == "decoder." else f"{start}{rest}"
+        if start == "decoder.":
+            return rename(f"decoder.{rest}")
+        if start == "reverse_decoder.":
+            left = rename(f"decoder.{rest}")
+            return None if left is None else f"reverse_{left}"
+        return f"{start}{rest}"
     return None
 
 

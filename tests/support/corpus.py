@@ -68,13 +68,14 @@ class Ids:
     ctc: list[int]
     inputs: list[int]
     targets: list[int]
+    content: tuple[int, int]
     events_known: bool = True
 
 
 def targets(row: Row) -> Ids:
     """One id per character, as a tokenizer of characters would: 10 and up; a character outside ASCII is unknown (1)."""
     ids = [ord(letter) - 87 if letter.isascii() else 1 for letter in row.label]
-    return Ids(ctc=ids, inputs=[2, *ids], targets=[*ids, 3])
+    return Ids(ctc=ids, inputs=[2, *ids], targets=[*ids, 3], content=(0, len(ids)))
 
 
 def make_rows(folder: Path, count: int, *, seconds: tuple[float, float] = (0.5, 2.0), seed: int = 0) -> list[Row]:

@@ -57,7 +57,7 @@ def planner(index: Index, stretch: float = AUGMENT.settings.stretch) -> Planner:
 
 def same(first: Batch, second: Batch) -> bool:
     tensors = [name for name in Batch.__slots__ if isinstance(getattr(first, name), torch.Tensor)]
-    assert len(tensors) == 8
+    assert len(tensors) == 9
     plain = ("global_batch", "clip_ids", "rows")
     return all(getattr(first, name) == getattr(second, name) for name in plain) and all(
         torch.equal(getattr(first, name), getattr(second, name)) for name in tensors
@@ -110,6 +110,7 @@ def test_a_batch_holds_the_features_and_ids_of_its_clips(index: Index, cmvn: Cmv
         assert batch.ctc_targets_BU[place].tolist() == [10, 11, 12]
         assert batch.decoder_inputs_BL[place].tolist() == [2, 10, 11, 12]
         assert batch.decoder_targets_BL[place].tolist() == [10, 11, 12, 3]
+        assert batch.content_B2[place].tolist() == [0, 3]
 
 
 def test_padding_is_blank_end_of_text_and_no_loss(rows: list[Row], cmvn: Cmvn, tmp_path: Path) -> None:
@@ -220,10 +221,10 @@ def test_tasks_are_drawn_by_weight_and_fall_back(index: Index, cmvn: Cmvn) -> No
     from tests.support.corpus import Ids
 
     def never(row: Row) -> Ids:
-        return Ids(ctc=[5], inputs=[2, 5], targets=[-1, 3])  # its text is for CTC whatever the task
+        return Ids(ctc=[5], inputs=[2, 5], targets=[-1, 3], content=(0, 1))  # its text is for CTC whatever the task
 
     def gender(row: Row) -> Ids:
-        return Ids(ctc=[], inputs=[2, 5], targets=[6, 3])
+        return Ids(ctc=[], inputs=[2, 5], targets=[6, 3], content=(0, 0))
 
     def drawn(choices: list) -> list[int]:
         batches = Batches(index, planner(index, 1.0), Reader(), choices, cmvn, last_global_batch=24)

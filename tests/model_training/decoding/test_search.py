@@ -54,6 +54,15 @@ class TableScorer:
         self.vocabulary, self.seed, self.sharpness = vocabulary, seed, sharpness
         self._before: np.ndarray | None = None
         self.calls = 0
+        self.reverse: TableScorer | None = None
+
+    @property
+    def has_reverse(self) -> bool:
+        return self.reverse is not None
+
+    def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        assert self.reverse is not None
+        return self.reverse.score(ids_HL, clips_H)
 
     def _log_probs(self, clip: int, ids: Sequence[int]) -> np.ndarray:
         draw = np.random.default_rng([self.seed, clip, len(ids), *ids[-2:]])
@@ -219,6 +228,30 @@ def test_rescoring_orders_hypotheses_as_computed_by_hand(order: str, ctc_weight:
         assert content == [hypothesis.ids for hypothesis in sorted(nbest, key=lambda one: -one.score)]
 
 
+@pytest.mark.parametrize("order", ["attributes_first", "text_first"])
+def test_a_right_to_left_decoder_scores_the_same_text_from_its_end(order: str) -> None:
+    grammar = Grammar(TOKENIZER, order=order, given={"language": "zh"})
+    ni, hao = (TOKENIZER.tokens.index(character) for character in "你好")
+    nbest = [Hypothesis((ni, hao), -1.0), Hypothesis((), -4.0), Hypothesis((hao, ni, ni), -2.0)]
+    scorer = TableScorer(5, frames=[8])
+    [left] = attention_rescoring(scorer, grammar, [nbest], 0.5, 0.3)
+    scorer.reverse = TableScorer(6, frames=[8])
+    [unasked] = attention_rescoring(scorer, grammar, [nbest], 0.5, 0.0)
+    assert unasked == left, "without a decoder its weight is nothing"
+    [found] = attention_rescoring(scorer, grammar, [nbest], 0.5, 0.3)
+    content = len(found[0].ids[: grammar.head])
+    head = list(found[0].ids[:content])
+    closing = [EOT] if order == "attributes_first" else [TOKENIZER.special_id("language", "zh")]
+    scores = {tuple(t for t in one.ids[content:] if t in (ni, hao)): one.score for one in left}
+    for hypothesis in found:
+        ids = tuple(token for token in hypothesis.ids[content:] if token in (ni, hao))
+        (ctc,) = (one.score for one in nbest if one.ids == ids)
+        backwards = [*head, *reversed(ids)]
+        end = np.log(np.exp(scorer.reverse._log_probs(0, backwards)[closing]).sum())
+        other = scorer.reverse.total(0, backwards, len(head)) + end
+        assert hypothesis.score == pytest.approx(0.7 * (scores[ids] - 0.5 * ctc) + 0.3 * other + 0.5 * ctc)
+
+
 @given(st.integers(0, 10_000), st.sampled_from(METHODS), st.sampled_from(SCHEME.tasks), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_no_method_ever_emits_unk(seed: int, method: str, task: str, text_first: bool) -> None:
@@ -263,3 +296,5 @@ def test_wrong_settings_are_user_errors() -> None:
         SearchSettings(method="viterbi")
     with pytest.raises(UserError, match="beam"):
         SearchSettings(beam=0)
+    with pytest.raises(UserError, match="right-to-left"):
+        SearchSettings(reverse_weight=1.5)

@@ -52,6 +52,8 @@ class Oracle:
         self.targets = [build_targets(answer, TOKENIZER) for answer in answers]
         self.frames = [2 * len(targets.ctc) + 1 for targets in self.targets]
 
+    has_reverse = False
+
     def ctc(self, clip: int) -> np.ndarray:
         # Blanks between the units, so that repeats survive.
         spread = [0] * self.frames[clip]
@@ -67,6 +69,9 @@ class Oracle:
             said = [*self.targets[clip].inputs[1:], EOT, *[EOT] * len(ids)]
             out.append(self._sure(said[: len(ids)]))
         return np.stack(out)
+
+    def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
+        raise AssertionError("nobody reads from the end")
 
     def _sure(self, ids: Sequence[int]) -> np.ndarray:
         scores = np.full((len(ids), len(TOKENIZER)), -20.0)

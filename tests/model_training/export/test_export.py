@@ -50,6 +50,7 @@ VARIANTS = {
             "model.moe.norm_topk=false",
             "model.moe.embedding_layers=1",
             "model.extra_decoders=1",
+            "model.reverse_layers=2",
         ],
         (4,),
     ),
@@ -108,6 +109,11 @@ def assert_same_scores(folder: Path, model: SpeechModel, n_experts: int, toleran
         clips_H = np.sort(random.integers(0, len(lengths), 5))
         ids_HL = random.integers(2, model.vocabulary, (5, 6))
         np.testing.assert_allclose(got.score(ids_HL, clips_H), want.score(ids_HL, clips_H), rtol=0, atol=tolerance)
+        assert got.has_reverse == want.has_reverse == bool(model.settings.reverse_layers)
+        if got.has_reverse:
+            backwards = got.score_reverse(ids_HL, clips_H), want.score_reverse(ids_HL, clips_H)
+            np.testing.assert_allclose(*backwards, rtol=0, atol=tolerance)
+            assert not np.allclose(backwards[0], got.score(ids_HL, clips_H))
         parents_H = None
         for length in (2, 3, 4, 5):
             args = (ids_HL[:, :length], clips_H, parents_H)

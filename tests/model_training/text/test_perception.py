@@ -48,6 +48,7 @@ def test_attributes_first() -> None:
     assert spelt(targets.inputs) == ["<sot>", "<task:transcribe>", *attributes, *text, "<event:dog>"]
     assert spelt(targets.targets) == ["-", *attributes, *text, "<event:dog>", "<eot>"]
     assert spelt(targets.ctc) == [*text, "<event:dog>"]
+    assert targets.content == (5, 5 + len(text) + 1)
     assert targets.events_known
 
 
@@ -56,6 +57,14 @@ def test_text_first() -> None:
     text = [TOKENIZER.tokens[token] for token in TOKENIZER.encode("hello 你好")]
     attributes = ["<lang:zh>", "<age:adult>", "<gender:female>", "<emotion:neutral>"]
     assert spelt(targets.targets) == ["-", *text, "<event:dog>", *attributes, "<eot>"]
+    assert targets.content == (1, 1 + len(text) + 1)
+
+
+@pytest.mark.parametrize("task", ["language", "event"])
+def test_an_attribute_is_no_content_and_an_event_is(task: str) -> None:
+    targets = build_targets(Clip(events=("dog", "rain")), TOKENIZER, task=task)
+    first, end = targets.content
+    assert spelt(targets.targets[first:end]) == (["<event:dog>", "<event:rain>"] if task == "event" else [])
 
 
 def test_a_text_of_unknown_language_ends_too() -> None:

@@ -27,8 +27,13 @@ def test_tensorboard_has_the_numbers(handoff: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_logged_is_what_is_optimised(handoff: Path, tmp_path: Path) -> None:
-    """Of a model with every part: two decoders, an embedding network, routers with a loss of their own."""
-    parts = ["model.extra_decoders=1", "model.moe.embedding_layers=1", "model.moe.balance=sparsity"]
+    """Of a model with every part: decoders both ways, an embedding network, routers with a loss of their own."""
+    parts = [
+        "model.extra_decoders=1",
+        "model.reverse_layers=1",
+        "model.moe.embedding_layers=1",
+        "model.moe.balance=sparsity",
+    ]
     settings = config.load(None, [*SMALL, *parts, "train.max_steps=1", "train.eval_steps=1"])
     train(str(handoff), tmp_path / "run", settings)
     step, *dev = log(tmp_path / "run")
@@ -36,7 +41,8 @@ def test_what_is_logged_is_what_is_optimised(handoff: Path, tmp_path: Path) -> N
         part = {name.removeprefix(prefix): value for name, value in record.items() if name.startswith(prefix)}
         assert part["loss"] == pytest.approx(
             0.3 * part["ctc"]
-            + 0.7 * (part["attention"] + part["extra_attention"])
+            + 0.7 * 0.7 * (part["attention"] + part["extra_attention"])
+            + 0.7 * 0.3 * (part["reverse_attention"] + part["extra_reverse_attention"])
             + 0.01 * part["embedding_ctc"]
             + part.get("balance", 0.0)
         )
@@ -44,7 +50,7 @@ def test_what_is_logged_is_what_is_optimised(handoff: Path, tmp_path: Path) -> N
     assert len(dev) == 3
     plain = config.load(None, [*SMALL, "train.max_steps=1"])
     train(str(handoff), tmp_path / "plain", plain)
-    assert not {"extra_attention", "embedding_ctc", "balance"} & log(tmp_path / "plain")[0].keys()
+    assert not {"reverse_attention", "extra_attention", "embedding_ctc", "balance"} & log(tmp_path / "plain")[0].keys()
 
 
 def test_loaders_and_the_log_are_closed_when_a_step_fails(

@@ -48,6 +48,7 @@ def batch(*places: int, events_known: bool = True) -> Batch:
         decoder_inputs_BL=torch.tensor([[2, 4, 5, 26]] * len(places)),
         decoder_targets_BL=torch.tensor([[-1, 5, 26, 3]] * len(places)),
         decoder_lengths_B=torch.full((len(places),), 4),
+        content_B2=torch.tensor([[1, 3]] * len(places)),
         events_known_B=torch.full((len(places),), events_known),
         clip_ids=names,
         rows=[Row(clip_id=name, **row) for name in names],

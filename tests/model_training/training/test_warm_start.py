@@ -102,6 +102,33 @@ def test_a_warm_run_goes_on_exactly_also_when_its_origin_is_gone(base: Path, oth
         go(other, tmp_path / "parts", *start, "train.freeze=[ctc]", "train.max_steps=4")
 
 
+def test_an_embedding_network_that_was_trained_before_stays_what_it_was_and_so_does_what_it_hears(
+    handoff: Path, other: Path, tmp_path: Path
+) -> None:
+    dense = tmp_path / "dense"
+    go(handoff, dense, "model.moe.ffn=none", "loss.ctc_weight=1", "train.max_steps=1")
+    layers = config.load(None, TINY).model.encoder_layers
+    run, network = tmp_path / "run", f"model.moe.embedding_layers={layers}"
+    start = [f"train.init_embedding_from={dense}", network, "train.max_steps=1"]
+    go(other, run, *start, "optimizer.learning_rate=0", "optimizer.weight_decay=0")
+    before, after = weights(dense), weights(run)
+    assert all(
+        torch.equal(after[name.replace("encoder.", "embedding_network.", 1)], one)
+        for name, one in before.items()
+        if name.startswith("encoder.")
+    )
+    assert (run / "init_embedding_from.json").is_file()
+    for folder in (dense, run):
+        assert (checkpoints.steps(folder)[-1] / "cmvn.json").read_text() == (handoff / "cmvn.json").read_text()
+    go(other, run, *start[:2], "optimizer.learning_rate=0", "optimizer.weight_decay=0", "train.max_steps=2")
+    foreign = tmp_path / "foreign"
+    go(other, foreign, "train.max_steps=1")
+    with pytest.raises(UserError, match=r"train\.init_embedding_from: .*normalised otherwise"):
+        go(other, tmp_path / "both", f"train.init_from={foreign}", *start)
+    with pytest.raises(UserError, match=r"train\.init_embedding_from=.*set model\.moe\.embedding_layers"):
+        go(other, tmp_path / "more", start[0], f"model.moe.embedding_layers={layers + 1}")
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_a_frozen_part_stays_as_it_is_to_the_bit(base: Path, handoff: Path, tmp_path: Path, name: str) -> None:
     parts = ["encoder.subsampling", "encoder.blocks.0", "decoder.embedding"]

@@ -15,6 +15,7 @@ from model_training.export.export import export
 from model_training.model.speech_model import SpeechModel
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
+from model_training.weights.embedding import give_embedding
 from model_training.weights.origin import Origin, open_origin
 from model_training.weights.transfer import Report, transfer
 from operators.errors import UserError
@@ -228,10 +229,61 @@ def test_parts_of_3m_may_begin_from_nothing() -> None:
     tokens = tokenizer()
     moe = {"ffn": "second", "shared": 0, "experts": [4], "top_k": 1, "expert_width": 64}
     there = built(settings(ffn="none"), len(tokens))
-    here = built(replace(settings(**moe, embedding_layers=1), extra_decoders=1), len(tokens), seed=1)
+    chosen = replace(settings(**moe, embedding_layers=1), extra_decoders=1, reverse_layers=2)
+    here = built(chosen, len(tokens), seed=1)
     report = take(here, tokens, origin(there, tokens))
     starts = {name.partition(".")[0] for name in report.fresh if "router" not in name}
-    assert starts == {"extra_decoders", "embedding_network", "embedding_ctc"}
+    both = {"extra_decoders", "extra_reverse_decoders", "reverse_decoder"}
+    assert starts == {*both, "embedding_network", "embedding_ctc"}
+
+
+def test_a_right_to_left_decoder_is_taken_with_its_rows_or_left_or_refused_by_its_layers(tmp_path: Path) -> None:
+    tokens, more = tokenizer(), tokenizer(events=("dog", "rain", "kettle"))
+    path = make_checkpoint(tmp_path / "run", "model.reverse_layers=1")
+    source = open_origin(str(path), config.load(None, SMALL).model)
+    theirs = replace(source, tokens=None)
+    chosen = config.load(None, [*SMALL, "model.reverse_layers=1"]).model
+    vocabulary = len(source.tokens or ())
+    here = built(chosen, vocabulary, seed=1)
+    report = take(here, tokens, theirs)
+    for name, tensor in here.reverse_decoder.state_dict().items():
+        wanted = source.tensors[f"reverse_decoder.{name}"]
+        assert torch.equal(tensor, wanted) != name.startswith(("embedding", "out")), name
+    assert "reverse_decoder.embedding.weight" in report.fresh
+    without = built(replace(chosen, reverse_layers=0), vocabulary, seed=1)
+    assert any(name.startswith("reverse_decoder.") for name in take(without, tokens, theirs).left)
+    with pytest.raises(UserError, match=r"set model\.reverse_layers=1"):
+        take(built(replace(chosen, reverse_layers=2), vocabulary, seed=1), tokens, theirs)
+    grown = built(replace(settings(), reverse_layers=1), len(more), seed=1)
+    there = built(replace(settings(), reverse_layers=1), len(tokens))
+    take(grown, more, origin(there, tokens))
+    place = tokens.tokens.index("<event:rain>"), more.tokens.index("<event:rain>")
+    assert torch.equal(there.reverse_decoder.out.weight[place[0]], grown.reverse_decoder.out.weight[place[1]])
+
+
+def test_3ms_embedding_network_begins_from_a_dense_model(tmp_path: Path) -> None:
+    tokens, more = tokenizer(), tokenizer(events=("dog", "rain", "kettle"))
+    there = built(settings(ffn="none"), len(tokens))
+    moe = {"ffn": "second", "shared": 0, "experts": [4], "top_k": 1, "expert_width": 64, "embedding_layers": 2}
+    here = built(settings(**moe), len(more), seed=1)
+    before = {name: tensor.clone() for name, tensor in here.state_dict().items()}
+    source = replace(origin(there, tokens), sizes={"encoder_layers": 2, "decoder_layers": 1, "d_model": 32})
+    report = give_embedding(here, more.tokens, source)
+    assert report.lines()[0].startswith("embedding network begins from X: ")
+    for name, tensor in here.state_dict().items():
+        if name.startswith("embedding_network."):
+            assert torch.equal(tensor, there.state_dict()[name.replace("embedding_network.", "encoder.")]), name
+        elif not name.startswith("embedding_ctc."):
+            assert torch.equal(tensor, before[name]), name
+    place = tokens.tokens.index("<event:rain>"), more.tokens.index("<event:rain>")
+    assert torch.equal(here.embedding_ctc.weight[place[1]], there.ctc.weight[place[0]])
+    assert any(name.startswith("decoder.") for name in report.left)
+    with pytest.raises(UserError, match=r"set model\.moe\.embedding_layers=3"):
+        give_embedding(here, more.tokens, replace(source, sizes={"encoder_layers": 3}))
+    with pytest.raises(UserError, match=r"give a dense model, model\.moe\.ffn=none"):
+        give_embedding(here, more.tokens, origin(built(settings(), len(tokens)), tokens))
+    with pytest.raises(UserError, match="no embedding network"):
+        config.load(None, ["train.init_embedding_from=models/x"])
 
 
 def test_a_checkpoint_and_an_export_are_read_and_give_the_same(tmp_path: Path) -> None:

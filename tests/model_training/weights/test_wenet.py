@@ -175,7 +175,24 @@ def test_the_encoder_computes_what_wenets_does(tmp_path: Path, form: str) -> Non
     model, report, _ = taken(folder(tmp_path, state, form=form, causal=False, activation_type="swish"))
     torch.testing.assert_close(encoded(model), wenet_encoder(state, FEATURES, causal=False), rtol=0, atol=2e-5)
     assert not [name for name in report.fresh if name.startswith(("encoder.", "decoder.layers", "ctc"))]
-    assert all(name.startswith("decoder.right_decoder") or " tokens: " in name for name in report.left)
+    assert all(name.startswith("reverse_decoder.") or " tokens: " in name for name in report.left)
+
+
+def test_its_right_to_left_decoder_is_taken_where_ours_has_one(tmp_path: Path) -> None:
+    state = checkpoint()
+    path = folder(tmp_path, state, causal=False)
+    model, report, tokens = taken(path, reverse_layers=1)
+    assert not any("reverse_decoder" in name for name in (*report.left, *report.fresh))
+    theirs = "decoder.right_decoder"
+    layer = model.reverse_decoder.layers[0]
+    assert torch.equal(layer.own.query.weight, state[f"{theirs}.decoders.0.self_attn.linear_q.weight"])
+    assert torch.equal(layer.encoder.value.weight, state[f"{theirs}.decoders.0.src_attn.linear_v.weight"])
+    assert torch.equal(layer.ffn.w_out.bias, state[f"{theirs}.decoders.0.feed_forward.w_2.bias"])
+    assert torch.equal(model.reverse_decoder.norm.weight, state[f"{theirs}.after_norm.weight"])
+    place = tokens.tokens.index("你")
+    assert torch.equal(model.reverse_decoder.out.weight[place], state[f"{theirs}.output_layer.weight"][2])
+    with pytest.raises(UserError, match=r"set model\.reverse_layers=1"):
+        taken(path, reverse_layers=2)
 
 
 @pytest.mark.parametrize("kernel", [8, 5])
