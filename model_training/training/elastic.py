@@ -118,10 +118,11 @@ class ElasticLearner(PlainLearner):
         inputs_BL = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         one = torch.ones(1, dtype=torch.int64)
         with self.precision():
-            outputs = self.model(features_BF80, 4 * MIN_FRAMES * one, inputs_BL, one, n_experts)
-        said = [outputs.ctc_logits_BSV, outputs.logits_BLV, *outputs.extra_logits]
-        if outputs.embedding_ctc_logits_BSV is not None:
-            said.append(outputs.embedding_ctc_logits_BSV)
+            outputs = self.model(features_BF80, 4 * MIN_FRAMES * one, inputs_BL, one, n_experts, inputs_BL)
+        said = [outputs.ctc_logits_BSV, outputs.logits_BLV, *outputs.extra_logits, *outputs.extra_reverse_logits]
+        for more in (outputs.embedding_ctc_logits_BSV, outputs.reverse_logits_BLV):
+            if more is not None:
+                said.append(more)
         (0.0 * torch.stack([logits.float().sum() for logits in said]).sum()).backward()
 
     def end_step(self, n_experts: int, loads: dict[str, Tensor]) -> None:
