@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
+from model_training.model.chunks import draw_chunk
 from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
@@ -67,12 +68,14 @@ class ElasticLearner(PlainLearner):
             for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):
                 open_BV.scatter_(1, own.clamp(min=0).long(), False)
             open_BV = to_device(open_BV)
+        by_chunks = self.settings.model.dynamic_chunks and self.model.training
         outputs = self.model(
             to_device(batch.features_BT80),
             to_device(batch.feature_lengths_B),
             to_device(batch.decoder_inputs_BL),
             to_device(batch.decoder_lengths_B),
             n_experts,
+            draw_chunk(self.settings.train.seed, batch.global_batch) if by_chunks else None,
         )
         found = losses(
             outputs,
