@@ -199,8 +199,8 @@ def _write_model(loaded: LoadedModel, pruned: SpeechModel, format: str, folder: 
     exact = folder / ".float32"
     exact.mkdir()
     onnx_files.write_graphs(pruned, exact, one_file_bytes=one_file_bytes)
-    for name in onnx_files.GRAPHS:
-        onnx_files.quantise(exact / name, folder / name, one_file_bytes=one_file_bytes)
+    for graph in sorted(exact.glob("*.onnx")):
+        onnx_files.quantise(graph, folder / graph.name, one_file_bytes=one_file_bytes)
     shutil.rmtree(exact)
 
 

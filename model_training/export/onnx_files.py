@@ -1,6 +1,7 @@
 """ONNX files of a pruned model: written, checked, and made small.
 
     SpeechModel of one group ──trace──> encoder.onnx  keys.onnx  decoder.onnx ──quantise──> the same in 8 bits
+                                        encoder_stream.onnx, where the model was trained for chunks
 
 A file that would exceed what protobuf can hold keeps its weights beside it in <name>.onnx.data.
 
@@ -22,7 +23,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, traceable
+from model_training.decoding.onnx_scorer import STREAM
+from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, StreamGraph, traceable
 from model_training.model.speech_model import SpeechModel
 
 OPSET = 17
@@ -32,7 +34,7 @@ ONE_FILE_BYTES = 1_800_000_000
 
 
 def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_FILE_BYTES) -> None:
-    """Write `GRAPHS` of a pruned model into a folder that exists."""
+    """Write `GRAPHS` of a pruned model into a folder that exists, and `STREAM` where it was trained for chunks."""
     model = traceable(model.cpu())
     settings = model.settings
     B, F, S, L, earlier = 2, 47, 11, 3, 2  # an example; every one of them is free in the graph
@@ -54,6 +56,8 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
         },
         one_file_bytes,
     )
+    if settings.dynamic_chunks:
+        _write_stream(StreamGraph(model), folder / STREAM, one_file_bytes)
     keys, past, present = (_pairs(name, settings.decoder_layers) for name in ("encoder", "past", "present"))
     key_axes: dict[str, dict[int, str]] = {name: {0: "batch", 2: "encoded_frames"} for name in keys}
     write_graph(
@@ -88,8 +92,18 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
     )
 
 
+def _write_stream(graph: StreamGraph, path: Path, one_file_bytes: int) -> None:
+    axes: dict[str, dict[int, str]] = {"features": {0: "batch", 1: "frames"}}
+    axes |= {name: {0: "batch", 1: "encoded_frames"} for name in graph.outputs[:2]}
+    for name in (*graph.caches, *graph.outputs[2:]):
+        axes[name] = {0: "batch"}
+        if "convolution" not in name:
+            axes[name] |= {2: "earlier" if name in graph.caches else "all"}
+    write_graph(graph, graph.example(), path, graph.inputs, graph.outputs, axes, one_file_bytes)
+
+
 def quantise(source: Path, target: Path, *, one_file_bytes: int = ONE_FILE_BYTES) -> None:
-    """Write the int8 form of `source` (one of `GRAPHS`) as `target`."""
+    """Write the int8 form of `source` (one of `GRAPHS`, or `STREAM`) as `target`."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 

@@ -20,14 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from operators.errors import UserError
-
 LARGEST = 25
 """Frames of the largest chunk that training draws: one second."""
 FARTHEST = 100
 """Frames that training looks back from a chunk at most, where it does not look back to the beginning: four seconds."""
-SUBSAMPLING, OVERLAP = 4, 3
-"""Feature frames from one encoder frame to the next, and those that an encoder frame hears beyond its own four."""
 
 
 class Chunk(NamedTuple):
@@ -37,14 +33,6 @@ class Chunk(NamedTuple):
     """of 40 ms in a chunk"""
     left: int | None = None
     """chunks before its own; None: all"""
-
-    def check(self) -> Chunk:
-        """Return this chunk. Raises UserError where it cannot be."""
-        if self.frames < 1:
-            raise UserError(f"a chunk must have at least 1 frame of 40 ms, not {self.frames}")
-        if self.left is not None and self.left < 0:
-            raise UserError(f"a chunk looks back at 0 chunks or more, not at {self.left}")
-        return self
 
     @property
     def kept(self) -> int | None:
