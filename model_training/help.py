@@ -62,7 +62,8 @@ examples:
 examples:
   python -m model_training recognize models/edge talk.mp3 lecture.flac
   python -m model_training recognize models/edge talk.wav --method ctc_greedy --json
-  python -m model_training recognize models/edge talk.wav --given language=yue --threads 2""",
+  python -m model_training recognize models/edge talk.wav --given language=yue --threads 2
+  arecord -q -t raw -f S16_LE -r 16000 -c 1 | python -m model_training recognize models/live - --stream --chunk 16""",
     "align": """\
 Prints a JSON object a word, WebVTT or CTM. MODEL is an exported folder (no torch needed) or a checkpoint.
 

@@ -76,7 +76,11 @@ class ModelSettings:
         0, "of a second decoder that reads text from its end, for attention rescoring, as in U2++; 0: none", at_least=0
     )
     kernel: int = setting(15, "of the convolution module, frames of 40 ms; odd unless causal", at_least=1)
-    causal: bool = setting(False, "no frame sees a later one")
+    causal: bool = setting(False, "no frame sees a later one; with dynamic_chunks only convolutions are so")
+    dynamic_chunks: bool = setting(
+        False,
+        "attention by chunks of 1 to 25 frames or the whole, drawn for every micro-batch: for recognize --stream",
+    )
     dropout: float = setting(0.1, "share of hidden units dropped in training", at_least=0, below=1)
     extra_decoders: int = setting(
         0, "3M: decoders at equal depths of the encoder, in training only; fewer than encoder_layers", at_least=0
@@ -275,6 +279,8 @@ def check(settings: Settings) -> None:
         raise UserError(f"model.d_model={model.d_model}: must be even and a multiple of model.heads={model.heads}")
     if not model.causal and model.kernel % 2 == 0:
         raise UserError(f"model.kernel={model.kernel}: must be odd, so that it has a middle")
+    if model.dynamic_chunks and not model.causal:
+        raise UserError("model.dynamic_chunks=true: set model.causal=true, so that convolutions look at no later frame")
     if not sum(data.tasks.values()):
         raise UserError("data.tasks: give at least one task a weight above 0, for example {transcribe: 1}")
     data.augment.check_ranges("data.augment")

@@ -19,6 +19,8 @@ from operators.filterbank import BINS, MelSums
 
 MIN_FRAMES = 7
 """Below this the two convolutions leave no encoder frame."""
+SUBSAMPLING, OVERLAP = 4, 3
+"""Feature frames from one encoder frame to the next, and those that an encoder frame hears beyond its own four."""
 
 
 def subsampled(frames: Any) -> Any:

@@ -24,6 +24,8 @@ from operators.errors import UserError
 
 CONFIG = "config.json"
 CMVN = "cmvn.json"
+STREAM = "encoder_stream.onnx"
+"""The encoder that takes a chunk at a time, in exports of models that were trained for it."""
 SCHEMA_VERSION = 1
 FORMATS = ("safetensors", "onnx", "onnx-int8", "sherpa", "sherpa-int8")
 _REVERSE = "reverse_"
@@ -75,15 +77,24 @@ class OnnxModel:
 
     Args:
         threads: of onnxruntime; 0 lets it take all cores.
+        stream: the encoder is the one that takes a chunk at a time.
+
+    Raises:
+        UserError: a folder of another format, or with `stream` of a model that was not trained for chunks.
     """
 
-    def __init__(self, folder: ExportFolder, *, threads: int = 0) -> None:
+    def __init__(self, folder: ExportFolder, *, threads: int = 0, stream: bool = False) -> None:
         if folder.config["format"] not in ("onnx", "onnx-int8"):
             raise UserError(f"{folder.path} holds {folder.config['format']}: export it with --format onnx or onnx-int8")
         if threads < 0:
             raise UserError(f"threads must be 0 (all cores) or more, not {threads}")
+        if stream and STREAM not in folder.config["files"]:
+            raise UserError(
+                f"{folder.path} was not trained for chunks: train it with model.dynamic_chunks=true model.causal=true "
+                "and export it, or leave --stream out"
+            )
         self._folder, self._threads = folder, threads
-        self.encoder = self._session("encoder.onnx")
+        self.encoder = self._session(STREAM if stream else "encoder.onnx")
         self.has_reverse = f"{_REVERSE}decoder.onnx" in folder.config["files"]
 
     @cached_property
@@ -136,11 +147,24 @@ class OnnxScorer:
 
     def __init__(self, model: OnnxModel, features_BF80: np.ndarray, lengths_B: np.ndarray) -> None:
         """Encode features, float32 with CMVN applied, whose lengths are in feature frames."""
-        self._model = model
-        self._encoded_BSD, lengths, self._log_probs_BSV = model.encoder.run(
-            None, {"features": features_BF80.astype(np.float32, copy=False), "lengths": lengths_B.astype(np.int64)}
+        self._take(
+            model,
+            *model.encoder.run(
+                None, {"features": features_BF80.astype(np.float32, copy=False), "lengths": lengths_B.astype(np.int64)}
+            ),
         )
-        self._lengths_B = lengths
+
+    @classmethod
+    def of_encoded(cls, model: OnnxModel, encoded_BSD: np.ndarray, log_probs_BSV: np.ndarray) -> OnnxScorer:
+        """Return the scorer of clips of one length that were encoded before."""
+        scorer = cls.__new__(cls)
+        lengths_B = np.full(len(encoded_BSD), encoded_BSD.shape[1], np.int64)
+        scorer._take(model, encoded_BSD, lengths_B, log_probs_BSV)
+        return scorer
+
+    def _take(self, model: OnnxModel, encoded_BSD: np.ndarray, lengths: np.ndarray, log_probs_BSV: np.ndarray) -> None:
+        self._model = model
+        self._encoded_BSD, self._lengths_B, self._log_probs_BSV = encoded_BSD, lengths, log_probs_BSV
         self.frames = [int(length) for length in lengths]
         self._past: list[np.ndarray] = []
         self._clips_R = np.zeros(0, np.int64)

@@ -10,12 +10,16 @@ Legend: B windows, F feature frames, 80 mel bins.
 from __future__ import annotations
 
 import argparse
+import io
 import json
+import shutil
 import sys
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -23,7 +27,8 @@ from model_training.data.audio import describe
 from model_training.data.features import MIN_FRAMES, Cmvn
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.search import METHODS, SearchSettings, decode_batch
-from model_training.decoding.windows import windows
+from model_training.decoding.streaming import Heard, StreamingRecognizer, StreamSettings
+from model_training.decoding.windows import blocks, windows
 from model_training.text.perception import Grammar, Recognition
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
@@ -182,7 +187,13 @@ def _batches(heard: Iterable[_Window], together: int) -> Iterator[list[_Window]]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `python -m model_training recognize`."""
     parser.add_argument("folder", metavar="FOLDER", help="an exported model: export --format onnx or onnx-int8")
-    parser.add_argument("audio", metavar="AUDIO", nargs="+", help="audio or video files of any format and length")
+    parser.add_argument(
+        "audio",
+        metavar="AUDIO",
+        nargs="+",
+        help="audio or video files of any format and length; "
+        "with --stream also -, standard input: raw samples, 16 kHz, mono, 16 bits, little-endian (s16le)",
+    )
     parser.add_argument("--method", default="attention_rescoring", help=f"{' | '.join(METHODS)} (default: %(default)s)")
     parser.add_argument("--beam", type=int, default=10, help="hypotheses kept; 1 is greedy (default: %(default)s)")
     parser.add_argument("--task", default=TRANSCRIBE, help="transcribe, or one thing only: language, age, ..., event")
@@ -190,7 +201,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--given", action="append", default=[], metavar="KIND=LABEL", help="what you know, for example language=yue"
     )
     parser.add_argument("--threads", type=int, default=0, help="processor cores to use (default: all)")
-    parser.add_argument("--json", action="store_true", help="one JSON object per recording")
+    parser.add_argument("--json", action="store_true", help="one JSON object per recording; per utterance of a stream")
+    parser.add_argument("--stream", action="store_true", help="answer while it is spoken; a line per utterance")
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        default=16,
+        metavar="N",
+        help="of a stream: frames of 40 ms that are heard together (default: %(default)s)",
+    )
+    parser.add_argument("--left", type=int, metavar="N", help="of a stream: chunks to look back to (default: all)")
+    parser.add_argument(
+        "--pause",
+        type=float,
+        default=1.0,
+        metavar="SECONDS",
+        help="of a stream: without a word, ends "
+        "an utterance; 0: only the end does, or the model's longest window (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="of a stream: say what a chunk took to compute")
 
 
 def main(options: argparse.Namespace) -> int:
@@ -205,6 +234,8 @@ def main(options: argparse.Namespace) -> int:
         if not equals:
             raise UserError(f"--given {item}: write KIND=LABEL, for example --given language=yue")
         given[kind] = label
+    if options.stream:
+        return _stream(options, given)
     recognizer = Recognizer(options.folder, threads=options.threads)
     SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
     check_task(options.task, recognizer.config["tasks"], [options.method])
@@ -231,13 +262,82 @@ def main(options: argparse.Namespace) -> int:
     return 2 if failed else 0
 
 
+def _stream(options: argparse.Namespace, given: Mapping[str, str]) -> int:
+    """Print a line per utterance, on a terminal also what it says so far, and return the exit code."""
+    if options.task != TRANSCRIBE:
+        raise UserError(f"--stream writes what is said: leave --task {options.task} out, or leave --stream out")
+    settings = StreamSettings(chunk=options.chunk, left=options.left, pause_seconds=options.pause)
+    search = SearchSettings(method=options.method, beam=options.beam)
+    recognizer = StreamingRecognizer(options.folder, threads=options.threads)
+    failed = False
+    for path in options.audio:
+        holes: list[Problem] = []
+        pcm = _standard_input() if path == "-" else blocks(path, 1, holes.append)
+        try:
+            for heard in recognizer.stream(pcm, settings, search, given=given):
+                _show(path, heard, options.json)
+        except UserError as error:
+            print(f"touchasp: {error}", file=sys.stderr)
+            failed = True
+        for hole in holes:
+            print(f"touchasp: {path}: {describe(hole)}", file=sys.stderr)
+    if options.verbose and (took := recognizer.chunk_seconds):
+        mean, late = 1000 * np.mean(took), 1000 * np.percentile(took, 95)
+        print(
+            f"{len(took)} chunks of {0.04 * options.chunk:.2f} s: {mean:.1f} ms to compute one, "
+            f"{late:.1f} ms at the 95th percentile",
+            file=sys.stderr,
+        )
+    return 2 if failed else 0
+
+
+def _standard_input() -> Iterator[np.ndarray]:
+    """Yield the raw samples of standard input as they come. Ctrl-C ends them, as it ends whoever records."""
+    if sys.stdin.isatty():
+        raise UserError("- is standard input: pipe samples into it, for example arecord -t raw -f S16_LE -r 16000 |")
+    # What is there already, however little: `read` would wait for all of it.
+    pipe = cast(io.BufferedReader, sys.stdin.buffer)
+    rest, first = b"", True
+    try:
+        while data := pipe.read1(65_536):
+            if first and data[:4] in (b"RIFF", b"fLaC", b"OggS"):
+                raise UserError("standard input is an audio file, not raw samples: give it as a file instead of -")
+            data, first = rest + data, False
+            even = len(data) // 2 * 2
+            rest = data[even:]
+            yield np.frombuffer(data[:even], "<i2").astype(np.int16, copy=False)
+    except KeyboardInterrupt:
+        return
+
+
+def _show(path: str, heard: Heard, as_json: bool) -> None:
+    """Print an utterance that is over as a line; one that is not as the line's beginning, on a terminal only."""
+    clear = "\r\x1b[K" if sys.stdout.isatty() else ""
+    if heard.final and as_json:
+        seconds = {"start": round(heard.start_seconds, 2), "end": round(heard.end_seconds, 2)}
+        print(clear + _json_line(path, heard.recognition, **seconds), flush=True)
+    elif heard.final:
+        print(clear + _line(path, heard.recognition), flush=True)
+    elif clear:
+        print(clear + _tail(heard.recognition.text, shutil.get_terminal_size().columns - 1), end="", flush=True)
+
+
+def _tail(text: str, columns: int) -> str:
+    """Return the end of a text that fits into so many columns, of which some characters take two."""
+    for place in range(len(text) - 1, -1, -1):
+        columns -= 2 if unicodedata.east_asian_width(text[place]) in "WF" else 1
+        if columns < 0:
+            return text[place + 1 :]
+    return text
+
+
 def _line(path: str, found: Recognition) -> str:
     labels = [label for kind in ATTRIBUTES if (label := getattr(found, kind)) is not None]
     notes = [*labels, *(f"<{event}>" for event in found.events)]
     return f"{path}\t{found.text}" + (f"\t[{' '.join(notes)}]" if notes else "")
 
 
-def _json_line(path: str, found: Recognition) -> str:
+def _json_line(path: str, found: Recognition, **more: float) -> str:
     record = asdict(found)
     del record["ids"]
-    return json.dumps({"audio": path} | record, ensure_ascii=False)
+    return json.dumps({"audio": path, **more} | record, ensure_ascii=False)

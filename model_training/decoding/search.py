@@ -131,11 +131,33 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
     Every frame offers its `beam` best tokens, and `beam` prefixes survive it; with a beam as large as the number of
     prefixes the scores are exact.
     """
-    if allowed_V is not None:
-        log_probs_SV = np.where(allowed_V, log_probs_SV, -inf)
-    # Per prefix the log-probability of ending in a blank, and of ending in its last token.
-    prefixes: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -inf)}
-    for log_probs_V in log_probs_SV:
+    prefixes = PrefixBeam(beam, allowed_V)
+    prefixes.extend(log_probs_SV)
+    return prefixes.hypotheses()
+
+
+class PrefixBeam:
+    """A PrefixBeam is CTC's prefix beam search, which takes frames as they come."""
+
+    def __init__(self, beam: int, allowed_V: np.ndarray | None = None) -> None:
+        self._beam, self._allowed_V = beam, allowed_V
+        # Per prefix the log-probability of ending in a blank, and of ending in its last token.
+        self._prefixes: dict[tuple[int, ...], tuple[float, float]] = {(): (0.0, -inf)}
+
+    def extend(self, log_probs_SV: np.ndarray) -> None:
+        """Take the next frames' log-probabilities."""
+        if self._allowed_V is not None:
+            log_probs_SV = np.where(self._allowed_V, log_probs_SV, -inf)
+        for log_probs_V in log_probs_SV:
+            self._take(log_probs_V)
+
+    def hypotheses(self) -> list[Hypothesis]:
+        """Return what the frames so far say, best first, never nothing."""
+        found = [Hypothesis(prefix, _log_add(*ends)) for prefix, ends in self._prefixes.items() if max(ends) > -inf]
+        return found or [Hypothesis((), -inf)]
+
+    def _take(self, log_probs_V: np.ndarray) -> None:
+        beam = self._beam
         offered = [(int(token), float(log_probs_V[token])) for token in _best_tokens(log_probs_V, beam)]
         grown: dict[tuple[int, ...], tuple[float, float]] = {}
 
@@ -143,7 +165,7 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
             old_blank, old_token = into.get(prefix, (-inf, -inf))
             into[prefix] = (_log_add(old_blank, blank), _log_add(old_token, token))
 
-        for prefix, (blank, token) in prefixes.items():
+        for prefix, (blank, token) in self._prefixes.items():
             total = _log_add(blank, token)
             for candidate, log_prob in offered:
                 if candidate == BLANK:
@@ -154,10 +176,7 @@ def ctc_prefix_beam(log_probs_SV: np.ndarray, beam: int, allowed_V: np.ndarray |
                 else:
                     add((*prefix, candidate), -inf, total + log_prob)
         ranked = sorted(grown.items(), key=lambda item: (-_log_add(*item[1]), item[0]))
-        prefixes = dict(ranked[:beam])
-    return [Hypothesis(prefix, _log_add(*ends)) for prefix, ends in prefixes.items() if max(ends) > -inf] or [
-        Hypothesis((), -inf)
-    ]
+        self._prefixes = dict(ranked[:beam])
 
 
 def ctc_log_prob(log_probs_SV: np.ndarray, ids: Sequence[int]) -> float:

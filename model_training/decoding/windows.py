@@ -37,7 +37,7 @@ def windows(
         UserError: the file cannot be read, or the array is not a recording.
     """
     rest = np.zeros(0, np.int16)
-    for block in _blocks(audio, longest, on_problem):
+    for block in blocks(audio, longest, on_problem):
         rest = np.concatenate([rest, block])
         while len(rest) > 2 * longest:  # the end of the recording may still come near: see `cut`
             place = cut(rest, longest)
@@ -60,9 +60,10 @@ def cut(pcm: np.ndarray, longest: int) -> int:
     return first + int(loudness.argmin()) * _HOP
 
 
-def _blocks(
-    audio: str | Path | np.ndarray, least: int, on_problem: Callable[[Problem], None] | None
+def blocks(
+    audio: str | Path | np.ndarray, least: int, on_problem: Callable[[Problem], None] | None = None
 ) -> Iterator[np.ndarray]:
+    """Yield int16 [T] of `least` samples or more, as they are read; arguments and errors as of `windows`."""
     if isinstance(audio, np.ndarray):
         yield _int16(audio)
         return

@@ -2,6 +2,7 @@
 
     SpeechModel of one group ──trace──> encoder.onnx  keys.onnx  decoder.onnx ──quantise──> the same in 8 bits
                                         reverse_keys.onnx  reverse_decoder.onnx    where a decoder reads from the end
+                                        encoder_stream.onnx, where the model was trained for chunks
 
 A file that would exceed what protobuf can hold keeps its weights beside it in <name>.onnx.data.
 
@@ -24,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from model_training.config import ModelSettings
-from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, traceable
+from model_training.decoding.onnx_scorer import STREAM
+from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, StreamGraph, traceable
 from model_training.model.decoder import Decoder
 from model_training.model.speech_model import SpeechModel
 
@@ -57,6 +59,8 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
         },
         one_file_bytes,
     )
+    if model.settings.dynamic_chunks:
+        _write_stream(StreamGraph(model), folder / STREAM, one_file_bytes)
     _write_decoder(model, model.decoder, folder, "", one_file_bytes)
     if model.reverse_decoder is not None:
         _write_decoder(model, model.reverse_decoder, folder, REVERSE, one_file_bytes)
@@ -64,7 +68,8 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
 
 def graphs(settings: ModelSettings) -> tuple[str, ...]:
     """Return the names of the files that a model of these settings becomes."""
-    return GRAPHS + (tuple(f"{REVERSE}{name}" for name in GRAPHS[1:]) if settings.reverse_layers else ())
+    reverse = tuple(f"{REVERSE}{name}" for name in GRAPHS[1:]) if settings.reverse_layers else ()
+    return GRAPHS + reverse + ((STREAM,) if settings.dynamic_chunks else ())
 
 
 def _write_decoder(model: SpeechModel, decoder: Decoder, folder: Path, before: str, one_file_bytes: int) -> None:
@@ -103,6 +108,16 @@ def _write_decoder(model: SpeechModel, decoder: Decoder, folder: Path, before: s
         },
         one_file_bytes,
     )
+
+
+def _write_stream(graph: StreamGraph, path: Path, one_file_bytes: int) -> None:
+    axes: dict[str, dict[int, str]] = {"features": {0: "batch", 1: "frames"}}
+    axes |= {name: {0: "batch", 1: "encoded_frames"} for name in graph.outputs[:2]}
+    for name in (*graph.caches, *graph.outputs[2:]):
+        axes[name] = {0: "batch"}
+        if "convolution" not in name:
+            axes[name] |= {2: "earlier" if name in graph.caches else "all"}
+    write_graph(graph, graph.example(), path, graph.inputs, graph.outputs, axes, one_file_bytes)
 
 
 def quantise(source: Path, target: Path, *, one_file_bytes: int = ONE_FILE_BYTES) -> None:

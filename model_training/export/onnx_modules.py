@@ -4,6 +4,7 @@
     encoded ──KeysGraph──> key_0, value_0, ...                                once per utterance
     tokens, encoded_lengths, keys, past ──DecoderGraph──> logits, present     once per token
     the last two once more for a right-to-left decoder
+    features, past ──StreamGraph──> encoded, log_probs, present               once per chunk, of models trained for it
 
 Only the feed-forward blocks differ from training. Where all experts are chosen (N = K) the layer is dense: every
 expert over every row, and a sum weighted by the gates. Otherwise pairs of a frame and an expert are sorted by expert
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from model_training.model.chunks import BlockCache, EncoderCache, StreamCache
 from model_training.model.conformer import sinusoids
 from model_training.model.decoder import Decoder, Layer
 from model_training.model.experts import FeedForward
@@ -48,6 +50,45 @@ class EncoderGraph(nn.Module):
     def forward(self, features_BF80: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         encoded_BSD, lengths_B = self.model.encode(features_BF80, lengths_B, self.model.sizes[0])
         return encoded_BSD, lengths_B, self.model.ctc_logits(encoded_BSD).log_softmax(-1)
+
+
+class StreamGraph(nn.Module):
+    """A StreamGraph computes the next chunk's features (B, 4 S + 3, 80) normalised, frames_before (1) of 40 ms where
+    scores go by place, then keys and values (B, H, earlier, W) and inputs of the convolution (B, D, kernel - 1) of
+    every block -> encoded (B, S, D), CTC's log_probs (B, S, V), and the same of every block for the next chunk.
+    """
+
+    def __init__(self, model: SpeechModel) -> None:
+        super().__init__()
+        self.model = model
+        self.by_place = model.settings.encoder == "wenet"
+        empty = model.stream_cache()
+        self.layers = [len(one.blocks) for one in (empty.encoder, empty.embedding) if one is not None]
+        names = [f"{'embedding_' * place}{part}_{layer}"
+                 for place, layers in enumerate(self.layers)
+                 for layer in range(layers)
+                 for part in ("key", "value", "convolution")]  # fmt: skip
+        self.caches = [f"past_{name}" for name in names]
+        self.inputs = ("features", *["frames_before"] * self.by_place, *self.caches)
+        self.outputs = ("encoded", "log_probs", *(f"present_{name}" for name in names))
+
+    def example(self) -> tuple[Tensor, ...]:
+        """Return inputs of the right shape, to trace with."""
+        settings = self.model.settings
+        B, S, earlier = 2, 5, 3
+        attended = torch.zeros(B, settings.heads, earlier, settings.d_model // settings.heads)
+        block = (attended, attended, torch.zeros(B, settings.d_model, settings.kernel - 1))
+        before = [torch.tensor([earlier])] * self.by_place
+        return torch.zeros(B, 4 * S + 3, 80), *before, *block * sum(self.layers)
+
+    def forward(self, features_BF80: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        frames, past = (past[0], past[1:]) if self.by_place else (0, past)
+        blocks = [BlockCache(*past[first : first + 3]) for first in range(0, len(past), 3)]
+        own = self.layers[0]
+        cache = StreamCache(EncoderCache(blocks[:own], frames), EncoderCache(blocks[own:], frames))
+        encoded_BSD = self.model.encode_chunk(features_BF80, cache, self.model.sizes[0])
+        present = [part for b in blocks for part in (b.key_BHPW, b.value_BHPW, b.convolution_BDP)]
+        return encoded_BSD, self.model.ctc_logits(encoded_BSD).log_softmax(-1), *present
 
 
 class KeysGraph(nn.Module):

@@ -3,7 +3,8 @@
     features_BF80 ──2 strided convolutions, 1/4 of the frames──> x_BSD ──blocks──> encoded_BSD, and after which depths
     asked for
 
-Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, D model width, H heads.
+Shapes: B clips, F feature frames of 10 ms, S frames of 40 ms, K frames that are looked at (S, and those in a cache), D
+model width, H heads, R distances or places.
 
 What lies behind a clip's end never reaches a frame inside it: outputs of the sub-sampling that would touch padding are
 cut, and attention and convolution are masked. A clip's encoding therefore does not depend on its batch.
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from model_training.config import ModelSettings
+from model_training.model.chunks import BlockCache, Chunk, EncoderCache
 from model_training.model.device import to_device
 from model_training.model.experts import FeedForward
 from model_training.model.moe import ElasticMoE
@@ -73,43 +75,55 @@ class RelativeAttention(nn.Module):
         self.content_bias_HW = nn.Parameter(torch.zeros(heads, self.width))
         self.position_bias_HW = nn.Parameter(torch.zeros(heads, self.width))
 
-    def forward(self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor) -> Tensor:
+    def forward(
+        self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor | None, cache: BlockCache | None = None
+    ) -> Tensor:
         """Return what every frame gathers from the others (B, S, D).
 
         Args:
-            positions_RD: encodings of the distances S-1 ... -(S-1); without `by_distance` of the places 0 ... S-1.
-            mask_BSS: true where a frame may look; B1S will do.
+            positions_RD: encodings of the distances K-1 ... -(S-1); without `by_distance` of the K frames' places.
+            mask_BSS: true where a frame may look; B1S will do. None: everywhere.
+            cache: of the frames before these.
         """
         B, S, _ = x_BSD.shape
         query_BSHW, key_BSHW, value_BSHW = (
             part(x_BSD).view(B, S, self.heads, self.width) for part in (self.query, self.key, self.value)
         )
         position_HWR = self.position(positions_RD).view(-1, self.heads, self.width).permute(1, 2, 0)
+        key_BHKW, value_BHKW, keys = key_BSHW.transpose(1, 2), value_BSHW.transpose(1, 2), S
+        if cache is not None:
+            key_BHKW, value_BHKW = cache.look_back(key_BHKW, value_BHKW)
+            keys = key_BHKW.shape[2]
         scale = self.width**-0.5
         by_position_BHSR = torch.matmul((query_BSHW + self.position_bias_HW).transpose(1, 2), position_HWR)
-        bias_BHSS = (_shift(by_position_BHSR) if self.by_distance else by_position_BHSR) * scale
-        bias_BHSS = bias_BHSS.masked_fill(~mask_BSS.unsqueeze(1), torch.finfo(bias_BHSS.dtype).min)
+        bias_BHSK = (_shift(by_position_BHSR, keys) if self.by_distance else by_position_BHSR) * scale
+        if mask_BSS is not None:
+            bias_BHSK = bias_BHSK.masked_fill(~mask_BSS.unsqueeze(1), torch.finfo(bias_BHSK.dtype).min)
         attended_BHSW = F.scaled_dot_product_attention(
             (query_BSHW + self.content_bias_HW.to(query_BSHW.dtype)).transpose(1, 2),
-            key_BSHW.transpose(1, 2),
-            value_BSHW.transpose(1, 2),
-            attn_mask=bias_BHSS,
+            key_BHKW,
+            value_BHKW,
+            attn_mask=bias_BHSK,
             dropout_p=self.dropout if self.training else 0.0,
             scale=scale,
         )
         return self.out(attended_BHSW.transpose(1, 2).reshape(B, S, -1))
 
 
-def _shift(scores_BHSR: Tensor) -> Tensor:
-    """Turn scores by distance, R = 2S - 1, into scores by frame, S: row i keeps the distances i ... i - S + 1."""
+def _shift(scores_BHSR: Tensor, keys: int | Tensor) -> Tensor:
+    """Turn scores by distance, R = K + S - 1, into scores by frame, K: row i keeps the distances K-S+i ... i-S+1."""
     B, H, S, R = scores_BHSR.shape
     padded = F.pad(scores_BHSR, (1, 0)).view(B, H, R + 1, S)[:, :, 1:]
-    return padded.reshape(B, H, S, R)[..., :S]
+    return padded.reshape(B, H, S, R)[..., :keys]
 
 
-def relative_positions(length: int | Tensor, d_model: int, like: Tensor) -> Tensor:
-    """Return the sinusoids of the distances length-1 ... -(length-1): (2 length - 1, D), float32."""
-    distance = torch.arange(length - 1, -length, -1, device=like.device, dtype=torch.float32)  # type: ignore[arg-type]
+def relative_positions(length: int | Tensor, d_model: int, like: Tensor, looking: int | Tensor | None = None) -> Tensor:
+    """Return the sinusoids of the distances length-1 ... -(looking-1), float32, a row each.
+
+    They are those of the last `looking` of `length` frames to all of them; the default is all: 2 length - 1 rows.
+    """
+    nearest = -length if looking is None else -looking
+    distance = torch.arange(length - 1, nearest, -1, device=like.device, dtype=torch.float32)  # type: ignore[arg-type]
     return sinusoids(distance, d_model)
 
 
@@ -136,9 +150,13 @@ class ConvolutionModule(nn.Module):
         self.norm = nn.LayerNorm(d_model)
         self.out = nn.Linear(d_model, d_model)
 
-    def forward(self, x_BSD: Tensor, mask_BS: Tensor) -> Tensor:
-        x_BSD = F.glu(self.gate(x_BSD), -1).masked_fill(~mask_BS.unsqueeze(-1), 0.0)
-        x_BDS = self.depthwise(F.pad(x_BSD.transpose(1, 2), self.padding))
+    def forward(self, x_BSD: Tensor, mask_BS: Tensor | None, cache: BlockCache | None = None) -> Tensor:
+        """Return the module's answer (B, S, D). A cache, which takes a causal module, replaces mask and padding."""
+        x_BSD = F.glu(self.gate(x_BSD), -1)
+        if mask_BS is not None:
+            x_BSD = x_BSD.masked_fill(~mask_BS.unsqueeze(-1), 0.0)
+        x_BDS = x_BSD.transpose(1, 2)
+        x_BDS = self.depthwise(F.pad(x_BDS, self.padding) if cache is None else cache.continue_convolution(x_BDS))
         return self.out(F.silu(self.norm(x_BDS.transpose(1, 2))))
 
 
@@ -156,12 +174,18 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(settings.dropout)
 
     def forward(
-        self, x_BSD: Tensor, positions_RD: Tensor, mask_BSS: Tensor, mask_BS: Tensor, routing: Routing
+        self,
+        x_BSD: Tensor,
+        positions_RD: Tensor,
+        mask_BSS: Tensor | None,
+        mask_BS: Tensor | None,
+        routing: Routing,
+        cache: BlockCache | None = None,
     ) -> Tensor:
         first, attention, convolution, second, last = self.norms
         x_BSD = x_BSD + 0.5 * self.dropout(self.first_ffn(first(x_BSD), routing))
-        x_BSD = x_BSD + self.dropout(self.attention(attention(x_BSD), positions_RD, mask_BSS))
-        x_BSD = x_BSD + self.dropout(self.convolution(convolution(x_BSD), mask_BS))
+        x_BSD = x_BSD + self.dropout(self.attention(attention(x_BSD), positions_RD, mask_BSS, cache))
+        x_BSD = x_BSD + self.dropout(self.convolution(convolution(x_BSD), mask_BS, cache))
         x_BSD = x_BSD + 0.5 * self.dropout(self.second_ffn(second(x_BSD), routing))
         return last(x_BSD)
 
@@ -193,9 +217,14 @@ class Encoder(nn.Module):
         """Whether blocks keep nothing for the way back, and are computed again there."""
 
     def forward(
-        self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, taps: tuple[int, ...] = ()
+        self,
+        features_BF80: Tensor,
+        lengths_B: Tensor,
+        routing: Routing,
+        taps: tuple[int, ...] = (),
+        chunk: Chunk | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Encode normalised features (B, F, 80), whose lengths are in feature frames.
+        """Encode normalised features (B, F, 80), whose lengths are in feature frames; by chunks where one is given.
 
         Lengths that lie on the CPU, whatever the device, spare the program a wait for it.
 
@@ -209,7 +238,9 @@ class Encoder(nn.Module):
         frame_S = torch.arange(S, device=x_BSD.device)
         mask_BS = frame_S < to_device(lengths_B, x_BSD.device).unsqueeze(1)
         mask_BSS = mask_BS.unsqueeze(1)
-        if self.settings.causal:
+        if chunk is not None:
+            mask_BSS = mask_BSS & chunk.visible(S, x_BSD.device)
+        elif self.settings.causal and not self.settings.dynamic_chunks:
             mask_BSS = mask_BSS & (frame_S.unsqueeze(1) >= frame_S)
         if self.norm is None:
             positions_RD = relative_positions(S, self.settings.d_model, x_BSD)
@@ -225,6 +256,24 @@ class Encoder(nn.Module):
             if number in taps:
                 tapped.append(x_BSD)
         return x_BSD if self.norm is None else self.norm(x_BSD), lengths_B, tapped
+
+    def chunk(self, features_BF80: Tensor, routing: Routing, cache: EncoderCache) -> Tensor:
+        """Return the next chunk's encoding (B, S, D). Its frames see each other and those in the cache, which grows.
+
+        The features are the chunk's own, 4 S frames, and the 3 behind them, with which the next chunk begins.
+        """
+        d_model = self.settings.d_model
+        x_BSD = self.dropout(self.subsampling(features_BF80) * math.sqrt(d_model))
+        S, kept = x_BSD.shape[1], cache.blocks[0].key_BHPW.shape[2]
+        if self.norm is None:
+            positions_RD = relative_positions(kept + S, d_model, x_BSD, S)
+        else:
+            place_K = torch.arange(kept + S, device=x_BSD.device) + (cache.frames - kept)
+            positions_RD = sinusoids(place_K.float(), d_model)
+        for block, block_cache in zip(self.blocks, cache.blocks, strict=True):
+            x_BSD = block(x_BSD, positions_RD, None, None, routing, block_cache)
+        cache.frames = cache.frames + S
+        return x_BSD if self.norm is None else self.norm(x_BSD)
 
 
 def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from model_training.config import ModelSettings
+from model_training.model.chunks import Chunk, EncoderCache, StreamCache
 from model_training.model.conformer import Encoder, make_ffns
 from model_training.model.decoder import Cache, Decoder
 from model_training.model.experts import Experts
@@ -93,6 +94,7 @@ class SpeechModel(nn.Module):
         input_lengths_B: Tensor,
         n_experts: int,
         reverse_inputs_BL: Tensor | None = None,
+        chunk: Chunk | None = None,
     ) -> Outputs:
         """Return what all heads say in one training pass, of features (B, F, 80) and decoder inputs (B, L).
 
@@ -102,10 +104,10 @@ class SpeechModel(nn.Module):
             reverse_inputs_BL: the same with their content `turned`; None: the right-to-left decoder is not asked.
         """
         routing = self.routing(n_experts)
-        embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing)
+        embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing, chunk)
         depths = len(self.extra_decoders) + 1
         taps = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
-        encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps)
+        encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps, chunk)
         if routing.embedding_BTD is not None:
             routing = replace(routing, embedding_BTD=self._no_embedding(inputs_BL))
 
@@ -129,12 +131,47 @@ class SpeechModel(nn.Module):
             ]
         return outputs
 
-    def encode(self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> tuple[Tensor, Tensor]:
-        """Return the encoding (B, S, D) of features (B, F, 80), and its lengths in frames of 40 ms."""
+    def encode(
+        self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int, chunk: Chunk | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the encoding (B, S, D) of features (B, F, 80), and its lengths in frames of 40 ms.
+
+        With a chunk no frame sees beyond its chunk: what `encode_chunk` gives one chunk after the other.
+        """
         routing = self.routing(n_experts)
-        self._embed(features_BF80, lengths_B, routing)
-        encoded_BSD, encoded_lengths_B, _ = self.encoder(features_BF80, lengths_B, routing)
+        self._embed(features_BF80, lengths_B, routing, chunk)
+        encoded_BSD, encoded_lengths_B, _ = self.encoder(features_BF80, lengths_B, routing, chunk=chunk)
         return encoded_BSD, encoded_lengths_B
+
+    def stream_cache(self, clips: int = 1) -> StreamCache:
+        """Return what `encode_chunk` needs before the first chunk of so many clips.
+
+        Raises:
+            UserError: the model was not trained for chunks.
+        """
+        settings, like = self.settings, self.ctc.weight
+        if not settings.dynamic_chunks:
+            raise UserError(
+                "the model was not trained for chunks: train it with model.dynamic_chunks=true model.causal=true"
+            )
+
+        def empty(layers: int) -> EncoderCache:
+            return EncoderCache.empty(clips, layers, settings.heads, settings.d_model, settings.kernel, like)
+
+        embedding = None if self.embedding_network is None else empty(settings.moe.embedding_layers)
+        return StreamCache(empty(settings.encoder_layers), embedding)
+
+    def encode_chunk(self, features_BF80: Tensor, cache: StreamCache, n_experts: int) -> Tensor:
+        """Return the next chunk's encoding (B, S, D), of features (B, 4 S + 3, 80).
+
+        The last 3 feature frames are the first of the next chunk's. The cache takes the chunk in: `cache.keep` says
+        how much of it stays.
+        """
+        routing = self.routing(n_experts)
+        if self.embedding_network is not None and cache.embedding is not None:
+            embedding_BTD = self.embedding_network.chunk(features_BF80, Routing(0), cache.embedding)
+            routing = replace(routing, embedding_BTD=embedding_BTD)
+        return self.encoder.chunk(features_BF80, routing, cache.encoder)
 
     def ctc_logits(self, encoded_BSD: Tensor) -> Tensor:
         """Return CTC's logits (B, S, V) of an encoding."""
@@ -243,10 +280,10 @@ class SpeechModel(nn.Module):
                 state[f"{name}.selection_bias_0"] = bias_N
         return state
 
-    def _embed(self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing) -> Tensor | None:
+    def _embed(self, features_BF80: Tensor, lengths_B: Tensor, routing: Routing, chunk: Chunk | None) -> Tensor | None:
         if self.embedding_network is None:
             return None
-        embedding_BSD, _, _ = self.embedding_network(features_BF80, lengths_B, Routing(0))
+        embedding_BSD, _, _ = self.embedding_network(features_BF80, lengths_B, Routing(0), chunk=chunk)
         # Routers only look at it: it learns from its own CTC loss alone, as in the authors' code.
         routing.embedding_BTD = embedding_BSD.detach()
         return self.embedding_ctc(embedding_BSD)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
+from model_training.model.chunks import draw_chunk
 from model_training.model.conformer import BINS, MIN_FRAMES
 from model_training.model.decoder import turned
 from model_training.model.device import to_device
@@ -71,11 +72,12 @@ class ElasticLearner(PlainLearner):
             for own in (batch.ctc_targets_BU, batch.decoder_targets_BL):
                 open_BV.scatter_(1, own.clamp(min=0).long(), False)
             open_BV = there(open_BV)
-        # Lengths stay where they are: the program asks for them.
         reverse_inputs_BL = reverse_targets_BL = None
         if self.model.reverse_decoder is not None:
             reverse_inputs_BL = there(turned(batch.decoder_inputs_BL, batch.content_B2 + 1))
             reverse_targets_BL = there(turned(batch.decoder_targets_BL, batch.content_B2))
+        by_chunks = self.settings.model.dynamic_chunks and self.model.training
+        # Lengths stay where they are: the program asks for them.
         outputs = self.model(
             there(batch.features_BT80),
             batch.feature_lengths_B,
@@ -83,6 +85,7 @@ class ElasticLearner(PlainLearner):
             batch.decoder_lengths_B,
             n_experts,
             reverse_inputs_BL,
+            draw_chunk(self.settings.train.seed, batch.global_batch) if by_chunks else None,
         )
         found = losses(
             outputs,

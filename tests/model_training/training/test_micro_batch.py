@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from model_training.config import LossSettings, ModelSettings, Settings
 from model_training.data.reading import Batch
+from model_training.model.chunks import draw_chunk
 from model_training.model.speech_model import SpeechModel
 from model_training.training.elastic import ElasticLearner
 from model_training.training.optimizer import make_optimizer
@@ -99,6 +101,24 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients_and_loads
         found.append([*gradients, *total.loads.values(), torch.tensor(list(total.means().values()))])
     for kept, again in zip(*found, strict=True):
         torch.testing.assert_close(kept, again, rtol=0, atol=0)
+
+
+def test_a_micro_batch_is_trained_by_the_chunk_of_its_number_and_judged_on_the_whole() -> None:
+    sizes = ModelSettings(d_model=32, heads=2, d_ff=32, encoder_layers=2, decoder_layers=1, dropout=0.0)
+    settings = Settings(model=replace(sizes, kernel=5, causal=True, dynamic_chunks=True))
+    learner = ElasticLearner(SpeechModel(settings.model, V), settings, EVENTS)
+    drawn = {number: draw_chunk(settings.train.seed, number) for number in range(8)}
+    assert len(set(drawn.values())) > 3
+    for number, chunk in drawn.items():
+        given = replace(batch(0, 1), global_batch=number)
+        for one in (given, given.only([False, True])):  # the same chunk when a clip of it is left out
+            outputs, _ = learner.forward(one, 15)
+            encoded, _ = learner.model.encode(one.features_BT80, one.feature_lengths_B, 15, chunk)
+            torch.testing.assert_close(outputs.ctc_logits_BSV, learner.model.ctc_logits(encoded))
+    learner.model.eval()
+    outputs, _ = learner.forward(given, 15)
+    whole, _ = learner.model.encode(given.features_BT80, given.feature_lengths_B, 15)
+    torch.testing.assert_close(outputs.ctc_logits_BSV, learner.model.ctc_logits(whole))
 
 
 def test_an_event_is_taught_even_when_others_of_its_clip_are_unknown() -> None:
