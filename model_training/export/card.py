@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from model_training.data.features import Cmvn
-from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.onnx_scorer import STREAM, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.scorer import ModelScorer
 from model_training.decoding.search import Scorer, ctc_greedy
 from model_training.evaluation.evaluation import Evaluation
@@ -54,8 +54,11 @@ _GRAPHS = """\
 | file | inputs | outputs |
 |---|---|---|
 | encoder.onnx | features (B, F, 80) with cmvn.json applied, lengths (B) | encoded, encoded_lengths, log_probs (CTC) |
-| keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
+{stream}| keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
 | decoder.onnx | tokens (B, L), encoded_lengths, those keys, past keys and values (B, H, earlier, W) | logits, present |
+"""
+_STREAM_GRAPH = """\
+| encoder_stream.onnx | features of a chunk (B, 4 S + 3, 80), past of every block | encoded, log_probs, present |
 """
 
 
@@ -134,7 +137,8 @@ def render(
         _limits(record),
     ]
     if format != "safetensors":
-        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else _GRAPHS).rstrip()]
+        graphs = _GRAPHS.replace("{stream}", _STREAM_GRAPH if STREAM in record["files"] else "")
+        parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else graphs).rstrip()]
     return "\n\n".join(parts) + "\n"
 
 
