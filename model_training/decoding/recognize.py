@@ -295,11 +295,10 @@ def _standard_input() -> Iterator[np.ndarray]:
     """Yield the raw samples of standard input as they come. Ctrl-C ends them, as it ends whoever records."""
     if sys.stdin.isatty():
         raise UserError("- is standard input: pipe samples into it, for example arecord -t raw -f S16_LE -r 16000 |")
-    # What is there already, however little: `read` would wait for all of it.
-    pipe = cast(io.BufferedReader, sys.stdin.buffer)
+    samples = cast(io.BufferedReader, sys.stdin.buffer)  # what is there already, without waiting for a full block
     rest, first = b"", True
     try:
-        while data := pipe.read1(65_536):
+        while data := samples.read1(65_536):
             if first and data[:4] in (b"RIFF", b"fLaC", b"OggS"):
                 raise UserError("standard input is an audio file, not raw samples: give it as a file instead of -")
             data, first = rest + data, False

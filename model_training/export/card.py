@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from model_training.data.features import Cmvn
-from model_training.decoding.onnx_scorer import ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.onnx_scorer import STREAM, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.scorer import ModelScorer
 from model_training.decoding.search import Scorer, ctc_greedy
 from model_training.evaluation.evaluation import Evaluation
@@ -57,12 +57,15 @@ _GRAPHS = """\
 | file | inputs | outputs |
 |---|---|---|
 | encoder.onnx | features (B, F, 80) with cmvn.json applied, lengths (B) | encoded, encoded_lengths, log_probs (CTC) |
-| keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
+{stream}| keys.onnx | encoded | the decoder's keys and values for the encoder, once per utterance |
 | decoder.onnx | tokens (B, L), encoded_lengths, those keys, past keys and values (B, H, earlier, W) | logits, present |
 """
 _REVERSE_GRAPHS = """\
 | reverse_keys.onnx, reverse_decoder.onnx | as keys.onnx and decoder.onnx | the same of the right-to-left decoder, \
 which rescores text from its end |
+"""
+_STREAM_GRAPH = """\
+| encoder_stream.onnx | features of a chunk (B, 4 S + 3, 80), past of every block | encoded, log_probs, present |
 """
 
 
@@ -154,7 +157,8 @@ def render(
         _limits(record),
     ]
     if format != "safetensors":
-        graphs = _GRAPHS + (_REVERSE_GRAPHS if record["model"].get("reverse_layers") else "")
+        graphs = _GRAPHS.replace("{stream}", _STREAM_GRAPH if STREAM in record["files"] else "")
+        graphs += _REVERSE_GRAPHS if record["model"].get("reverse_layers") else ""
         parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else graphs).rstrip()]
     library = _LIBRARY[format.removesuffix("-int8")]
     found = results(evaluation, (n_experts,))

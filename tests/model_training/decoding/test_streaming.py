@@ -1,4 +1,4 @@
-"""A stream says what the whole under the chunk's mask says, as it comes; the command prints it; mistakes are a line."""
+"""A stream says what the whole under the chunk's mask says, as it comes; the command prints it."""
 
 from __future__ import annotations
 
@@ -180,5 +180,5 @@ def test_mistakes_are_one_line(exported: dict[str, tuple[Path, Path]], tmp_path:
         make_checkpoint(tmp_path / "run", "model.moe.ffn=none"), 0, "onnx", tmp_path / "out", measure=False
     )
     assert not (whole_only[0].folder / STREAM).exists()
-    with pytest.raises(UserError, match=r"was not trained for chunks: train it with model\.dynamic_chunks=true"):
+    with pytest.raises(UserError, match="was not trained for chunks: train it with"):
         main(options(str(whole_only[0].folder), "talk.wav", "--stream"))
