@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -28,7 +29,8 @@ def environment(folder: Path, what: str) -> Path:
     """Return the `bin` of a fresh environment with a wheel and its pinned dependencies."""
     subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
     install = [str(folder / "bin" / "pip"), "install", "--quiet", "-c", str(ROOT / "constraints.txt"), what]
-    subprocess.run(install, check=True)
+    # A checkout on PYTHONPATH would count as installed.
+    subprocess.run(install, check=True, env={name: os.environ[name] for name in os.environ if name != "PYTHONPATH"})
     return folder / "bin"
 
 
