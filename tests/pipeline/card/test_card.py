@@ -81,9 +81,10 @@ def test_a_card_that_a_person_changed_is_left_alone(handoff: Path, capsys: pytes
 def test_the_documented_command_pushes_a_run_with_the_token_of_the_environment(run: Path, hub: Hub) -> None:
     assert main(["card", str(run)]) == 0
     upload = ["upload", "you/it", str(run), ".", "--repo-type", "dataset"]
+    reach = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     told = subprocess.run(
         [str(Path(sys.executable).with_name("hf")), *upload, "--include", "README.md", "shards/*"],
-        env={**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
+        env={**os.environ, **reach, "HF_TOKEN": "hf_secret"},
         capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     assert told.returncode == 0, told.stderr
