@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from pipeline.__main__ import main
+from tests.pipeline.card.hub import Hub
 from tests.pipeline.export.test_export import Samples, counts, handoff, run, truth
-from tests.support.hub import Hub
 
 __all__ = ["counts", "handoff", "run", "truth"]
 
