@@ -11,6 +11,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from model_training.evaluation.answers import Answer
@@ -173,3 +174,11 @@ def from_json(data: bytes) -> Evaluation:
     except ValueError as error:
         raise UserError(f"this is no evaluation: not JSON ({error})") from error
     return Evaluation.from_dict(plain)
+
+
+def read_evaluation(path: str | Path) -> Evaluation:
+    """Return the evaluation in a file that `eval` wrote. Raises UserError."""
+    try:
+        return from_json(Path(path).read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from None

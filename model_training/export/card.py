@@ -27,8 +27,8 @@ from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.metrics import ErrorRate
 from model_training.model.speech_model import SpeechModel
 from model_training.text.tokens import SOT
-from operators.card import FILE, card, languages, licence, table
 from operators.filterbank import SAMPLE_RATE, filterbank
+from operators.page.card import FILE, card, languages, licence, table
 
 __all__ = ["FILE", "Speed", "errors", "front_matter", "labels", "measure", "render", "results"]
 

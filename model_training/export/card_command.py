@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from model_training.evaluation.evaluation import Evaluation, from_json
-from operators.card import FILE, is_own
+from model_training.evaluation.evaluation import Evaluation, read_evaluation
 from operators.errors import UserError
 from operators.handoff_record import HandoffRecord
+from operators.page.card import FILE, is_own
 from operators.storage import atomic
 
 EVALUATION = "eval.json"
@@ -44,14 +44,6 @@ def main(options: argparse.Namespace) -> int:
         raise UserError(f"cannot write {out} ({error.strerror}): give --out another FILE") from None
     print(f"card: {out}")
     return 0
-
-
-def read_evaluation(path: str | Path) -> Evaluation:
-    """Return the evaluation in a file that `eval` wrote. Raises UserError."""
-    try:
-        return from_json(Path(path).read_bytes())
-    except OSError as error:
-        raise UserError(f"cannot read the evaluation {path}: {error.strerror}") from None
 
 
 def _is_exported(folder: Path) -> bool:

@@ -27,9 +27,9 @@ from safetensors.torch import load_file, save_file
 
 from model_training import config
 from model_training.decoding.onnx_scorer import CMVN, CONFIG, FORMATS, SCHEMA_VERSION, ExportFolder
+from model_training.evaluation.evaluation import read_evaluation
 from model_training.evaluation.sets import LoadedModel, load_model
 from model_training.export import card, onnx_files, sherpa
-from model_training.export.card_command import read_evaluation
 from model_training.help import INTERPOLATE
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Grammar

@@ -17,9 +17,9 @@ from model_training.export.card import LABELS, errors, front_matter, labels, res
 from model_training.model.speech_model import SpeechModel
 from model_training.training.checkpoint import Checkpoint
 from model_training.training.choosing import score_of
-from operators.card import card, table
 from operators.errors import UserError
 from operators.handoff_record import HandoffRecord
+from operators.page.card import card, table
 
 
 def checkpoint_card(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from operators.card import FILE, is_own
 from operators.errors import UserError
+from operators.page.card import FILE, is_own
 from operators.storage.base import Store
 from pipeline.handoff.command import split_runs
 

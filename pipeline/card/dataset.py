@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from operators.card import card, languages, licence, table
 from operators.clip import SAMPLE_RATE
+from operators.page.card import card, languages, licence, table
 from operators.settings import leaves
 from pipeline.card.facts import RunFacts
 from pipeline.copilots import entries

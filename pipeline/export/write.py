@@ -15,8 +15,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from operators.card import FILE
 from operators.errors import UserError
+from operators.page.card import FILE
 from operators.storage.atomic import explained
 from pipeline.card.dataset import Contents, dataset_card
 from pipeline.card.facts import facts

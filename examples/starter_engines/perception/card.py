@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from operators.card import card as write_card
+from operators.page.card import card as write_card
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 CONFIG = Path(__file__).with_name("config.yaml")

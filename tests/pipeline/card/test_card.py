@@ -16,8 +16,8 @@ import pytest
 import soundfile
 
 from pipeline.__main__ import main
+from tests.pipeline.card.hub import Hub
 from tests.pipeline.export.test_export import Samples, counts, handoff, run, truth
-from tests.support.hub import Hub
 
 __all__ = ["counts", "handoff", "run", "truth"]
 
@@ -81,14 +81,12 @@ def test_a_card_that_a_person_changed_is_left_alone(handoff: Path, capsys: pytes
 def test_the_documented_command_pushes_a_run_with_the_token_of_the_environment(run: Path, hub: Hub) -> None:
     assert main(["card", str(run)]) == 0
     upload = ["upload", "you/it", str(run), ".", "--repo-type", "dataset"]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url}
+    reach = {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
     told = subprocess.run(
         [str(Path(sys.executable).with_name("hf")), *upload, "--include", "README.md", "shards/*"],
-        env=environment | {"HF_TOKEN": "hf_secret", "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+        env={**os.environ, **reach, "HF_TOKEN": "hf_secret"},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert told.returncode == 0, told.stderr
     assert hub.created[0]["name"] == "it"
     assert hub.created[0]["type"] == "dataset"

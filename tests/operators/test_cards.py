@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from operators import card
+from operators.page import card
 
 
 @pytest.mark.parametrize(

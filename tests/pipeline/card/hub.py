@@ -48,7 +48,7 @@ class Hub:
                 body = self._body()
                 if self.path == "/api/repos/create":
                     hub.created.append(json.loads(body))
-                    self._answer({"url": f"{hub.url}/you/it"})
+                    self._answer({"url": f"{hub.url}/datasets/you/it"})
                 elif "/preupload/" in self.path:
                     files = json.loads(body)["files"]
                     regular = {"uploadMode": "regular", "shouldIgnore": False}
@@ -57,7 +57,9 @@ class Hub:
                     for line in map(json.loads, body.splitlines()):
                         if line["key"] == "file":
                             hub.files[line["value"]["path"]] = base64.b64decode(line["value"]["content"])
-                    self._answer({"commitUrl": f"{hub.url}/commit/1", "commitOid": "1" * 40, "hookOutput": ""})
+                    self._answer(
+                        {"commitUrl": f"{hub.url}/datasets/you/it/commit/1", "commitOid": "1" * 40, "hookOutput": ""}
+                    )
                 else:  # validate-yaml
                     self._answer({"errors": [], "warnings": []})
 
