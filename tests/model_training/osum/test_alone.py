@@ -16,8 +16,8 @@ from model_training.osum.parts import whisper
 from model_training.osum.parts.llm import merge_lora
 from model_training.osum.parts.mel import frames_of, log_mel
 from model_training.osum.settings import load
+from tests.model_training.osum.questions import drawn, make_parts
 from tests.support.corpus import voice
-from tests.support.questions import drawn, make_parts
 
 SECONDS = (1.0, 29.0, 3.37, 12.0)
 CLIPS = [voice(int(16_000 * seconds), 110 + 40 * place, place) for place, seconds in enumerate(SECONDS)]

@@ -15,8 +15,8 @@ from model_training.osum.settings import load
 from model_training.osum.tasks import parse_task
 from model_training.osum.train import train
 from operators.errors import UserError
+from tests.model_training.osum.questions import make_parts, make_questions
 from tests.model_training.osum.test_training import WHISPER
-from tests.support.questions import make_parts, make_questions
 
 SETTINGS = [
     WHISPER,

@@ -30,7 +30,7 @@ from model_training.osum.tasks import (
 from operators.clip import Word
 from operators.errors import UserError
 from operators.index import Row
-from tests.support.questions import make_questions
+from tests.model_training.osum.questions import make_questions
 
 LABELS = Labels(
     {

@@ -27,8 +27,8 @@ from model_training.osum.train import train
 from model_training.training import checkpoint as checkpoints
 from operators.annotate.annotator import Heard, opinions
 from operators.errors import UserError
+from tests.model_training.osum.questions import make_parts, make_questions
 from tests.support.corpus import voice
-from tests.support.questions import make_parts, make_questions
 from tests.support.trainings import start
 
 REPOSITORY = Path(__file__).resolve().parents[3]
