@@ -76,6 +76,8 @@ class Run:
     others: float
     """cores that other programs of the machine took meanwhile, whatever their priority."""
     busy: dict[str, float] = field(default_factory=dict)
+    """seconds by the clock: with more workers than cores, waiting for a core included."""
+    cpu_by_process: dict[str, float] = field(default_factory=dict)
 
 
 def find_crawl(folder: Path) -> Path:
@@ -146,6 +148,7 @@ def measure(variant: str, work: Path) -> Run:
         cpu=cpu,
         others=max(0.0, max(result["machine_cpu"] for result in results) - cpu) / work_seconds,
         busy=results[0]["busy"] if parts == 1 else {},
+        cpu_by_process=results[0]["cpu_by_process"] if parts == 1 else {},
     )
 
 
@@ -180,6 +183,9 @@ def report(runs: dict[str, list[Run]], seconds: float) -> None:
                 f"\nbusy seconds, {VARIANTS[variant]}: "
                 + ", ".join(f"{step} {value:.1f}" for step, value in steps.items())
             )
+        if some[0].cpu_by_process:
+            shares = sorted(some[0].cpu_by_process.items(), key=lambda share: -share[1])
+            print(f"CPU seconds, {VARIANTS[variant]}: " + ", ".join(f"{name} {value:.1f}" for name, value in shares))
 
     engines = median(sum(run.busy[step] for step in ENGINE_STEPS) for run in runs["bare"])
     print(

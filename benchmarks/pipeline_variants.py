@@ -69,22 +69,29 @@ class CpuOfWork(threading.Thread):
         super().__init__(daemon=True)
         self._folder, self._workers = folder, workers
         self._seconds: dict[int, float] = {}
+        self._names: dict[int, str] = {}
+        self._before: dict[int, float] = {}
         self._own = self._machine = 0.0
         self.start()
 
     def run(self) -> None:
         wait_until_ready(self._folder, self._workers)
         self._own, self._machine = self._sample(), machine_cpu_seconds()
+        self._before = dict(self._seconds)
         while True:
             time.sleep(1.0)
             self._sample()
 
-    def read(self) -> dict[str, float]:
-        return {
+    def read(self) -> dict[str, Any]:
+        found = {
             "end": time.time(),
             "cpu": self._sample() - self._own,
             "machine_cpu": machine_cpu_seconds() - self._machine,
         }
+        by_process: defaultdict[str, float] = defaultdict(float)
+        for pid, seconds in self._seconds.items():
+            by_process[self._names[pid]] += seconds - self._before.get(pid, 0.0)
+        return found | {"cpu_by_process": dict(by_process)}
 
     def _sample(self) -> float:
         this = psutil.Process()
@@ -92,7 +99,20 @@ class CpuOfWork(threading.Thread):
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
                 self._seconds[process.pid] = times.user + times.system
+                # Ray's workers name themselves after what they run, once they run it.
+                self._names[process.pid] = _name(process.cmdline()) or process.name()
         return sum(self._seconds.values())
+
+
+def _name(command: list[str]) -> str:
+    """What a process is, as people say it: Ray's title of a worker, or the program and module that it runs."""
+    words = " ".join(command)
+    if words.startswith("ray::"):
+        return command[0]
+    for known in ("operators.audio.isolated", "raylet", "gcs_server", "dashboard", "log_monitor", "runtime_env"):
+        if known in words:
+            return known
+    return "driver" if "benchmarks" in words else ""
 
 
 def machine_cpu_seconds() -> float:
