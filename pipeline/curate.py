@@ -77,6 +77,7 @@ class Curation:
         failed = 0
         if len(todo):
             self.preflight.after_plan(todo.expected_seconds())
+            self.preflight.before_engines()
             failed = self.work(todo, done_before=len(plan) - len(todo), plan=plan)
         return self.finish(plan, failed)
 
@@ -85,6 +86,7 @@ class Curation:
         UserError.
         """
         self.preflight.before_plan()
+        self.preflight.before_engines()
         self.work(None)
         return 0
 

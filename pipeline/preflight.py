@@ -21,7 +21,7 @@ from operators.storage.hub import silent, surely_missing
 from pipeline.config import Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
-from pipeline.engines import BUILT_IN, CHAT, EXPORTED, FUNASR, WHISPERX
+from pipeline.engines import BUILT_IN, CHAT, EXPORTED, FUNASR, WHISPERX, imported
 from pipeline.executor.cluster import cluster_address
 from pipeline.sources.files import check_source
 
@@ -59,6 +59,8 @@ class Preflight:
     settings: Settings
     store: Store
     console: Console
+    _wanted: list[tuple[str, str, str]] = field(default_factory=list, init=False)
+    """setting, engine and name of models that are no folders here"""
     _silent: dict[str, str | None] = field(default_factory=dict, init=False)
     """by hub: why there is no use in asking it."""
 
@@ -106,7 +108,12 @@ class Preflight:
             if path and not there:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
             if not there:
-                self._on_hub(key, engine, model)
+                self._wanted.append((key, engine, model))
+
+    def before_engines(self) -> None:
+        """Look whether models that are not here can be fetched, when all else is right. Raises UserError."""
+        for key, engine, model in self._wanted:
+            self._on_hub(key, engine, model)
 
     def _on_hub(self, key: str, engine: str, model: str) -> None:
         """Refuse a hub's model that is not here and cannot be fetched; elsewhere the workers' own machines decide.
@@ -120,6 +127,10 @@ class Preflight:
         if hub is None or elsewhere or own or not surely_missing(hub, model):
             return
         if why := self._why_silent(hub):
+            # A misspelt engine of the user's own says more than a hub that has nothing to do with it.
+            for section, own_engine in (("vad", self.settings.vad.engine), ("asr", asr.engine)):
+                if own_engine not in BUILT_IN[section]:
+                    imported(own_engine)
             raise UserError(
                 f"{key}: {model} is not in the local cache and the hub gives no copy ({why}): give a local folder, or "
                 "run once where the hub can be reached"

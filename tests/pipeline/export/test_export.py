@@ -346,7 +346,7 @@ def test_tars_and_files_of_others_are_exported_by_what_their_headers_say(tmp_pat
         (["{run}", "--to", "hf", "--out", "s3://bucket/x"], "local folder"),
         (["{run}", "--to", "hf", "--out", "{run}"], "choose another folder"),
         (["{handoff}", "{run}", "--to", "hf"], "hand several runs off together"),
-        (["{run}/shards", "--to", "hf"], "no run directory"),
+        (["{run}/shards", "--to", "hf"], "neither a hand-off"),
         (["{run}", "{run}", "--to", "hf"], "given twice"),
     ],
 )
