@@ -85,7 +85,10 @@ def test_a_missing_model_is_one_line_before_any_engine_is_loaded(
     settings = ["output=runs/deep/first", "sources=crawl"]
     config = tmp_path.parent / f"{tmp_path.name}.yaml"
     config.write_text("asr: {model: large-v3}\n")
-    for more, words in (([], "asr.model: large-v3"), (["asr.engine=a:B"], "copilot.models.zh: paraformer-zh")):
+    for more, words in (
+        ([], "asr.model: large-v3"),
+        (["asr.engine=tests.support.fast_engines:HashRecogniser"], "copilot.models.zh: paraformer-zh"),
+    ):
         assert main(["check", str(config), *settings, *more]) == 2
         error = capsys.readouterr().err
         assert error.startswith(f"touchasp: {words} is not in the local cache and the hub gives no copy (no answer")
