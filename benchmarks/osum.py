@@ -2,7 +2,7 @@
 
     python benchmarks/osum.py data CRAWL OUT               truth.jsonl and its recordings -> a hand-off of English
     python benchmarks/osum.py train OUT WHISPER LLM RUN [minutes] [key=value ...]    go on for so many minutes
-    python -m model_training osum eval RUN --data OUT      error rates and accuracies on unseen clips of seen voices
+    python -m model_training osum eval RUN --data OUT --ema      error rates and accuracies on unseen clips of seen voices
 
 CRAWL holds recordings with a truth.jsonl: segments with text, speaker, gender, age; those with `class` are orders whose
 drink is asked for. Every tenth clip, by a hash of its place, is held out for the test and every twentieth for dev, so
@@ -42,7 +42,7 @@ SETTINGS = [
     "model.encoder.remember=true",
     "model.checkpointing=false",
     "model.llm.lora_dropout=0.0",
-    "phases=[{steps: 1500, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 0.3}]",
+    "phases=[{steps: 1400, parts: [adaptor], align: 1, answers: false}, {steps: 0, parts: [adaptor, llm], align: 0.3}]",
     "rates={adaptor: 1.0, llm: 0.5}",
     "data.languages=[en]",
     "data.loaders=0",
@@ -55,9 +55,10 @@ SETTINGS = [
     "optimizer.schedule=constant",
     "optimizer.warmup_steps=30",
     "optimizer.clip_norm=20",
+    "optimizer.ema=0.98",
     "train.threads=1",
     "train.precision=bf16",
-    "train.checkpoint_steps=100",
+    "train.checkpoint_steps=200",
     "train.keep_checkpoints=2",
     "train.max_steps=10000",
     "train.eval_steps=10000",
@@ -65,7 +66,7 @@ SETTINGS = [
     "train.log_steps=20",
     "train.tensorboard=false",
 ]
-TASKS = "data.tasks={asr: 4.0, asr+gender: 2.0, gender: 0.7, style: 1.0}"
+TASKS = "data.tasks={asr: 2.0, asr+gender: 3.0, gender: 1.0, style: 1.0}"
 
 
 def make_data(crawl: Path, out: Path) -> None:

@@ -99,15 +99,18 @@ class Opened:
         return next(self.model.parameters()).device
 
 
-def open_model(path: str, device: str = "auto", precision: str = "auto") -> Opened:
-    """Return the model of a run, a checkpoint or a merged folder.
+def open_model(path: str, device: str = "auto", precision: str = "auto", *, ema: bool = False) -> Opened:
+    """Return the model of a run, a checkpoint or a merged folder; with `ema`, with its averaged weights.
 
     Raises:
-        UserError: there is none, it is of stage 1, or its parts are no longer those that it was trained with.
+        UserError: there is none, it is of stage 1, or its parts are no longer those that it was trained with; or no
+            averaged weights were kept.
     """
     place = pick_device(device)
     autocast = autocast_dtype(precision, place)
     if (Path(path) / MERGED).exists():
+        if ema:
+            raise UserError(f"{path} is merged and holds one set of weights: give --ema to merge")
         return _open_merged(Path(path), place, autocast)
     found = checkpoints.open_checkpoint(path)
     if "osum" not in found.record:
@@ -115,10 +118,12 @@ def open_model(path: str, device: str = "auto", precision: str = "auto") -> Open
     settings = restore(found.record["settings"])
     if settings.stage == 1:
         raise UserError(f"{found.path} is a Whisper of stage 1: give it to stage 2 as model.encoder.source")
+    if ema and not found.has_ema():
+        raise UserError(f"{found.path} has no averaged weights: train with optimizer.ema=0.98")
     random = found.path.parent / "random-llm" if settings.model.llm.source == "random" else None
     built = build(settings, autocast, random=random)
     check_digests(built.digests, found.record["osum"]["digests"], settings, found.path)
-    load_trained(built.model, settings, found.weights(), found.path)
+    load_trained(built.model, settings, found.weights(ema=ema), found.path)
     labels = Labels(found.record["learnt"], Scheme.from_dict(found.record["osum"]["scheme"]))
     prompts = Prompts(json.loads((found.path / "prompts.json").read_text()), "the model's questions")
     return Opened(built.model.to(place).eval(), settings, labels, prompts, autocast, found.path, found.step)
@@ -134,7 +139,7 @@ def check_digests(now: dict[str, str], then: dict[str, str], settings: OsumSetti
             )
 
 
-def merge(path: str, out: Path) -> None:
+def merge(path: str, out: Path, *, ema: bool = False) -> None:
     """Write a folder that needs neither peft nor the parts' sources: LoRA is added to the language model's weights.
 
     Raises:
@@ -142,7 +147,7 @@ def merge(path: str, out: Path) -> None:
     """
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty: give --out another folder")
-    opened = open_model(path, "cpu", "fp32")
+    opened = open_model(path, "cpu", "fp32", ema=ema)
     model = opened.model
     llm: Any = merge_lora(model.llm)
     llm.save_pretrained(out / "llm")

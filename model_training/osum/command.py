@@ -40,11 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command.add_argument("--out", metavar="RUN", help="folder of the run (default: models/<name of CONFIG>)")
     command.add_argument("settings", nargs="*", default=[], metavar="key=value")
 
+    def averaged(command: argparse.ArgumentParser) -> None:
+        command.add_argument("--ema", action="store_true", help="take the averaged weights (optimizer.ema)")
+
     def answering(command: argparse.ArgumentParser) -> None:
         command.add_argument("model", metavar="MODEL", help="a run, a checkpoint, or a merged folder")
         command.add_argument("--device", default="auto", help="auto | cpu | cuda")
         command.add_argument("--precision", default="auto", choices=("auto", "bf16", "fp32"))
         command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")
+        averaged(command)
 
     command = add("eval", "error rates and accuracies of each task in one table", _eval)
     answering(command)
@@ -66,6 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     command = add("merge", "a folder whose llm/ is a plain model of transformers", _merge)
     command.add_argument("model", metavar="MODEL", help="a run or a checkpoint")
     command.add_argument("--out", required=True, metavar="DIR")
+    averaged(command)
 
     command = add("inspect", "parameters, and the memory that a card needs", _inspect)
     command.add_argument("checkpoint", nargs="?", metavar="CKPT", help="folder of a checkpoint or of a run")
@@ -105,7 +110,7 @@ def _answerer(options: argparse.Namespace) -> Answerer:
         raise UserError(f"--threads {options.threads}: must be at least 0")
     if options.threads:
         torch.set_num_threads(options.threads)
-    return Answerer(open_model(options.model, options.device, options.precision))
+    return Answerer(open_model(options.model, options.device, options.precision, ema=options.ema))
 
 
 def _eval(options: argparse.Namespace) -> int:
@@ -214,7 +219,7 @@ def _json_line(path: str, asked: Asked | None, said: Said) -> str:
 def _merge(options: argparse.Namespace) -> int:
     from model_training.osum.build import merge
 
-    merge(options.model, Path(options.out))
+    merge(options.model, Path(options.out), ema=options.ema)
     print(f"merged: {options.out}; its llm/ is a plain model of transformers")
     return 0
 

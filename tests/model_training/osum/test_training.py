@@ -273,14 +273,17 @@ def test_a_checkpoint_holds_what_was_trained_and_nothing_else(whole: Path) -> No
     assert any(name.startswith("llm.") for name in names)
 
 
-def test_lora_saved_loaded_and_merged_answers_the_same(whole: Path, tmp_path: Path) -> None:
-    merge(str(whole), tmp_path / "merged")
+@pytest.mark.parametrize("ema", [False, True])
+def test_lora_saved_loaded_and_merged_answers_the_same(whole: Path, tmp_path: Path, ema: bool) -> None:
+    merge(str(whole), tmp_path / "merged", ema=ema)
     assert any(tensor.any() for name, tensor in weights(whole, 8).items() if "lora_B" in name), "it adds something"
     mel = log_mel(voice(20_000), 80, full_window=False)
     heard = torch.from_numpy(mel.features_FM)[None], torch.tensor([mel.frames])
     losses, said = [], []
     for path in (whole, tmp_path / "merged"):
-        model = open_model(str(path), "cpu", "fp32").model
+        model = open_model(str(path), "cpu", "fp32", ema=ema and path == whole).model
+        adaptor = weights(whole, 8, "ema" if ema else "model")["adaptor.out.weight"]
+        assert torch.equal(model.adaptor.out.weight, adaptor)
         question, answer = model.chat.question("who"), model.chat.answer("it is said by a man")
         losses.append(model.losses(*heard, [question], [answer]).loss_B)
         said.append(model.answer(*heard, [question], 8))
