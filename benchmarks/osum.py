@@ -2,7 +2,7 @@
 
     python benchmarks/osum.py data CRAWL OUT               truth.jsonl and its recordings -> a hand-off of English
     python benchmarks/osum.py train OUT WHISPER LLM RUN [minutes] [key=value ...]    go on for so many minutes
-    python -m model_training osum eval RUN --data OUT --ema      error rates and accuracies on unseen clips of seen voices
+    python -m model_training osum eval RUN --data OUT --ema      error rates, accuracies: unseen clips, seen voices
 
 CRAWL holds recordings with a truth.jsonl: segments with text, speaker, gender, age; those with `class` are orders whose
 drink is asked for. Every tenth clip, by a hash of its place, is held out for the test and every twentieth for dev, so
