@@ -9,6 +9,7 @@ not. `events` turns it into Ready or EngineFailed, so that nobody outside this f
 
 from __future__ import annotations
 
+import gc
 import pickle
 import time
 import traceback
@@ -24,7 +25,12 @@ from operators.errors import MachineTrouble, UserError
 from operators.shard import OUTCOMES
 from operators.storage.base import StoreUnavailable
 from pipeline.executor.board import Board
-from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies, use_threads
+from pipeline.executor.dependencies import (
+    keep_freed_memory,
+    quiet_dependencies,
+    use_threads,
+    without_collections,
+)
 from stages.base import SourceChanged, Stage, Tell
 
 MOST_DEATHS_IN_OPENING = 3
@@ -88,7 +94,8 @@ class Worker:
 
     def _open(self) -> None:
         try:
-            self._stage.open()
+            with without_collections():
+                self._stage.open()
         except Exception as error:
             self._problem = _failure("", self._stage.name, error)
 
@@ -144,6 +151,9 @@ class RestartedWorker(Worker):
             return
         internal_kv._internal_kv_put(key, str(deaths + 1).encode(), overwrite=True)
         super()._open()
+        # Nothing of an engine is garbage before this process ends, and its exit would look through all of it thrice:
+        # over a second, in which other stages still work.
+        gc.freeze()
         internal_kv._internal_kv_del(key)
 
 
