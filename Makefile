@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export RAY_USAGE_STATS_ENABLED=0 PYANNOTE_METRICS_ENABLED=0
 
-.PHONY: help setup demo test check bench soak clean
+.PHONY: help setup demo test check docs bench soak clean
 help:
 	@echo "make demo    set up, run the whole pipeline on a small crawl, print where the report is"
 	@echo "make test    set up, run all tests (16 minutes on 2 cores)"
 	@echo "make check   ruff and mypy"
+	@echo "make docs    documentation and the modules' docstrings as pages, into build/docs"
 	@echo "make bench   benchmarks, with their numbers (tens of minutes)"
 	@echo "make soak    the long tests: kills, new examples for every property"
 
@@ -35,6 +36,9 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m docs.build
 
 bench: setup
 	$(BIN)/python benchmarks/run_all.py

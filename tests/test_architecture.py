@@ -136,7 +136,7 @@ def declared() -> dict[str, list[Requirement]]:
     outside = {name: [need for need in needs if need.name != "touchasp"] for name, needs in parts.items()}
     base = [*map(Requirement, project["dependencies"])]
     ours = [*base, *(need for name in ("curate", "train", "osum", "complete") for need in outside[name])]
-    return {"ours": ours, "test": outside["test"], "base": base} | {
+    return {"ours": ours, "test": [*outside["test"], *outside["docs"]], "base": base} | {
         name: [*base, *outside[name], *(outside["train"] if name == "osum" else ())]
         for name in ("curate", "train", "osum")
     }
@@ -184,7 +184,7 @@ def test_what_is_imported_is_declared(part: str) -> None:
     names = {
         canonical(requirement.name) for requirement in (*lists["ours"], *(lists["test"] if part == "test" else ()))
     }
-    folders = ("tests", "benchmarks", "examples")
+    folders = ("tests", "benchmarks", "examples", "docs")
     paths = (
         modules() if part == "ours" else sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
     )
