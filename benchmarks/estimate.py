@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", default=[])
     parser.add_argument("--minutes", type=float, default=8.0)
     parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     keep_freed_memory()
     quiet_dependencies()
     console = Console(width=160, stderr=True)
