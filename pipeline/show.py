@@ -163,8 +163,8 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
     return first, second
 
 
-def show_plan(settings: Settings, store: Store, plan: Plan, console: Console) -> None:
-    """Print the plan per domain, and the most that it can come to."""
+def show_plan(settings: Settings, store: Store | None, plan: Plan, console: Console) -> None:
+    """Print the plan per domain, the most that it can come to, and where it lies; None: nowhere for long."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("domain", "units", "recordings", "declared", "refused"):
         table.add_column(column, justify="left" if column == "domain" else "right")
@@ -181,4 +181,5 @@ def show_plan(settings: Settings, store: Store, plan: Plan, console: Console) ->
     seconds = plan.expected_seconds()
     most = f"at most {len(plan):,} shards and {most_bytes(settings.audio, seconds) / 1e9:,.2f} GB, if all were kept"
     console.print(f"{human_seconds(seconds)} in {len(plan):,} units: {most}", highlight=False, soft_wrap=True)
-    console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)
+    if store is not None:
+        console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)

@@ -53,10 +53,11 @@ def estimate(settings: Settings, minutes: float, console: Console) -> None:
         here = replace(settings, output=planned, execution=in_one_process)
         run = open_store(settings.output, settings.s3)
         if _has_plan(run, settings):
-            plan, store = load_plan(run), run
+            plan = load_plan(run)
+            show_plan(settings, run, plan, console)
         else:  # not in the run's directory, where it would hold the settings fast that are only tried
-            plan, store = Curation(settings=here, console=console).plan(), open_store(planned)
-        show_plan(settings, store, plan, console)
+            plan = Curation(settings=here, console=console).plan()
+            show_plan(settings, None, plan, console)
         sample = draw(plan, minutes, _SEED)
         started = time.monotonic()
         rehearsal = rehearse(replace(here, output=sampled), plan, sample, console)
