@@ -9,6 +9,7 @@ import argparse
 import io
 import json
 import os
+import shlex
 import signal
 import sys
 import tempfile
@@ -201,12 +202,9 @@ def _train(options: argparse.Namespace) -> int:
     if int(os.environ.get("RANK", "0")) == 0:
         print(f"{_ENDED[done.because]} at step {done.step}: {done.folder}")
         if done.because != "SIGTERM":
-            from model_training.data.handoff import Handoff
+            from model_training.data.handoff import evaluated_on
 
-            splits = Handoff.open(options.data).record.splits
-            held_out = next((name for name in ("test", "dev") if name in splits and splits[name].clips), "train")
-            split = "" if held_out == "test" else f" --split {held_out}"  # small hand-offs may have no test clips
-            print(f"next: python -m model_training eval {done.folder} --data {options.data}{split}")
+            print(f"next: python -m model_training eval {shlex.quote(str(done.folder))} {evaluated_on(options.data)}")
     # Not 0: a scheduler that stopped the job must not take it for done
     return 128 + signal.SIGTERM if done.because == "SIGTERM" else 0
 
@@ -315,9 +313,11 @@ def _index(options: argparse.Namespace) -> int:
     if bad := (out / "bad_samples.jsonl").read_text(encoding="utf-8").count("\n"):
         print(f"{bad} samples cannot be used: bad_samples.jsonl names them", file=sys.stderr)
     if record.splits["train"].clips:
-        print(f"next: python -m model_training train --data {options.out} --config tiny")
+        print(f"next: python -m model_training train --data {shlex.quote(options.out)} --config tiny")
     else:
-        print(f"next: python -m model_training eval CKPT --data {options.out}")
+        from model_training.data.handoff import evaluated_on
+
+        print(f"next: python -m model_training eval CKPT {evaluated_on(options.out)}")
     return 0
 
 

@@ -139,6 +139,11 @@ class HandoffRecord:
     """of a hand-off made of tars from elsewhere"""
     storage: S3Place = S3Place()
 
+    @property
+    def held_out(self) -> str:
+        """Return the split to evaluate a model on: test, or dev where a small hand-off has no test, else train."""
+        return next((name for name in ("test", "dev") if name in self.splits and self.splits[name].clips), "train")
+
     def to_json(self) -> str:
         """Return the text of handoff.json."""
         record = {name: value for name, value in asdict(self).items() if value is not None}

@@ -54,10 +54,15 @@ examples:
   python -m pipeline run my.yaml
   python -m pipeline run my.yaml execution.runner=local      the same shards, in one process, without Ray
   python -m pipeline run my.yaml asr.device=cuda execution.transcribe.gpus=0.5 execution.transcribe.max_workers=4""",
-    "plan": (
-        "examples:\n  python -m pipeline plan my.yaml          cut the sources into units of work and list "
-        "them per domain"
-    ),
+    "plan": """\
+Cuts the sources into units of work and lists them per domain. With --estimate it takes a sample of the plan's audio
+through the real stages, here and in one process, and says with an interval how many hours of CPUs and GPUs the whole
+plan takes, how much it keeps, how long it lasts, and what it costs by execution.prices. The run directory is then left
+as it is; docs/how-to/estimate-a-run.md.
+
+examples:
+  python -m pipeline plan my.yaml
+  python -m pipeline plan my.yaml --estimate 20 execution.prices.cpu_hour=0.04 execution.prices.gigabyte=0.25""",
     "check": (
         "Tries output, sources, paths of models and the cluster, and loads every model of every stage.\n"
         "Nothing is curated.\n\nexamples:\n  python -m pipeline check my.yaml"
@@ -151,6 +156,14 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument(
             "settings", metavar="key=value", nargs="*", default=[], help="settings that override the file"
         )
+        if name == "plan":
+            command.add_argument(
+                "--estimate",
+                metavar="MINUTES",
+                type=float,
+                help="curate so many minutes of the plan's audio as a sample, write nothing, and print what all of it "
+                "takes, keeps and costs",
+            )
     command = add("report", "write and print the retention report of a run, or compare several")
     command.add_argument("runs", metavar="RUN", nargs="+", help="run directories, local or s3://, and s3.* settings")
     command.add_argument(
@@ -219,12 +232,17 @@ def command(arguments: argparse.Namespace, console: Console) -> int:
         from pipeline.show import show_plan
 
         settings = config.load(arguments.config, arguments.settings)
+        if arguments.command == "plan" and arguments.estimate is not None:
+            from pipeline.estimate.command import estimate
+
+            estimate(settings, arguments.estimate, console)
+            return 0
         curation = Curation(settings=settings, console=console)
         if arguments.command == "run":
             return curation.run()
         if arguments.command == "check":
             return curation.check()
-        show_plan(curation.store, curation.plan(), console)
+        show_plan(settings, curation.store, curation.plan(), console)
         return 0
     if arguments.command == "compare":
         return _compare(arguments)
@@ -328,7 +346,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt as stop:
-        print("touchasp: stopped; the same command goes on from here", file=sys.stderr)
+        estimating = getattr(arguments, "estimate", None) is not None
+        left = "nothing of the sample is left" if estimating else "the same command goes on from here"
+        print(f"touchasp: stopped; {left}", file=sys.stderr)
         return 143 if isinstance(stop, Terminated) else 130
 
 

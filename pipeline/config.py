@@ -157,6 +157,22 @@ class StopWhen:
 
 
 @dataclass(kw_only=True)
+class Prices:
+    """Prices say what hours and storage cost, for `plan --estimate`: without any there is no cost in it."""
+
+    cpu_hour: float | None = setting(None, "of one CPU for an hour; null: not counted", at_least=0)
+    gpu_hour: float | None = setting(None, "of one GPU for an hour; null: not counted", at_least=0)
+    gigabyte: float | None = setting(
+        None, "of a gigabyte stored, for as long as you mean to keep it; null: not counted", at_least=0
+    )
+    currency: str = setting("", "printed beside the cost")
+
+    @property
+    def given(self) -> bool:
+        return any(price is not None for price in (self.cpu_hour, self.gpu_hour, self.gigabyte))
+
+
+@dataclass(kw_only=True)
 class ExecutionSettings:
     """ExecutionSettings say where the stages run, and with how many workers."""
 
@@ -167,6 +183,7 @@ class ExecutionSettings:
     max_task_retries: int = setting(20, "of one unit whose worker died", at_least=0)
     scratch: str | None = setting(None, "folder for temporary files")
     stop_when: StopWhen = setting(StopWhen(), "bounds that stop a run; it goes on once they are changed")
+    prices: Prices = setting(Prices(), "what hours and storage cost, for plan --estimate")
     segment: Resources = setting(Resources(cpus=1.0))
     transcribe: Resources = setting(Resources(cpus=1.0))
     copilot: Resources = setting(Resources(cpus=0.5))

@@ -169,6 +169,32 @@ class Plan:
         left[at] = np.fromiter((unit_id not in done for unit_id in self.unit_ids()), bool, len(at))
         return Plan(self._path, self.url, left)
 
+    def take(self, places: np.ndarray) -> Plan:
+        """Return the plan of the units at some places of this one, counted from 0."""
+        left = np.zeros(sum(self._rows), bool)
+        left[places if self._left is None else np.flatnonzero(self._left)[places]] = True
+        return Plan(self._path, self.url, left)
+
+    def lengths(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return int64 [units] `expected_samples` and int64 [units] `read_samples`, summed over the pieces of each."""
+        expected, read = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+        for table in self._tables(("uri", "start", "end", "declared_samples", "estimated_samples", "stage")):
+            lists = table["pieces"].combine_chunks()
+            pieces = lists.flatten()
+            known = pieces.field("declared_samples")
+            if self.estimated:
+                known = pc.coalesce(known, pieces.field("estimated_samples"))
+            good = pc.and_(pc.is_null(pieces.field("problem").field("stage")), pc.is_valid(known))
+            stop = pc.if_else(good, pc.coalesce(pieces.field("end"), known), pieces.field("start"))
+            own = pc.max_element_wise(pc.subtract(stop, pieces.field("start")), 0)
+            seeks = pc.ends_with(pieces.field("uri"), _SEEKABLE, ignore_case=True)
+            run_through = pc.if_else(pc.and_(good, pc.invert(seeks)), stop, own)
+            ends = np.cumsum(lists.value_lengths().to_numpy(zero_copy_only=False))
+            for sums, column in ((expected, own), (read, run_through)):
+                upto = np.concatenate([[0], np.cumsum(column.to_numpy(zero_copy_only=False))])
+                sums.append(np.diff(upto[ends], prepend=0).astype(np.int64))
+        return np.concatenate(expected), np.concatenate(read)
+
     def slugs(self) -> Counter[str]:
         """Return the number of units of each domain, by its slug."""
         return Counter(unit_id.rpartition("-")[0] for unit_id in self.unit_ids())
@@ -247,6 +273,24 @@ def declared_samples(piece: Piece) -> int:
     """Return the declared length of a piece, 0 where its recording declares none."""
     known = piece.declared_samples
     return 0 if known is None else max(0, (known if piece.end is None else piece.end) - piece.start)
+
+
+_SEEKABLE = ".wav"
+"""The form in which a decoder goes straight to a place; in every other it starts at the beginning."""
+
+
+def expected_samples(piece: Piece) -> int:
+    """Return the length of a piece, declared or else estimated; 0 where it is unknown, or the piece is refused."""
+    known = piece.declared_samples if piece.declared_samples is not None else piece.estimated_samples
+    if piece.problem is not None or known is None:
+        return 0
+    return max(0, (known if piece.end is None else piece.end) - piece.start)
+
+
+def read_samples(piece: Piece) -> int:
+    """Return about how many samples a decoder runs through to give a piece."""
+    own = expected_samples(piece)
+    return own + (piece.start if own and not piece.recording.uri.lower().endswith(_SEEKABLE) else 0)
 
 
 def _planned(start: pa.Array, end: pa.Array, samples: pa.Array) -> int:

@@ -18,7 +18,7 @@ from operators.asr.whisper_folder import has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.hub import silent, surely_missing
-from pipeline.config import Settings
+from pipeline.config import AudioSettings, Settings
 from pipeline.copilots import entries
 from pipeline.display.words import human_seconds, printable
 from pipeline.engines import BUILT_IN, CHAT, EXPORTED, FUNASR, WHISPERX, imported
@@ -29,6 +29,11 @@ FLAC_BYTES_PER_SECOND = 18_000
 """16 kHz speech as FLAC takes a little over half of its 32 kB/s of PCM; measured 15-18 kB/s on clean and noisy
 speech.
 """
+
+
+def most_bytes(audio: AudioSettings, seconds: float) -> float:
+    """Return how much disk shards take if all of so much audio is kept, in bytes."""
+    return seconds * (FLAC_BYTES_PER_SECOND if audio.codec == "flac" else audio.opus_kbps * 130)
 
 
 def try_output(store: Store, setting: str) -> None:
@@ -74,9 +79,9 @@ class Preflight:
         self.passed("output", f"{self.store.root} is writable")
         for source in self.settings.sources:
             self.passed("source", check_source(source, self.settings.s3))
-        self._models()
+        self.models()
 
-    def _models(self) -> None:
+    def models(self) -> None:
         """Cheap look at model paths before minutes go into planning; the stages' roll call really loads them.
 
         What an engine of the user's own makes of a name is its own business.
@@ -145,10 +150,7 @@ class Preflight:
         """Check that the disk can hold the shards, if everything were kept. Raises UserError."""
         if "://" in self.store.root:
             return
-        per_second = (
-            FLAC_BYTES_PER_SECOND if self.settings.audio.codec == "flac" else self.settings.audio.opus_kbps * 130
-        )
-        need = input_seconds * per_second
+        need = most_bytes(self.settings.audio, input_seconds)
         free = shutil.disk_usage(self.store.root).free
         if need > free:
             raise UserError(

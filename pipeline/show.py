@@ -20,8 +20,10 @@ from operators.errors import UserError
 from operators.storage.base import Store
 from operators.text.spoken import tokens
 from pipeline import ledger
+from pipeline.config import Settings
 from pipeline.display.words import clock, human_seconds, human_share, printable
 from pipeline.plan import PLAN_KEY, Plan, declared_samples, load_plan
+from pipeline.preflight import most_bytes
 from pipeline.report.annotations import ATTRIBUTE_COLUMN
 from stages.annotate import Annotate
 from stages.copilot import Copilot
@@ -161,8 +163,8 @@ def _differences(asr: str, copilot: str) -> tuple[Text, Text]:
     return first, second
 
 
-def show_plan(store: Store, plan: Plan, console: Console) -> None:
-    """Print the plan per domain."""
+def show_plan(settings: Settings, store: Store | None, plan: Plan, console: Console) -> None:
+    """Print the plan per domain, the most that it can come to, and where it lies; None: nowhere for long."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for column in ("domain", "units", "recordings", "declared", "refused"):
         table.add_column(column, justify="left" if column == "domain" else "right")
@@ -176,4 +178,8 @@ def show_plan(store: Store, plan: Plan, console: Console) -> None:
         name, declared = Text(printable(domain)), human_seconds(samples / SAMPLE_RATE)
         table.add_row(name, f"{units:,}", f"{recordings:,}", declared, f"{refused:,}")
     console.print(table)
-    console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)
+    seconds = plan.expected_seconds()
+    most = f"at most {len(plan):,} shards and {most_bytes(settings.audio, seconds) / 1e9:,.2f} GB, if all were kept"
+    console.print(f"{human_seconds(seconds)} in {len(plan):,} units: {most}", highlight=False, soft_wrap=True)
+    if store is not None:
+        console.print(f"plan: {printable(store.url(PLAN_KEY))}", markup=False, highlight=False, soft_wrap=True)

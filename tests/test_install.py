@@ -76,3 +76,18 @@ def test_the_extra_train_trains_without_what_curation_needs(wheel: Path, tmp_pat
     subprocess.run(train, check=True, cwd=tmp_path)
     packages = subprocess.run([str(bin_folder / "pip"), "list"], capture_output=True, text=True, check=True).stdout
     assert not any(name in packages.split() for name in ("whisperx", "funasr", "ray"))
+
+
+def test_the_extra_curate_curates_without_what_training_needs(wheel: Path, tmp_path: Path) -> None:
+    bin_folder = environment(tmp_path / "curate", f"{wheel}[curate]")
+    models = ROOT / "examples" / "starter_engines" / "models"
+    (tmp_path / "my.yaml").write_text(
+        f"output: run\nsources: ['{RECORDING.parent}']\nasr: {{model: {models / 'whisper-starter'}}}\n"
+        f"copilot: {{models: {{'*': {models / 'paraformer-starter'}}}}}\n"
+    )
+    touchasp = str(bin_folder / "touchasp")
+    subprocess.run([touchasp, "plan", "my.yaml", "--estimate", "2"], check=True, cwd=tmp_path)
+    subprocess.run([touchasp, "run", "my.yaml"], check=True, cwd=tmp_path)
+    assert list((tmp_path / "run").glob("shards/*/*.tar"))
+    packages = subprocess.run([str(bin_folder / "pip"), "list"], capture_output=True, text=True, check=True).stdout
+    assert not any(name in packages.split() for name in ("accelerate", "peft", "onnx"))

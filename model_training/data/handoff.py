@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -125,3 +126,9 @@ def _read_first(name: str) -> tuple[bytes, S3Settings]:
 def _said(place: S3Place) -> dict[str, Any]:
     """Return what a hand-off says of its store."""
     return {name: value for name, value in asdict(place).items() if value is not None}
+
+
+def evaluated_on(data: str) -> str:
+    """Return the arguments of an evaluation, for a shell, on what a hand-off holds out. Raises UserError."""
+    held_out = Handoff.open(data).record.held_out
+    return f"--data {shlex.quote(data)}" + ("" if held_out == "test" else f" --split {held_out}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -95,7 +96,10 @@ def _train(options: argparse.Namespace) -> int:
         elif settings.stage == 1:
             print(f"next: python -m model_training osum train ... model.encoder.source={done.folder}")
         else:
-            print(f"next: python -m model_training osum eval {done.folder} --data {options.data}")
+            from model_training.data.handoff import evaluated_on
+
+            folder = shlex.quote(str(done.folder))
+            print(f"next: python -m model_training osum eval {folder} {evaluated_on(options.data)}")
     # Not 0: a scheduler that stopped the job must not take it for done
     return 128 + signal.SIGTERM if done.because == "SIGTERM" else 0
 

@@ -51,6 +51,16 @@ def scratch_file(folder: str | None) -> Iterator[tuple[str, BinaryIO]]:
             os.unlink(path)
 
 
+@contextmanager
+def scratch_folder(folder: str | None) -> Iterator[Path]:
+    """Give an empty folder under `folder` (None: the system's temporary folder), gone with all that is in it."""
+    path = Path(tempfile.mkdtemp(dir=_process_folder(folder or tempfile.gettempdir())))
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def shared_copy(name: str, write: Callable[[BinaryIO], object], folder: str | None = None) -> Path:
     """Return a file that holds what `write(file)` writes, made once for all processes of this user on this machine.
 

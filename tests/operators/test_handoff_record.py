@@ -113,3 +113,18 @@ def test_what_was_changed_by_hand_is_named_in_one_line(keys: tuple[str, ...], va
 def test_no_json_is_damage(text: str | bytes) -> None:
     with pytest.raises(UserError, match=r"^x is damaged: run the hand-off again$"):
         HandoffRecord.from_json(text, "x")
+
+
+@pytest.mark.parametrize(
+    ("clips", "held_out"),
+    [
+        ({"train": 9, "dev": 2, "test": 1}, "test"),
+        ({"train": 9, "dev": 2, "test": 0}, "dev"),
+        ({"train": 9, "dev": 0, "test": 0}, "train"),
+        ({"train": 9}, "train"),
+        ({"train": 0, "test": 3}, "test"),
+    ],
+)
+def test_a_model_is_evaluated_on_what_was_held_out(clips: dict[str, int], held_out: str) -> None:
+    record = HandoffRecord(splits={name: Split(index=f"{name}.arrow", clips=count) for name, count in clips.items()})
+    assert record.held_out == held_out
