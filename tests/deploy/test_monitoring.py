@@ -19,8 +19,9 @@ import yaml
 
 from pipeline.executor.metrics import GAUGES, HISTOGRAMS
 from tests.conftest import REPOSITORY
-from tests.support import manifests, monitoring
-from tests.support.monitoring import dashboard, expressions, missing, rules, wanted
+from tests.deploy import monitoring
+from tests.deploy.monitoring import dashboard, expressions, missing, rules, wanted
+from tests.support import manifests
 
 OF_RAY = {
     "ray_node_gpus_utilization": {"ip", "GpuIndex"},

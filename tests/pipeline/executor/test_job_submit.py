@@ -15,8 +15,9 @@ from operators.storage.fetch import open_store
 from pipeline import config, ledger
 from pipeline.watch.totals import WATCH_COLUMNS, Totals
 from tests.conftest import REPOSITORY
+from tests.deploy import monitoring
 from tests.pipeline.test_s3_run import upload
-from tests.support import fast_engines, monitoring
+from tests.support import fast_engines
 from tests.support.kills import digest, start, sweep
 from tests.support.ray_cluster import Cluster, start_cluster, wait_for
 from tests.support.s3_server import CREDENTIALS, FaultyProxy, Rule
