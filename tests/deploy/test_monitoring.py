@@ -240,6 +240,24 @@ CASES: dict[str, tuple[dict[str, str], str, dict[str, str]]] = {
         "140m",
         {"TouchaspRetentionHalved": f'{RUN}, domain="talk"'},
     ),
+    "four tenths of what was kept at first": (
+        {
+            f'ray_touchasp_first_units_kept_ratio{{{RUN}, domain="talk"}}': "0.5x200",
+            hours("kept"): "0+90x60 5400+36x140",
+            hours("rejected", "rover", "wer_and_per"): "0+90x60 5400+144x140",
+        },
+        "140m",
+        {"TouchaspRetentionHalved": f'{RUN}, domain="talk"'},
+    ),
+    "six tenths of it": (
+        {
+            f'ray_touchasp_first_units_kept_ratio{{{RUN}, domain="talk"}}': "0.5x200",
+            hours("kept"): "0+90x60 5400+54x140",
+            hours("rejected", "rover", "wer_and_per"): "0+90x60 5400+126x140",
+        },
+        "140m",
+        {},
+    ),
     "all that comes is rejected, but it is little": (
         {
             f'ray_touchasp_first_units_kept_ratio{{{RUN}, domain="talk"}}': "0.5x200",
