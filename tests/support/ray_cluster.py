@@ -179,7 +179,7 @@ def start_cluster(
         # Else every node starts as many idle workers as it says it has CPUs, as soon as a job comes.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_raylet_start_wait_time_s": "100",  # on a machine that is busy with something else
-        # Sooner than every ten seconds; a gauge lives for two reports, so it outlives the five seconds between two values.
+        # Not every ten seconds. A gauge lives for two reports, so it outlives the five seconds between two values.
         "RAY_metrics_report_interval_ms": "3000",
     }
     folder.mkdir(parents=True, exist_ok=True)
