@@ -62,7 +62,9 @@ class Progress:
     samples: dict[str, int] = field(default_factory=lambda: dict.fromkeys(OUTCOMES, 0))
     speeds: dict[str, StageSpeed] = field(default_factory=dict)
     doing: dict[str, Doing] = field(default_factory=dict)
-    """by unit in work: what its furthest stage so far has finished of it."""
+    """by unit in work: what its furthest stage so far that counts clips has finished of it."""
+    places: dict[str, tuple[int, bool]] = field(default_factory=dict)
+    """by unit in work: the number of its furthest stage so far, and whether that is through with it."""
 
     def __post_init__(self) -> None:
         self._out: deque[str] = deque(maxlen=1024)
@@ -78,15 +80,30 @@ class Progress:
 
     def tell(self, doing: Doing) -> None:
         """Take in what a stage has finished inside a unit."""
+        if doing.unit_id in self._out:
+            return
+        place = (self._place(doing), doing.through)
+        self.places[doing.unit_id] = max(place, self.places.get(doing.unit_id, place))
         before = self.doing.get(doing.unit_id)
-        if doing.unit_id not in self._out and (before is None or self._place(doing) >= self._place(before)):
+        if doing.of_clips and (before is None or self._place(doing) >= self._place(before)):
             self.doing[doing.unit_id] = doing
 
     def _place(self, doing: Doing) -> int:
         return [stage.name for stage in self.stages].index(doing.stage)
 
+    def in_work(self, stage: str) -> int:
+        """Return how many units are inside a stage, as far as its workers say."""
+        place = [each.name for each in self.stages].index(stage)
+        return [*self.places.values()].count((place, False))
+
+    def queued(self, stage: str) -> int:
+        """Return how many units have come out of the stage before and wait for this one; 0 of the first."""
+        place = [each.name for each in self.stages].index(stage)
+        return [*self.places.values()].count((place - 1, True))
+
     def add(self, outcome: Outcome) -> None:
         self.doing.pop(outcome.unit_id, None)
+        self.places.pop(outcome.unit_id, None)
         self._out.append(outcome.unit_id)  # what another thread still has to tell of it comes too late
         if outcome.error is not None:
             self.failed += 1

@@ -34,7 +34,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doing:
-    """A Doing is what a stage has finished of a unit, while it works on it."""
+    """A Doing is what a stage has finished of a unit, while it works on it; `of_clips` is 0 where it counts none."""
 
     stage: str
     clips: int
@@ -46,6 +46,8 @@ class Doing:
     """that it took so far."""
     unit_id: str = ""
     """filled in by the worker, which knows it."""
+    through: bool = False
+    """the stage is through with the unit, which waits for the next one."""
 
 
 Tell = Callable[[Doing], None]

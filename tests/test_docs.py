@@ -1,7 +1,8 @@
 """The documents say what the code does: reasons, ledger columns, settings and links.
 
-code ──closed lists──> docs/reference/reasons.md       `python -m tests.test_docs` writes both tables again
+code ──closed lists──> docs/reference/reasons.md       `python -m tests.test_docs` writes the tables again
      ──settings──────> docs/reference/settings.md
+     ──metrics───────> docs/reference/metrics.md
 docs/**.md ──links, setting keys, columns──> must exist
 """
 
@@ -23,6 +24,7 @@ from operators.audio import decode as audio
 from operators.settings import as_table, leaves
 from pipeline import config
 from pipeline.display.words import explain
+from pipeline.executor import metrics
 from pipeline.sources import files as sources
 from stages import segment, transcribe
 
@@ -56,7 +58,20 @@ def settings_table() -> str:
     return as_table(config.Settings())
 
 
-TABLES: dict[str, Callable[[], str]] = {"reasons.md": reasons_table, "settings.md": settings_table}
+def metrics_table() -> str:
+    lines = ["| metric | labels | what it says |", "|---|---|---|"]
+    kinds = [(name, labels, meaning) for name, (meaning, labels) in metrics.GAUGES.items()]
+    kinds += [(name, labels, f"histogram: {meaning}") for name, (meaning, labels, _) in metrics.HISTOGRAMS.items()]
+    for name, labels, meaning in kinds:
+        lines.append(f"| `ray_{name}` | {', '.join(('`run`', *(f'`{label}`' for label in labels)))} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "reasons.md": reasons_table,
+    "settings.md": settings_table,
+    "metrics.md": metrics_table,
+}
 """Pages of docs/reference with a table that is made from the code."""
 
 

@@ -14,7 +14,9 @@ GAUGES = {
     "touchasp_units_planned": ("units of work in the plan", ()),
     "touchasp_units_total": ("units that have a ledger", ("domain",)),
     "touchasp_units_waiting": ("units that are neither done nor in work", ()),
-    "touchasp_units_in_work": ("units whose furthest stage says that it works on them", ("stage",)),
+    "touchasp_units_in_work": ("units inside a stage", ("stage",)),
+    "touchasp_units_queued": ("units that came out of the stage before and wait for this one", ("stage",)),
+    "touchasp_eta_seconds": ("time left, at the mean speed of this session", ()),
     "touchasp_clips_total": ("clips in ledgers, by what became of them", ("domain", "outcome", "stage", "reason")),
     "touchasp_audio_seconds_total": (
         "audio in ledgers, by what became of it",

@@ -31,7 +31,7 @@ from pipeline.executor.dependencies import (
     use_threads,
     without_collections,
 )
-from stages.base import SourceChanged, Stage, Tell
+from stages.base import Doing, SourceChanged, Stage, Tell
 
 MOST_DEATHS_IN_OPENING = 3
 """A worker that died so often, one time after the other, while it loaded its models is not started again."""
@@ -90,6 +90,7 @@ class Worker:
         use_threads(stage.resources.threads)
         self._stage, self._last, self._tell = stage, last, tell
         self._problem: Outcome | None = None
+        self._said: Doing | None = None
         self._open()
 
     def _open(self) -> None:
@@ -111,6 +112,7 @@ class Worker:
         self._listen(unit.unit_id)
         try:
             done = timed(self._stage, unit)
+            self._say_through()
         # It costs this unit, and the run when it happens often.
         except (StoreUnavailable, SourceChanged, MachineTrouble) as error:
             return _answer(Outcome(unit_id=unit.unit_id, error=f"{self._stage.name}: {error}"))
@@ -119,10 +121,22 @@ class Worker:
         return _answer(outcome_of(done)) if self._last else pack(done)
 
     def _listen(self, unit_id: str) -> None:
-        """Have the stage say what it finishes inside this unit, if it is one that can."""
-        tell = self._tell
-        if tell is not None and hasattr(self._stage, "tell"):
-            self._stage.tell = lambda doing: tell(replace(doing, unit_id=unit_id))
+        """Say that the stage begins a unit, and have it say what it finishes inside, if it is one that can."""
+        if self._tell is None:
+            return
+
+        def tell(doing: Doing) -> None:
+            assert self._tell is not None
+            self._said = replace(doing, unit_id=unit_id)
+            self._tell(self._said)
+
+        tell(Doing(stage=self._stage.name, clips=0, of_clips=0, audio_seconds=0.0, of_seconds=0.0, busy_seconds=0.0))
+        if hasattr(self._stage, "tell"):
+            self._stage.tell = tell
+
+    def _say_through(self) -> None:
+        if self._tell is not None and self._said is not None:
+            self._tell(replace(self._said, through=True))
 
     def close(self) -> None:
         if self._problem is None:

@@ -59,6 +59,7 @@ class Totals:
         slug, number = numbered(unit_id)
         domain = slug if self.domains is None or slug in self.domains else OTHERS
         self.units[domain] += 1
+        self.samples[domain, "kept", "", ""] += 0  # a domain that keeps nothing says so, where an alert divides by it
         input_samples = kept = 0
         table = table.append_column("samples", pc.subtract(table["end"], table["start"]))
         sums = table.group_by(["outcome", "stage", "reason"], use_threads=False).aggregate(

@@ -171,17 +171,19 @@ class Watch:
 
     def _of_this_session(self, done: int | None) -> list[tuple[str, float, dict[str, Any]]]:
         progress = self._progress
-        in_work = [doing.stage for doing in [*progress.doing.values()]]
         since = time.monotonic() - self._moved_at
         values: list[tuple[str, float, dict[str, Any]]] = [
             ("touchasp_units_planned", self._planned, {}),
             ("touchasp_seconds_since_progress", since, {}),
         ]
         if done is not None:
-            values.append(("touchasp_units_waiting", max(0, self._planned - done - len(in_work)), {}))
+            values.append(("touchasp_units_waiting", max(0, self._planned - done - len(progress.places)), {}))
+        if (left := progress.eta_seconds()) is not None:
+            values.append(("touchasp_eta_seconds", left, {}))
         for stage in progress.stages:
             name, speed = stage.name, progress.speeds[stage.name]
-            values.append(("touchasp_units_in_work", in_work.count(name), {"stage": name}))
+            values.append(("touchasp_units_in_work", progress.in_work(name), {"stage": name}))
+            values.append(("touchasp_units_queued", progress.queued(name), {"stage": name}))
             values.append(("touchasp_failed_units_total", self._failed.get(name, 0), {"stage": name}))
             values.append(("touchasp_stage_busy_ratio", progress.utilisation(name), {"stage": name}))
             values.append(("touchasp_stage_real_time_factor", speed.real_time_factor or 0.0, {"stage": name}))

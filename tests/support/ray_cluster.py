@@ -41,6 +41,8 @@ class Node:
     log: Path
     agent_port: int
     """Where its dashboard agent answers /api/local_raylet_healthz."""
+    metrics_port: int
+    """Where it offers its metrics to Prometheus."""
 
     def family(self) -> list[psutil.Process]:
         """Its processes: `ray start`, the raylet, and all that this started."""
@@ -83,8 +85,8 @@ class Cluster:
 
     def start_node(self, *options: str) -> Node:
         """Join one more node; the first is the head. `wait_for_nodes` says when it runs."""
-        agent_port = free_port()
-        ports = {"dashboard-agent-listen-port": agent_port, "metrics-export-port": free_port()}
+        agent_port, metrics_port = free_port(), free_port()
+        ports = {"dashboard-agent-listen-port": agent_port, "metrics-export-port": metrics_port}
         command = [RAY, "start", "--block", "--disable-usage-stats", f"--object-store-memory={OBJECT_STORE}"]
         command += ["--min-worker-port=0", "--max-worker-port=0"]  # free ones, as nodes share this machine
         # And a folder each: in a common one, nodes that start at the same time take the same sockets.
@@ -101,7 +103,7 @@ class Cluster:
                 [*command, *options], cwd=self.folder, env=environment(self.environment),
                 stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        node = Node(process, log, agent_port)
+        node = Node(process, log, agent_port, metrics_port)
         self.nodes.append(node)
         return node
 
@@ -177,6 +179,8 @@ def start_cluster(
         # Else every node starts as many idle workers as it says it has CPUs, as soon as a job comes.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_raylet_start_wait_time_s": "100",  # on a machine that is busy with something else
+        # Not every ten seconds. A gauge lives for two reports, so it outlives the five seconds between two values.
+        "RAY_metrics_report_interval_ms": "3000",
     }
     folder.mkdir(parents=True, exist_ok=True)
     # Ray's sockets lie there, and the name of a socket may have a hundred letters.

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from operators.clip import SAMPLE_RATE
 from operators.storage.base import Store
 from operators.storage.fetch import open_store
-from pipeline import config
+from pipeline import config, ledger
+from pipeline.watch.totals import WATCH_COLUMNS, Totals
 from tests.conftest import REPOSITORY
+from tests.deploy import monitoring
 from tests.pipeline.test_s3_run import upload
 from tests.support import fast_engines
 from tests.support.kills import digest, start, sweep
@@ -130,8 +133,51 @@ def test_a_node_dies_while_s3_fails(cluster: Cluster, code: Path, tmp_path: Path
 
 
 def test_stopped_and_submitted_twice_at_once(cluster: Cluster, code: Path, tmp_path: Path) -> None:
-    """A job is stopped half way; then two people submit it again, neither knowing of the other."""
+    """A job is stopped half way; then two people submit it again, neither knowing of the other. What Prometheus is told
+    meanwhile counts no clip twice, and offers all that dashboard and alerts ask for.
+    """
     fast_engines.write_crawl(tmp_path / "crawl", 60, seed=22)
+    (tmp_path / "crawl" / "live" / "page.mp3").write_bytes(b"<html>404</html>")
+    port = cluster.nodes[0].metrics_port  # of the head, where jobs are driven
+    with monitoring.Scraper(port).running() as scraper, monitoring.prometheus(tmp_path / "watch", port) as prometheus:
+        stopped_and_submitted_twice(cluster, code, tmp_path)
+        seen = len(scraper.seen)  # the last word of a driver lies on its node when it ends
+        wait_for(lambda: len(scraper.seen) >= seen + 3, 20, "scrapes of the end")
+        run = str(tmp_path / "run")
+        the_metrics_are_the_ledgers(scraper, run)
+        offer = monitoring.offered(scraper.seen[-1]) | monitoring.offered(scraper.fullest())
+        for place, expression in monitoring.expressions(run).items():
+            if place not in OF_GPUS:
+                assert monitoring.missing(monitoring.wanted(expression), offer) == [], place
+        if prometheus is not None:
+            answers = {place: prometheus.ask(asked) for place, asked in monitoring.expressions(run).items()}
+            alerts = {rule["alert"] for rule in monitoring.rules() if "alert" in rule}
+            assert {place for place, answer in answers.items() if not answer} <= OF_GPUS | OF_AN_HOUR | alerts
+            assert {rule["health"] for rule in prometheus.rules()} == {"ok"}
+
+
+OF_GPUS = {"GPU use A", "GPU memory A"}
+OF_AN_HOUR = {"Speed of the run A", "Retention of the last hour, against the plan's first units A"}
+"""What the dashboard cannot show of a run of some seconds; tests/deploy/test_monitoring.py evaluates the latter."""
+
+
+def the_metrics_are_the_ledgers(scraper: monitoring.Scraper, run: str) -> None:
+    """At no time more, at the end as much."""
+    store, totals = open_store(run, config.S3Settings()), Totals()
+    for unit_id in ledger.done_units(store):
+        totals.add(unit_id, ledger.columns(store, unit_id, WATCH_COLUMNS))
+    clips = scraper.folded("ray_touchasp_clips_total", run)
+    assert any(clips), "nothing was published"
+    most = max(clips, key=lambda moment: sum(moment.values()))
+    assert most == dict(totals.clips)
+    seconds = scraper.folded("ray_touchasp_audio_seconds_total", run)
+    for moment in seconds:
+        for account, value in moment.items():
+            assert value <= totals.samples[account] / SAMPLE_RATE
+    assert max(sum(moment.values()) for moment in seconds) == pytest.approx(totals.input_seconds())
+
+
+def stopped_and_submitted_twice(cluster: Cluster, code: Path, tmp_path: Path) -> None:
     settings = fast_engines.settings(str(tmp_path / "run"), str(tmp_path / "crawl"))
     store = open_store(str(tmp_path / "run"), config.S3Settings())
     first = cluster.follow(*submit(settings, "first", 0.1), log=tmp_path / "first.log", cwd=code)

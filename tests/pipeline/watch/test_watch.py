@@ -4,29 +4,35 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from operators.clip import Unit
 from operators.storage.fetch import open_store
 from pipeline import ledger
 from pipeline.__main__ import main
 from pipeline.config import StopWhen
+from pipeline.executor import board
 from pipeline.executor.metrics import GAUGES, HISTOGRAMS
-from pipeline.executor.worker import Outcome
+from pipeline.executor.worker import Outcome, Worker, pack
 from pipeline.plan import load_plan
 from pipeline.progress import Progress
 from pipeline.watch import watch as watching
-from pipeline.watch.totals import WATCH_COLUMNS, Totals
+from pipeline.watch.totals import OTHERS, WATCH_COLUMNS, Totals
 from pipeline.watch.watch import Watch
+from stages.base import Doing
 from tests.support import fast_engines
 from tests.support.kills import digest
+from tests.test_docs import BY_STAGE
 
 
 @pytest.fixture(scope="module")
 def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("watched") / "crawl"
-    fast_engines.write_crawl(folder, 60, seed=5)
+    fast_engines.write_crawl(folder, 30, seed=5)
     (folder / "live" / "page.mp3").write_bytes(b"<html>404</html>")
     return folder
 
@@ -61,6 +67,100 @@ def test_totals_are_the_reports(finished: Path) -> None:
     assert sum(totals.recordings.values()) == sum(len(unit.pieces) for unit in load_plan(store))
 
 
+def test_domains_beyond_the_largest_are_counted_together(finished: Path) -> None:
+    """So the series of a run are bounded by closed lists, however many domains a crawl has."""
+    store, all_of_them = open_store(str(finished)), Totals()
+    (largest, _), *others = load_plan(store).slugs().most_common()
+    assert others
+    bounded = Totals(frozenset([largest]))
+    for unit_id in ledger.done_units(store):
+        for totals in (all_of_them, bounded):
+            totals.add(unit_id, ledger.columns(store, unit_id, WATCH_COLUMNS))
+    assert {account[0] for account in bounded.samples} == {largest, OTHERS}
+    assert sum(bounded.samples.values()) == sum(all_of_them.samples.values())
+    assert sum(bounded.recordings.values()) == sum(all_of_them.recordings.values())
+    reasons = {account[2:] for account in bounded.samples if account[1] in ("rejected", "unreadable")}
+    assert reasons <= {(stage, reason) for stage, known in BY_STAGE.items() for reason in known}
+
+
+def test_a_domain_that_keeps_nothing_says_so() -> None:
+    """The alert on retention divides what is kept by all: a share that is missing never fires."""
+    totals = Totals()
+    row = {"recording_id": "r", "start": 0, "end": 160, "outcome": "rejected", "stage": "rover", "reason": "wer"}
+    totals.add("talk-000000", pa.Table.from_pylist([row]))
+    assert totals.samples["talk", "kept", "", ""] == 0
+    assert ("talk", "kept", "", "") in totals.samples
+    assert totals.first_retention() == {"talk": 0.0}
+
+
+def test_where_units_wait_is_what_their_workers_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of stages that count clips, and of those that only begin and end."""
+    stages = [fast_engines.Named(name=name) for name in ("Segment", "Transcribe", "Rover")]
+    progress = Progress(stages, units=4, expected_seconds=1.0)
+
+    class Counts(fast_engines.Named):
+        tell = None
+
+        def process(self, unit: Unit) -> Unit:
+            seen.append((progress.in_work(self.name), progress.queued(self.name)))
+            if self.tell is not None:
+                self.tell(doing(self.name, 1))
+            return unit
+
+        def heard_seconds(self, unit: Unit) -> float:
+            return 1.0
+
+    def doing(stage: str, clips: int) -> Doing:
+        return Doing(stage=stage, clips=clips, of_clips=2, audio_seconds=1.0, of_seconds=2.0, busy_seconds=1.0)
+
+    seen: list[tuple[int, int]] = []
+    segment, transcribe = (Worker(Counts(name=name), False, progress.tell) for name in ("Segment", "Transcribe"))
+    rows = [segment(pack(Unit(unit_id=f"a-00000{number}", domain="a", pieces=()))) for number in range(3)]
+    assert (progress.queued("Segment"), progress.queued("Transcribe"), progress.queued("Rover")) == (0, 3, 0)
+    rows[:2] = map(transcribe, rows[:2])
+    assert seen == [(1, 0)] * 3 + [(1, 2), (1, 1)]
+    assert (progress.queued("Transcribe"), progress.queued("Rover"), progress.in_work("Transcribe")) == (1, 2, 0)
+    progress.add(Outcome(unit_id="a-000000"))
+    progress.tell(replace(doing("Rover", 0), unit_id="a-000000"))  # comes too late
+    assert (progress.queued("Rover"), progress.in_work("Rover")) == (1, 0)
+
+
+def test_a_board_tells_of_every_unit_between_two_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that takes no second for a unit has written of the next one by then."""
+    kept: dict[bytes, bytes] = {}
+
+    class Store:
+        @staticmethod
+        def _internal_kv_put(key: bytes, value: bytes) -> None:
+            kept[key] = value
+
+        _internal_kv_get = staticmethod(kept.get)
+        _internal_kv_del = staticmethod(kept.pop)
+
+        @staticmethod
+        def _internal_kv_list(prefix: bytes) -> list[bytes]:
+            return [key for key in kept if key.startswith(prefix)]
+
+    monkeypatch.setattr("ray.experimental.internal_kv", Store)
+    monkeypatch.setattr(board, "_prefix", lambda: "doing-")
+    monkeypatch.setattr(board, "_actor", lambda: "worker")
+    monkeypatch.setattr(board, "SECONDS_BETWEEN", 0.05)
+    told: list[Doing] = []
+    worker, blank = (
+        board.Board(),
+        Doing(stage="Rover", clips=0, of_clips=0, audio_seconds=0.0, of_seconds=0.0, busy_seconds=0.0),
+    )
+    for number in range(5):
+        for through in (False, True):
+            worker.tell(replace(blank, unit_id=f"a-00000{number}", through=through))
+    with board.Board().watched(told.append):
+        until = time.monotonic() + 10
+        while len(told) < 5 and time.monotonic() < until:
+            time.sleep(0.01)
+    assert [(doing.unit_id, doing.through) for doing in told] == [(f"a-00000{number}", True) for number in range(5)]
+    assert not kept, "the driver clears up"
+
+
 class Kept:
     """Metrics that remember what they were last set to, as Ray's gauges do."""
 
@@ -83,7 +183,7 @@ def counted(values: dict[tuple[str, ...], float]) -> dict[tuple[str, ...], float
     return {key: value for key, value in values.items() if key[0] in COUNTED}
 
 
-@pytest.mark.parametrize("done_before", [0, 2, 9])
+@pytest.mark.parametrize("done_before", [0, 1, 3])
 def test_a_run_that_goes_on_counts_no_clip_twice(
     done_before: int, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
