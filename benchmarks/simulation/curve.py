@@ -209,9 +209,8 @@ def show(arguments: argparse.Namespace) -> None:
         below, worse = falls_below(quiet), falls_below(troubled)
         print(f"\n{name}, {len(some):,} units: below 95 % {below}, with trouble {worse}\n")
         show_curve(measured, some, quiet, troubled)
-        print(
-            f"\nworkers of other stages for {BUSIEST} of the busiest\n\n| stage | needed | by its time alone |\n|---|--:|--:|"
-        )
+        print(f"\nfor {BUSIEST} workers of the busiest stage\n")
+        print("| stage | workers | by its time alone |\n|---|--:|--:|")
         for stage, needed, share in least_workers(measured, some[:PLAYED_OFTEN], BUSIEST):
             print(f"| {stage} | {needed} | {BUSIEST * share:.1f} |")
     show_settings(measured, units, faster(units, transcribe, GPU))
