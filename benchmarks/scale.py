@@ -43,6 +43,7 @@ from pipeline import config
 from pipeline.config import Settings, fingerprint
 from pipeline.curate import Curation
 from pipeline.plan import PLAN_KEY, UNITS_TOGETHER, load_plan, save_plan
+from pipeline.preflight import Preflight
 from pipeline.run_directory import CONFIG_KEY, config_bytes
 from pipeline.sources.files import SourceFile
 from pipeline.sources.probe import Length
@@ -197,13 +198,19 @@ class FirstUnit:
     def close(self) -> None: ...
 
 
+class NoModels(Preflight):
+    """A Preflight that looks for no models: the stages here have none."""
+
+    def before_engines(self) -> None: ...
+
+
 def resume(settings: Settings) -> dict[str, float]:
     """Start a run whose units are done but for a few; seconds until the first of them begins."""
     os.environ.setdefault("COLUMNS", "100")
     stages: list[Stage] = [FirstUnit(resources=Resources())]
-    curation = Curation(
-        settings=settings, console=Console(file=io.StringIO()), stages_of=lambda settings, store, fetch: stages
-    )
+    console = Console(file=io.StringIO())
+    curation = Curation(settings=settings, console=console, stages_of=lambda settings, store, fetch: stages)
+    curation.preflight = NoModels(settings, curation.store, console)
     started = time.perf_counter()
     with suppress(KeyboardInterrupt):
         curation.run()
