@@ -184,10 +184,9 @@ TRACES = [read(path) for path in sorted(curve.TRACES.glob("*.json"))]
 
 
 def test_measured_runs_are_played_within_ten_percent() -> None:
-    rows = curve.check(TRACES)
-    assert len(rows) == 4
-    assert [what for what, played, found, _ in rows if abs(played / found - 1) > 0.10] == []
-    assert sum(known for *_, known in rows) == 1, "the others were not calibrated by"
+    runs = [run for run in curve.check(TRACES) if not run.disturbed]
+    assert [run.what for run in runs if abs(run.difference) > 0.10] == []
+    assert any(not run.calibrates for run in runs), "there is one that it was not calibrated by"
 
 
 def test_units_of_a_plan_are_made_of_measured_ones_and_as_long_as_asked() -> None:
@@ -211,7 +210,7 @@ def test_more_workers_are_never_more_efficient_by_much_and_trouble_costs(monkeyp
     monkeypatch.setattr(curve, "WORKERS", (1, 16, 64))
     measured = Measured.of(TRACES[0])
     work = curve.half_hours(measured, 150)
-    quiet, troubled = curve.curve(measured, work), curve.curve(measured, work, curve.TROUBLE)
+    quiet, troubled = curve.curve(measured, work), curve.curve(measured, work, Trouble(errors=0.1, slow_nodes=1.0))
     each = [efficiency for *_, efficiency in quiet]
     assert each == sorted(each, reverse=True)
     assert 0.97 < each[0] <= 1.0

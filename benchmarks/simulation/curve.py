@@ -51,8 +51,8 @@ READS, READ_BYTES, WRITTEN_BYTES = 5, 8_000, 16_000
 class Driver:
     """The driver's processor time for each unit at each stage, and for each worker: `benchmarks.simulation.driver`."""
 
-    seconds: float = 0.020
-    of_worker: float = 0.0002
+    seconds: float = 0.003
+    of_worker: float = 0.0
 
 
 DRIVER = Driver()
@@ -61,8 +61,28 @@ DRIVER = Driver()
 # --- against measured runs --------------------------------------------------------------------------------------------
 
 
-def check(traces: Sequence[Trace]) -> list[tuple[str, float, float, bool]]:
-    """Return what was played and measured: what, seconds played, seconds measured, whether it was calibrated by it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A measured run and the same as it is played. What calibrated the play, or was disturbed, proves little."""
+
+    what: str
+    played: float
+    measured: float
+    calibrates: bool
+    disturbed: bool
+
+    @property
+    def difference(self) -> float:
+        """Return by what share the play is longer."""
+        return self.played / self.measured - 1
+
+    @property
+    def note(self) -> str:
+        return ", ".join(["calibrates"] * self.calibrates + ["disturbed by other programs"] * self.disturbed)
+
+
+def check(traces: Sequence[Trace]) -> list[Checked]:
+    """Play every measured run, by what the first trace's run with one worker a stage says."""
     measured, found = Measured.of(traces[0]), []
     for trace in traces:
         for workers, run in sorted(trace.runs.items()):
@@ -73,8 +93,15 @@ def check(traces: Sequence[Trace]) -> list[tuple[str, float, float, bool]]:
                 drawn = (measured.like(run.audio_seconds, random.Random(seed)) for seed in range(PLAYS))
                 plays = [measured.on_this_machine(units, workers, run.taken) for units in drawn]
             minutes = sum(run.audio_seconds.values()) / 60
-            what = f"{minutes:.0f} minutes, {len(run.audio_seconds)} units, {workers} worker(s) a stage"
-            found.append((what, median(each.seconds for each in plays), run.seconds, known and workers == 1))
+            found.append(
+                Checked(
+                    what=f"{minutes:.0f} minutes, {len(run.audio_seconds)} units, {workers} worker(s) a stage",
+                    played=median(each.seconds for each in plays),
+                    measured=run.seconds,
+                    calibrates=known and workers == 1,
+                    disturbed=run.disturbed,
+                )
+            )
     return found
 
 
@@ -219,12 +246,12 @@ def show(arguments: argparse.Namespace) -> None:
 
 
 def show_check(traces: Sequence[Trace]) -> None:
+    """Print each measured run beside the same played."""
     print("| run | played s | measured s | difference % | |\n|---|--:|--:|--:|---|")
-    rows = check(traces)
-    for what, played, found, known in rows:
-        note = "calibrates" if known else ""
-        print(f"| {what} | {played:.1f} | {found:.1f} | {100 * (played / found - 1):+.1f} | {note} |")
-    show_targets([(f"{what}, %", 10.0, 100 * abs(played / found - 1)) for what, played, found, _ in rows], digits=1)
+    runs = check(traces)
+    for run in runs:
+        print(f"| {run.what} | {run.played:.1f} | {run.measured:.1f} | {100 * run.difference:+.1f} | {run.note} |")
+    show_targets([(f"{run.what}, %", 10.0, 100 * abs(run.difference)) for run in runs if not run.disturbed], digits=1)
 
 
 def show_curve(

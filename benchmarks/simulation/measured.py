@@ -20,6 +20,9 @@ from typing import Any
 from benchmarks.simulation.model import play
 from benchmarks.simulation.records import Machines, Played, Pool, Work
 
+MOST_OTHERS, LONGEST_GAP = 0.3, 3.0
+"""Cores that others may take of a run that counts, and seconds between looks at the clock that should be one apart."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Visit:
@@ -54,6 +57,11 @@ class Run:
     taken: tuple[tuple[float, float], ...]
     """cores that other programs took, by the second from which on"""
     longest_gap: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs took so much, or the machine stood still, that its seconds say little."""
+        return self.others > MOST_OTHERS or self.longest_gap > LONGEST_GAP
 
     @property
     def stage_cpu(self) -> float:
