@@ -144,9 +144,25 @@ def faster(units: Sequence[Work], stage: int, factor: float) -> list[Work]:
     ]
 
 
+def worker_seconds(measured: Measured, units: Sequence[Work]) -> list[float]:
+    """Return for each stage how long a worker of it has a unit, in the mean: at work, at the store, and until the next."""
+    some = units[:: max(1, len(units) // 1000)]
+    seconds = [sum(unit.cpu[at] for unit in some) / len(some) for at in range(len(measured.stages))]
+    reading, writing = (
+        sum(requests(unit) * STORE.latency + size(unit) / STORE.bytes_per_second for unit in some) / len(some)
+        for requests, size in (
+            (lambda unit: unit.reads, lambda unit: unit.read_bytes),
+            (lambda _: 2, lambda unit: unit.written_bytes),
+        )
+    )
+    seconds[0] += reading
+    seconds[-1] += writing
+    return [each + measured.turnaround_seconds for each in seconds]
+
+
 def pools_for(measured: Measured, units: Sequence[Work], workers: int, spare: float = 1.25) -> list[Pool]:
     """Return pools of which the busiest stage's has so many workers, and the others what they need and a quarter."""
-    means = [sum(unit.cpu[at] for unit in units) / len(units) for at in range(len(measured.stages))]
+    means = worker_seconds(measured, units)
     most = max(means)
     pools = measured.pools(1, OPEN_SECONDS)
     return [
@@ -198,10 +214,10 @@ def falls_below(found: Sequence[tuple[int, Played, float]]) -> str:
 
 def least_workers(measured: Measured, units: Sequence[Work], workers: int) -> list[tuple[str, int, float]]:
     """Return for each stage but the busiest how many workers it needs, so that no more than a hundredth is lost against
-    an ample pool, and its processor time for one of the busiest stage.
+    an ample pool, and its time with a unit over that of the busiest stage.
     """
     ample = pools_for(measured, units, workers, spare=3.0)
-    means = [sum(unit.cpu[at] for unit in units) / len(units) for at in range(len(ample))]
+    means = worker_seconds(measured, units)
     best = play(units, ample, cluster(measured, ample), STORE).seconds
     found = []
     for at, pool in enumerate(ample):
