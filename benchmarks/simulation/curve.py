@@ -145,7 +145,7 @@ def faster(units: Sequence[Work], stage: int, factor: float) -> list[Work]:
 
 
 def worker_seconds(measured: Measured, units: Sequence[Work]) -> list[float]:
-    """Return for each stage how long a worker of it has a unit, in the mean: at work, at the store, and until the next."""
+    """Return for each stage how long a worker has a unit, in the mean: at work, at the store, until the next one."""
     some = units[:: max(1, len(units) // 1000)]
     seconds = [sum(unit.cpu[at] for unit in some) / len(some) for at in range(len(measured.stages))]
     reading, writing = (
