@@ -38,7 +38,7 @@ from operators.clip import SAMPLE_RATE, Clip, Hypothesis, Piece, Recording, Span
 from operators.storage.fetch import Fetch, open_store
 from pipeline import engines, ledger, recipe
 from pipeline.config import Settings, load
-from pipeline.plan import load_plan
+from pipeline.plan import declared_samples, load_plan
 from stages.base import Resources, Stage
 
 WARM_SECONDS = 12
@@ -62,11 +62,15 @@ def wait_until_ready(folder: Path, workers: int) -> None:
 class CpuOfWork(threading.Thread):
     """CPU time from the moment when all workers were ready: of this process and all below it, and of the whole machine.
 
-    Sampled each second, because Ray's workers are gone when the last outcome has come.
+    Sampled each second, because Ray's workers are gone when the last outcome has come. A sample that comes seconds late
+    says that the machine stood still, or had no time for us.
     """
 
     def __init__(self, folder: Path, workers: int) -> None:
         super().__init__(daemon=True)
+        self._longest_gap = 0.0
+        self.taken: list[tuple[float, float, float]] = []
+        """by sample: the time, and seconds of processor time so far, ours and the whole machine's"""
         self._folder, self._workers = folder, workers
         self._seconds: dict[int, float] = {}
         self._names: dict[int, str] = {}
@@ -79,14 +83,17 @@ class CpuOfWork(threading.Thread):
         self._own, self._machine = self._sample(), machine_cpu_seconds()
         self._before = dict(self._seconds)
         while True:
+            before = time.monotonic()
             time.sleep(1.0)
-            self._sample()
+            self.taken.append((time.time(), self._sample(), machine_cpu_seconds()))
+            self._longest_gap = max(self._longest_gap, time.monotonic() - before)
 
     def read(self) -> dict[str, Any]:
         found = {
             "end": time.time(),
             "cpu": self._sample() - self._own,
             "machine_cpu": machine_cpu_seconds() - self._machine,
+            "longest_gap": self._longest_gap,
         }
         by_process: defaultdict[str, float] = defaultdict(float)
         for pid, seconds in self._seconds.items():
@@ -211,6 +218,8 @@ class Warmed:
     folder: Path
     workers: int
     warm: Path
+    traces: Path
+    """folder for a line of each unit: when it began and ended here, and the processor time of that."""
 
     @property
     def resources(self) -> Resources:
@@ -229,7 +238,25 @@ class Warmed:
     def process(self, unit: Unit) -> Unit:
         if unit.pieces:
             wait_until_ready(self.folder, self.workers)
-        return self.stage.process(unit)
+        started, cpu = time.time(), self._cpu_seconds()
+        done = self.stage.process(unit)
+        ended, used = time.time(), self._cpu_seconds() - cpu
+        if unit.pieces:
+            found = {"unit": unit.unit_id, "stage": self.name, "start": started, "end": ended, "cpu": used}
+            found["audio_bytes"] = done.audio.nbytes
+            with (self.traces / f"{self.name}-{os.getpid()}.jsonl").open("a") as file:
+                file.write(json.dumps(found) + "\n")
+        return done
+
+    def _cpu_seconds(self) -> float:
+        """Processor time of this worker so far, its decoder's included."""
+        seconds = time.process_time()
+        if self.name == "Segment":
+            for child in psutil.Process().children():
+                with contextlib.suppress(psutil.Error):
+                    times = child.cpu_times()
+                    seconds += times.user + times.system
+        return seconds
 
     def heard_seconds(self, unit: Unit) -> float:
         return self.stage.heard_seconds(unit)
@@ -267,12 +294,16 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
     fetch = Fetch(settings.s3, settings.execution.scratch)
     units = list(load_plan(open_store(str(work / "plan"))))
     built = recipe.build(settings, store, fetch)
+    traces = work / "traces"
+    shutil.rmtree(traces, ignore_errors=True)
+    traces.mkdir()
+    everyone, warm = workers * len(built), work / "warm.flac"
     stages: list[Any] = [
-        Warmed(stage=stage, folder=ready_folder, workers=workers * len(built), warm=work / "warm.flac")
-        for stage in built
+        Warmed(stage=stage, folder=ready_folder, workers=everyone, warm=warm, traces=traces) for stage in built
     ]
     busy: defaultdict[str, float] = defaultdict(float)
-    cpu = CpuOfWork(ready_folder, workers * len(built))
+    answered: dict[str, float] = {}
+    cpu = CpuOfWork(ready_folder, everyone)
     executor = executor_for(settings.execution, stages)
     executor.connect()
     for event in executor.run(units):
@@ -281,6 +312,7 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
                 raise RuntimeError(event.error)
             for name, seconds in event.busy_seconds.items():
                 busy[name] += seconds
+            answered[event.unit_id] = time.time()
     times = cpu.read()
     executor.close()
     heard = [
@@ -289,7 +321,11 @@ def pipeline(work: Path, ready_folder: Path, workers: int) -> dict[str, Any]:
         for row in table.to_pylist()
         if row["hypotheses"]
     ]
-    return times | {"busy": dict(busy), "clips": len(heard), "heard": digest(heard)}
+    trace = [json.loads(line) for path in sorted(traces.iterdir()) for line in path.read_text().splitlines()]
+    seconds = {unit.unit_id: sum(declared_samples(piece) for piece in unit.pieces) / SAMPLE_RATE for unit in units}
+    found = {"stages": [stage.name for stage in built], "seconds": seconds, "answered": answered, "work": trace}
+    found["taken"] = cpu.taken
+    return times | {"busy": dict(busy), "clips": len(heard), "heard": digest(heard), "trace": found}
 
 
 # --- what one writes today --------------------------------------------------------------------------------------------

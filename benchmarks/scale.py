@@ -6,7 +6,8 @@
 
     python -m benchmarks.scale                       2 million units, of which 4 million names on the disk
     python -m benchmarks.scale --units 200000        the same, smaller
-    python -m benchmarks.scale --only s3             one step: plan, resume, s3 or report
+    python -m benchmarks.scale --only s3             one step: plan, resume, s3, driver or report
+    python -m benchmarks.scale --simulate            1 to 256 workers a stage, played: benchmarks/simulation
 
 What is measured is the product's own code. The recordings are made up: files that are nowhere, whose lengths a table
 says instead of a probe. Ledgers that are only listed are empty files; those that are read (--only report) are real.
@@ -42,6 +43,7 @@ from pipeline import config
 from pipeline.config import Settings, fingerprint
 from pipeline.curate import Curation
 from pipeline.plan import PLAN_KEY, UNITS_TOGETHER, load_plan, save_plan
+from pipeline.preflight import Preflight
 from pipeline.run_directory import CONFIG_KEY, config_bytes
 from pipeline.sources.files import SourceFile
 from pipeline.sources.probe import Length
@@ -196,13 +198,19 @@ class FirstUnit:
     def close(self) -> None: ...
 
 
+class NoModels(Preflight):
+    """A Preflight that looks for no models: the stages here have none."""
+
+    def before_engines(self) -> None: ...
+
+
 def resume(settings: Settings) -> dict[str, float]:
     """Start a run whose units are done but for a few; seconds until the first of them begins."""
     os.environ.setdefault("COLUMNS", "100")
     stages: list[Stage] = [FirstUnit(resources=Resources())]
-    curation = Curation(
-        settings=settings, console=Console(file=io.StringIO()), stages_of=lambda settings, store, fetch: stages
-    )
+    console = Console(file=io.StringIO())
+    curation = Curation(settings=settings, console=console, stages_of=lambda settings, store, fetch: stages)
+    curation.preflight = NoModels(settings, curation.store, console)
     started = time.perf_counter()
     with suppress(KeyboardInterrupt):
         curation.run()
@@ -317,11 +325,20 @@ def main() -> None:
     parser.add_argument("--only", default="plan,resume,s3,driver,report")
     parser.add_argument("--folder", help="for the generated runs; a temporary one that goes afterwards, if not given")
     parser.add_argument("--latency", type=float, default=0.05, help="seconds that the store waits before each answer")
+    parser.add_argument("--simulate", action="store_true", help="play how speed grows with workers; runs nothing else")
+    parser.add_argument("--traces", default="", help="files of `benchmarks.pipeline --trace`, the first calibrates")
+    parser.add_argument("--play-units", type=int, default=10_000, help="units of each play (default 10000)")
+    parser.add_argument("--picture", help="file for the curve, as SVG")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.step:
         step(arguments.step, arguments.folder, arguments.units, arguments.endpoint)
+        return
+    if arguments.simulate:
+        from benchmarks.simulation.curve import show
+
+        show(arguments)
         return
     with tempfile.TemporaryDirectory() as temporary:
         measure(arguments, Path(arguments.folder or temporary))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.server
 import os
 import random
 import signal
@@ -407,3 +408,54 @@ def test_the_copies_of_a_killed_process_are_removed_by_the_next(s3_server: str, 
     finally:
         living.kill()
         living.communicate()
+
+
+KEYS = ["a&b", "a+b c", "100%/plus+", "zwölf/访谈-000001.parquet", "<angle>", 'quote"d', "x" * 300]
+
+
+def test_keys_are_listed_as_they_were_put_whatever_is_in_them(s3_server: str, bucket: str) -> None:
+    store = store_at(s3_server, bucket)
+    for size, key in enumerate(KEYS):
+        store.put(key, bytes(size))
+    assert dict(store.list()) == {key: size for size, key in enumerate(KEYS)}
+
+
+CONTENTS = "<Contents><Key>run/{}</Key><LastModified>2026-01-01T00:00:00Z</LastModified><Size>{}</Size></Contents>"
+PAGE = "<?xml version='1.0'?><ListBucketResult{}><IsTruncated>false</IsTruncated>{}</ListBucketResult>"
+S3_XMLNS = ' xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+ONE_AND_TWO = CONTENTS.format("one", 1) + CONTENTS.format("two", 2)
+
+
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        (PAGE.format(S3_XMLNS, ONE_AND_TWO), [("one", 1), ("two", 2)]),
+        (PAGE.format("", ONE_AND_TWO.replace("<Contents>", "\n  <Contents>\n    ")), [("one", 1), ("two", 2)]),
+        (PAGE.format("", ONE_AND_TWO.replace("one", "a&amp;b")), [("a&b", 1), ("two", 2)]),
+        (PAGE.format("", ONE_AND_TWO.replace("run/one", "<![CDATA[run/a&b]]>")), [("a&b", 1), ("two", 2)]),
+        (PAGE.format("", ONE_AND_TWO.replace("one", "访谈")), [("访谈", 1), ("two", 2)]),
+        (PAGE.format("", "<Name>" + "</Name>"), []),
+        (
+            PAGE.format("", ONE_AND_TWO + "<CommonPrefixes><Prefix>p/</Prefix></CommonPrefixes>"),
+            [("one", 1), ("two", 2)],
+        ),
+    ],
+    ids=["S3", "pretty", "entity", "CDATA", "Han", "empty", "prefixes"],
+)
+def test_pages_of_stores_that_write_them_otherwise_are_read_too(page: str, expected: list[tuple[str, int]]) -> None:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page.encode())))
+            self.end_headers()
+            self.wfile.write(page.encode())
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        store = store_at(f"http://127.0.0.1:{server.server_port}", "bucket")
+        try:
+            assert list(store.list()) == expected
+        finally:
+            server.shutdown()

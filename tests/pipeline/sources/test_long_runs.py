@@ -178,6 +178,11 @@ def test_a_long_run_on_s3_is_listed_in_parts_and_never_asked_for_a_unit(
     assert len(everything) == 2 * (units - scale.LEFT)
 
 
+def test_the_benchmark_of_a_resume_begins_its_first_unit(tmp_path: Path) -> None:
+    scale.generate(tmp_path, 400)
+    assert 0 < scale.resume(scale.run_settings(str(tmp_path)))["seconds"] < 60
+
+
 def test_units_of_no_plan_are_found(tmp_path: Path) -> None:
     plan, units = mixed_plan(tmp_path)
     store = open_store(str(tmp_path))
