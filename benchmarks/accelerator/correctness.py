@@ -48,6 +48,7 @@ _STILL = (
 )
 _LITTLE = ("data.loaders=0", "data.max_frames=3000", "data.max_clip_frames=3000", "data.micro_batches=2")
 _SMALLER = ("model.d_model=32", "model.d_ff=48", "model.encoder_layers=2", "model.kernel=5")
+_SHORTER = ("data.max_frames=1500", "data.max_clip_frames=1500")
 """For --quick."""
 
 
@@ -103,7 +104,7 @@ def mid(context: Context) -> Finding:
 
 
 def _beside_the_cpu(context: Context, preset: str, more: Sequence[str]) -> Finding:
-    data = handoff(context.work, 2)
+    data = handoff(context.work, 2, few=context.quick)
     steps = 4 if context.quick else STEPS
     walked = {}
     for name, device, precision in (
@@ -134,7 +135,7 @@ def _beside_the_cpu(context: Context, preset: str, more: Sequence[str]) -> Findi
 
 def going_on(context: Context) -> Finding:
     """Steps in one go, beside as many with a checkpoint in the middle; dropout on."""
-    data = handoff(context.work, 2)
+    data = handoff(context.work, 2, few=context.quick)
     half = 2 if context.quick else 5
     settings = _settings("tiny", ["train.precision=fp32"], context.quick)
     use_tf32(False)
@@ -197,7 +198,7 @@ def dispatches(context: Context) -> Finding:
     found: dict[str, float] = {}
     for precision, autocast in (("float32", False), ("bf16", True)):
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            chosen = pick_dispatch("auto", x_BTD, all_chosen=False)
+            chosen = pick_dispatch("auto", x_BTD, layer.width, all_chosen=False)
         taken[precision] = next(name for name, one in DISPATCHES.items() if one is chosen)
         for how in dict.fromkeys(("sorted", taken[precision])):
             got = passed(how, autocast)
@@ -215,8 +216,7 @@ def dispatches(context: Context) -> Finding:
 
 
 def _settings(preset: str, more: Sequence[str], quick: bool) -> Settings:
-    settings = load(preset, [*_LITTLE, *(_SMALLER if quick else ()), *more])
-    return settings
+    return load(preset, [*_LITTLE, *((*_SMALLER, *_SHORTER) if quick else ()), *more])
 
 
 def _begin(data: str, folder: Path, settings: Settings, device: str, *, fresh: bool = True) -> Run[Batch]:

@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,8 +52,11 @@ def clips(most: int | None = None) -> Iterator[DemoClip]:
                 yield DemoClip(record["recording_id"], language, text, pcm[first:last])
 
 
-def handoff(work: Path, most: int | None = None, times: int = 1) -> str:
-    """Return a hand-off of the clips, each as often as `times` says, made where it is not there yet."""
+def handoff(work: Path, most: int | None = None, times: int = 1, *, few: bool = False) -> str:
+    """Return a hand-off of the clips, each as often as `times` says, made where it is not there yet.
+
+    `few`: of a dozen clips only.
+    """
     import soundfile
 
     from model_training.data.features import Cmvn
@@ -63,12 +67,12 @@ def handoff(work: Path, most: int | None = None, times: int = 1) -> str:
     from operators.index import Row, write_index
     from operators.shard import feature_frames
 
-    out = work / f"handoff-{most or 'all'}-{times}"
+    out = work / ("handoff-few" if few else f"handoff-{most or 'all'}-{times}")
     if (out / "handoff.json").exists():
         return str(out)
     out.mkdir(parents=True, exist_ok=True)
     rows, sums, labels, shard = [], MelSums(), [], io.BytesIO()
-    for number, clip in enumerate(clips(most)):
+    for number, clip in enumerate(islice(clips(most), 12 if few else None)):
         offset = shard.tell()
         flac = io.BytesIO()
         soundfile.write(flac, clip.pcm, SAMPLE_RATE, format="FLAC")

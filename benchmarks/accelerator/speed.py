@@ -208,12 +208,14 @@ def checkpointing(context: Context) -> Finding:
 
 def loading(context: Context) -> Finding:
     """paper-1b's step on the demo crawl: how long the card has nothing to do between micro-batches."""
-    most, times = (1, 2) if context.quick else (None, 40)
-    data = handoff(context.work, most, times)
+    data = handoff(context.work, times=1 if context.quick else 40, few=context.quick)
     opened = Handoff.open(data)
     tokenizer = opened.tokenizer()
     loaders = 1 if context.quick else max(1, min(12, (os.cpu_count() or 1) - 1))
-    more = [f"data.loaders={loaders}", *(["data.max_frames=3000"] if context.quick else [])]
+    more = [
+        f"data.loaders={loaders}",
+        *(["data.max_frames=1500", "data.max_clip_frames=1500"] if context.quick else []),
+    ]
     bench = Bench.of(context, len(tokenizer), *more)
     if not context.quick:
         bench.settings.data.max_frames = fitting(context, bench)
