@@ -9,10 +9,12 @@ one.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
 import signal
+import sys
 import textwrap
 import time
 import traceback
@@ -176,6 +178,14 @@ def _serve(rows: Sequence[Row], context: Context, theirs: Connection) -> None:
             return
         if outcome.result == "FAIL":
             return
+        _free()
+
+
+def _free() -> None:
+    """Give back what a row had on the card."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _late(row: Row) -> Outcome:

@@ -216,7 +216,7 @@ def dispatches(context: Context) -> Finding:
 
 
 def _settings(preset: str, more: Sequence[str], quick: bool) -> Settings:
-    return load(preset, [*_LITTLE, *((*_SMALLER, *_SHORTER) if quick else ()), *more])
+    return load(preset, [*_LITTLE, *more, *((*_SMALLER, *_SHORTER) if quick else ())])
 
 
 def _begin(data: str, folder: Path, settings: Settings, device: str, *, fresh: bool = True) -> Run[Batch]:

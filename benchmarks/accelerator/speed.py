@@ -251,7 +251,7 @@ def loading(context: Context) -> Finding:
     asked = frames / max(wall - idle, 1e-9)
     long_run = max(0.0, 1 - rate / asked)
     return Finding(
-        f"the card waits {100 * idle / wall:.0f} % of {wall:.0f} s; {loaders} loaders give {rate / 100:,.0f}x real "
+        f"the device waits {100 * idle / wall:.0f} % of {wall:.0f} s; {loaders} loaders give {rate / 100:,.0f}x real "
         f"time, steps of a micro-batch take {asked / 100:,.0f}x: in the long run {100 * long_run:.0f} % waiting",
         {
             "loaders": loaders,
