@@ -70,6 +70,8 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         )
         command.add_argument("--task", default="transcribe")
         command.add_argument("--device", default="auto", help="auto | cpu | cuda")
+        precision = "auto (default): bfloat16 on a card that has it, float32 on a CPU; scores are always float32"
+        command.add_argument("--precision", choices=("auto", "bf16", "fp32"), default="auto", help=precision)
         command.add_argument("--threads", type=int, default=0, help="of torch on a CPU (default: torch's choice)")
 
     command = add("eval", "error rates and accuracies of every size in one table", _eval)

@@ -108,7 +108,7 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
             "threads": threads,
         }
     elif settings.engine == EXPORTED:
-        arguments["threads"] = threads
+        arguments |= {"device": settings.device, "threads": threads}
     return EngineSpec(target("asr", settings.engine), arguments | settings.options)
 
 
@@ -130,7 +130,7 @@ def _copilot(entry: CopilotModel, key: str, settings: CopilotSettings, threads: 
     if entry.engine == FUNASR:
         arguments |= {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
     elif entry.engine == EXPORTED:
-        arguments["threads"] = threads
+        arguments |= {"device": settings.device, "threads": threads}
     if entry.engine == settings.engine:
         key = "copilot.engine"
     return EngineSpec(target("copilot", entry.engine, key), arguments | dict(entry.options))

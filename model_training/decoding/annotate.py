@@ -38,6 +38,7 @@ class ExportedAnnotator:
         kinds: what it is asked for; None: all that it was trained on.
         min_probability: of a label among those of its kind; below it the model abstains. Events have none.
         threads: of onnxruntime.
+        device: auto (a card where onnxruntime has one), cpu, cuda or cuda:1.
 
     Raises:
         UserError: no such folder, not a whole ONNX export, or a kind that it was not trained on.
@@ -50,11 +51,12 @@ class ExportedAnnotator:
         kinds: Sequence[str] | None = None,
         min_probability: float = 0.6,
         threads: int = 1,
+        device: str = "cpu",
         name: str | None = None,
     ) -> None:
         path = Path(model).expanduser()
         self._folder = ExportFolder.open(path)
-        self._model = OnnxModel(self._folder, threads=threads)
+        self._model = OnnxModel(self._folder, threads=threads, device=device)
         config = self._folder.config
         for key, kind in (("max_frames", int), ("tasks", list)):
             if not isinstance(config[key], kind):

@@ -57,7 +57,7 @@ def decode(options: argparse.Namespace) -> int:
         for sample in batch.bad:
             print(f"{sample.clip_id}: {sample.reason} ({sample.detail})", file=sys.stderr)
         if batch.rows:
-            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, n_experts)
+            scorer = ModelScorer(loaded.model, batch.features_BT80, batch.feature_lengths_B, n_experts, loaded.autocast)
             for row, found in zip(batch.rows, decode_batch(scorer, loaded.tokenizer, grammar, search), strict=True):
                 show(row.clip_id, found, label=row.label)
     return 2 if failed else 0
@@ -80,6 +80,7 @@ def load(options: argparse.Namespace, path: str, methods: Sequence[str]) -> Load
         ema=options.ema,
         interpolate=options.interpolate,
         device=str(pick_device(options.device)),
+        precision=options.precision,
     )
     check_task(options.task, loaded.tasks, methods)
     return loaded
@@ -97,6 +98,6 @@ def recognise_file(
     for features_F80 in hear(path, loaded.settings.data.max_clip_frames, loaded.cmvn):
         frames = len(features_F80)
         features_BF80 = torch.from_numpy(features_F80).unsqueeze(0)
-        scorer = ModelScorer(loaded.model, features_BF80, torch.tensor([frames]), n_experts)
+        scorer = ModelScorer(loaded.model, features_BF80, torch.tensor([frames]), n_experts, loaded.autocast)
         parts += [(found, frames) for found in decode_batch(scorer, loaded.tokenizer, grammar, search)]
     return join(parts, loaded.tokenizer)

@@ -51,21 +51,29 @@ class ExportedRecogniser:
         method: ctc_greedy | ctc_prefix_beam | attention | attention_rescoring.
         beam: hypotheses kept; 1 is greedy.
         threads: of onnxruntime.
+        device: auto (a card where onnxruntime has one), cpu, cuda or cuda:1.
         name: goes into `Hypothesis.engine`; the folder's own otherwise.
 
     Raises:
-        UserError: no such folder, not a whole ONNX export, a model without transcripts, or a method that does not
-            exist.
+        UserError: no such folder, not a whole ONNX export, a model without transcripts, a method that does not exist,
+            or no card where one is asked for.
     """
 
     def __init__(
-        self, model: str, *, method: str = "ctc_greedy", beam: int = 8, threads: int = 1, name: str | None = None
+        self,
+        model: str,
+        *,
+        method: str = "ctc_greedy",
+        beam: int = 8,
+        threads: int = 1,
+        device: str = "cpu",
+        name: str | None = None,
     ) -> None:
         if method not in METHODS:
             raise UserError(f"engine exported has no method {method}: give one of {', '.join(METHODS)}")
         path = Path(model).expanduser()
         self._folder = ExportFolder.open(path)
-        self._model = OnnxModel(self._folder, threads=threads)
+        self._model = OnnxModel(self._folder, threads=threads, device=device)
         self._search = SearchSettings(method=method, beam=beam)
         config = self._folder.config
         for key, kind in (("max_frames", int), ("tasks", list)):

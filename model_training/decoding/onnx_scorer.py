@@ -10,6 +10,7 @@ Shapes: B clips, F feature frames, S encoder frames, D model width, V vocabulary
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,8 @@ STREAM = "encoder_stream.onnx"
 """The encoder that takes a chunk at a time, in exports of models that were trained for it."""
 SCHEMA_VERSION = 1
 FORMATS = ("safetensors", "onnx", "onnx-int8", "sherpa", "sherpa-int8")
+_CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_FIX = "say device cpu, or pip uninstall onnxruntime and pip install 'onnxruntime-gpu[cuda,cudnn]' in its place"
 _REVERSE = "reverse_"
 """Before the names of a right-to-left decoder's graphs."""
 _KEYS = {"format", "group", "model", "tokenizer", "task_order", "tasks", "max_frames", "files"}
@@ -78,12 +81,14 @@ class OnnxModel:
     Args:
         threads: of onnxruntime; 0 lets it take all cores.
         stream: the encoder is the one that takes a chunk at a time.
+        device: auto, cpu, cuda or cuda:1. `device` of the object says which it became.
 
     Raises:
-        UserError: a folder of another format, or with `stream` of a model that was not trained for chunks.
+        UserError: a folder of another format, with `stream` of a model that was not trained for chunks, or a card that
+            is asked for and not there.
     """
 
-    def __init__(self, folder: ExportFolder, *, threads: int = 0, stream: bool = False) -> None:
+    def __init__(self, folder: ExportFolder, *, threads: int = 0, stream: bool = False, device: str = "cpu") -> None:
         if folder.config["format"] not in ("onnx", "onnx-int8"):
             raise UserError(f"{folder.path} holds {folder.config['format']}: export it with --format onnx or onnx-int8")
         if threads < 0:
@@ -94,6 +99,7 @@ class OnnxModel:
                 "and export it, or leave --stream out"
             )
         self._folder, self._threads = folder, threads
+        self.device, self._must = pick_provider(device), device != "auto"
         self.encoder = self._session(STREAM if stream else "encoder.onnx")
         self.has_reverse = f"{_REVERSE}decoder.onnx" in folder.config["files"]
 
@@ -112,11 +118,44 @@ class OnnxModel:
         options.intra_op_num_threads, options.inter_op_num_threads = self._threads, 1
         options.log_severity_level = 3
         path = self._folder.path / name
+        on_card = self.device != "cpu"
+        card = (_CUDA, {"device_id": int(self.device.partition(":")[2] or 0)}) if on_card else None
         try:
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(str(path), options, providers=[card, _CPU] if card else [_CPU])
         except Exception as error:  # onnxruntime's exceptions have no common base
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"{path} cannot be loaded ({reason}): export it again") from None
+        if on_card and _CUDA not in session.get_providers():
+            # It is built for CUDA, but finds no card, or not CUDA's libraries: it takes the CPU and goes on.
+            if self._must:
+                raise UserError(
+                    f"onnxruntime cannot use {self.device} here, for want of the card, its driver or CUDA's libraries: "
+                    f"{_FIX}"
+                )
+            self.device = "cpu"
+        return session
+
+
+def pick_provider(device: str) -> str:
+    """Return where graphs are to run: auto is a card where onnxruntime offers one, else the CPU.
+
+    Raises:
+        UserError: another name than auto, cpu, cuda and cuda:N, or an onnxruntime without CUDA where that was asked
+            for.
+    """
+    if device == "cpu":
+        return device
+    if not re.fullmatch(r"auto|cuda(:\d+)?", device):
+        raise UserError(f"no device is called {device}: say auto, cpu, cuda, or cuda:1")
+    import onnxruntime
+
+    if _CUDA in onnxruntime.get_available_providers():
+        if hasattr(onnxruntime, "preload_dlls"):  # from 1.21 on: those that pip installed, for torch or for itself
+            onnxruntime.preload_dlls()
+        return "cuda" if device == "auto" else device
+    if device != "auto":
+        raise UserError(f"this onnxruntime ({onnxruntime.__version__}) has no CUDA, and {device} was asked for: {_FIX}")
+    return "cpu"
 
 
 class _Decoder:

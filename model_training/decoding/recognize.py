@@ -53,14 +53,15 @@ class Recognizer:
     Args:
         folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote.
         threads: of onnxruntime; 0 lets it take all cores.
+        device: auto (a card where onnxruntime has one), cpu, cuda or cuda:1.
 
     Raises:
-        UserError: no such folder, or not a whole ONNX export.
+        UserError: no such folder, not a whole ONNX export, or no card where one is asked for.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, threads: int = 0, device: str = "cpu") -> None:
         self._folder = ExportFolder.open(folder)
-        self._model = OnnxModel(self._folder, threads=threads)
+        self._model = OnnxModel(self._folder, threads=threads, device=device)
         self.tokenizer: Tokenizer = self._folder.tokenizer
         self.config = self._folder.config
         for key, kind in (("max_frames", int), ("tasks", list)):
@@ -69,6 +70,11 @@ class Recognizer:
         self.known_labels: dict[str, list[str]] | None = self.config.get("learnt")
         # int8 scales activations by what is in the batch: alone, a window's answer depends on nothing else.
         self._together = 1 if self.config["format"] == "onnx-int8" else _BATCH_WINDOWS
+
+    @property
+    def device(self) -> str:
+        """Return where the model runs: cpu or cuda."""
+        return self._model.device
 
     def recognize(
         self,
@@ -201,6 +207,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--given", action="append", default=[], metavar="KIND=LABEL", help="what you know, for example language=yue"
     )
     parser.add_argument("--threads", type=int, default=0, help="processor cores to use (default: all)")
+    parser.add_argument(
+        "--device", default="auto", help="auto | cpu | cuda (default: auto, a card where onnxruntime has one)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object per recording; per utterance of a stream")
     parser.add_argument("--stream", action="store_true", help="answer while it is spoken; a line per utterance")
     parser.add_argument(
@@ -236,7 +245,8 @@ def main(options: argparse.Namespace) -> int:
         given[kind] = label
     if options.stream:
         return _stream(options, given)
-    recognizer = Recognizer(options.folder, threads=options.threads)
+    recognizer = Recognizer(options.folder, threads=options.threads, device=options.device)
+    _say_device(recognizer.device)
     SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
     check_task(options.task, recognizer.config["tasks"], [options.method])
     Grammar(recognizer.tokenizer, task=options.task, given=given, known_labels=recognizer.known_labels)
@@ -268,7 +278,8 @@ def _stream(options: argparse.Namespace, given: Mapping[str, str]) -> int:
         raise UserError(f"--stream writes what is said: leave --task {options.task} out, or leave --stream out")
     settings = StreamSettings(chunk=options.chunk, left=options.left, pause_seconds=options.pause)
     search = SearchSettings(method=options.method, beam=options.beam)
-    recognizer = StreamingRecognizer(options.folder, threads=options.threads)
+    recognizer = StreamingRecognizer(options.folder, threads=options.threads, device=options.device)
+    _say_device(recognizer.device)
     failed = False
     for path in options.audio:
         holes: list[Problem] = []
@@ -289,6 +300,12 @@ def _stream(options: argparse.Namespace, given: Mapping[str, str]) -> int:
             file=sys.stderr,
         )
     return 2 if failed else 0
+
+
+def _say_device(device: str) -> None:
+    """Say that a card does the work; the CPU, which is there anyway, needs no line."""
+    if device != "cpu":
+        print(f"touchasp: recognising on {device}", file=sys.stderr)
 
 
 def _standard_input() -> Iterator[np.ndarray]:

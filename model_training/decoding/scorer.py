@@ -3,6 +3,8 @@
     features_BF80 ──encode──> encoded_BSD ──ctc_logits──> Scorer.ctc
                                    └──────decode + Cache──> Scorer.next, Scorer.score, Scorer.score_reverse
 
+The model may compute under autocast; logits become log-probabilities in float32, and the search works on those.
+
 Legend: B clips, F feature frames, S encoder frames, D model width, V vocabulary, H hypotheses, L tokens.
 """
 
@@ -19,21 +21,31 @@ from model_training.model.speech_model import SpeechModel
 class ModelScorer:
     """A ModelScorer is the search's Scorer of one batch at one size; it encodes when built. The model should be in eval
     mode.
+
+    Args:
+        features_BF80, lengths_B: features with CMVN applied, lengths in feature frames, both on any device.
+        autocast: what the model's products are computed in; None: in float32.
+
+    Raises:
+        UserError: the model has no size of so many experts.
     """
 
     @torch.inference_mode()
-    def __init__(self, model: SpeechModel, features_BF80: Tensor, lengths_B: Tensor, n_experts: int) -> None:
-        """Encode the batch: features with CMVN applied, lengths in feature frames, both on any device.
-
-        Raises:
-            UserError: the model has no size of so many experts.
-        """
-        self._model, self._n_experts = model, n_experts
+    def __init__(
+        self,
+        model: SpeechModel,
+        features_BF80: Tensor,
+        lengths_B: Tensor,
+        n_experts: int,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        self._model, self._n_experts, self._autocast = model, n_experts, autocast
         self._device = next(model.parameters()).device
         on_device = features_BF80.to(self._device), lengths_B.to(self._device)
-        encoded_BSD, encoded_lengths_B = model.encode(*on_device, n_experts)
+        with self._precision():
+            encoded_BSD, encoded_lengths_B = model.encode(*on_device, n_experts)
+            self._ctc_BSV = model.ctc_logits(encoded_BSD)
         self._encoded_BSD, self._lengths_B = encoded_BSD, encoded_lengths_B
-        self._ctc_BSV = model.ctc_logits(encoded_BSD)
         self.frames = [int(length) for length in encoded_lengths_B.tolist()]
         self._cache, self._rows = Cache(), 0
 
@@ -53,7 +65,9 @@ class ModelScorer:
                 self._cache = self._cache.pick(self._tensor(parents_H))
             encoded, inputs = None, self._tensor(ids_HL[:, -1:])
         self._rows = len(ids_HL)
-        logits_HLV = self._model.decode(encoded, self._lengths_B[clips], inputs, self._n_experts, cache=self._cache)
+        lengths_H = self._lengths_B[clips]
+        with self._precision():
+            logits_HLV = self._model.decode(encoded, lengths_H, inputs, self._n_experts, cache=self._cache)
         return _log_softmax(logits_HLV[:, -1])
 
     def score(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
@@ -70,8 +84,13 @@ class ModelScorer:
     def _score(self, ids_HL: np.ndarray, clips_H: np.ndarray, *, reverse: bool) -> np.ndarray:
         clips = self._tensor(clips_H)
         encoded_HSD, lengths_H = self._encoded_BSD[clips], self._lengths_B[clips]
-        logits_HLV = self._model.decode(encoded_HSD, lengths_H, self._tensor(ids_HL), self._n_experts, reverse=reverse)
+        inputs_HL = self._tensor(ids_HL)
+        with self._precision():
+            logits_HLV = self._model.decode(encoded_HSD, lengths_H, inputs_HL, self._n_experts, reverse=reverse)
         return _log_softmax(logits_HLV)
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self._device.type, self._autocast or torch.bfloat16, enabled=self._autocast is not None)
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._device)

@@ -80,18 +80,25 @@ class StreamingRecognizer:
         folder: what `python -m model_training export --format onnx` (or onnx-int8) wrote, of a model trained with
             model.dynamic_chunks.
         threads: of onnxruntime; 0 lets it take all cores.
+        device: auto (a card where onnxruntime has one), cpu, cuda or cuda:1.
 
     Raises:
-        UserError: no such folder, not a whole ONNX export, or of a model that was not trained for chunks.
+        UserError: no such folder, not a whole ONNX export, of a model that was not trained for chunks, or no card where
+            one is asked for.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int = 0) -> None:
+    def __init__(self, folder: str | Path, *, threads: int = 0, device: str = "cpu") -> None:
         self._folder = ExportFolder.open(folder)
-        self._model = OnnxModel(self._folder, threads=threads, stream=True)
+        self._model = OnnxModel(self._folder, threads=threads, stream=True, device=device)
         self.tokenizer, self.config = self._folder.tokenizer, self._folder.config
         self.known_labels: dict[str, list[str]] | None = self.config.get("learnt")
         self.chunk_seconds: list[float] = []
         """what each chunk since the beginning took to compute: features, encoder, CTC"""
+
+    @property
+    def device(self) -> str:
+        """Return where the model runs: cpu or cuda."""
+        return self._model.device
 
     def stream(
         self,

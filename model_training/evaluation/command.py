@@ -71,6 +71,7 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
                 ctc_weight=options.ctc_weight,
                 reverse_weight=options.reverse_weight,
                 known_labels=loaded.known_labels,
+                autocast=loaded.autocast,
             )
         )
         # A mistake with the next model costs nothing of this one.

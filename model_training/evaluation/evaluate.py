@@ -22,6 +22,7 @@ from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE, Order, Scheme
 from operators.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from model_training.model.speech_model import SpeechModel
@@ -81,11 +82,12 @@ def evaluate(
     ctc_weight: float = 0.5,
     reverse_weight: float = 0.3,
     known_labels: Mapping[str, Collection[str]] | None = None,
+    autocast: torch.dtype | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
     """Return the scores of every set at every group (None: all of the model's) and method.
 
-    The model is left in the mode it was in.
+    The model is left in the mode it was in. It computes in `autocast`, or in float32; scores are float32.
     A set whose clips are all unusable has no result, but is in `unusable`. Raises UserError for a group that is not in
     the model, an unknown method, and sets without a single clip.
     """
@@ -100,7 +102,9 @@ def evaluate(
     model.eval()
     try:
         return evaluate_scorers(
-            lambda batch, n_experts: ModelScorer(model, batch.features_BT80, batch.feature_lengths_B, n_experts),
+            lambda batch, n_experts: ModelScorer(
+                model, batch.features_BT80, batch.feature_lengths_B, n_experts, autocast
+            ),
             tokenizer,
             sets,
             groups=groups,

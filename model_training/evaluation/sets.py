@@ -12,6 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from model_training import config
 from model_training.config import Settings
 from model_training.data.audio import BadSample
@@ -21,6 +23,7 @@ from model_training.data.handoff import Handoff
 from model_training.data.index import Index
 from model_training.data.published import IndexedSet
 from model_training.data.reading import Batch, Batches, Reader
+from model_training.model.device import evaluation_dtype
 from model_training.model.speech_model import SpeechModel
 from model_training.text.perception import Targets, build_targets
 from model_training.text.tokenizer import Tokenizer
@@ -44,6 +47,8 @@ class LoadedModel:
     """Of each kind (language, ..., event) the labels that its training data had; None: not known, an older
     checkpoint.
     """
+    autocast: torch.dtype | None = None
+    """what it is judged in; None: float32"""
 
     @property
     def tasks(self) -> list[str]:
@@ -52,7 +57,13 @@ class LoadedModel:
 
 
 def load_model(
-    path: str, *, average: int = 1, ema: bool = False, interpolate: float = 1.0, device: str = "cpu"
+    path: str,
+    *,
+    average: int = 1,
+    ema: bool = False,
+    interpolate: float = 1.0,
+    device: str = "cpu",
+    precision: str = "fp32",
 ) -> LoadedModel:
     """Return a checkpoint's model, or the mean of the newest `average` of a run, or the run's averaged weights.
 
@@ -60,6 +71,7 @@ def load_model(
 
     Args:
         interpolate: of the way from what the run began from to those weights, this share (WiSE-FT).
+        precision: what it is judged in: auto (bfloat16 on a card that has it), bf16 or fp32.
 
     Raises:
         UserError: no such checkpoint, or a damaged one; both `average` and `ema`; `interpolate` without a beginning.
@@ -98,7 +110,14 @@ def load_model(
     checkpoints.load_weights(model, weights, found.path)
     cmvn = Cmvn.from_dict(json.loads((found.path / "cmvn.json").read_text(encoding="utf-8")))
     return LoadedModel(
-        model.to(device).eval(), tokenizer, cmvn, settings, found.path, found.step, found.record.get("learnt")
+        model.to(device).eval(),
+        tokenizer,
+        cmvn,
+        settings,
+        found.path,
+        found.step,
+        found.record.get("learnt"),
+        evaluation_dtype(precision, torch.device(device)),
     )
 
 

@@ -44,6 +44,11 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if precision == "bf16" else None
 
 
+def evaluation_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Return what a model is judged in: what it trains in, but `auto` is float32 on a CPU, so that no number moves."""
+    return None if precision == "auto" and device.type == "cpu" else autocast_dtype(precision, device)
+
+
 def use_tf32(wanted: bool) -> None:
     """Let products of float32 on a GPU use its tensor cores, which read 10 bits of each factor's mantissa.
 

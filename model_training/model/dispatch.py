@@ -134,19 +134,22 @@ class Grouped(Sorted):
 DISPATCHES: dict[str, Dispatch] = {"dense": Dense(), "sorted": Sorted(), "grouped": Grouped(), "loop": Loop()}
 
 
-def pick_dispatch(asked: str, x: Tensor, *, all_chosen: bool) -> Dispatch:
+def pick_dispatch(asked: str, x: Tensor, width: int, *, all_chosen: bool) -> Dispatch:
     """Return the dispatch that `model.moe.dispatch` asks for; the fastest that works here for `auto`.
 
-    `dense` is one of `auto`'s: it works only where all experts of the group are chosen.
+    `width` is one expert's. `dense` is one of `auto`'s: it works only where all experts of the group are chosen.
     """
     if asked in ("auto", "dense"):
-        asked = "dense" if all_chosen else "grouped" if grouped_product_works(x) else "sorted"
+        asked = "dense" if all_chosen else "grouped" if grouped_product_works(x, width) else "sorted"
     return DISPATCHES[asked]
 
 
-def grouped_product_works(x: Tensor) -> bool:
-    """Say whether torch has a grouped product for this GPU and precision. A CPU is quicker without."""
-    if not x.is_cuda or not hasattr(torch, "_grouped_mm"):
+def grouped_product_works(x: Tensor, width: int) -> bool:
+    """Say whether torch has a grouped product for this GPU and precision, of x (..., D) and experts of a width.
+
+    It wants rows of whole 16 bytes, 8 numbers of bfloat16. A CPU is quicker without.
+    """
+    if not x.is_cuda or not hasattr(torch, "_grouped_mm") or x.shape[-1] % 8 or width % 8:
         return False
     dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
     return _grouped_product_was_right(x.device, dtype)

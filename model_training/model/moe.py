@@ -37,7 +37,7 @@ class ElasticMoE(nn.Module):
         super().__init__()
         self.name = name
         self.sizes = tuple(settings.experts)
-        self.top_k = settings.top_k
+        self.width, self.top_k = width, settings.top_k
         self.settings = settings
         self.dropout_rate = dropout
         self.shared = Experts(settings.shared, d_model, width) if settings.shared else None
@@ -55,7 +55,8 @@ class ElasticMoE(nn.Module):
         Frames outside `routing.mask_BT` come back as zeros or as the shared experts' answer: they are not routed, and
         nobody may read them.
         """
-        dispatch = pick_dispatch(self.settings.dispatch, x, all_chosen=self.sizes[routing.tier] == self.top_k)
+        all_chosen = self.sizes[routing.tier] == self.top_k
+        dispatch = pick_dispatch(self.settings.dispatch, x, self.width, all_chosen=all_chosen)
         frames_TD = x.reshape(-1, x.shape[-1])
         seen_TD = frames_TD
         if routing.embedding_BTD is not None:

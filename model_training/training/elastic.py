@@ -95,7 +95,7 @@ class ElasticLearner(PlainLearner):
             self.settings.loss,
             self.settings.model.moe,
             open_BV,
-            None if self.text_ends is None else torch.tensor(self.text_ends, device=device),
+            None if self.text_ends is None else there(torch.tensor(self.text_ends)),
             reverse_targets_BL,
         )
         found.loads = list(outputs.routing.loads)  # a block that is computed again reports again

@@ -85,11 +85,11 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     check_shares(settings, workers)
     autocast = autocast_dtype(settings.train.precision, device)
     if settings.model.moe.ffn != "none" and settings.model.moe.dispatch == "grouped":
-        dtype = autocast or torch.float32
-        if not grouped_product_works(torch.empty(0, dtype=dtype, device=device)):
+        dtype, d_model, width = autocast or torch.float32, settings.model.d_model, settings.model.expert_width()
+        if not grouped_product_works(torch.empty(0, d_model, dtype=dtype, device=device), width):
             raise UserError(
                 f"model.moe.dispatch=grouped: this torch ({torch.__version__}) has no grouped product of {dtype} on "
-                f"{device}; say auto"
+                f"{device}, {d_model} by {width}; say auto"
             )
     handoff = Handoff.open(data)
     tokenizer = handoff.tokenizer()

@@ -91,6 +91,10 @@ def test_eval_puts_every_size_into_one_table(
     assert gender.total == 16
     language = scores.pooled(15, "attention").attributes["language"].accuracy
     assert (language.right, language.total) == (16, 16)
+    rounded = tmp_path / "bf16"
+    assert main([*arguments, "--groups", "3", "--precision", "bf16", "--out", str(rounded)]) == 0
+    again = from_json((rounded / "eval.json").read_bytes()).pooled(3, "attention")
+    assert again.attributes["language"].accuracy.right == 16
 
 
 def test_eval_names_every_clip_that_is_in_no_score(

@@ -130,10 +130,13 @@ class Absent:
 
 def test_an_exported_model_of_ours_may_stand_in_either_place() -> None:
     """By its import string alone: curation never imports the trainer."""
-    ours = engines.EngineSpec("model_training.decoding.engine:ExportedRecogniser", {"model": "my/n7", "threads": 3})
+    arguments = {"model": "my/n7", "device": "cpu", "threads": 3}
+    ours = engines.EngineSpec("model_training.decoding.engine:ExportedRecogniser", arguments)
     assert specs("copilot.models={zh: {engine: exported, model: my/n7}}") == {"zh": [ours]}
     asr = config.load(None, ["asr.engine=exported", "asr.model=my/n7", "asr.options={method: attention}"]).asr
     assert engines.recogniser(asr, threads=3).arguments == ours.arguments | {"method": "attention"}
+    asr.device = "cuda"
+    assert engines.recogniser(asr, threads=3).arguments["device"] == "cuda"
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,40 @@ def test_mistakes_are_one_clear_line(recognizer: Recognizer, folder: Path, check
         Recognizer(torch_export.folder)
 
 
+def options(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    return parser.parse_args([*arguments])
+
+
+def test_a_card_that_is_not_there_is_one_line_with_the_fix(folder: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    for device in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"{device} was asked for: say device cpu, or pip uninstall onnxruntime"):
+            main(options(str(folder), "talk.wav", "--device", device))
+    with pytest.raises(UserError, match="no device is called gpu: say auto, cpu, cuda, or cuda:1"):
+        main(options(str(folder), "talk.wav", "--device", "gpu"))
+
+
+def test_an_onnxruntime_for_cards_without_one_takes_the_cpu_unless_asked(
+    folder: Path, recognizer: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Built for CUDA it offers it wherever it is installed; without a driver it quietly runs on the CPU."""
+    import onnxruntime
+
+    assert recognizer.device == "cpu"
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None, raising=False)
+    auto = Recognizer(folder, threads=1, device="auto")
+    assert auto.device == "cpu"
+    assert auto.recognize([speech(1.0)]) == recognizer.recognize([speech(1.0)])
+    with pytest.raises(UserError, match=r"cannot use cuda here, for want of the card.*say device cpu"):
+        Recognizer(folder, threads=1, device="cuda")
+
+
 def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
 
@@ -250,24 +284,22 @@ def test_a_damaged_export_is_refused(folder: Path, tmp_path: Path) -> None:
 def test_the_command_goes_on_after_a_bad_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soundfile.write(tmp_path / "good.wav", speech(1.0), SAMPLE_RATE)
     (tmp_path / "bad.wav").write_text("no audio")
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
     audio = [str(tmp_path / "bad.wav"), str(tmp_path / "good.wav")]
-    code = main(parser.parse_args([str(folder), *audio, "--json", "--beam", "2", "--given", "language=en"]))
+    code = main(options(str(folder), *audio, "--json", "--beam", "2", "--given", "language=en"))
     printed = capsys.readouterr()
     assert code == 2
     assert "bad.wav as audio" in printed.err
     (line,) = printed.out.splitlines()
     assert json.loads(line)["audio"] == audio[1]
     assert json.loads(line)["language"] == "en"
-    assert main(parser.parse_args([str(folder), audio[1], "--method", "ctc_greedy"])) == 0
+    assert main(options(str(folder), audio[1], "--method", "ctc_greedy")) == 0
     assert capsys.readouterr().out.startswith(f"{audio[1]}\t")
     (tmp_path / "hole.opus").write_bytes(odd("hole.opus"))
-    assert main(parser.parse_args([str(folder), str(tmp_path / "hole.opus"), "--method", "ctc_greedy"])) == 0
+    assert main(options(str(folder), str(tmp_path / "hole.opus"), "--method", "ctc_greedy")) == 0
     printed = capsys.readouterr()
     assert re.search(r"hole\.opus: \d+\.\d\d to \d+\.\d\d s could not be read \(gap\)", printed.err)
     assert printed.out.count("\n") == 1
     with pytest.raises(UserError, match="not trained for the task 'gender'"):  # once, not for every file
-        main(parser.parse_args([str(folder), *audio, "--task", "gender"]))
+        main(options(str(folder), *audio, "--task", "gender"))
     with pytest.raises(UserError, match="write KIND=LABEL"):
-        main(parser.parse_args([str(folder), audio[1], "--given", "yue"]))
+        main(options(str(folder), audio[1], "--given", "yue"))

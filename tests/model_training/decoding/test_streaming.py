@@ -173,6 +173,7 @@ def test_mistakes_are_one_line(exported: dict[str, tuple[Path, Path]], tmp_path:
         (["--left", "-1"], "0 chunks or more"),
         (["--pause", "-1"], "0 seconds or more"),
         (["--task", "gender"], "leave --task gender out"),
+        (["--device", "gpu"], "no device is called gpu"),
     ):
         with pytest.raises(UserError, match=words):
             main(options(folder, "talk.wav", "--stream", *more))

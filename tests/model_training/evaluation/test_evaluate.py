@@ -335,6 +335,35 @@ def test_the_model_is_evaluated_at_every_size_and_left_as_it_was() -> None:
         evaluate(model, TOKENIZER, {"dev": [batch]}, groups=[15])  # type: ignore[dict-item]
 
 
+def test_a_model_in_bfloat16_scores_in_float32_and_close_to_itself() -> None:
+    import torch
+
+    from model_training.config import ModelSettings
+    from model_training.decoding.scorer import ModelScorer
+    from model_training.model.device import evaluation_dtype
+    from model_training.model.speech_model import SpeechModel
+
+    cpu = torch.device("cpu")
+    assert evaluation_dtype("auto", cpu) is None, "no number of a CPU moves by itself"
+    assert evaluation_dtype("bf16", cpu) == torch.bfloat16
+    torch.manual_seed(2)
+    model = SpeechModel(ModelSettings(d_model=16, heads=2, d_ff=32, encoder_layers=1, decoder_layers=1), len(TOKENIZER))
+    batch = torch.randn(2, 80, 80), torch.tensor([80, 50])
+    exact, rounded = (
+        ModelScorer(model.eval(), *batch, 7, precision) for precision in (None, evaluation_dtype("bf16", cpu))
+    )
+    ids_HL, clips_H = np.array([(2, 4), (2, 5)]), np.array([0, 1])
+    for name, pair in {
+        "ctc": (exact.ctc(0), rounded.ctc(0)),
+        "score": (exact.score(ids_HL, clips_H), rounded.score(ids_HL, clips_H)),
+        "next": (exact.next(ids_HL, clips_H, None), rounded.next(ids_HL, clips_H, None)),
+    }.items():
+        want, got = pair
+        assert got.dtype == np.float32, name
+        np.testing.assert_allclose(np.exp(got).sum(-1), 1, rtol=1e-5, err_msg=name)
+        assert 0 < np.abs(want - got).max() < 0.1, f"{name}: computed in bfloat16"
+
+
 def test_cached_steps_score_as_whole_sequences_do() -> None:
     import torch
 
