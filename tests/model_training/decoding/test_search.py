@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from model_training.decoding.search import (
     METHODS,
+    HeadScores,
     Hypothesis,
     SearchSettings,
     attention_beam,
@@ -55,6 +56,10 @@ class TableScorer:
         self._before: np.ndarray | None = None
         self.calls = 0
         self.reverse: TableScorer | None = None
+        self.heads: dict[int, HeadScores] = {}
+
+    def head(self, clip: int) -> HeadScores | None:
+        return self.heads.get(clip)
 
     @property
     def has_reverse(self) -> bool:
