@@ -69,7 +69,7 @@ class SpeakerHeadSettings:
     layers: int = setting(
         2, "Conformer blocks whose encodings it mixes with the sub-sampling's: speakers fade with depth", at_least=0
     )
-    hidden: int = setting(64, "hidden units between a clip's statistics and its answers", at_least=1)
+    hidden: int = setting(64, "hidden units of a frame, and between a clip's statistics and its answers", at_least=1)
     dropout: float = setting(0.2, "share of these dropped in training", at_least=0, below=1)
 
 
@@ -337,7 +337,7 @@ def _check_speaker_head(model: ModelSettings, data: DataSettings) -> None:
         )
     if data.labelled_weight != 1 and not set(head.attributes) - {"language"}:
         raise UserError(
-            f"data.labelled_weight={data.labelled_weight:g}: it is of model.speaker_head's attributes: name some there, "
+            f"data.labelled_weight={data.labelled_weight:g}: it is of model.speaker_head's attributes: name some, "
             "for example model.speaker_head.attributes=[gender,age]"
         )
 

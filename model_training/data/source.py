@@ -197,8 +197,8 @@ class Source(ClipSource[Batch]):
         for kind in kinds:
             if not self.known_labels[kind]:
                 raise UserError(
-                    f"model.speaker_head.attributes: no clip of {self.handoff.uri} has a label for {kind}; take it out, "
-                    "or label some clips"
+                    f"model.speaker_head.attributes: no clip of {self.handoff.uri} has a label for {kind}; take it "
+                    "out, or label some clips"
                 )
         if not kinds:
             return None

@@ -1,6 +1,7 @@
 """What early layers hear of the speaker: a learnt mix of them, pooled over the clip, and a small network.
 
-    sub-sampling, first blocks ──each normalised, weights by softmax──> early_BSD ──mean, deviation over frames──> logits_BV
+    sub-sampling, first blocks ──normalised, weights by softmax──> early_BSD
+    early_BSD ──a layer for every frame──> mean and deviation over frames ──small network──> logits_BV
 
 An encoder that learns to write forgets who speaks, layer by layer, so attributes of the speaker are answered from where
 they are still there. The mix is SUPERB's (Yang et al. 2021), the pooling that of x-vectors (Snyder et al. 2018).
@@ -8,7 +9,7 @@ they are still there. The mix is SUPERB's (Yang et al. 2021), the pooling that o
 The logits have a place for every token of the vocabulary, as a decoder's have; only those of a kind's labels are ever
 compared, with each other.
 
-Shapes: B clips, S frames of 40 ms, D model width, E layers in the mix, V vocabulary.
+Shapes: B clips, S frames of 40 ms, D model width, E layers in the mix, H hidden units, P = 2 H, V vocabulary.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class SpeakerHead(nn.Module):
         head = settings.speaker_head
         self.layers = head.layers
         self.mix_E = nn.Parameter(torch.zeros(head.layers + 1))
-        self.hidden = nn.Linear(2 * settings.d_model, head.hidden)
+        self.frame = nn.Linear(settings.d_model, head.hidden)
+        self.hidden = nn.Linear(2 * head.hidden, head.hidden)
         self.dropout = nn.Dropout(head.dropout)
         self.out = nn.Linear(head.hidden, vocabulary)
 
@@ -57,7 +59,8 @@ class SpeakerHead(nn.Module):
         frame_S = torch.arange(early_BSD.shape[1], device=early_BSD.device)
         mask_BS1 = (frame_S < lengths_B.unsqueeze(1)).unsqueeze(-1).float()
         frames_B1 = lengths_B.clamp(min=1).unsqueeze(1).float()
-        mean_BD = (early_BSD * mask_BS1).sum(1) / frames_B1
-        variance_BD = (((early_BSD - mean_BD.unsqueeze(1)) * mask_BS1) ** 2).sum(1) / frames_B1
-        pooled_BD = torch.cat([mean_BD, (variance_BD + _LEAST_VARIANCE).sqrt()], -1)
-        return self.out(self.dropout(F.silu(self.hidden(pooled_BD))))
+        heard_BSH = F.silu(self.frame(early_BSD)).float()
+        mean_BH = (heard_BSH * mask_BS1).sum(1) / frames_B1
+        variance_BH = (((heard_BSH - mean_BH.unsqueeze(1)) * mask_BS1) ** 2).sum(1) / frames_B1
+        pooled_BP = torch.cat([mean_BH, (variance_BH + _LEAST_VARIANCE).sqrt()], -1)
+        return self.out(self.dropout(F.silu(self.hidden(pooled_BP))))

@@ -154,7 +154,7 @@ class SpeechModel(nn.Module):
     def encode_early(
         self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int, chunk: Chunk | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return what `encode` does, and the mix of early layers (B, S, D) that the speaker head hears; None without."""
+        """Return what `encode` does, and the early layers' mix (B, S, D) that the speaker head hears; None without."""
         routing = self.routing(n_experts)
         self._embed(features_BF80, lengths_B, routing, chunk)
         encoded_BSD, encoded_lengths_B, tapped = self.encoder(

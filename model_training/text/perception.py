@@ -249,7 +249,7 @@ class Grammar:
         return self.content | self._end if self.task == TRANSCRIBE and not self._text_first else self._end
 
     def slot_after(self, prefix: Sequence[int]) -> str | None:
-        """Return the attribute that comes next; behind text that attributes follow, the one that may. None: none can."""
+        """Return the attribute that comes next; behind text that attributes follow, the one that may; else None."""
         answer = prefix[len(self.prompt) :]
         if self._text_first and self.task == TRANSCRIBE:
             filled = self._slot_of.get(answer[-1], -1) + 1 if answer else 0
