@@ -36,7 +36,7 @@ class SpeakerHead(nn.Module):
     def __init__(self, settings: ModelSettings, vocabulary: int) -> None:
         super().__init__()
         head = settings.speaker_head
-        self.layers = head.layers
+        self.layers, self.d_model = head.layers, settings.d_model
         self.mix_E = nn.Parameter(torch.zeros(head.layers + 1))
         self.frame = nn.Linear(settings.d_model, head.hidden)
         self.hidden = nn.Linear(2 * head.hidden, head.hidden)
@@ -51,7 +51,7 @@ class SpeakerHead(nn.Module):
     def mix(self, layers: Sequence[Tensor]) -> Tensor:
         """Return the mix (B, S, D) of the encodings at `taps`, float32."""
         weights_E = self.mix_E.float().softmax(0)
-        normalised = [F.layer_norm(x_BSD.float(), x_BSD.shape[-1:]) for x_BSD in layers]
+        normalised = [F.layer_norm(x_BSD.float(), (self.d_model,)) for x_BSD in layers]
         return torch.stack([weights_E[place] * x_BSD for place, x_BSD in enumerate(normalised)]).sum(0)
 
     def forward(self, early_BSD: Tensor, lengths_B: Tensor) -> Tensor:
