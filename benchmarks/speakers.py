@@ -188,6 +188,8 @@ def run(handoff: Path, out: Path, settings: Sequence[str], options: argparse.Nam
     fixed += ["data.augment.frequency_masks=0", f"optimizer.learning_rate={options.rate}"]
     fixed += ["optimizer.warmup_steps=10", "optimizer.schedule=cosine"]
     command = [sys.executable, "-m", "model_training", "train", "--data", str(handoff), "--config", "tiny"]
+    if options.weight is not None and HEAD in settings:
+        fixed.append(f"loss.speaker_weight={options.weight}")
     began = time.process_time(), os.times().children_user
     with (out / "train.log").open("a") as log:
         subprocess.run([*command, "--out", str(out), *fixed, *settings], check=True, stdout=log, stderr=log)
@@ -326,6 +328,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=150)
     parser.add_argument("--frames", type=int, default=6000, help="of 10 ms in a step (default: a minute)")
     parser.add_argument("--rate", type=float, default=0.003)
+    parser.add_argument("--weight", type=float, help="of the head in the objective (default: the trainer's)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="fp32")
     options = parser.parse_args()

@@ -124,7 +124,7 @@ class LossSettings:
     )
     label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
     speaker_weight: float = setting(
-        1.0, "of what the speaker head costs: a clip's attributes, rare labels counting more", at_least=0
+        10.0, "of what the speaker head costs: a clip's attributes, rare labels counting more", at_least=0
     )
 
 

@@ -33,7 +33,7 @@ from operators.index import write_index
 from tests.model_training.test_train import SMALL, STILL
 from tests.support.corpus import at, beeps, full_model, make_checkpoint, make_handoff, make_rows, noise, one_thread
 
-HEAD = ["model.speaker_head.attributes=[gender,language]", "model.speaker_head.dropout=0"]
+HEAD = ["model.speaker_head.attributes=[gender,language]", "model.speaker_head.dropout=0", "loss.speaker_weight=30"]
 QUICK = ["optimizer.learning_rate=0.01", "optimizer.schedule=constant", "optimizer.warmup_steps=5", "data.max_clips=24"]
 SIZES = "model.moe.experts=[3,7]"
 
