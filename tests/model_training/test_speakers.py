@@ -59,7 +59,19 @@ def handoff(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def run(handoff: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("run") / "head"
-    settings = config.load(None, [*SMALL, *STILL, *HEAD, *QUICK, SIZES, "data.labelled_weight=2", "train.max_steps=40"])
+    settings = config.load(
+        None,
+        [
+            *SMALL,
+            *STILL,
+            *HEAD,
+            *QUICK,
+            SIZES,
+            "data.labelled_weight=2",
+            "train.max_steps=40",
+            "train.checkpoint_steps=40",
+        ],
+    )
     train(str(handoff), out, settings)
     return out
 
@@ -87,7 +99,9 @@ def test_the_head_tells_octaves_apart_at_every_size_and_its_cost_is_logged(run: 
 
 
 def test_a_run_with_a_head_goes_on_to_the_bit(handoff: Path, tmp_path: Path) -> None:
-    settings = config.load(None, [*SMALL, *HEAD, "data.labelled_weight=3", "train.max_steps=4"])
+    settings = config.load(
+        None, [*SMALL, *HEAD, "model.moe.experts=[3]", "data.labelled_weight=3", "train.max_steps=4"]
+    )
     train(str(handoff), tmp_path / "whole", settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     for step in (3, 4):
