@@ -38,7 +38,7 @@ from model_training.data.handoff import Handoff
 from model_training.data.speaker_labels import forgetful
 from model_training.evaluation.answers import Answer, from_lines, to_lines
 from model_training.evaluation.evaluate import evaluate
-from model_training.evaluation.metrics import Scores
+from model_training.evaluation.metrics import Balanced, Scores
 from model_training.evaluation.sets import labelled_sets, load_model
 from model_training.text.tokenizer import Tokenizer
 from model_training.training.choosing import open_chosen
@@ -237,6 +237,11 @@ def report(work: Path, sizes: tuple[int, int]) -> None:
                     if not some:
                         continue
                     counts = Scores.of(some).attributes[kind]
+                    others = [
+                        f"{age} {found.percent:.1f}"
+                        for age in ("adult", "child")
+                        if kind == "gender" and (found := _gender_of(some, age)) is not None
+                    ]
                     label, always = counts.constant
                     even = counts.balanced
                     if word == "surer" or condition.startswith("plain"):
@@ -249,11 +254,12 @@ def report(work: Path, sizes: tuple[int, int]) -> None:
                             f"{counts.accuracy.percent:.1f} {_interval(counts.accuracy.interval)}",
                             f"{always.percent:.1f} ({label}), balanced {100 / len(counts.labels):.0f}",
                             ", ".join(f"{truth}→{said} {n}" for (truth, said), n in counts.counts.items()),
+                            ", ".join(others),
                             f"{len({one.voice for one in some})} / {len(some)}",
                         ]
                     )
             columns = ["condition", "whose word", "balanced, %", "right, %", "a constant answer", "true→said, clips"]
-            table(f"{kind.capitalize()}, N={size}", [*columns, "speakers / clips"], rows)
+            table(f"{kind.capitalize()}, N={size}", [*columns, "balanced by age", "speakers / clips"], rows)
     rows = []
     worse: list[float] = []
     for size in sizes:
@@ -291,6 +297,12 @@ def report(work: Path, sizes: tuple[int, int]) -> None:
         show_targets([("transcription, worse with a head, relative, %", 1.0, max(worse))])
 
 
+def _gender_of(some: Sequence[Answer], age: str) -> Balanced | None:
+    """Return the balanced accuracy of gender over speakers of an age; None without any."""
+    counts = Scores.of(one for one in some if one.truths.get("age") == age).attributes.get("gender")
+    return None if counts is None else counts.balanced
+
+
 def _interval(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f"[{interval[0]:.1f}, {interval[1]:.1f}]"
 
@@ -325,7 +337,7 @@ def main() -> None:
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--only", default=",".join(CONDITIONS), metavar="C,C", help=", ".join(CONDITIONS))
     parser.add_argument("--report", action="store_true", help="train nothing")
-    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--frames", type=int, default=6000, help="of 10 ms in a step (default: a minute)")
     parser.add_argument("--rate", type=float, default=0.003)
     parser.add_argument("--weight", type=float, help="of the head in the objective (default: the trainer's)")
