@@ -53,11 +53,13 @@ DOMAINS = ("audiobook", "cantonese", "classroom", "digits", "live")
 KINDS = ("gender", "age")
 TENTH = "data.attribute_dropout=0.9"
 HEAD = "model.speaker_head.attributes=[gender,age,language]"
+QUICK = "train.lr_by_part={speaker_head: 3}"
+"""The head begins from nothing, all else from weights."""
 CONDITIONS: dict[str, list[str]] = {
     "plain-all": [],
-    "head-all": [HEAD],
+    "head-all": [HEAD, QUICK],
     "plain-tenth": [TENTH],
-    "head-tenth": [HEAD, TENTH, "data.labelled_weight=2"],
+    "head-tenth": [HEAD, QUICK, TENTH, "data.labelled_weight=2"],
 }
 WORDS = ("surer", "head", "decoder")
 
