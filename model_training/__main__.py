@@ -19,7 +19,7 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from model_training.help import DESCRIPTION, EXAMPLES, INTERPOLATE
+from model_training.help import DESCRIPTION, EXAMPLES, INTERPOLATE, SPEAKER
 from operators.errors import UserError
 
 if typing.TYPE_CHECKING:
@@ -68,6 +68,7 @@ def parser(wanted: str | None = None) -> argparse.ArgumentParser:
         command.add_argument(
             "--reverse-weight", type=float, default=0.3, help="there of a right-to-left decoder (default 0.3)"
         )
+        command.add_argument("--speaker", default="surer", metavar="WHO", help=SPEAKER)
         command.add_argument("--task", default="transcribe")
         command.add_argument("--device", default="auto", help="auto | cpu | cuda")
         precision = "auto (default): bfloat16 on a card that has it, float32 on a CPU; scores are always float32"

@@ -6,6 +6,10 @@ DESCRIPTION = """\
 Shards in; an elastic speech-perception model out: transcription, language, age, gender, emotion and sound events,
 trained once, exported at several sizes."""
 
+SPEAKER = (
+    "whose word counts for language, age, gender and emotion where the model has a speaker head: surer (of the two), "
+    "head or decoder (default: surer)"
+)
 INTERPOLATE = "this share of the way from train.init_from to the trained weights, 0.5 for half of it (WiSE-FT)"
 
 EXAMPLES = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from model_training.data.augment import AugmentSettings
+from model_training.text.tokens import ATTRIBUTES
 from operators.errors import UserError
 from operators.settings import check as check_bounds
 from operators.settings import setting
@@ -59,6 +60,20 @@ class MoESettings:
 
 
 @dataclass
+class SpeakerHeadSettings:
+    """SpeakerHeadSettings describe what answers attributes of the speaker from early layers, beside the decoder."""
+
+    attributes: list[str] = setting(
+        [], "what it answers, of language, age, gender and emotion, for example [gender, age]; empty: there is none"
+    )
+    layers: int = setting(
+        2, "Conformer blocks whose encodings it mixes with the sub-sampling's: speakers fade with depth", at_least=0
+    )
+    hidden: int = setting(64, "hidden units of a frame, and between a clip's statistics and its answers", at_least=1)
+    dropout: float = setting(0.2, "share of these dropped in training", at_least=0, below=1)
+
+
+@dataclass
 class ModelSettings:
     """ModelSettings describe a Conformer encoder with a CTC head and an attention decoder."""
 
@@ -86,6 +101,9 @@ class ModelSettings:
         0, "3M: decoders at equal depths of the encoder, in training only; fewer than encoder_layers", at_least=0
     )
     moe: MoESettings = setting(MoESettings(), "the elastic experts")
+    speaker_head: SpeakerHeadSettings = setting(
+        SpeakerHeadSettings(), "what answers attributes of the speaker from early layers"
+    )
 
     def expert_width(self) -> int:
         """Return the hidden units of one expert."""
@@ -105,6 +123,9 @@ class LossSettings:
         0.3, "of the right-to-left decoder in that rest, where the model has one", at_least=0, at_most=1
     )
     label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
+    speaker_weight: float = setting(
+        10.0, "of what the speaker head costs: a clip's attributes, rare labels counting more", at_least=0
+    )
 
 
 @dataclass
@@ -150,6 +171,13 @@ class DataSettings(LoadingSettings):
         "share of language, age, gender and emotion labels treated as unknown: for experiments",
         at_least=0,
         at_most=1,
+    )
+    labelled_weight: float = setting(
+        1.0,
+        "how often an epoch shows a clip that has a label for model.speaker_head, but for its language, as a multiple "
+        "of the others",
+        above=0,
+        at_most=100,
     )
     augment: AugmentSettings = setting(
         AugmentSettings(), "drawn for every clip from (seed, micro-batch, place, clip); masks come after normalisation"
@@ -284,6 +312,7 @@ def check(settings: Settings) -> None:
     if not sum(data.tasks.values()):
         raise UserError("data.tasks: give at least one task a weight above 0, for example {transcribe: 1}")
     data.augment.check_ranges("data.augment")
+    _check_speaker_head(model, data)
     if model.moe.ffn != "none":
         _check_experts(model)
     if train.init_embedding_from and (model.moe.ffn == "none" or not model.moe.embedding_layers):
@@ -294,6 +323,23 @@ def check_device(name: str) -> None:
     """Raise UserError for a device that cannot be."""
     if name.split(":")[0] not in ("auto", "cpu", "cuda"):
         raise UserError(f"train.device={name}: expected one of auto, cpu, cuda, cuda:1")
+
+
+def _check_speaker_head(model: ModelSettings, data: DataSettings) -> None:
+    head = model.speaker_head
+    for place, name in enumerate(head.attributes):
+        if name not in ATTRIBUTES or name in head.attributes[:place]:
+            known = ", ".join(ATTRIBUTES)
+            raise UserError(f"model.speaker_head.attributes={head.attributes}: give some of {known}, each once")
+    if head.attributes and head.layers > model.encoder_layers:
+        raise UserError(
+            f"model.speaker_head.layers={head.layers}: must be at most model.encoder_layers={model.encoder_layers}"
+        )
+    if data.labelled_weight != 1 and not set(head.attributes) - {"language"}:
+        raise UserError(
+            f"data.labelled_weight={data.labelled_weight:g}: it is of model.speaker_head's attributes: name some, "
+            "for example model.speaker_head.attributes=[gender,age]"
+        )
 
 
 def _check_experts(model: ModelSettings) -> None:

@@ -73,6 +73,8 @@ class Planner:
         stretch: float = 1.0,
         may_be_empty: bool = False,
         needs_text: bool = True,
+        favoured_N: np.ndarray | None = None,
+        favour: float = 1.0,
     ) -> None:
         """Sort the clips of an index by length.
 
@@ -81,6 +83,8 @@ class Planner:
             max_clip_frames: longer clips are left out; at most what `plan` has room for.
             stretch: the most that augmentation lengthens a clip (1 / the slowest speed); batches leave room for it.
             needs_text: leave out clips without text or event, and those whose label CTC cannot fit into their frames.
+            favoured_N: bool, clips that an epoch shows `favour` times as often as their domain's others: a domain then
+                is two, each with its own weight. None: no clip is.
 
         Raises:
             UserError: a weight for an unknown domain, or a negative one; no clip that can be used, unless it
@@ -91,6 +95,10 @@ class Planner:
         self._longest = min(room, max_clip_frames or room)
         self._shortest = max(min_frames, MIN_FRAMES)
         self._weights = self._checked_weights(domain_weights or {})
+        self._codes = index.domain_codes
+        if favoured_N is not None:
+            self._codes = self._codes * 2 + favoured_N
+            self._weights = np.stack((self._weights, np.rint(self._weights * favour).astype(np.int64)), 1).ravel()
         self._segment()
         self._firsts = np.zeros(1, np.int64)  # of each epoch, the number of its first batch since the beginning
         if may_be_empty:
@@ -195,13 +203,13 @@ class Planner:
         This is all of a restart that takes time, so it goes over the index as few times as it can.
         """
         upper_U = _bucket_edges(self._shortest, self._longest, self.plan.max_padding)
-        domains = max(1, len(self._index.domain_names))
+        domains = max(1, len(self._weights))
         segments = len(upper_U) * domains
         kind = np.uint16 if segments + domains < 1 << 16 else np.int64  # of 16 bits numpy sorts in linear time
         bucket_of = np.searchsorted(upper_U, np.arange(self._longest + 2)).astype(kind)
         frames = np.clip(self._index.frames, 0, self._longest + 1)
         segment = np.multiply(bucket_of, domains, dtype=kind)[frames]
-        np.add(segment, self._index.domain_codes, out=segment, casting="unsafe")
+        np.add(segment, self._codes, out=segment, casting="unsafe")
         for fault in self._faults().values():
             segment[fault] = segments
         self._order = np.argsort(segment, kind="stable")

@@ -9,6 +9,7 @@ is decoded for that row alone.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 
 import numpy as np
@@ -95,6 +96,21 @@ class Index:
             return False
         values = self._table.column(column)
         return values.null_count < len(values)
+
+    def label_counts(self, kind: str) -> dict[str, int]:
+        """Return how many clips have each label of an attribute."""
+        if not self.knows(kind):
+            return {}
+        counted = pc.value_counts(pc.drop_null(self._table.column(kind))).to_pylist()
+        return {one["values"]: one["counts"] for one in counted}
+
+    def labelled(self, kinds: Iterable[str]) -> np.ndarray:
+        """Return bool [N]: has the clip a label of any of these attributes?"""
+        found = np.zeros(len(self), bool)
+        for kind in kinds:
+            if kind in self._table.column_names:
+                found |= pc.is_valid(self._table.column(kind)).to_numpy()
+        return found
 
     def labels(self, kind: str) -> set[str]:
         """Return the labels that any clip has of a kind: language, age, gender, emotion, style, or event, which may

@@ -5,12 +5,12 @@ handoff ──index──> Planner ──> Batches ──> micro-batches of one 
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
 
 from model_training.config import LoadingSettings, Settings, TrainSettings
@@ -21,6 +21,7 @@ from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
 from model_training.data.loading import ClipBatches, Form
 from model_training.data.reading import Batch, FilterbankForm, Reader, WaveformForm, check_shards, load_noises
+from model_training.data.speaker_labels import SpeakerLabels, forgetful
 from model_training.text.perception import Targets, build_targets, text_ends
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES
@@ -63,12 +64,25 @@ class ClipSource(ABC, Generic[B]):
             "max_clip_frames": data.max_clip_frames,
             "needs_text": needs_text,
         }
-        self.planner = Planner(self.index, plan, handoff.domain_weights(), stretch=stretch, **limits)
+        favoured_N, favour = self.favoured()
+        self.planner = Planner(
+            self.index,
+            plan,
+            handoff.domain_weights(),
+            stretch=stretch,
+            favoured_N=favoured_N,
+            favour=favour,
+            **limits,
+        )
         self.dev = handoff.index("dev") if handoff.has("dev") else None
         self.dev_planner = Planner(self.dev, plan, **limits) if self.dev is not None and len(self.dev) else None
         self.fingerprint = handoff.fingerprint
         self.foreign: list[str] = []
         """Labels of clips that this model does not know."""
+
+    def favoured(self) -> tuple[np.ndarray | None, float]:
+        """Return which clips of train are drawn more often than others, bool [N] or None, and how many times."""
+        return None, 1.0
 
     @abstractmethod
     def form(self, split: str) -> Form[B]:
@@ -161,6 +175,37 @@ class Source(ClipSource[Batch]):
         if self.known_labels["event"]:
             self.open_events = self.tokenizer.ids_of("event")
 
+    def favoured(self) -> tuple[np.ndarray | None, float]:
+        """Return the clips that have a label for the speaker head; of languages nearly all have one."""
+        data, kinds = self.settings.data, [k for k in self.settings.model.speaker_head.attributes if k != "language"]
+        if data.labelled_weight == 1:
+            return None, 1.0
+        labelled_N = self.index.labelled(kinds)
+        if data.attribute_dropout:
+            for number in np.flatnonzero(labelled_N):
+                row = forgetful(self.index.row(int(number)), data.attribute_dropout)
+                labelled_N[number] = any(getattr(row, kind) for kind in kinds)
+        return labelled_N, data.labelled_weight
+
+    def speaker_labels(self) -> SpeakerLabels | None:
+        """Return what the speaker head is taught; None where the model has none.
+
+        Raises:
+            UserError: nobody knows a label of an attribute that it shall answer.
+        """
+        kinds = self.settings.model.speaker_head.attributes
+        for kind in kinds:
+            if not self.known_labels[kind]:
+                raise UserError(
+                    f"model.speaker_head.attributes: no clip of {self.handoff.uri} has a label for {kind}; take it "
+                    "out, or label some clips"
+                )
+        if not kinds:
+            return None
+        counts = {kind: self.index.label_counts(kind) for kind in kinds}
+        known = {kind: self.known_labels[kind] for kind in kinds}
+        return SpeakerLabels.of(known, counts, self.tokenizer, self.settings.data.attribute_dropout)
+
     def text_ends(self) -> list[int] | None:
         """Return the tokens that end a text which attributes follow; None where text comes last."""
         if (self.settings.data.task_order or self.tokenizer.scheme.order) != "text_first":
@@ -201,17 +246,8 @@ class TaskTargets:
         Raises:
             BadSample: the tokenizer cannot spell its label: learning it with a gap would teach to leave words out.
         """
-        if self.attribute_dropout:
-            kept: dict[str, Any] = {
-                kind: getattr(row, kind) if self._lot(row.clip_id, kind) >= self.attribute_dropout else None
-                for kind in ATTRIBUTES
-            }
-            row = replace(row, **kept)
+        row = forgetful(row, self.attribute_dropout)
         unknown = self.tokenizer.unknown(row.label, row.language)
         if unknown:
             raise BadSample(row.clip_id, "unknown_token", f"the tokenizer has no unit for {' '.join(unknown)}")
         return build_targets(row, self.tokenizer, task=self.task, order=self.order or None)  # type: ignore[arg-type]
-
-    @staticmethod
-    def _lot(clip_id: str, kind: str) -> float:
-        return int.from_bytes(hashlib.sha256(f"{clip_id}\n{kind}".encode()).digest()[:8], "big") / 2**64

@@ -19,7 +19,7 @@ import numpy as np
 
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.recognize import hear
-from model_training.decoding.search import ctc_greedy
+from model_training.decoding.search import ctc_greedy, heed
 from model_training.text.perception import Grammar
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
 from operators.annotate.annotator import Heard, Opinion, Progress, one_by_one
@@ -112,14 +112,15 @@ class ExportedAnnotator:
         return found
 
     def _attributes(self, scorer: OnnxScorer, content: Sequence[int]) -> dict[str, dict[str, float]]:
-        """Return the decoder's probability of each label of a kind, every kind told the likeliest of those before."""
+        """Return the probability of each label of a kind, every kind told the likeliest of those before."""
         prefix = [*self._grammar.prompt, *(content if self._text_first else ())]
         found: dict[str, dict[str, float]] = {}
         for kind in self._grammar.slots:
             if kind not in self._labels:  # fed as unknown, as in training
                 prefix.append(self._tokenizer.special_id(kind, None))
                 continue
-            log_probs_V = scorer.next(np.array([prefix], np.int64), np.zeros(1, np.int64), None)[0]
+            own_V = scorer.next(np.array([prefix], np.int64), np.zeros(1, np.int64), None)[0]
+            log_probs_V = heed(scorer, self._grammar, 0, prefix, own_V)
             ids = [self._tokenizer.special_id(kind, label) for label in self._labels[kind]]
             odds = np.exp(log_probs_V[ids] - log_probs_V[ids].max())
             found[kind] = dict(zip(self._labels[kind], (odds / odds.sum()).tolist(), strict=True))

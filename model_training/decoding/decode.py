@@ -18,7 +18,7 @@ import torch
 from model_training.data.handoff import Handoff
 from model_training.decoding.recognize import check_task, hear, join
 from model_training.decoding.scorer import ModelScorer
-from model_training.decoding.search import SearchSettings, decode_batch
+from model_training.decoding.search import SearchSettings, check_speaker, decode_batch
 from model_training.evaluation.sets import LoadedModel, labelled_sets, load_model
 from model_training.model.device import pick_device
 from model_training.text.perception import Grammar, Recognition
@@ -36,8 +36,14 @@ def decode(options: argparse.Namespace) -> int:
     given = dict(pair.partition("=")[::2] for pair in options.given)
     order = loaded.settings.data.task_order or None
     grammar = Grammar(loaded.tokenizer, task=options.task, order=order, given=given, known_labels=loaded.known_labels)  # type: ignore[arg-type]
-    weights = {"ctc_weight": options.ctc_weight, "reverse_weight": options.reverse_weight}
-    search = SearchSettings(method=options.method, beam=options.beam, **weights)
+    search = SearchSettings(
+        method=options.method,
+        beam=options.beam,
+        ctc_weight=options.ctc_weight,
+        reverse_weight=options.reverse_weight,
+        speaker=options.speaker,
+    )
+    check_speaker(options.speaker, loaded.model.speaker_head is not None)
     n_experts = options.group if options.group is not None else loaded.model.sizes[-1]
     loaded.model.tier(n_experts)  # refuses a size that is not there before any file is read
 

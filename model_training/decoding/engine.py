@@ -19,7 +19,7 @@ import numpy as np
 
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.recognize import hear, join
-from model_training.decoding.search import METHODS, SearchSettings, ctc_log_prob, decode_batch
+from model_training.decoding.search import METHODS, SearchSettings, ctc_log_prob, decode_batch, heed
 from model_training.text.perception import Grammar, Recognition
 from model_training.text.tokens import TRANSCRIBE
 from operators.clip import SAMPLE_RATE, Hypothesis
@@ -130,7 +130,8 @@ class ExportedRecogniser:
         if not self._languages:
             return {}
         prefix = (*self._grammar.prompt, *(content if self._text_first else ()))
-        log_probs_V = scorer.next(np.array([prefix], np.int64), np.zeros(1, np.int64), None)[0]
+        own_V = scorer.next(np.array([prefix], np.int64), np.zeros(1, np.int64), None)[0]
+        log_probs_V = heed(scorer, self._grammar, 0, prefix, own_V)
         odds = np.exp([float(log_probs_V[self._tokenizer.special_id(LANGUAGE, one)]) for one in self._languages])
         return dict(zip(self._languages, (odds / odds.sum()).tolist(), strict=True))
 

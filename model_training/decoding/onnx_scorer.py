@@ -2,7 +2,8 @@
 
     features_BF80 ──encoder.onnx──> log_probs_BSV ──> Scorer.ctc
                           └──> encoded_BSD ──keys.onnx──> keys ──decoder.onnx + past──> Scorer.next, Scorer.score
-                                    └──reverse_keys.onnx──> keys ──reverse_decoder.onnx──> Scorer.score_reverse
+                          │         └──reverse_keys.onnx──> keys ──reverse_decoder.onnx──> Scorer.score_reverse
+                          └──> early_BSD ──speaker.onnx──> Scorer.head
 
 Shapes: B clips, F feature frames, S encoder frames, D model width, V vocabulary, R rows (hypotheses), L tokens.
 """
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from model_training.data.features import Cmvn
+from model_training.decoding.search import HeadScores
 from model_training.text.tokenizer import Tokenizer
 from operators.errors import UserError
 
@@ -27,6 +29,8 @@ CONFIG = "config.json"
 CMVN = "cmvn.json"
 STREAM = "encoder_stream.onnx"
 """The encoder that takes a chunk at a time, in exports of models that were trained for it."""
+SPEAKER = "speaker.onnx"
+"""The speaker head, in exports of models that have one."""
 SCHEMA_VERSION = 1
 FORMATS = ("safetensors", "onnx", "onnx-int8", "sherpa", "sherpa-int8")
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -102,6 +106,11 @@ class OnnxModel:
         self.device, self._must = pick_provider(device), device != "auto"
         self.encoder = self._session(STREAM if stream else "encoder.onnx")
         self.has_reverse = f"{_REVERSE}decoder.onnx" in folder.config["files"]
+        has_head = SPEAKER in folder.config["files"]
+        self.head_attributes: tuple[str, ...] = (
+            tuple(folder.config["model"]["speaker_head"]["attributes"]) if has_head else ()
+        )
+        """What a speaker head answers; empty: there is none."""
 
     @cached_property
     def decoder(self) -> _Decoder:
@@ -110,6 +119,10 @@ class OnnxModel:
     @cached_property
     def reverse_decoder(self) -> _Decoder:
         return _Decoder(self._session(f"{_REVERSE}keys.onnx"), self._session(f"{_REVERSE}decoder.onnx"))
+
+    @cached_property
+    def speaker_head(self) -> Any:
+        return self._session(SPEAKER)
 
     def _session(self, name: str) -> Any:
         import onnxruntime
@@ -194,15 +207,28 @@ class OnnxScorer:
         )
 
     @classmethod
-    def of_encoded(cls, model: OnnxModel, encoded_BSD: np.ndarray, log_probs_BSV: np.ndarray) -> OnnxScorer:
-        """Return the scorer of clips of one length that were encoded before."""
+    def of_encoded(
+        cls, model: OnnxModel, encoded_BSD: np.ndarray, log_probs_BSV: np.ndarray, early_BSD: np.ndarray | None = None
+    ) -> OnnxScorer:
+        """Return the scorer of clips of one length that were encoded before.
+
+        Args:
+            early_BSD: what the speaker head hears of them; None where there is none.
+        """
         scorer = cls.__new__(cls)
         lengths_B = np.full(len(encoded_BSD), encoded_BSD.shape[1], np.int64)
-        scorer._take(model, encoded_BSD, lengths_B, log_probs_BSV)
+        scorer._take(model, encoded_BSD, lengths_B, log_probs_BSV, early_BSD)
         return scorer
 
-    def _take(self, model: OnnxModel, encoded_BSD: np.ndarray, lengths: np.ndarray, log_probs_BSV: np.ndarray) -> None:
-        self._model = model
+    def _take(
+        self,
+        model: OnnxModel,
+        encoded_BSD: np.ndarray,
+        lengths: np.ndarray,
+        log_probs_BSV: np.ndarray,
+        early_BSD: np.ndarray | None = None,
+    ) -> None:
+        self._model, self._early_BSD = model, early_BSD
         self._encoded_BSD, self._lengths_B, self._log_probs_BSV = encoded_BSD, lengths, log_probs_BSV
         self.frames = [int(length) for length in lengths]
         self._past: list[np.ndarray] = []
@@ -235,6 +261,19 @@ class OnnxScorer:
         past = _no_past(self._reverse_keys, len(ids_HL))
         decoder = self._model.reverse_decoder
         return _log_softmax(decoder.run(ids_HL, self._lengths_B[clips_H], keys, past, ["logits"])[0])
+
+    def head(self, clip: int) -> HeadScores | None:
+        if self._head_BV is None:
+            return None
+        return HeadScores(self._model.head_attributes, self._head_BV[clip])
+
+    @cached_property
+    def _head_BV(self) -> np.ndarray | None:
+        if self._early_BSD is None:
+            return None
+        heard = {"early": self._early_BSD, "encoded_lengths": self._lengths_B}
+        logits_BV: np.ndarray = self._model.speaker_head.run(None, heard)[0]
+        return logits_BV
 
     def _run(
         self, tokens_RL: np.ndarray, clips_R: np.ndarray, past: list[np.ndarray]

@@ -26,9 +26,10 @@ import numpy as np
 from model_training.data.audio import describe
 from model_training.data.features import MIN_FRAMES, Cmvn
 from model_training.decoding.onnx_scorer import CONFIG, ExportFolder, OnnxModel, OnnxScorer
-from model_training.decoding.search import METHODS, SearchSettings, decode_batch
+from model_training.decoding.search import METHODS, SURER, SearchSettings, check_speaker, decode_batch
 from model_training.decoding.streaming import Heard, StreamingRecognizer, StreamSettings
 from model_training.decoding.windows import blocks, windows
+from model_training.help import SPEAKER
 from model_training.text.perception import Grammar, Recognition
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import ATTRIBUTES, TRANSCRIBE
@@ -76,6 +77,11 @@ class Recognizer:
         """Return where the model runs: cpu or cuda."""
         return self._model.device
 
+    @property
+    def has_head(self) -> bool:
+        """Say whether the model has a speaker head."""
+        return bool(self._model.head_attributes)
+
     def recognize(
         self,
         audio: Iterable[Audio],
@@ -85,6 +91,7 @@ class Recognizer:
         ctc_weight: float = 0.5,
         task: str = TRANSCRIBE,
         given: Mapping[str, str] | None = None,
+        speaker: str = SURER,
         on_problem: Callable[[Problem], None] | None = None,
     ) -> list[Recognition]:
         """Return what each recording says.
@@ -97,12 +104,14 @@ class Recognizer:
             method: ctc_greedy | ctc_prefix_beam (text and events only) | attention | attention_rescoring.
             beam: hypotheses kept; 1 is greedy.
             given: attributes that the caller knows, for example {"language": "yue"}.
+            speaker: whose word counts for attributes where the model has a speaker head: surer, head or decoder.
             on_problem: called with every stretch of a file that could not be read; the rest of the file is recognised.
 
         Raises:
             UserError: audio that cannot be read, or a method, task, attribute or label that the model does not have.
         """
-        search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight)
+        search = SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight, speaker=speaker)
+        check_speaker(speaker, self.has_head)
         check_task(task, self.config["tasks"], [method])
         order, known = self.config["task_order"], self.known_labels
         grammar = Grammar(self.tokenizer, task=task, order=order, given=given, known_labels=known)
@@ -206,6 +215,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--given", action="append", default=[], metavar="KIND=LABEL", help="what you know, for example language=yue"
     )
+    parser.add_argument("--speaker", default=SURER, metavar="WHO", help=SPEAKER)
     parser.add_argument("--threads", type=int, default=0, help="processor cores to use (default: all)")
     parser.add_argument(
         "--device", default="auto", help="auto | cpu | cuda (default: auto, a card where onnxruntime has one)"
@@ -247,7 +257,9 @@ def main(options: argparse.Namespace) -> int:
         return _stream(options, given)
     recognizer = Recognizer(options.folder, threads=options.threads, device=options.device)
     _say_device(recognizer.device)
-    SearchSettings(method=options.method, beam=options.beam)  # a mistake here is no recording's fault
+    # A mistake here is no recording's fault.
+    SearchSettings(method=options.method, beam=options.beam, speaker=options.speaker)
+    check_speaker(options.speaker, recognizer.has_head)
     check_task(options.task, recognizer.config["tasks"], [options.method])
     Grammar(recognizer.tokenizer, task=options.task, given=given, known_labels=recognizer.known_labels)
     failed = False
@@ -260,6 +272,7 @@ def main(options: argparse.Namespace) -> int:
                 beam=options.beam,
                 task=options.task,
                 given=given,
+                speaker=options.speaker,
                 on_problem=holes.append,
             )
         except UserError as error:
@@ -277,9 +290,10 @@ def _stream(options: argparse.Namespace, given: Mapping[str, str]) -> int:
     if options.task != TRANSCRIBE:
         raise UserError(f"--stream writes what is said: leave --task {options.task} out, or leave --stream out")
     settings = StreamSettings(chunk=options.chunk, left=options.left, pause_seconds=options.pause)
-    search = SearchSettings(method=options.method, beam=options.beam)
+    search = SearchSettings(method=options.method, beam=options.beam, speaker=options.speaker)
     recognizer = StreamingRecognizer(options.folder, threads=options.threads, device=options.device)
     _say_device(recognizer.device)
+    check_speaker(options.speaker, recognizer.has_head)
     failed = False
     for path in options.audio:
         holes: list[Problem] = []

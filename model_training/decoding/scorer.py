@@ -1,7 +1,8 @@
 """A batch encoded by the torch model, as the search wants to see it.
 
     features_BF80 ──encode──> encoded_BSD ──ctc_logits──> Scorer.ctc
-                                   └──────decode + Cache──> Scorer.next, Scorer.score, Scorer.score_reverse
+               │                   └──────decode + Cache──> Scorer.next, Scorer.score, Scorer.score_reverse
+               └──early layers──SpeakerHead──> Scorer.head
 
 The model may compute under autocast; logits become log-probabilities in float32, and the search works on those.
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model_training.decoding.search import HeadScores
 from model_training.model.decoder import Cache
 from model_training.model.speech_model import SpeechModel
 
@@ -43,11 +45,15 @@ class ModelScorer:
         self._device = next(model.parameters()).device
         on_device = features_BF80.to(self._device), lengths_B.to(self._device)
         with self._precision():
-            encoded_BSD, encoded_lengths_B = model.encode(*on_device, n_experts)
+            encoded_BSD, encoded_lengths_B, early_BSD = model.encode_early(*on_device, n_experts)
             self._ctc_BSV = model.ctc_logits(encoded_BSD)
+            head = None
+            if model.speaker_head is not None and early_BSD is not None:
+                head = model.speaker_head(early_BSD, encoded_lengths_B)
         self._encoded_BSD, self._lengths_B = encoded_BSD, encoded_lengths_B
         self.frames = [int(length) for length in encoded_lengths_B.tolist()]
         self._cache, self._rows = Cache(), 0
+        self._head_BV = None if head is None else head.float().cpu().numpy()
 
     @torch.inference_mode()
     def ctc(self, clip: int) -> np.ndarray:
@@ -79,6 +85,11 @@ class ModelScorer:
 
     def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
         return self._score(ids_HL, clips_H, reverse=True)
+
+    def head(self, clip: int) -> HeadScores | None:
+        if self._head_BV is None:
+            return None
+        return HeadScores(self._model.settings.speaker_head.attributes, self._head_BV[clip])
 
     @torch.inference_mode()
     def _score(self, ids_HL: np.ndarray, clips_H: np.ndarray, *, reverse: bool) -> np.ndarray:

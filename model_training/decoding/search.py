@@ -4,6 +4,7 @@
        └────next──> log_probs_HV ──attention_beam, one token at a time under a Grammar──┼──> Recognition per clip
        └────score─> log_probs_HLV ──attention_rescoring of the CTC hypotheses───────────┘
             score_reverse: the same of a right-to-left decoder, where there is one
+            head: what the speaker head says of an attribute, which `heed` lays over the decoder's own word for it
 
 Who computes the scores does not matter here: a torch model (scorer.py) or an exported one. Scores are natural
 logarithms. Prefix beam: Hannun et al. 2014, algorithm 1; rescoring: WeNet (attention score + ctc_weight * CTC score),
@@ -27,11 +28,23 @@ from model_training.text.tokens import BLANK, EOT, TRANSCRIBE
 from operators.errors import UserError
 
 METHODS = ("ctc_greedy", "ctc_prefix_beam", "attention", "attention_rescoring")
+SURER, HEAD, DECODER = "surer", "head", "decoder"
+SPEAKERS = (SURER, HEAD, DECODER)
+"""Whose word counts for an attribute that a speaker head answers."""
 
 
 class Hypothesis(NamedTuple):
     ids: tuple[int, ...]
     score: float
+
+
+class HeadScores(NamedTuple):
+    """HeadScores are a speaker head's word on one clip."""
+
+    attributes: Sequence[str]
+    """what it answers"""
+    logits_V: np.ndarray
+    """which mean something between the labels of one attribute"""
 
 
 class Scorer(Protocol):
@@ -60,6 +73,9 @@ class Scorer(Protocol):
     def score_reverse(self, ids_HL: np.ndarray, clips_H: np.ndarray) -> np.ndarray:
         """Return what the right-to-left decoder says, as `score` does, of ids whose content stands from its end."""
 
+    def head(self, clip: int) -> HeadScores | None:
+        """Return what the speaker head says of a clip; None where the model has none."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
@@ -70,6 +86,8 @@ class SearchSettings:
     """of the CTC score beside the attention score when rescoring"""
     reverse_weight: float = 0.3
     """of the right-to-left decoder in the attention score, where the model has one"""
+    speaker: str = SURER
+    """whose word counts for attributes, where the model has a speaker head: surer, head or decoder"""
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -78,6 +96,8 @@ class SearchSettings:
             raise UserError(f"beam must be at least 1, not {self.beam}")
         if not 0 <= self.ctc_weight <= 1:
             raise UserError(f"the weight of CTC must lie between 0 and 1, not at {self.ctc_weight:g}")
+        if self.speaker not in SPEAKERS:
+            raise UserError(f"attributes are answered by one of {', '.join(SPEAKERS)}, not by {self.speaker!r}")
         if not 0 <= self.reverse_weight <= 1:
             raise UserError(
                 f"the weight of the right-to-left decoder must lie between 0 and 1, not at {self.reverse_weight:g}"
@@ -101,11 +121,46 @@ def search(scorer: Scorer, grammar: Grammar, settings: SearchSettings) -> list[l
     if settings.method == "ctc_greedy":
         return [[_greedy_hypothesis(scorer.ctc(clip), grammar.ctc)] for clip in clips]
     if settings.method == "attention" or (settings.method == "attention_rescoring" and grammar.task != TRANSCRIBE):
-        return attention_beam(scorer, grammar, settings.beam)
+        return attention_beam(scorer, grammar, settings.beam, settings.speaker)
     nbest = [ctc_prefix_beam(scorer.ctc(clip), settings.beam, grammar.ctc) for clip in clips]
     if settings.method == "ctc_prefix_beam":
         return nbest
-    return attention_rescoring(scorer, grammar, nbest, settings.ctc_weight, settings.reverse_weight)
+    return attention_rescoring(scorer, grammar, nbest, settings.ctc_weight, settings.reverse_weight, settings.speaker)
+
+
+def heed(
+    scorer: Scorer, grammar: Grammar, clip: int, ids: Sequence[int], log_probs_V: np.ndarray, speaker: str = SURER
+) -> np.ndarray:
+    """Return the scores (V,) of the token after `ids`, in which the surer of decoder and speaker head has its word.
+
+    Where an attribute comes next, both are taken as shares between its labels, and the one whose best label has the
+    larger share counts; the head where they are equal. What all labels have together stays the decoder's, so whether
+    they come next at all is not the head's to say.
+    """
+    slot = grammar.slot_after(ids)
+    found = scorer.head(clip) if slot is not None and speaker != DECODER else None
+    if slot is None or found is None or slot not in found.attributes:
+        return log_probs_V
+    labels_N = grammar.labels_of(slot)
+    if len(labels_N) < 2:  # known, or nobody knows
+        return log_probs_V
+    decoder_N, head_N = log_probs_V[labels_N], found.logits_V[labels_N]
+    together = np.logaddexp.reduce(decoder_N)
+    decoder_N, head_N = decoder_N - together, head_N - np.logaddexp.reduce(head_N)
+    if speaker == SURER and decoder_N.max() > head_N.max():
+        return log_probs_V
+    heard_V = log_probs_V.copy()
+    heard_V[labels_N] = together + head_N
+    return heard_V
+
+
+def check_speaker(speaker: str, has_head: bool) -> None:
+    """Raise UserError where a speaker head alone shall answer, and the model has none."""
+    if speaker == HEAD and not has_head:
+        raise UserError(
+            "the model has no speaker head: train one with model.speaker_head.attributes=[gender,age], or leave "
+            "--speaker head out"
+        )
 
 
 def ctc_greedy(scores_SV: np.ndarray, allowed_V: np.ndarray | None = None) -> list[int]:
@@ -199,7 +254,7 @@ def ctc_log_prob(log_probs_SV: np.ndarray, ids: Sequence[int]) -> float:
     return float(np.logaddexp.reduce(ending_Z[-2:]))
 
 
-def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hypothesis]]:
+def attention_beam(scorer: Scorer, grammar: Grammar, beam: int, speaker: str = SURER) -> list[list[Hypothesis]]:
     """Return the most likely answers of the decoder under the grammar, per clip, best first; beam 1 is greedy.
 
     An answer has at most as many tokens of content as the clip has encoder frames (CTC could not spell more either).
@@ -220,7 +275,8 @@ def attention_beam(scorer: Scorer, grammar: Grammar, beam: int) -> list[list[Hyp
             allowed_V = grammar.allowed_next(ids)
             if len(ids) >= most[clip]:
                 allowed_V = allowed_V & ~grammar.content
-            log_probs_V = np.where(allowed_V, log_probs_HV[row], -inf)
+            heard_V = heed(scorer, grammar, clip, ids, log_probs_HV[row], speaker)
+            log_probs_V = np.where(allowed_V, heard_V, -inf)
             candidates[clip] += [
                 (-score - float(log_probs_V[token]), (*ids, int(token)), row)
                 for token in _best_tokens(log_probs_V, beam)
@@ -245,6 +301,7 @@ def attention_rescoring(
     nbest: Sequence[Sequence[Hypothesis]],
     ctc_weight: float,
     reverse_weight: float = 0.0,
+    speaker: str = SURER,
 ) -> list[list[Hypothesis]]:
     """Return CTC's hypotheses of every clip by decoder score + ctc_weight * CTC score, with attributes filled in.
 
@@ -261,10 +318,17 @@ def attention_rescoring(
     def after_content(ids: tuple[int, ...]) -> np.ndarray | None:
         return None if ids[-1] == EOT else grammar.allowed_next(ids) & ~grammar.content
 
+    def extend(clips: Sequence[int], prefixes: Sequence[tuple[int, ...]], mask: _NextMask) -> list[tuple[int, ...]]:
+        return _extend(scorer, grammar, clips, prefixes, mask, speaker)
+
     clips = range(len(nbest))
-    heads = _extend(scorer, clips, [grammar.prompt for _ in clips], before_content)
+    heads = extend(clips, [grammar.prompt for _ in clips], before_content)
     weights = ctc_weight, reverse_weight if scorer.has_reverse else 0.0
-    return [_rescore_clip(scorer, grammar, clip, heads[clip], nbest[clip], weights, after_content) for clip in clips]
+    found = [_rescore_clip(scorer, grammar, clip, heads[clip], nbest[clip], weights) for clip in clips]
+    return [
+        [best._replace(ids=extend([clip], [best.ids], after_content)[0]), *others]
+        for clip, (best, *others) in enumerate(found)
+    ]
 
 
 _NextMask = Callable[[tuple[int, ...]], np.ndarray | None]
@@ -277,8 +341,8 @@ def _rescore_clip(
     head: tuple[int, ...],
     nbest: Sequence[Hypothesis],
     weights: tuple[float, float],
-    after_content: _NextMask,
 ) -> list[Hypothesis]:
+    """Return the hypotheses of one clip by their new scores, best first."""
     ctc_weight, reverse_weight = weights
     sequences = [(*head, *hypothesis.ids) for hypothesis in nbest]
     spoken = _content_scores(scorer.score, grammar, clip, head, sequences)
@@ -291,8 +355,7 @@ def _rescore_clip(
         for ids, score, hypothesis in zip(sequences, spoken, nbest, strict=True)
     ]
     rescored.sort(key=lambda item: (-item.score, item.ids))
-    best = _extend(scorer, [clip], [rescored[0].ids], after_content)[0]
-    return [rescored[0]._replace(ids=best), *rescored[1:]]
+    return rescored
 
 
 def _content_scores(
@@ -318,7 +381,12 @@ def _content_scores(
 
 
 def _extend(
-    scorer: Scorer, clips: Sequence[int], prefixes: Sequence[tuple[int, ...]], next_mask: _NextMask
+    scorer: Scorer,
+    grammar: Grammar,
+    clips: Sequence[int],
+    prefixes: Sequence[tuple[int, ...]],
+    next_mask: _NextMask,
+    speaker: str,
 ) -> list[tuple[int, ...]]:
     """Return prefixes of one length, each extended with the best allowed token until its mask is None."""
     done = list(prefixes)
@@ -330,6 +398,12 @@ def _extend(
         else:
             log_probs_HV = scorer.next(np.array(done, dtype=np.int64), np.array(clips, dtype=np.int64), parents_H)
             parents_H = np.arange(len(done))
+            log_probs_HV = np.stack(
+                [
+                    heed(scorer, grammar, clip, ids, log_probs_V, speaker)
+                    for clip, ids, log_probs_V in zip(clips, done, log_probs_HV, strict=True)
+                ]
+            )
             tokens_H = np.where(allowed_HV, log_probs_HV, -inf).argmax(axis=1)
         done = [(*ids, int(token)) for ids, token in zip(done, tokens_H, strict=True)]
     return done

@@ -100,6 +100,11 @@ class StreamingRecognizer:
         """Return where the model runs: cpu or cuda."""
         return self._model.device
 
+    @property
+    def has_head(self) -> bool:
+        """Say whether the model has a speaker head."""
+        return bool(self._model.head_attributes)
+
     def stream(
         self,
         blocks: Iterable[np.ndarray],
@@ -164,6 +169,7 @@ class _Utterance:
         self._by_place = "frames_before" in self._past
         self._encoded: list[np.ndarray] = []
         self._log_probs: list[np.ndarray] = []
+        self._early: list[np.ndarray] = []
         self._best: list[np.ndarray] = []
         prefixes = search.method in ("ctc_prefix_beam", "attention_rescoring")
         self._prefixes = PrefixBeam(search.beam, grammar.ctc) if prefixes else None
@@ -179,6 +185,9 @@ class _Utterance:
         encoded, log_probs, *present = self._model.encoder.run(
             None, {"features": features_F80[np.newaxis], **self._past}
         )
+        if self._model.head_attributes:
+            early, *present = present
+            self._early.append(early)
         names = [name for name in self._past if name != "frames_before"]
         self._past = dict(zip(names, map(self._kept, names, present), strict=True))
         self._frames += log_probs.shape[1]
@@ -215,7 +224,8 @@ class _Utterance:
     def search(self, tokenizer: Any) -> Recognition:
         """Return what the method asked for makes of the whole utterance."""
         encoded, log_probs = np.concatenate(self._encoded, 1), np.concatenate(self._log_probs, 1)
-        scorer = OnnxScorer.of_encoded(self._model, encoded, log_probs)
+        early = np.concatenate(self._early, 1) if self._early else None
+        scorer = OnnxScorer.of_encoded(self._model, encoded, log_probs, early)
         return decode_batch(scorer, tokenizer, self._grammar, self._search)[0]
 
     def _kept(self, name: str, present: np.ndarray) -> np.ndarray:

@@ -70,6 +70,7 @@ def run(options: argparse.Namespace, writable: Writable) -> int:
                 beam=options.beam,
                 ctc_weight=options.ctc_weight,
                 reverse_weight=options.reverse_weight,
+                speaker=options.speaker,
                 known_labels=loaded.known_labels,
                 autocast=loaded.autocast,
             )

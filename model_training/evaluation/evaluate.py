@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from model_training.decoding.search import Scorer, SearchSettings, decode_batch
+from model_training.decoding.search import SURER, Scorer, SearchSettings, check_speaker, decode_batch
 from model_training.evaluation.answers import Answer, AudioPlace, Located
 from model_training.evaluation.evaluation import Evaluation, evaluation_of
 from model_training.text.perception import Grammar, Labels, Recognition
@@ -81,6 +81,7 @@ def evaluate(
     beam: int = 10,
     ctc_weight: float = 0.5,
     reverse_weight: float = 0.3,
+    speaker: str = SURER,
     known_labels: Mapping[str, Collection[str]] | None = None,
     autocast: torch.dtype | None = None,
     on_recognition: OnRecognition | None = None,
@@ -98,6 +99,7 @@ def evaluate(
         if n_experts not in model.sizes:
             known = ", ".join(map(str, model.sizes))
             raise UserError(f"group {n_experts} is not in this model: it has {known} (numbers of routed experts)")
+    check_speaker(speaker, model.speaker_head is not None)
     training = model.training
     model.eval()
     try:
@@ -116,6 +118,7 @@ def evaluate(
             beam=beam,
             ctc_weight=ctc_weight,
             reverse_weight=reverse_weight,
+            speaker=speaker,
             known_labels=known_labels,
             on_recognition=on_recognition,
         )
@@ -137,6 +140,7 @@ def evaluate_scorers(
     beam: int = 10,
     ctc_weight: float = 0.5,
     reverse_weight: float = 0.3,
+    speaker: str = SURER,
     known_labels: Mapping[str, Collection[str]] | None = None,
     on_recognition: OnRecognition | None = None,
 ) -> Evaluation:
@@ -146,7 +150,7 @@ def evaluate_scorers(
     """
     grammar = Grammar(tokenizer, task=task, order=order, known_labels=known_labels)
     searches = [
-        SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight, reverse_weight=reverse_weight)
+        SearchSettings(method=method, beam=beam, ctc_weight=ctc_weight, reverse_weight=reverse_weight, speaker=speaker)
         for method in dict.fromkeys(methods)
     ]
     answers: list[Answer] = []

@@ -20,7 +20,7 @@ from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.listen import MOST_SETS, Hear, choose, sounds
 from model_training.evaluation.metrics import NO_ANSWER, EventCounts, LabelCounts
-from model_training.evaluation.tables import Table, comparison_table, in_order, make_tables, unusable_lines
+from model_training.evaluation.tables import CONFUSION, Table, comparison_table, in_order, make_tables, unusable_lines
 from model_training.evaluation.words import steps_of, wrong_words
 from operators.page import frame
 from operators.page.marks import MARKS, data_uri, marked
@@ -56,7 +56,7 @@ def to_html(
         legend=list({line.name: line.colour for line in charts.lines(evaluations)}.items()),
         kinds=_kinds(evaluations),
         errors=first,
-        tables=[table for table in tables.values() if not table.title.endswith("accuracy, %")],
+        tables=[table for table in tables.values() if not table.title.endswith(("accuracy, %", CONFUSION))],
         comparisons=[(comparison, comparison_table(comparison)) for comparison in comparisons],
         changed=[_changed_card(clip.first, clip.second, clip.edits, main.names, played) for clip in changed]
         if main

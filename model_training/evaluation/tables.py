@@ -8,6 +8,7 @@ trained twins is Table 4, and one model alone is a column per size.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -16,10 +17,13 @@ from model_training.evaluation.charts import millions
 from model_training.evaluation.comparison import Comparison, variant_name
 from model_training.evaluation.evaluation import Evaluation
 from model_training.evaluation.intervals import Interval, Proportion
-from model_training.evaluation.metrics import ErrorRate, LabelCounts, Scores
+from model_training.evaluation.metrics import NO_ANSWER, ErrorRate, LabelCounts, Scores
 
 _KINDS = ("language", "gender", "age", "emotion")
 """The attributes that come first, in this order."""
+_MOST_CONFUSED = 12
+CONFUSION = "said of each true label, %"
+"""The end of a confusion's title."""
 
 
 def in_order(kinds: Iterable[str]) -> list[str]:
@@ -82,6 +86,7 @@ def make_tables(evaluations: Sequence[Evaluation]) -> list[Table]:
         _kinds_of_errors(variants, sets),
         _languages(variants),
         *_accuracies(variants, sets),
+        *_confusions(variants),
     ]
     return [table for table in tables if table.rows]
 
@@ -192,6 +197,35 @@ def _attribute(variants: Sequence[_Variant], sets: Sequence[str], kind: str) -> 
     of_sets = [row for row in rows if not row.is_total]
     rows = of_sets if sum(not row.name.startswith(" ") for row in of_sets) == 1 else rows
     return _table(f"{kind.capitalize()}, accuracy, %", note, "Test set", variants, rows)
+
+
+def _confusions(variants: Sequence[_Variant]) -> list[Table]:
+    """Return for each attribute of several labels what was said where each was true, the most frequent first."""
+    tables = []
+    for kind in in_order({kind for variant in variants for kind in variant.scores(None).attributes}):
+        counts = [(variant.scores(None).attributes.get(kind) or LabelCounts()).counts for variant in variants]
+        there = [Counter[str]() for _ in variants]
+        pairs: Counter[tuple[str, str]] = Counter()
+        for of_variant, total in zip(counts, there, strict=True):
+            pairs.update(of_variant)
+            for (truth, _), count in of_variant.items():
+                total[truth] += count
+        truths = sorted({truth for truth, _ in pairs})
+        shown = sorted(sorted(pairs, key=lambda pair: (-pairs[pair], pair))[:_MOST_CONFUSED])
+        rows = []
+        for truth, said in shown if len(truths) > 1 else []:
+            cells = [
+                Cell(f"{100 * one.get((truth, said), 0) / total[truth]:.1f}", f"n={one.get((truth, said), 0):,}")
+                if total[truth]
+                else Cell()
+                for one, total in zip(counts, there, strict=True)
+            ]
+            rows.append(Row(f"{truth}: {'no answer' if said == NO_ANSWER else said}", tuple(cells)))
+        note = "Over all test sets together."
+        if len(pairs) > len(shown):
+            note += f" {len(pairs) - len(shown):,} pairs that are rarer are left out."
+        tables.append(_table(f"{kind.capitalize()}, {CONFUSION}", note, "True: said", variants, rows))
+    return tables
 
 
 def _events(variants: Sequence[_Variant], sets: Sequence[str]) -> Table:

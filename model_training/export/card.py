@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from model_training.data.features import Cmvn
-from model_training.decoding.onnx_scorer import STREAM, ExportFolder, OnnxModel, OnnxScorer
+from model_training.decoding.onnx_scorer import SPEAKER, STREAM, ExportFolder, OnnxModel, OnnxScorer
 from model_training.decoding.scorer import ModelScorer
 from model_training.decoding.search import Scorer, ctc_greedy
 from model_training.evaluation.evaluation import Evaluation
@@ -63,6 +63,10 @@ _GRAPHS = """\
 _REVERSE_GRAPHS = """\
 | reverse_keys.onnx, reverse_decoder.onnx | as keys.onnx and decoder.onnx | the same of the right-to-left decoder, \
 which rescores text from its end |
+"""
+_SPEAKER_GRAPH = """\
+| speaker.onnx | early, a further output of the encoder, encoded_lengths | logits of the vocabulary, to be compared \
+between the labels of one attribute |
 """
 _STREAM_GRAPH = """\
 | encoder_stream.onnx | features of a chunk (B, 4 S + 3, 80), past of every block | encoded, log_probs, present |
@@ -159,6 +163,7 @@ def render(
     if format != "safetensors":
         graphs = _GRAPHS.replace("{stream}", _STREAM_GRAPH if STREAM in record["files"] else "")
         graphs += _REVERSE_GRAPHS if record["model"].get("reverse_layers") else ""
+        graphs += _SPEAKER_GRAPH if SPEAKER in record["files"] else ""
         parts += ["## Graphs", (_SHERPA_GRAPH if format.startswith("sherpa") else graphs).rstrip()]
     library = _LIBRARY[format.removesuffix("-int8")]
     found = results(evaluation, (n_experts,))

@@ -3,12 +3,14 @@
     SpeechModel of one group ──trace──> encoder.onnx  keys.onnx  decoder.onnx ──quantise──> the same in 8 bits
                                         reverse_keys.onnx  reverse_decoder.onnx    where a decoder reads from the end
                                         encoder_stream.onnx, where the model was trained for chunks
+                                        speaker.onnx, where it has a speaker head
 
 A file that would exceed what protobuf can hold keeps its weights beside it in <name>.onnx.data.
 
 int8 is onnxruntime's dynamic quantisation: weights as 8-bit integers with a scale per output channel, activations
 quantised while running. Weights use 7 of the 8 bits, because processors without VNNI add two products in 16 bits and
-would saturate: so no processor is worse than another. Routers, convolutions and the token embedding stay in float32.
+would saturate: so no processor is worse than another. Routers, convolutions, the token embedding and the speaker head
+stay in float32.
 """
 
 from __future__ import annotations
@@ -25,8 +27,16 @@ import torch
 from torch import Tensor, nn
 
 from model_training.config import ModelSettings
-from model_training.decoding.onnx_scorer import STREAM
-from model_training.export.onnx_modules import DecoderGraph, EncoderGraph, KeysGraph, StreamGraph, traceable
+from model_training.decoding.onnx_scorer import SPEAKER, STREAM
+from model_training.export.onnx_modules import (
+    DecoderGraph,
+    EncoderGraph,
+    KeysGraph,
+    SpeakerGraph,
+    StreamGraph,
+    early_names,
+    traceable,
+)
 from model_training.model.decoder import Decoder
 from model_training.model.speech_model import SpeechModel
 
@@ -56,9 +66,12 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
             "encoded": {0: "batch", 1: "encoded_frames"},
             "encoded_lengths": {0: "batch"},
             "log_probs": {0: "batch", 1: "encoded_frames"},
+            **{name: {0: "batch", 1: "encoded_frames"} for name in early_names(model)},
         },
         one_file_bytes,
     )
+    if model.speaker_head is not None:
+        _write_head(SpeakerGraph(model.speaker_head), model.settings.d_model, folder / SPEAKER, one_file_bytes)
     if model.settings.dynamic_chunks:
         _write_stream(StreamGraph(model), folder / STREAM, one_file_bytes)
     _write_decoder(model, model.decoder, folder, "", one_file_bytes)
@@ -69,7 +82,15 @@ def write_graphs(model: SpeechModel, folder: Path, *, one_file_bytes: int = ONE_
 def graphs(settings: ModelSettings) -> tuple[str, ...]:
     """Return the names of the files that a model of these settings becomes."""
     reverse = tuple(f"{REVERSE}{name}" for name in GRAPHS[1:]) if settings.reverse_layers else ()
-    return GRAPHS + reverse + ((STREAM,) if settings.dynamic_chunks else ())
+    speaker = (SPEAKER,) if settings.speaker_head.attributes else ()
+    return GRAPHS + reverse + ((STREAM,) if settings.dynamic_chunks else ()) + speaker
+
+
+def _write_head(graph: SpeakerGraph, d_model: int, path: Path, one_file_bytes: int) -> None:
+    B, S = 2, 11
+    axes = {"early": {0: "batch", 1: "encoded_frames"}, "encoded_lengths": {0: "batch"}, "logits": {0: "batch"}}
+    example = torch.zeros(B, S, d_model), torch.tensor([S, S - 2])
+    write_graph(graph, example, path, graph.inputs, graph.outputs, axes, one_file_bytes)
 
 
 def _write_decoder(model: SpeechModel, decoder: Decoder, folder: Path, before: str, one_file_bytes: int) -> None:
@@ -112,8 +133,8 @@ def _write_decoder(model: SpeechModel, decoder: Decoder, folder: Path, before: s
 
 def _write_stream(graph: StreamGraph, path: Path, one_file_bytes: int) -> None:
     axes: dict[str, dict[int, str]] = {"features": {0: "batch", 1: "frames"}}
-    axes |= {name: {0: "batch", 1: "encoded_frames"} for name in graph.outputs[:2]}
-    for name in (*graph.caches, *graph.outputs[2:]):
+    axes |= {name: {0: "batch", 1: "encoded_frames"} for name in graph.frames_out}
+    for name in (*graph.caches, *graph.outputs[len(graph.frames_out) :]):
         axes[name] = {0: "batch"}
         if "convolution" not in name:
             axes[name] |= {2: "earlier" if name in graph.caches else "all"}

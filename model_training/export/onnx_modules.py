@@ -5,6 +5,7 @@
     tokens, encoded_lengths, keys, past ──DecoderGraph──> logits, present     once per token
     the last two once more for a right-to-left decoder
     features, past ──StreamGraph──> encoded, log_probs, present               once per chunk, of models trained for it
+    both encoders also give `early` where there is a speaker head; early, encoded_lengths ──SpeakerGraph──> logits
 
 Only the feed-forward blocks differ from training. Where all experts are chosen (N = K) the layer is dense: every
 expert over every row, and a sum weighted by the gates. Otherwise pairs of a frame and an expert are sorted by expert
@@ -32,30 +33,53 @@ from model_training.model.decoder import Decoder, Layer
 from model_training.model.experts import FeedForward
 from model_training.model.moe import ElasticMoE
 from model_training.model.router import Routing
+from model_training.model.speaker_head import SpeakerHead
 from model_training.model.speech_model import SpeechModel
 
 
 class EncoderGraph(nn.Module):
     """An EncoderGraph computes features (B, F, 80) normalised, lengths (B) -> encoded (B, S, D), its lengths (B), CTC's
-    log_probs (B, S, V).
+    log_probs (B, S, V), and what a speaker head hears (B, S, D) where there is one.
     """
 
     inputs = ("features", "lengths")
-    outputs = ("encoded", "encoded_lengths", "log_probs")
 
     def __init__(self, model: SpeechModel) -> None:
         super().__init__()
         self.model = model
+        self.outputs = ("encoded", "encoded_lengths", "log_probs", *early_names(model))
 
-    def forward(self, features_BF80: Tensor, lengths_B: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        encoded_BSD, lengths_B = self.model.encode(features_BF80, lengths_B, self.model.sizes[0])
-        return encoded_BSD, lengths_B, self.model.ctc_logits(encoded_BSD).log_softmax(-1)
+    def forward(self, features_BF80: Tensor, lengths_B: Tensor) -> tuple[Tensor, ...]:
+        encoded_BSD, lengths_B, early_BSD = self.model.encode_early(features_BF80, lengths_B, self.model.sizes[0])
+        early = () if early_BSD is None else (early_BSD,)
+        return encoded_BSD, lengths_B, self.model.ctc_logits(encoded_BSD).log_softmax(-1), *early
+
+
+def early_names(model: SpeechModel) -> tuple[str, ...]:
+    """Return the name of the encoders' output that a speaker head hears; none without one."""
+    return () if model.speaker_head is None else ("early",)
+
+
+class SpeakerGraph(nn.Module):
+    """A SpeakerGraph computes what a speaker head hears (B, S, D), its lengths (B) -> its logits (B, V)."""
+
+    inputs = ("early", "encoded_lengths")
+    outputs = ("logits",)
+
+    def __init__(self, head: SpeakerHead) -> None:
+        super().__init__()
+        self.head = head
+
+    def forward(self, early_BSD: Tensor, lengths_B: Tensor) -> Tensor:
+        logits_BV: Tensor = self.head(early_BSD, lengths_B)
+        return logits_BV
 
 
 class StreamGraph(nn.Module):
     """A StreamGraph computes the next chunk's features (B, 4 S + 3, 80) normalised, frames_before (1) of 40 ms where
     scores go by place, then keys and values (B, H, earlier, W) and inputs of the convolution (B, D, kernel - 1) of
-    every block -> encoded (B, S, D), CTC's log_probs (B, S, V), and the same of every block for the next chunk.
+    every block -> encoded (B, S, D), CTC's log_probs (B, S, V), what a speaker head hears where there is one, and the
+    same of every block for the next chunk.
     """
 
     def __init__(self, model: SpeechModel) -> None:
@@ -70,7 +94,8 @@ class StreamGraph(nn.Module):
                  for part in ("key", "value", "convolution")]  # fmt: skip
         self.caches = [f"past_{name}" for name in names]
         self.inputs = ("features", *["frames_before"] * self.by_place, *self.caches)
-        self.outputs = ("encoded", "log_probs", *(f"present_{name}" for name in names))
+        self.frames_out = ("encoded", "log_probs", *early_names(model))
+        self.outputs = (*self.frames_out, *(f"present_{name}" for name in names))
 
     def example(self) -> tuple[Tensor, ...]:
         """Return inputs of the right shape, to trace with."""
@@ -86,9 +111,10 @@ class StreamGraph(nn.Module):
         blocks = [BlockCache(*past[first : first + 3]) for first in range(0, len(past), 3)]
         own = self.layers[0]
         cache = StreamCache(EncoderCache(blocks[:own], frames), EncoderCache(blocks[own:], frames))
-        encoded_BSD = self.model.encode_chunk(features_BF80, cache, self.model.sizes[0])
+        encoded_BSD, early_BSD = self.model.encode_chunk_early(features_BF80, cache, self.model.sizes[0])
         present = [part for b in blocks for part in (b.key_BHPW, b.value_BHPW, b.convolution_BDP)]
-        return encoded_BSD, self.model.ctc_logits(encoded_BSD).log_softmax(-1), *present
+        early = () if early_BSD is None else (early_BSD,)
+        return encoded_BSD, self.model.ctc_logits(encoded_BSD).log_softmax(-1), *early, *present
 
 
 class KeysGraph(nn.Module):

@@ -229,7 +229,7 @@ class Encoder(nn.Module):
         Lengths that lie on the CPU, whatever the device, spare the program a wait for it.
 
         Returns: encoded (B, S, D); lengths in encoder frames, where they lay; encodings after the blocks that `taps`
-        counts.
+        counts, of which 0 is the sub-sampling.
         """
         x_BSD = self.subsampling(features_BF80)
         lengths_B = subsampled(lengths_B)
@@ -248,7 +248,7 @@ class Encoder(nn.Module):
             positions_RD = sinusoids(frame_S.float(), self.settings.d_model)
         # Its own, since a block that is computed again must find what it found before; the loads are the pass's.
         routing = replace(routing, mask_BT=mask_BS, lengths_B=lengths_B)
-        tapped = []
+        tapped = [x_BSD] if 0 in taps else []
         for number, block in enumerate(self.blocks, 1):
             seen = (x_BSD, positions_RD, mask_BSS, mask_BS, routing)
             again = self.recompute and torch.is_grad_enabled()
@@ -257,8 +257,12 @@ class Encoder(nn.Module):
                 tapped.append(x_BSD)
         return x_BSD if self.norm is None else self.norm(x_BSD), lengths_B, tapped
 
-    def chunk(self, features_BF80: Tensor, routing: Routing, cache: EncoderCache) -> Tensor:
-        """Return the next chunk's encoding (B, S, D). Its frames see each other and those in the cache, which grows.
+    def chunk(
+        self, features_BF80: Tensor, routing: Routing, cache: EncoderCache, taps: tuple[int, ...] = ()
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the next chunk's encoding (B, S, D), and those at `taps`, as `forward` does.
+
+        Its frames see each other and those in the cache, which grows.
 
         The features are the chunk's own, 4 S frames, and the 3 behind them, with which the next chunk begins.
         """
@@ -270,10 +274,13 @@ class Encoder(nn.Module):
         else:
             place_K = torch.arange(kept + S, device=x_BSD.device) + (cache.frames - kept)
             positions_RD = sinusoids(place_K.float(), d_model)
-        for block, block_cache in zip(self.blocks, cache.blocks, strict=True):
+        tapped = [x_BSD] if 0 in taps else []
+        for number, (block, block_cache) in enumerate(zip(self.blocks, cache.blocks, strict=True), 1):
             x_BSD = block(x_BSD, positions_RD, None, None, routing, block_cache)
+            if number in taps:
+                tapped.append(x_BSD)
         cache.frames = cache.frames + S
-        return x_BSD if self.norm is None else self.norm(x_BSD)
+        return x_BSD if self.norm is None else self.norm(x_BSD), tapped
 
 
 def make_ffns(settings: ModelSettings) -> tuple[MakeFFN, MakeFFN]:

@@ -3,7 +3,8 @@ blocks.
 
     features_BF80 ──Encoder──> encoded_BSD ──┬── CTC head ──────────────> ctc logits_BSV    text and events
                                              ├── Decoder (+ inputs_BL) ──> logits_BLV        attributes, text, events
-                                             └── Decoder (+ inputs_BL, their content turned) ──> the same from the end
+                      │                      └── Decoder (+ inputs_BL, their content turned) ──> the same from the end
+                      └── early layers ── SpeakerHead ──> logits_BV                         attributes of the speaker
 
 `n_experts` is the number of routed experts in use, N, one of `model.sizes`; a dense model has the one size 0. `tier` is
 the place of a size among them.
@@ -23,9 +24,11 @@ from model_training.config import ModelSettings
 from model_training.model.chunks import Chunk, EncoderCache, StreamCache
 from model_training.model.conformer import Encoder, make_ffns
 from model_training.model.decoder import Cache, Decoder
+from model_training.model.device import to_device
 from model_training.model.experts import Experts
 from model_training.model.moe import ElasticMoE
 from model_training.model.router import Routing
+from model_training.model.speaker_head import SpeakerHead
 from operators.errors import UserError
 
 
@@ -41,6 +44,7 @@ class Outputs:
     routing: Routing
     reverse_logits_BLV: Tensor | None = None  # of the right-to-left decoder
     extra_reverse_logits: list[Tensor] = field(default_factory=list)  # of the intermediate ones that read from the end
+    speaker_logits_BV: Tensor | None = None  # of the speaker head
 
 
 TRAINING_ONLY = ("extra_decoders.", "extra_reverse_decoders.", "embedding_ctc.")
@@ -85,6 +89,7 @@ class SpeechModel(nn.Module):
             self.extra_reverse_decoders.extend(
                 Decoder(settings, *sizes, f"extra_reverse_decoder{number}") for number in range(settings.extra_decoders)
             )
+        self.speaker_head = SpeakerHead(settings, vocabulary) if settings.speaker_head.attributes else None
 
     def forward(
         self,
@@ -106,8 +111,11 @@ class SpeechModel(nn.Module):
         routing = self.routing(n_experts)
         embedding_logits_BSV = self._embed(features_BF80, lengths_B, routing, chunk)
         depths = len(self.extra_decoders) + 1
-        taps = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
-        encoded_BSD, encoded_lengths_B, tapped = self.encoder(features_BF80, lengths_B, routing, taps, chunk)
+        deep = tuple(self.settings.encoder_layers * depth // depths for depth in range(1, depths))
+        taps = tuple(sorted({*deep, *self._early_taps}))
+        encoded_BSD, encoded_lengths_B, found = self.encoder(features_BF80, lengths_B, routing, taps, chunk)
+        at = dict(zip(taps, found, strict=True))
+        tapped = [at[depth] for depth in deep]
         if routing.embedding_BTD is not None:
             routing = replace(routing, embedding_BTD=self._no_embedding(inputs_BL))
 
@@ -129,6 +137,9 @@ class SpeechModel(nn.Module):
                 ask(decoder, tap_BSD, reverse_inputs_BL)
                 for decoder, tap_BSD in zip(self.extra_reverse_decoders, tapped)
             ]
+        if self.speaker_head is not None:  # behind all else, whose dropout is the same with and without it
+            early_BSD = self.speaker_head.mix([at[depth] for depth in self._early_taps])
+            outputs.speaker_logits_BV = self.speaker_head(early_BSD, to_device(encoded_lengths_B, early_BSD.device))
         return outputs
 
     def encode(
@@ -138,10 +149,23 @@ class SpeechModel(nn.Module):
 
         With a chunk no frame sees beyond its chunk: what `encode_chunk` gives one chunk after the other.
         """
+        return self.encode_early(features_BF80, lengths_B, n_experts, chunk)[:2]
+
+    def encode_early(
+        self, features_BF80: Tensor, lengths_B: Tensor, n_experts: int, chunk: Chunk | None = None
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `encode` does, and the early layers' mix (B, S, D) that the speaker head hears; None without."""
         routing = self.routing(n_experts)
         self._embed(features_BF80, lengths_B, routing, chunk)
-        encoded_BSD, encoded_lengths_B, _ = self.encoder(features_BF80, lengths_B, routing, chunk=chunk)
-        return encoded_BSD, encoded_lengths_B
+        encoded_BSD, encoded_lengths_B, tapped = self.encoder(
+            features_BF80, lengths_B, routing, self._early_taps, chunk
+        )
+        early_BSD = self.speaker_head.mix(tapped) if self.speaker_head is not None else None
+        return encoded_BSD, encoded_lengths_B, early_BSD
+
+    @property
+    def _early_taps(self) -> tuple[int, ...]:
+        return () if self.speaker_head is None else self.speaker_head.taps
 
     def stream_cache(self, clips: int = 1) -> StreamCache:
         """Return what `encode_chunk` needs before the first chunk of so many clips.
@@ -167,11 +191,18 @@ class SpeechModel(nn.Module):
         The last 3 feature frames are the first of the next chunk's. The cache takes the chunk in: `cache.keep` says
         how much of it stays.
         """
+        return self.encode_chunk_early(features_BF80, cache, n_experts)[0]
+
+    def encode_chunk_early(
+        self, features_BF80: Tensor, cache: StreamCache, n_experts: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return what `encode_chunk` does, and the chunk's mix of early layers, as `encode_early` has it."""
         routing = self.routing(n_experts)
         if self.embedding_network is not None and cache.embedding is not None:
-            embedding_BTD = self.embedding_network.chunk(features_BF80, Routing(0), cache.embedding)
+            embedding_BTD, _ = self.embedding_network.chunk(features_BF80, Routing(0), cache.embedding)
             routing = replace(routing, embedding_BTD=embedding_BTD)
-        return self.encoder.chunk(features_BF80, routing, cache.encoder)
+        encoded_BSD, tapped = self.encoder.chunk(features_BF80, routing, cache.encoder, self._early_taps)
+        return encoded_BSD, self.speaker_head.mix(tapped) if self.speaker_head is not None else None
 
     def ctc_logits(self, encoded_BSD: Tensor) -> Tensor:
         """Return CTC's logits (B, S, V) of an encoding."""

@@ -241,15 +241,25 @@ class Grammar:
             mask = self.content | self._end
             mask[[token for token in answer if token in self._events]] = False
             return mask
-        filled = self._slot_of.get(answer[-1], -1) + 1 if answer else 0
+        slot = self.slot_after(prefix)
+        if slot is not None:
+            opening = self._slot_masks[slot]
+            begins = self._text_first and self.task == TRANSCRIBE and slot == self.slots[0]
+            return self.content | opening if begins else opening
+        return self.content | self._end if self.task == TRANSCRIBE and not self._text_first else self._end
+
+    def slot_after(self, prefix: Sequence[int]) -> str | None:
+        """Return the attribute that comes next; behind text that attributes follow, the one that may; else None."""
+        answer = prefix[len(self.prompt) :]
         if self._text_first and self.task == TRANSCRIBE:
-            if filled == len(self.slots):
-                return self._end
-            opening = self._slot_masks[self.slots[filled]]
-            return opening if filled else self.content | opening
-        if len(answer) < len(self.slots):
-            return self._slot_masks[self.slots[len(answer)]]
-        return self.content | self._end if self.task == TRANSCRIBE else self._end
+            filled = self._slot_of.get(answer[-1], -1) + 1 if answer else 0
+        else:
+            filled = len(answer)
+        return self.slots[filled] if filled < len(self.slots) else None
+
+    def labels_of(self, slot: str) -> np.ndarray:
+        """Return the ids of the labels that an attribute of the answer may have."""
+        return np.flatnonzero(self._slot_masks[slot])
 
 
 def _attribute(row: Labels, kind: str, tokenizer: Tokenizer) -> tuple[int, int]:

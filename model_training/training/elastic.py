@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model_training.config import Settings
 from model_training.data.reading import Batch
+from model_training.data.speaker_labels import SpeakerLabels
 from model_training.model.chunks import draw_chunk
 from model_training.model.conformer import BINS, MIN_FRAMES
 from model_training.model.decoder import turned
@@ -22,7 +23,7 @@ from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
 from model_training.training.greedy_errors import GreedyErrors
-from model_training.training.losses import BALANCE, Losses, losses, part_names
+from model_training.training.losses import BALANCE, SPEAKER, Losses, losses, part_names
 from model_training.training.optimizer import draw_n_experts
 from model_training.training.sharding import is_sharded
 from model_training.training.step import PlainLearner, Totals
@@ -41,6 +42,8 @@ class ElasticLearner(PlainLearner):
     """what counts errors on dev; None: nobody"""
     text_ends: Sequence[int] | None = None
     """tokens that end a text which attributes follow; None where text comes last"""
+    speaker: SpeakerLabels | None = None
+    """what the speaker head is taught; None where the model has none"""
 
     def begin_step(self, step: int) -> int:
         """Return the number of routed experts that the step trains."""
@@ -98,6 +101,9 @@ class ElasticLearner(PlainLearner):
             None if self.text_ends is None else there(torch.tensor(self.text_ends)),
             reverse_targets_BL,
         )
+        if self.speaker is not None and outputs.speaker_logits_BV is not None:
+            speaker_B = self.speaker.loss(outputs.speaker_logits_BV, there(self.speaker.targets(batch.rows)))
+            found.add(SPEAKER, speaker_B, self.settings.loss.speaker_weight)
         found.loads = list(outputs.routing.loads)  # a block that is computed again reports again
         return outputs, found
 
@@ -123,7 +129,7 @@ class ElasticLearner(PlainLearner):
         with self.precision():
             outputs = self.model(features_BF80, 4 * MIN_FRAMES * one, inputs_BL, one, n_experts, inputs_BL)
         said = [outputs.ctc_logits_BSV, outputs.logits_BLV, *outputs.extra_logits, *outputs.extra_reverse_logits]
-        for more in (outputs.embedding_ctc_logits_BSV, outputs.reverse_logits_BLV):
+        for more in (outputs.embedding_ctc_logits_BSV, outputs.reverse_logits_BLV, outputs.speaker_logits_BV):
             if more is not None:
                 said.append(more)
         (0.0 * torch.stack([logits.float().sum() for logits in said]).sum()).backward()

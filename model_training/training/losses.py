@@ -1,13 +1,14 @@
 """The training objective: 0.3 CTC + 0.7 attention with label smoothing, and what a model's other parts add.
 
     objective = ctc_weight * ctc + (1 - ctc_weight) * (attention + extra_attention) + embedding_weight * embedding_ctc
-                + balance
+                + balance + speaker_weight * speaker
 
 With a right-to-left decoder each attention is (1 - reverse_weight) * attention + reverse_weight * reverse_attention
 (U2++, Wu et al. 2021).
 
 extra_attention is of 3M's intermediate decoders and embedding_ctc of its shared embedding network (3M, eq. 10-12);
-balance is what the routers add (eq. 8 and 9, or Switch). A model without these parts has the first two.
+balance is what the routers add (eq. 8 and 9, or Switch); speaker is the speaker head's, which is not smoothed
+(data/speaker_labels.py). A model without these parts has the first two.
 
 Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can
 be named and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
@@ -31,7 +32,7 @@ IGNORE = -1
 TEXT_ENDS = -2
 BLANK = 0
 CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
-BALANCE = "balance"
+BALANCE, SPEAKER = "balance", "speaker"
 
 
 @dataclass
@@ -52,6 +53,11 @@ class Losses:
     edits: tuple[int, int] = (0, 0)
     """on dev, where the model says what it recognises: edits to the references, and tokens of these"""
 
+    def add(self, name: str, part_B: Tensor, weight: float) -> None:
+        """Add a part to the objective, (B,)."""
+        self.objective_B = self.objective_B + weight * part_B
+        self.parts[name] = part_B.detach()
+
 
 def part_names(model: ModelSettings) -> tuple[str, ...]:
     """Return the names of the parts that the objective of such a model has."""
@@ -63,6 +69,7 @@ def part_names(model: ModelSettings) -> tuple[str, ...]:
         *(("extra_attention",) if model.extra_decoders else ()),
         *(("extra_reverse_attention",) if model.extra_decoders and model.reverse_layers else ()),
         *(("embedding_ctc",) if has_experts and model.moe.embedding_layers else ()),
+        *((SPEAKER,) if model.speaker_head.attributes else ()),
         *((BALANCE,) if has_experts and model.moe.balance in ("switch", "sparsity") else ()),
     )
 

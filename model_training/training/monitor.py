@@ -87,7 +87,7 @@ class Monitor:
                 f"step {step}/{self._settings.max_steps}",
                 f"N={n_experts:<2}",
                 f"loss {numbers['loss']:.3f}",
-                *(f"{part} {numbers[part]:.2f}" for part in ("ctc", "attention") if part in numbers),
+                *(f"{part} {numbers[part]:.2f}" for part in ("ctc", "attention", "speaker") if part in numbers),
                 f"right {100 * numbers['accuracy']:.1f}%",
                 f"lr {numbers['learning_rate']:.1e}",
                 f"{numbers['frames_per_second'] / 100:.0f}x real time",

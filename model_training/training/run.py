@@ -97,6 +97,7 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     folder = make_folder(out)
     beginning = Beginning.of(settings, folder)
     source.go_on_from(beginning.normalisation(), beginning.known_labels)
+    speaker = source.speaker_labels()
     torch.manual_seed(settings.train.seed)
     model = SpeechModel(settings.model, len(tokenizer))
     notes = beginning.give(model, tokenizer, settings, folder if workers.is_main else None)
@@ -109,7 +110,7 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
         shard(model, device, workers)
     optimizer = make_optimizer(model, settings.optimizer, scales(model, settings.train.lr_by_part))
     errors = GreedyErrors(tokenizer, source.known_labels)
-    learner = ElasticLearner(model, settings, source.open_events, autocast, errors, source.text_ends())
+    learner = ElasticLearner(model, settings, source.open_events, autocast, errors, source.text_ends(), speaker)
     record = {
         "settings": config.to_dict(settings),
         "vocabulary": len(tokenizer),

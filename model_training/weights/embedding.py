@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from model_training.config import MoESettings
+from model_training.config import MoESettings, SpeakerHeadSettings
 from model_training.model.speech_model import SpeechModel
 from model_training.weights.origin import Origin
 from model_training.weights.transfer import Report, transfer
@@ -46,6 +46,7 @@ def give_embedding(model: SpeechModel, tokens: Sequence[str], origin: Origin) ->
             reverse_layers=0,
             extra_decoders=0,
             moe=MoESettings(ffn="none"),
+            speaker_head=SpeakerHeadSettings(),
         ),
         len(tokens),
     )

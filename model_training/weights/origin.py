@@ -33,7 +33,14 @@ from operators.errors import UserError
 EXPORTED = "model.safetensors"
 COMPARED = ("encoder", "d_model", "heads", "encoder_layers", "decoder_layers", "kernel", "causal")
 """Settings of the model that weights cannot outlive."""
-OPTIONAL = ("extra_decoders.", "extra_reverse_decoders.", "reverse_decoder.", "embedding_network.", "embedding_ctc.")
+OPTIONAL = (
+    "extra_decoders.",
+    "extra_reverse_decoders.",
+    "reverse_decoder.",
+    "embedding_network.",
+    "embedding_ctc.",
+    "speaker_head.",
+)
 """Parts of a model that weights may lack: they begin from nothing."""
 
 

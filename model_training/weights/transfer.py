@@ -165,6 +165,10 @@ def _refuse_other_vocabulary(name: str, tensor: Tensor, origin: Origin) -> None:
 def _fix(name: str, theirs: Tensor) -> str:
     if name.endswith((".w_in.weight", ".w_in.bias")):
         return f"set model.d_ff={len(theirs)}"
+    if name == "speaker_head.mix_E":
+        return f"set model.speaker_head.layers={len(theirs) - 1}"
+    if name.startswith("speaker_head."):
+        return f"set model.speaker_head.hidden={theirs.shape[-1] if name.endswith('out.weight') else len(theirs)}"
     return "set the sizes of the model that the weights were trained with"
 
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 _SPECIAL = re.compile(r"<(\w+):[^>]*>")
 _TENSOR = re.compile(
-    r"(ctc|embedding_ctc|((reverse_)?decoder|extra_(reverse_)?decoders\.\d+)\.(embedding|out))\.(weight|bias)"
+    r"(ctc|embedding_ctc|speaker_head\.out|((reverse_)?decoder|extra_(reverse_)?decoders\.\d+)\.(embedding|out))"
+    r"\.(weight|bias)"
 )
 
 

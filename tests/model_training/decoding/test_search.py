@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from model_training.decoding.search import (
     METHODS,
+    HeadScores,
     Hypothesis,
     SearchSettings,
     attention_beam,
@@ -20,10 +21,11 @@ from model_training.decoding.search import (
     ctc_greedy,
     ctc_prefix_beam,
     decode_batch,
+    heed,
 )
 from model_training.text.perception import Grammar
 from model_training.text.tokenizer import Tokenizer
-from model_training.text.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Scheme
+from model_training.text.tokens import ATTRIBUTES, BLANK, EOT, SOT, UNK, Order, Scheme
 from operators.errors import UserError
 
 SCHEME = Scheme(
@@ -55,6 +57,10 @@ class TableScorer:
         self._before: np.ndarray | None = None
         self.calls = 0
         self.reverse: TableScorer | None = None
+        self.heads: dict[int, HeadScores] = {}
+
+    def head(self, clip: int) -> HeadScores | None:
+        return self.heads.get(clip)
 
     @property
     def has_reverse(self) -> bool:
@@ -280,6 +286,58 @@ def test_given_attributes_are_kept_by_every_attention_method() -> None:
         grammar = Grammar(TOKENIZER, given={"language": "en", "gender": "male"})
         [recognition] = decode_batch(TableScorer(seed, [3]), TOKENIZER, grammar, SearchSettings(method=method, beam=2))
         assert (recognition.language, recognition.gender) == ("en", "male")
+
+
+def word(kind: str, label: str, share: float) -> HeadScores:
+    """A head that gives a label this share of its kind."""
+    labels = SCHEME.labels(kind)
+    logits_V = np.full(len(TOKENIZER), 50.0, np.float32)  # what is no label of the kind says nothing
+    for one in labels:
+        logits_V[TOKENIZER.special_id(kind, one)] = np.log(share if one == label else (1 - share) / (len(labels) - 1))
+    return HeadScores((kind,), logits_V)
+
+
+@pytest.mark.parametrize("order", ["attributes_first", "text_first"])
+@pytest.mark.parametrize("method", ["attention", "attention_rescoring"])
+def test_the_surer_of_decoder_and_head_has_its_word(method: str, order: Order) -> None:
+    """The decoder gives female 0.8 of the two; what both together have is a small part of the whole."""
+    male, female = (TOKENIZER.special_id("gender", label) for label in ("male", "female"))
+
+    class Decided(TableScorer):
+        def _log_probs(self, clip: int, ids: Sequence[int]) -> np.ndarray:
+            logits = super()._log_probs(clip, ids)
+            logits[male], logits[female] = np.log(0.2), np.log(0.8)
+            return normalise(logits)
+
+    def heard(speaker: str, *heads: HeadScores) -> list[str | None]:
+        scorer = Decided(3, [4] * len(heads))
+        scorer.heads = dict(enumerate(heads))
+        settings = SearchSettings(method=method, beam=1, speaker=speaker)
+        found = decode_batch(scorer, TOKENIZER, Grammar(TOKENIZER, order=order), settings)
+        return [recognition.gender for recognition in found]
+
+    unsure, sure, agreed = (
+        word("gender", label, share) for label, share in (("male", 0.7), ("male", 0.9), ("female", 0.6))
+    )
+    assert heard("surer", unsure, sure, agreed) == ["female", "male", "female"]
+    assert heard("head", unsure, sure, agreed) == ["male", "male", "female"]
+    assert heard("decoder", unsure, sure, agreed) == ["female", "female", "female"]
+    given = Grammar(TOKENIZER, order=order, given={"gender": "female"})
+    scorer = Decided(3, [4])
+    scorer.heads = {0: sure}
+    (found,) = decode_batch(scorer, TOKENIZER, given, SearchSettings(method=method, beam=1))
+    assert found.gender == "female", "what the caller knows is not the head's to say"
+
+
+def test_the_head_leaves_what_the_labels_have_together_as_it_was() -> None:
+    scorer, grammar = TableScorer(3, [4]), Grammar(TOKENIZER, order="text_first")
+    scorer.heads = {0: word("language", "en", 0.999)}
+    own_V = scorer._log_probs(0, grammar.prompt)
+    heard_V = heed(scorer, grammar, 0, grammar.prompt, own_V)
+    labels = grammar.labels_of("language")
+    assert np.logaddexp.reduce(heard_V[labels]) == pytest.approx(np.logaddexp.reduce(own_V[labels]))
+    others = np.setdiff1d(np.arange(len(own_V)), labels)
+    assert (heard_V[others] == own_V[others]).all()
 
 
 def test_a_clip_without_frames_is_empty_and_not_an_error() -> None:

@@ -54,6 +54,9 @@ class Oracle:
 
     has_reverse = False
 
+    def head(self, clip: int) -> None:
+        return None
+
     def ctc(self, clip: int) -> np.ndarray:
         # Blanks between the units, so that repeats survive.
         spread = [0] * self.frames[clip]
