@@ -152,9 +152,9 @@ def test_decode_hears_a_long_recording_as_recognize_does(
     soundfile.write(tmp_path / "long.flac", pcm, 16_000)
 
     class Scorer(decode.ModelScorer):
-        def __init__(self, model: Any, features_BF80: Any, lengths_B: Any, group: int) -> None:
+        def __init__(self, model: Any, features_BF80: Any, lengths_B: Any, group: int, autocast: Any = None) -> None:
             lengths.append(features_BF80.shape[1])
-            super().__init__(model, features_BF80, lengths_B, group)
+            super().__init__(model, features_BF80, lengths_B, group, autocast)
 
     monkeypatch.setattr(decode, "ModelScorer", Scorer)
     assert main(["decode", str(run), str(tmp_path / "long.flac"), "--beam", "2"]) == 0
