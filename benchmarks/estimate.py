@@ -24,10 +24,10 @@ from benchmarks.truth import table
 from operators.resampling import Estimate
 from pipeline import config
 from pipeline.curate import Curation
-from pipeline.estimate.command import Rehearsal, rehearse
-from pipeline.estimate.forecast import Forecast, Wanted, forecast
+from pipeline.estimate.command import rehearse, wanted
+from pipeline.estimate.forecast import Forecast, forecast
 from pipeline.estimate.meter import spent
-from pipeline.estimate.sample import Sample, draw
+from pipeline.estimate.sample import draw
 from pipeline.executor.dependencies import keep_freed_memory, quiet_dependencies
 
 
@@ -49,7 +49,7 @@ def main() -> None:
         whole = draw(plan, 1e9, 0)
         run = rehearse(replace(settings, output=f"{folder}/run"), plan, whole, console)
         process = (spent() - before).cpu
-        truth = forecast(run.measured, _wanted(whole, run))
+        truth = forecast(run.measured, wanted(settings.execution, whole, run))
         counted = 3600 * (truth.cpu_hours.value or 0.0)
         print(f"complete run: {len(plan)} units, {whole.expected_seconds / 60:.1f} min; {counted:.0f} CPU s by stage, ")
         print(f"{process:.0f} of the process, its first unit done twice\n", flush=True)
@@ -57,26 +57,13 @@ def main() -> None:
         for seed in range(arguments.seeds):
             sample = draw(plan, arguments.minutes, seed)
             tried = rehearse(replace(settings, output=f"{folder}/{seed}"), plan, sample, console)
-            found = forecast(tried.measured, _wanted(sample, tried))
+            found = forecast(tried.measured, wanted(settings.execution, sample, tried))
             size = f"{seed} ({len(sample.chunks)} chunks, {sample.sampled_seconds / 60:.1f} min)"
             rows += [[size, *row] for row in compared(found, truth)]
         columns = ["sample", "figure", "complete run", "estimate", "interval", "within"]
         table("Samples against the complete run", columns, rows)
         within = sum(row[-1] == "yes" for row in rows)
         print(f"\n{within} of {len(rows)} within their intervals")
-
-
-def _wanted(sample: Sample, run: Rehearsal) -> Wanted:
-    return Wanted(
-        units=sample.units,
-        expected_seconds=sample.expected_seconds,
-        read_seconds=sample.read_seconds,
-        share=sample.share,
-        resources=run.resources,
-        start_up=run.start_up,
-        one_process=True,
-        cores=None,
-    )
 
 
 def compared(found: Forecast, truth: Forecast) -> list[tuple[str, ...]]:

@@ -64,7 +64,7 @@ def estimate(settings: Settings, minutes: float, console: Console) -> None:
         if not rehearsal.measured:
             raise UserError("nothing to estimate from: every chunk of the sample failed, as said above")
         made = Estimated(
-            forecast=forecast(rehearsal.measured, _wanted(settings.execution, sample, rehearsal)),
+            forecast=forecast(rehearsal.measured, wanted(settings.execution, sample, rehearsal)),
             sample=sample,
             domains=len({chunk.unit.domain for chunk in sample.chunks}),
             of_domains=len(plan.domains()),
@@ -152,7 +152,8 @@ def _measured(chunk: Chunk, store: Store, meter: Meter, stages: list[str]) -> Me
     )
 
 
-def _wanted(execution: ExecutionSettings, sample: Sample, rehearsal: Rehearsal) -> Wanted:
+def wanted(execution: ExecutionSettings, sample: Sample, rehearsal: Rehearsal) -> Wanted:
+    """Return what is to be forecast from a sample: the whole plan, on what the settings say."""
     one_machine = execution.runner == "ray" and cluster_address(execution) is None
     return Wanted(
         units=sample.units,

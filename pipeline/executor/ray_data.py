@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import pickle
 import threading
 import time
@@ -37,7 +36,6 @@ from pipeline.executor.worker import (
     pack,
     scatter_here,
 )
-from pipeline.sources.units import expected_samples
 from stages.base import Stage, Tell
 
 WAVE_UNITS = 10_000
@@ -84,8 +82,7 @@ class RayExecutor:
         _quiet_ray_data(self._settings.max_failures)
         waiting = iter(units)
         while wave := list(itertools.islice(waiting, WAVE_UNITS)):
-            # The longest first: what one worker still does while the others have nothing left is then short.
-            yield from self._wave(sorted(wave, key=_length, reverse=True))
+            yield from self._wave(wave)
 
     def _wave(self, units: list[Unit]) -> Iterator[bytes]:
         before = set(threading.enumerate())
@@ -150,11 +147,6 @@ class RayExecutor:
                 max_task_retries=self._settings.max_task_retries,
             )
         return dataset
-
-
-def _length(unit: Unit) -> float:
-    """Return about how many samples a unit holds. The roll call has no piece, and comes first."""
-    return sum(map(expected_samples, unit.pieces)) if unit.pieces else math.inf
 
 
 def _quiet_ray_data(max_failures: int) -> None:

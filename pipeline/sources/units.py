@@ -143,7 +143,7 @@ def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, .
     filling: list[Piece] = []
     filled = 0
     for piece in pieces:
-        weight = expected_samples(piece)
+        weight = _weight(piece)
         if filling and filled + weight > unit_samples:
             yield tuple(filling)
             filling, filled = [], 0
@@ -153,8 +153,7 @@ def _fill(pieces: Iterable[Piece], unit_samples: int) -> Iterator[tuple[Piece, .
         yield tuple(filling)
 
 
-def expected_samples(piece: Piece) -> int:
-    """Return about how much audio a piece holds, from what its file declares or is estimated to hold."""
+def _weight(piece: Piece) -> int:
     return _samples(piece.problem, piece.end, piece.declared_samples, piece.estimated_samples, start=piece.start)
 
 
