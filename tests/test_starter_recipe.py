@@ -179,9 +179,12 @@ def test_both_engines_train_resume_export_and_load(
 
     corpus = corpus_of(manifest, features.whisper_frontend)
     whisper.train(corpus, corpus, tmp_path / "w", seed=1, phases=phases[:1])
-    checkpoint = whisper.train(corpus, corpus, tmp_path / "w", seed=1, phases=phases)
+    shared = whisper.Phase(steps=1, max_seconds=29, frames_per_batch=700, restart=1e-3, shared=True)
+    checkpoint = whisper.train(corpus, corpus, tmp_path / "w", seed=1, phases=(phases[0], shared))
     assert "2 steps from 1\n" in capsys.readouterr().out
     pipeline = load_whisper(whisper.export(checkpoint, tmp_path / "w-out"))
+    config = json.loads((tmp_path / "w-out" / "config.json").read_text("utf-8"))
+    assert config["alignment_heads"] == [[layer, head] for layer in range(2) for head in range(4)]
     assert pipeline.model.model.is_multilingual
     assert pipeline.detect_language(audio) in ("zh", "en")
 

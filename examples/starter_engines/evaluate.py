@@ -8,7 +8,8 @@
 
 CER (zh) is over Han characters and Latin words as one token each, WER (en) over words. A cell has the same speech in
 every noise condition; segments of a manifest are heard as they are, in a cell for each language. Also measured:
-identified language, text written for clips without speech, and how often the two engines make the same mistake.
+identified language, text written for clips without speech, how often the two engines make the same mistake, and what
+the Whisper hears when clips share a window (of other sentences).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from examples.starter_engines import acoustics
 from examples.starter_engines.features import join
+from examples.starter_engines.sharing.held_out import held_out
 from examples.starter_engines.synthesize import nonspeech, read_audio, read_manifest, recording
 from examples.starter_engines.voices import SAMPLE_RATE, UNSEEN, training_voices
 from operators.errors import UserError
@@ -33,7 +35,8 @@ from operators.errors import UserError
 MODELS = Path(__file__).parent / "models"
 CLIPS = 40
 SNRS = (None, 20, 10, 5)
-SEED = 31
+SEED, SHARING_SEED = 31, 42
+RECORDINGS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +180,30 @@ def measure(models: Path, clips: list[Clip], quiet: list[np.ndarray]) -> dict[st
     }
 
 
+def measure_sharing(folder: Path, recordings: int = RECORDINGS) -> dict[str, float]:
+    """Return what the pipeline's own engine gets wrong of clips that share windows, and of the same clips alone, in %.
+
+    recordings: minutes of held-out sentences for each language.
+    """
+    from operators.asr.whisperx import WhisperX
+
+    sentences = held_out(SHARING_SEED, recordings)
+    clips, languages = [one.audio for one in sentences], [one.language for one in sentences]
+    engine = WhisperX(str(folder), compute_type="int8")
+    shared = engine.transcribe(clips, languages, [one.recording for one in sentences])
+    wrong = {}
+    for name, heard in (("alone", engine.transcribe(clips, languages)), ("shared", shared)):
+        pairs = [errors(one.text, found.text) for one, found in zip(sentences, heard, strict=True)]
+        wrong[name] = round(100 * sum(mistakes for mistakes, _ in pairs) / sum(total for _, total in pairs), 2)
+    return {
+        "clips": len(clips),
+        "seconds": round(sum(map(len, clips)) / SAMPLE_RATE),
+        "windows": len({found.window for found in shared}),
+        "heard_again": sum(found.retaken for found in shared),
+        **wrong,
+    }
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m examples.starter_engines.evaluate", description=__doc__.splitlines()[0]
@@ -212,6 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         torch.set_num_threads(1)
         result = source | measure(options.models, clips, silences(options.clips))
+        if options.manifest is None:
+            result["shared_windows"] = measure_sharing(options.models / "whisper-starter")
     except UserError as error:
         print(f"touchasp: {error}", file=sys.stderr)
         return 2

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,14 +35,34 @@ Frontend = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
+    """An Example is a run of sentences, frames [start, end) of a corpus."""
+
     start: int
     end: int
     text: str
     language: str
+    sentences: tuple[tuple[int, int, str], ...] = ()
+    """each with its frames in the example, where it is known when they are said."""
 
     @property
     def frames(self) -> int:
         return self.end - self.start
+
+    def cut(self, features: np.ndarray) -> np.ndarray:
+        """Return its part of a corpus's features: float32 [frames, 80]."""
+        return np.asarray(features[self.start : self.end], np.float32)
+
+
+class Timed(Protocol):
+    """A Timed has a length and a place in its corpus."""
+
+    @property
+    def frames(self) -> int: ...
+    @property
+    def start(self) -> int: ...
+
+
+AnyExample = TypeVar("AnyExample", bound=Timed)
 
 
 def whisper_frontend(samples: np.ndarray) -> np.ndarray:
@@ -116,10 +136,6 @@ class Corpus:
     def texts_with_language(self) -> list[tuple[str, str]]:
         return [(text, row["language"]) for row in self.index for _, _, text in row["sentences"]]
 
-    def cut(self, example: Example) -> np.ndarray:
-        """float32 [frames, 80]"""
-        return np.asarray(self.features[example.start : example.end], np.float32)
-
     def examples(self, r: random.Random, max_seconds: float, min_snr_db: float = -99.0) -> list[Example]:
         """Every sentence once, in runs of up to a length drawn for each run (single sentences when `max_seconds` is 0),
         and stretches without speech."""
@@ -153,8 +169,16 @@ class Corpus:
                     0, min(MARGIN_FRAMES, room, max(0, sentences[first][0] - before))
                 )
                 end = sentences[last][1] + r.randint(0, min(MARGIN_FRAMES, max(0, after - sentences[last][1])))
-                text = join([text for _, _, text in sentences[first : last + 1]])
-                out.append(Example(start=base + start, end=base + end, text=text, language=row["language"]))
+                run = [(a - start, b - start, text) for a, b, text in sentences[first : last + 1]]
+                out.append(
+                    Example(
+                        start=base + start,
+                        end=base + end,
+                        text=join([text for _, _, text in run]),
+                        language=row["language"],
+                        sentences=tuple(run),
+                    )
+                )
                 first = last + 1
         return out
 
@@ -173,15 +197,18 @@ def batches(
     Raises UserError when no speech is as clean as `min_snr_db`.
     """
     while True:
-        ordered = sorted(
-            corpus.examples(r, max_seconds, min_snr_db), key=lambda e: (e.frames + r.uniform(-20, 20), e.start)
-        )
-        if not any(example.text for example in ordered):
+        examples = corpus.examples(r, max_seconds, min_snr_db)
+        if not any(example.text for example in examples):
             raise UserError(f"the corpus has no speech at {min_snr_db:g} dB or above, where training begins")
-        grouped: list[list[Example]] = [[]]
-        for example in ordered:
-            if grouped[-1] and (len(grouped[-1]) + 1) * example.frames > frames_per_batch:
-                grouped.append([])
-            grouped[-1].append(example)
-        r.shuffle(grouped)
-        yield from grouped
+        yield from alike(examples, r, frames_per_batch)
+
+
+def alike(examples: Sequence[AnyExample], r: random.Random, frames_per_batch: int) -> list[list[AnyExample]]:
+    """Return batches of like length and bounded padded size, shuffled."""
+    grouped: list[list[AnyExample]] = [[]]
+    for example in sorted(examples, key=lambda e: (e.frames + r.uniform(-20, 20), e.start)):
+        if grouped[-1] and (len(grouped[-1]) + 1) * example.frames > frames_per_batch:
+            grouped.append([])
+        grouped[-1].append(example)
+    r.shuffle(grouped)
+    return grouped

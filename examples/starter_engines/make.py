@@ -1,7 +1,7 @@
 """One command from nothing to the two starter engines: synthesise, extract, train, export, measure. And to the starter
 perception model, which `--only perception` makes.
 
-    python -m examples.starter_engines.make WORK                     both engines side by side, under an hour on 2 cores
+    python -m examples.starter_engines.make WORK                     both engines side by side, under 3 h on 2 cores
     python -m examples.starter_engines.make WORK --only whisper      one of them, without measuring
     python -m examples.starter_engines.make WORK --only perception   the perception model, measured
     python -m examples.starter_engines.make WORK --manifest m.jsonl --dev-manifest d.jsonl --out MODELS   from your own

@@ -144,7 +144,7 @@ def collate(
 
     speech, texts = [], []
     for example in batch:
-        x = (corpus.cut(example) + cmvn[0]) * cmvn[1]
+        x = (example.cut(corpus.features) + cmvn[0]) * cmvn[1]
         speech.append(apply_lfr(torch.from_numpy(x), STACK, STRIDE))
         texts.append(torch.tensor(encode_text(example.text, ids), dtype=torch.long))
     return {

@@ -19,6 +19,7 @@ import random
 import re
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,6 +29,8 @@ import numpy as np
 
 from examples.starter_engines.features import Corpus, Example, batches
 from examples.starter_engines.phone_ctc import ctc_loss, inventory
+from examples.starter_engines.sharing.guide import PROMPT, off_diagonal, off_path, token_places
+from examples.starter_engines.sharing.windows import WINDOW_FRAMES, SharedWindow, window_batches
 from operators.storage.atomic import replace
 
 if TYPE_CHECKING:
@@ -37,9 +40,7 @@ if TYPE_CHECKING:
 
 LANGUAGES = ("zh", "en")
 MAX_TOKENS = 224
-PROMPT = 4
-"""tokens before the text: start, language, task, no timestamps"""
-WINDOW_FRAMES = 3000
+DECODER_LAYERS, DECODER_HEADS = 2, 4
 CTC_WEIGHT = 0.4
 
 
@@ -55,8 +56,14 @@ class Phase:
     """share of the decoder's input tokens made random: who cannot trust the words before has to listen"""
     restart: float = 0.0
     """the learning rate falls from this to nothing within the phase; 0: it follows the curve of the whole run"""
+    shared: bool = False
+    """windows of several clips, half of the cross-attention heads shown where each token is said"""
 
 
+SHARED_PHASES = (
+    Phase(steps=1150, max_seconds=29, frames_per_batch=9_000, forget=0.2, restart=3e-3, shared=True),
+    Phase(steps=100, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1, restart=5e-4, shared=True),
+)
 PHASES = (
     Phase(steps=250, max_seconds=0, frames_per_batch=6_000, min_snr_db=20),
     Phase(steps=900, max_seconds=0, frames_per_batch=6_000, min_snr_db=10),
@@ -64,6 +71,7 @@ PHASES = (
     Phase(steps=2800, max_seconds=29, frames_per_batch=8_000, forget=0.2),
     Phase(steps=150, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1),
     Phase(steps=150, max_seconds=29, frames_per_batch=12_000, full_window=True, forget=0.1, restart=6e-4),
+    *SHARED_PHASES * 4,
 )
 
 
@@ -117,7 +125,7 @@ def train_tokenizer(texts: list[str], size: int = 3000) -> Tokenizer:
 
 
 def build(
-    tokenizer: Tokenizer, *, width: int = 128, heads: int = 4, layers: int = 4
+    tokenizer: Tokenizer, *, width: int = 128, heads: int = DECODER_HEADS, layers: int = 4
 ) -> WhisperForConditionalGeneration:
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -127,7 +135,7 @@ def build(
             vocab_size=tokenizer.get_vocab_size(),
             d_model=width,
             encoder_layers=layers,
-            decoder_layers=2,
+            decoder_layers=DECODER_LAYERS,
             encoder_attention_heads=heads,
             decoder_attention_heads=heads,
             encoder_ffn_dim=4 * width,
@@ -159,36 +167,45 @@ def encode(model: WhisperForConditionalGeneration, mel: torch.Tensor) -> torch.T
     return encoder.layer_norm(x)
 
 
-def collate(corpus: Corpus, batch: list[Example], tokenizer: Tokenizer, full_window: bool) -> dict[str, Any]:
-    """Tensors of a batch: mel [batch, 80, frames] as whisperX computes it, decoder inputs and targets, plain texts."""
+def collate(
+    corpus: Corpus, batch: Sequence[Example | SharedWindow], tokenizer: Tokenizer, full_window: bool
+) -> dict[str, Any]:
+    """Return the tensors of a batch: mel [batch, 80, frames] as whisperX computes it, decoder inputs and targets, where
+    each token is said, and plain texts.
+    """
     import torch
 
     frames = WINDOW_FRAMES if full_window else min(WINDOW_FRAMES, 2 * math.ceil(max(e.frames for e in batch) / 2))
     mel = np.zeros((len(batch), 80, frames), np.float32)
     special = tokenizer.token_to_id
     end, start = special("<|endoftext|>"), special("<|startoftranscript|>")
-    inputs, targets, texts = [], [], []
+    inputs, targets, places, texts = [], [], [], []
     for index, example in enumerate(batch):
-        x = corpus.cut(example)[:frames]
+        x = example.cut(corpus.features)[:frames]
         x = np.maximum(x, x.max() - 8)
         floor = float(max(-10.0, x.max() - 8))
         mel[index] = floor
         mel[index, :, : len(x)] = x.T
         # CTranslate2 divides a hypothesis's score by its length, so one without any token can never win: silence is a
         # space
-        text = tokenizer.encode(written(example.text) or " ", add_special_tokens=False).ids[: MAX_TOKENS - 4]
+        transcript = written(example.text) or " "
+        encoding = tokenizer.encode(transcript, add_special_tokens=False)
+        text = encoding.ids[: MAX_TOKENS - 4]
         language = special(f"<|{example.language}|>")
         tokens = [start, language, special("<|transcribe|>"), special("<|notimestamps|>"), *text, end]
         # the task tokens are given at inference, and silence has no language: neither is learnt
         target = [language if example.text else -100, -100, -100, *text, end]
         inputs.append(tokens[:-1])
         targets.append(target)
+        said = token_places(encoding, transcript, example.sentences)[: len(text)]
+        places.append([math.nan] * (PROMPT - 1) + said + [math.nan])
         texts.append((example.text, example.language))
     width = max(map(len, inputs))
     return {
         "mel": torch.from_numpy((mel + 4) / 4),
         "inputs": torch.tensor([row + [end] * (width - len(row)) for row in inputs]),
         "targets": torch.tensor([row + [-100] * (width - len(row)) for row in targets]),
+        "places": torch.tensor([row + [math.nan] * (width - len(row)) for row in places]),
         "texts": texts,
         "frames": torch.tensor([min(frames, e.frames) // 2 for e in batch]),
     }
@@ -213,28 +230,15 @@ def losses(
     ctc = ctc_loss(frames_logits, batch["frames"], batch["texts"], phone_ids)
     counted = batch["targets"] != -100
     right = ((logits.argmax(-1) == batch["targets"]) & counted).sum() / counted.sum()
-    diagonal = _off_diagonal(decoded.cross_attentions, batch)
     loss = (1 - CTC_WEIGHT) * ce + CTC_WEIGHT * ctc
-    return {"loss": loss, "ce": ce, "ctc": ctc, "diagonal": diagonal, "right": right}
-
-
-def _off_diagonal(attentions: tuple[torch.Tensor, ...], batch: dict[str, Any]) -> torch.Tensor:
-    """How far half of the cross-attention heads look from where a steady speaker would be: 0 to 1.
-
-    The guided attention of Tachibana et al. (ICASSP 2018), for clips of one sentence, where token n of N is near frame
-    n / N of the speech: what text-to-speech uses to find an alignment early works for recognition as well.
-    """
-    import torch
-
-    heads = attentions[0].shape[1] // 2
-    weights = torch.stack([layer[:, :heads] for layer in attentions]).float().mean((0, 2))  # [batch, tokens, frames]
-    tokens, frames = weights.shape[1:]
-    counts = (batch["targets"] != -100).sum(1)[:, None, None]  # the text, its end, and the language
-    place = (torch.arange(tokens)[None, :, None] - PROMPT + 1.5) / counts.clamp(min=1)
-    time = torch.arange(frames)[None, None, :] / batch["frames"][:, None, None]
-    far = 1 - torch.exp(-((place - time) ** 2) / (2 * 0.15**2))
-    said = (batch["targets"] != -100) & (torch.arange(tokens) >= PROMPT - 1)[None, :] & (counts[:, :, 0] > 1)
-    return (weights * far).sum(-1)[said].mean() if bool(said.any()) else weights.sum() * 0
+    return {
+        "loss": loss,
+        "ce": ce,
+        "ctc": ctc,
+        "diagonal": off_diagonal(decoded.cross_attentions, batch),
+        "path": off_path(decoded.cross_attentions, batch["places"]),
+        "right": right,
+    }
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -288,7 +292,11 @@ def train(
         number = int(np.searchsorted(bounds, step, side="right"))
         phase = phases[number]
         r = random.Random(f"{seed}/{number}/{step}")
-        stream = batches(corpus, r, phase.max_seconds, phase.frames_per_batch, phase.min_snr_db)
+        stream: Iterator[Sequence[Example | SharedWindow]] = (
+            window_batches(corpus, r, phase.frames_per_batch)
+            if phase.shared
+            else batches(corpus, r, phase.max_seconds, phase.frames_per_batch, phase.min_snr_db)
+        )
         model.train()
         while step < bounds[number]:
             g = np.random.default_rng((seed, step))
@@ -301,11 +309,14 @@ def train(
             batch["inputs"][forgotten] = torch.from_numpy(g.integers(end, size=int(forgotten.sum())))
             out = losses(model, head, phone_ids, batch)
             left = float(bounds[number] - step) / phase.steps
+            # Weights that come from a shipped model have an optimiser that knows nothing of them.
+            warm = (phase.steps * (1 - left) + 1) / 30 if phase.shared and not phase.full_window else 1.0
             for optimiser in both:
                 for group in optimiser.param_groups:
-                    group["lr"] = phase.restart * left or learning_rate(step, curve, peak)
+                    group["lr"] = phase.restart * min(left, warm) or learning_rate(step, curve, peak)
                 optimiser.zero_grad()
-            (out["loss"] + (out["diagonal"] if phase.max_seconds == 0 else 0)).backward()
+            guide = out["path"] if phase.shared else out["diagonal"] if phase.max_seconds == 0 else 0
+            (out["loss"] + guide).backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             for optimiser in both:
                 optimiser.step()
@@ -313,7 +324,8 @@ def train(
             if step % 25 == 0:
                 print(
                     f"step {step} phase {number} ce {out['ce']:.3f} "
-                    f"ctc {out['ctc']:.3f} diagonal {out['diagonal']:.3f} right {out['right']:.3f} "
+                    f"ctc {out['ctc']:.3f} diagonal {out['diagonal']:.3f} path {out['path']:.3f} "
+                    f"right {out['right']:.3f} "
                     f"{time.monotonic() - began:.0f} s",
                     flush=True,
                 )
@@ -374,9 +386,8 @@ def export(checkpoint: Path, folder: Path) -> Path:
     model.generation_config = GenerationConfig(
         suppress_tokens=[],
         begin_suppress_tokens=[],  # the end of text may come first: that is how silence is written
-        # None: trained on clips of a sentence or two, it loses its place after some 16 s, whichever heads are asked, so
-        # clips must not share a window (one clip in 14 got its own words back).
-        alignment_heads=[],
+        # all: words go astray less often than by those that were shown where tokens are said
+        alignment_heads=[[layer, head] for layer in range(DECODER_LAYERS) for head in range(DECODER_HEADS)],
         lang_to_id={f"<|{code}|>": special(f"<|{code}|>") for code in LANGUAGES},
         decoder_start_token_id=special("<|startoftranscript|>"),
         eos_token_id=special("<|endoftext|>"),
