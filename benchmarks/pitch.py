@@ -1,4 +1,4 @@
-"""Gender by a limit on pitch, in the folds of `benchmarks.speakers`: what a model has to beat, and which labels to doubt.
+"""Gender by a limit on pitch, in the folds of `benchmarks.speakers`: what a model has to beat, which labels to doubt.
 
 python -m benchmarks.pitch WORK          WORK as benchmarks.speakers made it
 
