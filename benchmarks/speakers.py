@@ -4,6 +4,7 @@
     python -m benchmarks.speakers WORK --crawl CRAWL --init CKPT --folds 0               one fold
     python -m benchmarks.speakers WORK --crawl CRAWL --init CKPT --only head-all,plain-all
     python -m benchmarks.speakers WORK --crawl CRAWL --init CKPT --report                what was measured so far, again
+    python -m benchmarks.pitch WORK                                    what pitch alone says of gender in these folds
 
 CRAWL is the unpacked set of real recordings with truth.jsonl: all transcribed clips of speakers whose gender is known,
 at most 20 of a speaker. CKPT is what every run begins from; the starter model has heard synthetic voices only. Speakers
@@ -339,12 +340,12 @@ def main() -> None:
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--only", default=",".join(CONDITIONS), metavar="C,C", help=", ".join(CONDITIONS))
     parser.add_argument("--report", action="store_true", help="train nothing")
-    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--frames", type=int, default=6000, help="of 10 ms in a step (default: a minute)")
     parser.add_argument("--rate", type=float, default=0.003)
     parser.add_argument("--weight", type=float, help="of the head in the objective (default: the trainer's)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--precision", default="fp32")
+    parser.add_argument("--precision", default="bf16")
     options = parser.parse_args()
     handoffs = prepare(options.crawl, options.work, options.init)
     describe(handoffs)
