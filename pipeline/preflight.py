@@ -14,7 +14,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from operators.asr.whisper_folder import has_alignment_heads
+from operators.asr.funasr import find_funasr
+from operators.asr.whisper_folder import find_whisper, has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
 from operators.storage.hub import silent, surely_missing
@@ -86,10 +87,6 @@ class Preflight:
 
         What an engine of the user's own makes of a name is its own business.
         """
-        asr = self.settings.asr
-        folder = Path(asr.model).expanduser()
-        if asr.engine == WHISPERX and asr.share_windows and folder.is_dir() and not has_alignment_heads(folder):
-            self.passed("windows", f"{asr.model} has no alignment heads: every clip is heard in a window of its own")
         settings = self.settings
         named = [("vad.model", settings.vad.engine, settings.vad.model)]
         named += [("asr.model", settings.asr.engine, settings.asr.model)]
@@ -114,6 +111,16 @@ class Preflight:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
             if not there:
                 self._wanted.append((key, engine, model))
+            elif not os.path.isdir(os.path.expanduser(model)):
+                continue
+            elif key == "asr.model" and engine == WHISPERX:
+                find_whisper(model)  # refuses a folder of another kind, as the engine would, but before Ray starts
+            elif engine == FUNASR:
+                find_funasr(model, what=key.removesuffix(".model"))
+        asr = settings.asr
+        folder = Path(asr.model).expanduser()
+        if asr.engine == WHISPERX and asr.share_windows and folder.is_dir() and not has_alignment_heads(folder):
+            self.passed("windows", f"{asr.model} has no alignment heads: every clip is heard in a window of its own")
 
     def before_engines(self) -> None:
         """Look whether models that are not here can be fetched, when all else is right. Raises UserError."""

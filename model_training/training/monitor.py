@@ -80,6 +80,8 @@ class Monitor:
             return
         seconds = time.monotonic() - self._began
         left = (self._settings.max_steps - step) * seconds / max(step - self._first, 1)
+        if self._settings.max_minutes:
+            left = min(left, max(0.0, 60 * self._settings.max_minutes - seconds))
         numbers = numbers | {"frames_per_second": self._frames / seconds}
         self._log({"step": step, "group": n_experts, **numbers})
         line = "  ".join(

@@ -132,11 +132,16 @@ def _kind(path: str) -> str:
         return "tar"
     if path.lower().endswith((*NOT_LOOKED_INTO, ".json", ".jsonl.gz", ".csv.gz")):
         raise UserError(
-            f"the source {path} has a form that cannot be read: give a folder, .jsonl, .csv, .parquet or plain .tar"
+            f"the source {path} has a form that cannot be read: give a folder, .jsonl, .csv, .tsv, .parquet or a plain "
+            ".tar"
         )
     if local:
-        what = "is no folder, manifest (.jsonl, .csv, .parquet) or .tar" if os.path.exists(path) else "does not exist"
-        raise UserError(f"the source {path} {what}: correct its path")
+        if not os.path.exists(path):
+            raise UserError(f"the source {path} does not exist: correct its path")
+        raise UserError(
+            f"the source {path} is no folder, manifest (.jsonl, .csv, .tsv, .parquet) or .tar: correct its path; "
+            "for one recording give its folder, or a manifest that names it"
+        )
     return "prefix"
 
 

@@ -115,6 +115,23 @@ def test_the_folder_of_a_built_in_engine_must_be_there(
     assert "copilot.models.en: no model folder /no/such/folder" in capsys.readouterr().err
 
 
+def test_a_folder_of_another_kind_is_refused_before_anything_is_planned_or_loaded(
+    crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other").mkdir()
+    own = f"copilot.models={{en: {{engine: '{MINE}', model: x}}}}"
+    assert run(tmp_path, crawl, "check", "asr.engine=whisperx", f"asr.model={tmp_path / 'other'}", own) == 2
+    said = capsys.readouterr()
+    assert "is no CTranslate2 folder (it has no model.bin)" in said.err
+    assert "ok windows" not in said.out
+    assert (
+        run(tmp_path, crawl, "check", f"copilot.models={{en: {{engine: funasr, model: '{tmp_path / 'other'}'}}}}") == 2
+    )
+    said = capsys.readouterr()
+    assert "is no FunASR folder: it has neither config.yaml nor configuration.json" in said.err
+    assert "ok disk" not in said.out
+
+
 def test_check_loads_every_model_and_says_so(crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, crawl, "check") == 0
     assert "every stage has loaded its models" in capsys.readouterr().out

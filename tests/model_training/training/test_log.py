@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import time
 from pathlib import Path
 
 import pytest
@@ -64,3 +65,14 @@ def test_loaders_and_the_log_are_closed_when_a_step_fails(
         train(str(handoff), tmp_path / "run", settings)
     assert closed == ["monitor"]
     assert not multiprocessing.active_children()
+
+
+def test_the_time_left_is_that_of_the_command_when_minutes_end_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command of two minutes and a million steps is not said to take days."""
+    settings = config.load(None, ["train.max_steps=1000000", "train.max_minutes=2"]).train
+    with Monitor(tmp_path, settings, 0) as monitor:
+        time.sleep(0.05)
+        monitor.step(1, 3, 100, {"loss": 1.0, "accuracy": 0.5, "learning_rate": 0.1}, {})
+    assert "ETA 0:01:5" in capsys.readouterr().err

@@ -144,6 +144,7 @@ def test_a_folder_that_may_not_be_listed_is_counted(tmp_path: Path, monkeypatch:
         ("file:///crawl", "file:// cannot be read"),
         ("x.tar.gz", "has a form that cannot be read"),
         ("file.txt", "is no folder, manifest"),
+        ("talk.mp3", "for one recording give its folder"),
         ("empty/", "no audio in the source"),
         ("gone.jsonl", "gone.jsonl"),
         ("zeros.tar", "not a tar"),
@@ -153,7 +154,7 @@ def test_a_source_that_cannot_be_used_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    make(tmp_path, "x.tar.gz", "file.txt", "empty/readme.txt", "zeros.tar")
+    make(tmp_path, "x.tar.gz", "file.txt", "talk.mp3", "empty/readme.txt", "zeros.tar")
     with pytest.raises(UserError, match=line) as caught:
         read(path)
     assert "\n" not in str(caught.value)
