@@ -81,19 +81,18 @@ class Sorted:
     def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
         x_TD = _autocast(x_TD)
         counts_N = _counts(choice, tiers)
-        counts = counts_N.tolist()  # on a GPU the program waits for it
-        rows_N, rows = counts_N, counts
-        if x_TD.dtype == torch.bfloat16 and not x_TD.is_cuda:
-            rows_N = _round_up(counts_N)
-            rows = rows_N.tolist()
+        rows_N = _round_up(counts_N) if x_TD.dtype == torch.bfloat16 and not x_TD.is_cuda else counts_N
+        rows = rows_N.tolist()  # on a GPU the program waits for it
         place_P, source_Q = _places(choice, counts_N, Room(rows_N, sum(rows)))
         # Spare rows have the gate 0, so that they add nothing to a sum or to a gradient.
         gates_P = choice.gates_TK.reshape(-1)
         gates_Q = gates_P.new_zeros(len(source_Q)).index_copy(0, place_P, gates_P)
-        parameters = [parameter for kind in zip(*(tier.stacks() for tier in tiers)) for parameter in kind]
-        cast = [parameter for kind in zip(*(tier.cast(x_TD.dtype) for tier in tiers)) for parameter in kind]
-        layout = Layout(source_Q // choice.chosen_TK.shape[1], rows, counts)
-        y_TD: Tensor = _SortedBlocks.apply(x_TD, gates_Q, layout, dropout, cast, *parameters)
+        frames_Q = source_Q // choice.chosen_TK.shape[1]
+        gates_TN = torch.zeros_like(choice.scores_TN).scatter(1, choice.chosen_TK, choice.gates_TK)
+        biases_TD = torch.mm(gates_TN.to(x_TD.dtype), torch.cat([tier.b_out_ED for tier in tiers]).to(x_TD.dtype))
+        parameters = [stack for kind in zip(*(tier.stacks()[:3] for tier in tiers)) for stack in kind]
+        cast = [stack for kind in zip(*(tier.cast(x_TD.dtype)[:3] for tier in tiers)) for stack in kind]
+        y_TD: Tensor = _SortedBlocks.apply(x_TD, biases_TD, gates_Q, frames_Q, rows, dropout, cast, *parameters)
         return y_TD
 
 
@@ -254,20 +253,9 @@ class _FromPairs(torch.autograd.Function):
         return grad_PD.new_zeros(ctx.rows, grad_PD.shape[1]).index_copy_(0, place_P, grad_PD), None
 
 
-class Layout(NamedTuple):
-    """A Layout says which frames each expert takes."""
-
-    frames_Q: Tensor
-    """expert by expert, no frame twice but in spare rows"""
-    rows: list[int]
-    """of each expert, spare ones included"""
-    counts: list[int]
-    """how many of these are no spare ones"""
-
-
 class _SortedBlocks(torch.autograd.Function):
     """One expert after the other: its frames, both products, and its share of their sums while all that is in the
-    cache.
+    cache. The sums begin with the biases of the second product.
 
     Nothing is ever laid out for all pairs but the hidden layer: with twelve experts a frame, copies of frames and of
     answers would be most of the memory, and a quarter of the time. Sums over experts are of float32 or better.
@@ -276,73 +264,73 @@ class _SortedBlocks(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_TD: Tensor, gates_Q: Tensor, layout: Layout, dropout: float, cast: list[Tensor], *parameters: Tensor
+        ctx: Any,
+        x_TD: Tensor,
+        biases_TD: Tensor,
+        gates_Q: Tensor,
+        frames_Q: Tensor,
+        rows: list[int],
+        dropout: float,
+        cast: list[Tensor],
+        *parameters: Tensor,
     ) -> Tensor:
-        y_TD = _zero_sums(x_TD)
+        y_TD = biases_TD.to(_of_sums(x_TD), copy=True)
         hiddens: list[Tensor] = []
         masks: list[Tensor] = []
-        parts = (layout.frames_Q.split(layout.rows), gates_Q.split(layout.rows), layout.counts)
-        for frames_R, gates_R, count, (w_in_HD, b_in_H, w_out_HD, b_out_D) in zip(*parts, _experts(cast)):
-            if not count:
+        parts = frames_Q.split(rows), gates_Q.unsqueeze(1).split(rows)
+        for frames_R, gates_R1, (w_in_HD, b_in_H, w_out_HD) in zip(*parts, _experts(cast)):
+            if not len(frames_R):
                 continue
             hidden_RH = torch.addmm(b_in_H, x_TD.index_select(0, frames_R), w_in_HD.t())
             active_RH = F.silu(hidden_RH)
             if dropout:
                 active_RH, mask_RH = torch.native_dropout(active_RH, dropout, True)
                 masks.append(mask_RH)
-            y_RD = torch.addmm(b_out_D, active_RH, w_out_HD)[:count]
-            kept_R = frames_R[:count]
-            sums_RD = y_TD.index_select(0, kept_R)
-            y_TD.index_copy_(0, kept_R, sums_RD.addcmul_(y_RD.to(y_TD.dtype), gates_R[:count].unsqueeze(1)))
+            y_RD = torch.mm(active_RH, w_out_HD)
+            y_TD.index_add_(0, frames_R, (y_RD * gates_R1).to(y_TD.dtype))
             hiddens.append(hidden_RH)
-        ctx.save_for_backward(x_TD, gates_Q, layout.frames_Q, *cast, *hiddens, *masks)
-        ctx.layout, ctx.dropout, ctx.dtypes = layout, dropout, [parameter.dtype for parameter in parameters]
+        ctx.save_for_backward(x_TD, gates_Q, frames_Q, *cast, *hiddens, *masks)
+        ctx.rows, ctx.dropout, ctx.dtypes = rows, dropout, [parameter.dtype for parameter in parameters]
         return y_TD.to(x_TD.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad_TD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        number, layout = len(ctx.dtypes), ctx.layout
+        number, scale = len(ctx.dtypes), 1 / (1 - ctx.dropout)
         x_TD, gates_Q, frames_Q, *saved = ctx.saved_tensors
         cast, saved = saved[:number], saved[number:]
-        busy = sum(1 for count in layout.counts if count)
+        busy = sum(1 for rows in ctx.rows if rows)
         hiddens, masks = iter(saved[:busy]), iter(saved[busy:])
-        grad_x_TD, grad_gates_Q = _zero_sums(x_TD), torch.zeros_like(gates_Q)
+        grad_x_TD, grad_gates_Q = torch.zeros_like(x_TD, dtype=_of_sums(x_TD)), torch.zeros_like(gates_Q)
         grads = [torch.empty_like(parameter, dtype=dtype) for parameter, dtype in zip(cast, ctx.dtypes)]
-        parts = (*(part.split(layout.rows) for part in (frames_Q, gates_Q, grad_gates_Q)), layout.counts)
-        for frames_R, gates_R, grad_gates_R, count, weights, (dw_in, db_in, dw_out, db_out) in zip(
+        gates_Q1 = gates_Q.unsqueeze(1).to(x_TD.dtype)
+        parts = (part.split(ctx.rows) for part in (frames_Q, gates_Q1, grad_gates_Q))
+        for frames_R, gates_R1, grad_gates_R, (w_in_HD, _, w_out_HD), (dw_in, db_in, dw_out) in zip(
             *parts, _experts(cast), _experts(grads)
         ):
-            if not count:
-                for grad in (dw_in, db_in, dw_out, db_out):
+            if not len(frames_R):
+                for grad in (dw_in, db_in, dw_out):
                     grad.zero_()
                 continue
-            w_in_HD, _, w_out_HD, b_out_D = weights
             x_RD, grad_RD, hidden_RH = x_TD.index_select(0, frames_R), grad_TD.index_select(0, frames_R), next(hiddens)
             active_RH = F.silu(hidden_RH)
             grad_RH = torch.mm(grad_RD, w_out_HD.t())
-            scale = 1 / (1 - ctx.dropout)
             if ctx.dropout:
                 mask_RH = next(masks)
                 active_RH = torch.ops.aten.native_dropout_backward(active_RH, mask_RH, scale)
-            # The gradient of the gate is the answer times its gradient, of which the hidden layer has all but the bias.
-            grad_gates_R.copy_((active_RH * grad_RH).sum(1) + torch.mv(grad_RD, b_out_D))
-            gates_R1 = gates_R.unsqueeze(1).to(grad_RD.dtype)
-            grad_RD.mul_(gates_R1)
+            grad_gates_R.copy_((active_RH * grad_RH).sum(1))
             grad_RH.mul_(gates_R1)
             if ctx.dropout:
                 grad_RH = torch.ops.aten.native_dropout_backward(grad_RH, mask_RH, scale)
-            _product(active_RH.t(), grad_RD, dw_out)
-            db_out.copy_(grad_RD.sum(0))
+            _product(active_RH.t(), grad_RD.mul_(gates_R1), dw_out)
             grad_RH = torch.ops.aten.silu_backward(grad_RH, hidden_RH)
             _product(grad_RH.t(), x_RD, dw_in)
             db_in.copy_(grad_RH.sum(0))
-            kept_R, more_RD = frames_R[:count], torch.mm(grad_RH, w_in_HD)[:count]
-            grad_x_TD.index_copy_(0, kept_R, grad_x_TD.index_select(0, kept_R).add_(more_RD))
-        return grad_x_TD.to(x_TD.dtype), grad_gates_Q, None, None, None, *grads
+            grad_x_TD.index_add_(0, frames_R, torch.mm(grad_RH, w_in_HD).to(grad_x_TD.dtype))
+        return grad_x_TD.to(x_TD.dtype), grad_TD, grad_gates_Q, None, None, None, None, *grads
 
 
-def _zero_sums(x_TD: Tensor) -> Tensor:
-    return torch.zeros(x_TD.shape, dtype=torch.promote_types(x_TD.dtype, torch.float32), device=x_TD.device)
+def _of_sums(x_TD: Tensor) -> torch.dtype:
+    return torch.promote_types(x_TD.dtype, torch.float32)
 
 
 def _product(a: Tensor, b: Tensor, into: Tensor) -> None:
@@ -354,9 +342,9 @@ def _product(a: Tensor, b: Tensor, into: Tensor) -> None:
 
 
 def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Yield each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
-    tiers = len(parameters) // 4
-    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(4)]
+    """Yield each expert's (w_in, b_in, w_out) from stacks listed kind by kind."""
+    tiers = len(parameters) // 3
+    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(3)]
     return zip(*kinds)
 
 

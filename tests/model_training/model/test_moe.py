@@ -104,7 +104,7 @@ def test_gradients_of_sorted_experts_are_those_of_what_they_answer(dropout: floa
 
     def answer(x_TD: Tensor, gates_TK: Tensor, *_: Tensor) -> Tensor:
         torch.manual_seed(1)  # the same hidden units are dropped
-        return Sorted()(x_TD, Choice(chosen_TK, gates_TK, torch.empty(5, 5)), tiers, dropout)
+        return Sorted()(x_TD, Choice(chosen_TK, gates_TK, torch.zeros(5, 5).double()), tiers, dropout)
 
     assert torch.autograd.gradcheck(answer, (x_TD, gates_TK, *parameters), fast_mode=True)
 
