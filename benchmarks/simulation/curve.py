@@ -82,15 +82,19 @@ class Checked:
 
 
 def check(traces: Sequence[Trace]) -> list[Checked]:
-    """Play every measured run, by what the first trace's run with one worker a stage says."""
+    """Play every measured run in the order in which it took its units, by what the first trace's run with one worker a
+    stage says.
+    """
     measured, found = Measured.of(traces[0]), []
+    by_name = {unit.name: unit for unit in measured.units}
     for trace in traces:
         for workers, run in sorted(trace.runs.items()):
             known = trace is traces[0]
             if known:
-                plays = [measured.on_this_machine(measured.units, workers, run.taken)]
+                plays = [measured.on_this_machine([by_name[name] for name in run.order], workers, run.taken)]
             else:
-                drawn = (measured.like(run.audio_seconds, random.Random(seed)) for seed in range(PLAYS))
+                audio_seconds = {name: run.audio_seconds[name] for name in run.order}
+                drawn = (measured.like(audio_seconds, random.Random(seed)) for seed in range(PLAYS))
                 plays = [measured.on_this_machine(units, workers, run.taken) for units in drawn]
             minutes = sum(run.audio_seconds.values()) / 60
             found.append(

@@ -59,6 +59,12 @@ class Run:
     longest_gap: float
 
     @property
+    def order(self) -> list[str]:
+        """Return the units as the first stage took them. Ray Data keeps to no order after that."""
+        first = [visit for visit in self.visits if visit.stage == self.stages[0]]
+        return [visit.unit for visit in sorted(first, key=lambda visit: visit.start)]
+
+    @property
     def disturbed(self) -> bool:
         """Whether other programs took so much, or the machine stood still, that its seconds say little."""
         return self.others > MOST_OTHERS or self.longest_gap > LONGEST_GAP

@@ -71,64 +71,59 @@ class Room(NamedTuple):
     """of each expert, int64"""
     total: int
     """Q, of all together"""
-    rows: list[int]
-    """the same as `rows_N` where the program must know them"""
 
 
 class Sorted:
-    """Sorted sorts pairs by expert; one expert after the other over its rows."""
+    """Sorted sorts pairs by expert; one expert after the other takes its frames and adds to their sums."""
 
     takes_padding = False
 
     def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
-        if torch.is_autocast_enabled(x_TD.device.type):
-            x_TD = x_TD.to(torch.get_autocast_dtype(x_TD.device.type))
-        top_k = choice.chosen_TK.shape[1]
-        expert_P = choice.chosen_TK.reshape(-1)
-        order_P = torch.argsort(expert_P, stable=True)
-        counts_N = choice.pairs_N
-        if counts_N is None:
-            counts_N = frames_per_expert(choice.chosen_TK, sum(tier.n_experts for tier in tiers))
-        room = self.room(counts_N, x_TD, len(expert_P))
-        place_P, source_Q = _places(expert_P, order_P, counts_N, room)
-        x_QD = _ToPairs.apply(x_TD, source_Q, place_P, top_k)
-        y_PD = _FromPairs.apply(self.blocks(x_QD, room, tiers, dropout), place_P)
-        gates_T1K = choice.gates_TK.to(y_PD.dtype).unsqueeze(1)
-        return torch.bmm(gates_T1K, y_PD.view(-1, top_k, y_PD.shape[-1])).squeeze(1)
-
-    def room(self, counts_N: Tensor, x_TD: Tensor, pairs: int) -> Room:
-        """Return the rows that each expert gets, at least as many as it has pairs. On a GPU this waits for it."""
-        rows_N = counts_N if x_TD.is_cuda or x_TD.dtype != torch.bfloat16 else _round_up(counts_N)
-        rows = rows_N.tolist()
-        return Room(rows_N, sum(rows), rows)
-
-    def blocks(self, x_QD: Tensor, room: Room, tiers: Sequence[Experts], dropout: float) -> Tensor:
-        """Return every row through its expert (Q, D)."""
-        parameters = [parameter for kind in zip(*(tier.stacks() for tier in tiers)) for parameter in kind]
-        cast = [parameter for kind in zip(*(tier.cast(x_QD.dtype) for tier in tiers)) for parameter in kind]
-        y_QD: Tensor = _SortedBlocks.apply(x_QD, room.rows, dropout, cast, *parameters)
-        return y_QD
+        x_TD = _autocast(x_TD)
+        counts_N = _counts(choice, tiers)
+        rows_N = _round_up(counts_N) if x_TD.dtype == torch.bfloat16 and not x_TD.is_cuda else counts_N
+        rows = rows_N.tolist()  # on a GPU the program waits for it
+        place_P, source_Q = _places(choice, counts_N, Room(rows_N, sum(rows)))
+        # Spare rows have the gate 0, so that they add nothing to a sum or to a gradient.
+        gates_P = choice.gates_TK.reshape(-1)
+        gates_Q = gates_P.new_zeros(len(source_Q)).index_copy(0, place_P, gates_P)
+        frames_Q = source_Q // choice.chosen_TK.shape[1]
+        gates_TN = torch.zeros_like(choice.scores_TN).scatter(1, choice.chosen_TK, choice.gates_TK)
+        biases_TD = torch.mm(gates_TN.to(x_TD.dtype), torch.cat([tier.b_out_ED for tier in tiers]).to(x_TD.dtype))
+        parameters = [stack for kind in zip(*(tier.stacks()[:3] for tier in tiers)) for stack in kind]
+        cast = [stack for kind in zip(*(tier.cast(x_TD.dtype)[:3] for tier in tiers)) for stack in kind]
+        y_TD: Tensor = _SortedBlocks.apply(x_TD, biases_TD, gates_Q, frames_Q, rows, dropout, cast, *parameters)
+        return y_TD
 
 
-class Grouped(Sorted):
+class Grouped:
     """Grouped sorts pairs by expert; torch's grouped product over all experts at once. The program never waits to know
     how many rows each has.
     """
 
-    def room(self, counts_N: Tensor, x_TD: Tensor, pairs: int) -> Room:
+    takes_padding = False
+
+    def __call__(self, x_TD: Tensor, choice: Choice, tiers: Sequence[Experts], dropout: float) -> Tensor:
+        x_TD, counts_N = _autocast(x_TD), _counts(choice, tiers)
+        top_k = choice.chosen_TK.shape[1]
+        room = self.room(counts_N, choice.chosen_TK.numel())
+        place_P, source_Q = _places(choice, counts_N, room)
+        x_QD = _ToPairs.apply(x_TD, source_Q, place_P, top_k)
+        w_in = [tier.w_in_EHD.transpose(1, 2) for tier in tiers]
+        hidden_QH = drop(F.silu(_grouped(x_QD, room, w_in, [tier.b_in_EH for tier in tiers])), dropout)
+        y_QD = _grouped(hidden_QH, room, [tier.w_out_EHD for tier in tiers], [tier.b_out_ED for tier in tiers])
+        y_PD = _FromPairs.apply(y_QD, place_P)
+        gates_T1K = choice.gates_TK.to(y_PD.dtype).unsqueeze(1)
+        return torch.bmm(gates_T1K, y_PD.view(-1, top_k, y_PD.shape[-1])).squeeze(1)
+
+    def room(self, counts_N: Tensor, pairs: int) -> Room:
         """Return a multiple of 8 rows for each expert, which the gradients' products want (16 bytes of bfloat16).
 
         What that makes of all together is a matter of the counts; there is room for the most; the last has the rest.
         """
         rows_N = (counts_N + 7) // 8 * 8
         total = (pairs + 7) // 8 * 8 + 8 * len(counts_N) if pairs else 0
-        rows_N = torch.cat([rows_N[:-1], total - rows_N[:-1].sum(0, keepdim=True)])
-        return Room(rows_N, total, [])
-
-    def blocks(self, x_QD: Tensor, room: Room, tiers: Sequence[Experts], dropout: float) -> Tensor:
-        w_in = [tier.w_in_EHD.transpose(1, 2) for tier in tiers]
-        hidden_QH = drop(F.silu(_grouped(x_QD, room, w_in, [tier.b_in_EH for tier in tiers])), dropout)
-        return _grouped(hidden_QH, room, [tier.w_out_EHD for tier in tiers], [tier.b_out_ED for tier in tiers])
+        return Room(torch.cat([rows_N[:-1], total - rows_N[:-1].sum(0, keepdim=True)]), total)
 
 
 DISPATCHES: dict[str, Dispatch] = {"dense": Dense(), "sorted": Sorted(), "grouped": Grouped(), "loop": Loop()}
@@ -182,11 +177,25 @@ def frames_per_expert(chosen_TK: Tensor, n_experts: int) -> Tensor:
     return (chosen_TK.reshape(-1, 1) == expert_N).sum(0)
 
 
-def _places(expert_P: Tensor, order_P: Tensor, counts_N: Tensor, room: Room) -> tuple[Tensor, Tensor]:
+def _autocast(x_TD: Tensor) -> Tensor:
+    device = x_TD.device.type
+    return x_TD.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else x_TD
+
+
+def _counts(choice: Choice, tiers: Sequence[Experts]) -> Tensor:
+    if choice.pairs_N is not None:
+        return choice.pairs_N
+    return frames_per_expert(choice.chosen_TK, sum(tier.n_experts for tier in tiers))
+
+
+def _places(choice: Choice, counts_N: Tensor, room: Room) -> tuple[Tensor, Tensor]:
     """Return the row of each pair when the rows are laid out so (Q in all), and the pair that each row takes.
 
-    Spare rows take pair 0, which nobody reads back.
+    An expert's pairs come first among its rows, in the order of frames. Spare rows take pair 0, which nobody reads
+    back.
     """
+    expert_P = choice.chosen_TK.reshape(-1)
+    order_P = torch.argsort(expert_P, stable=True)
     shift_N = (room.rows_N.cumsum(0) - room.rows_N) - (counts_N.cumsum(0) - counts_N)
     row_P = torch.arange(len(order_P), device=order_P.device) + shift_N[expert_P[order_P]]
     place_P = torch.empty_like(order_P)
@@ -245,70 +254,97 @@ class _FromPairs(torch.autograd.Function):
 
 
 class _SortedBlocks(torch.autograd.Function):
-    """One expert after the other over its rows, both products at once while its hidden layer is in the cache.
+    """One expert after the other: its frames, both products, and its share of their sums while all that is in the
+    cache. The sums begin with the biases of the second product.
 
+    Nothing is ever laid out for all pairs but the hidden layer: with twelve experts a frame, copies of frames and of
+    answers would be most of the memory, and a quarter of the time. Sums over experts are of float32 or better.
     Gradients of weights are written into place: autograd would stitch one small tensor per expert together.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_QD: Tensor, rows: list[int], dropout: float, cast: list[Tensor], *parameters: Tensor
+        ctx: Any,
+        x_TD: Tensor,
+        biases_TD: Tensor,
+        gates_Q: Tensor,
+        frames_Q: Tensor,
+        rows: list[int],
+        dropout: float,
+        cast: list[Tensor],
+        *parameters: Tensor,
     ) -> Tensor:
-        y_QD = torch.empty_like(x_QD)
+        y_TD = biases_TD.to(_of_sums(x_TD), copy=True)
         hiddens: list[Tensor] = []
         masks: list[Tensor] = []
-        for x_RD, y_RD, (w_in_HD, b_in_H, w_out_HD, b_out_D) in zip(x_QD.split(rows), y_QD.split(rows), _experts(cast)):
-            if not len(x_RD):
+        parts = frames_Q.split(rows), gates_Q.unsqueeze(1).split(rows)
+        for frames_R, gates_R1, (w_in_HD, b_in_H, w_out_HD) in zip(*parts, _experts(cast)):
+            if not len(frames_R):
                 continue
-            hidden_RH = torch.addmm(b_in_H, x_RD, w_in_HD.t())
+            hidden_RH = torch.addmm(b_in_H, x_TD.index_select(0, frames_R), w_in_HD.t())
             active_RH = F.silu(hidden_RH)
             if dropout:
                 active_RH, mask_RH = torch.native_dropout(active_RH, dropout, True)
                 masks.append(mask_RH)
-            torch.addmm(b_out_D, active_RH, w_out_HD, out=y_RD)
+            y_RD = torch.mm(active_RH, w_out_HD)
+            y_TD.index_add_(0, frames_R, (y_RD * gates_R1).to(y_TD.dtype))
             hiddens.append(hidden_RH)
-        ctx.save_for_backward(x_QD, *cast, *hiddens, *masks)
+        ctx.save_for_backward(x_TD, gates_Q, frames_Q, *cast, *hiddens, *masks)
         ctx.rows, ctx.dropout, ctx.dtypes = rows, dropout, [parameter.dtype for parameter in parameters]
-        return y_QD
+        return y_TD.to(x_TD.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad_QD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
-        number = len(ctx.dtypes)
-        x_QD, *saved = ctx.saved_tensors
+    def backward(ctx: Any, grad_TD: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        number, scale = len(ctx.dtypes), 1 / (1 - ctx.dropout)
+        x_TD, gates_Q, frames_Q, *saved = ctx.saved_tensors
         cast, saved = saved[:number], saved[number:]
         busy = sum(1 for rows in ctx.rows if rows)
         hiddens, masks = iter(saved[:busy]), iter(saved[busy:])
-        grad_QD = grad_QD.contiguous()
-        grad_x_QD = torch.empty_like(x_QD)
-        grads = [torch.empty_like(parameter) for parameter in cast]
-        parts = (x_QD.split(ctx.rows), grad_QD.split(ctx.rows), grad_x_QD.split(ctx.rows))
-        for x_RD, grad_RD, grad_x_RD, (w_in_HD, _, w_out_HD, _), (dw_in, db_in, dw_out, db_out) in zip(
+        grad_x_TD, grad_gates_Q = torch.zeros_like(x_TD, dtype=_of_sums(x_TD)), torch.zeros_like(gates_Q)
+        grads = [torch.empty_like(parameter, dtype=dtype) for parameter, dtype in zip(cast, ctx.dtypes)]
+        gates_Q1 = gates_Q.unsqueeze(1).to(x_TD.dtype)
+        parts = (part.split(ctx.rows) for part in (frames_Q, gates_Q1, grad_gates_Q))
+        for frames_R, gates_R1, grad_gates_R, (w_in_HD, _, w_out_HD), (dw_in, db_in, dw_out) in zip(
             *parts, _experts(cast), _experts(grads)
         ):
-            if not len(x_RD):
-                for grad in (dw_in, db_in, dw_out, db_out):
+            if not len(frames_R):
+                for grad in (dw_in, db_in, dw_out):
                     grad.zero_()
                 continue
-            hidden_RH = next(hiddens)
+            x_RD, grad_RD, hidden_RH = x_TD.index_select(0, frames_R), grad_TD.index_select(0, frames_R), next(hiddens)
             active_RH = F.silu(hidden_RH)
             grad_RH = torch.mm(grad_RD, w_out_HD.t())
             if ctx.dropout:
                 mask_RH = next(masks)
-                active_RH = torch.ops.aten.native_dropout_backward(active_RH, mask_RH, 1 / (1 - ctx.dropout))
-                grad_RH = torch.ops.aten.native_dropout_backward(grad_RH, mask_RH, 1 / (1 - ctx.dropout))
-            torch.mm(active_RH.t(), grad_RD, out=dw_out)
-            torch.sum(grad_RD, 0, out=db_out)
+                active_RH = torch.ops.aten.native_dropout_backward(active_RH, mask_RH, scale)
+            grad_gates_R.copy_((active_RH * grad_RH).sum(1))
+            grad_RH.mul_(gates_R1)
+            if ctx.dropout:
+                grad_RH = torch.ops.aten.native_dropout_backward(grad_RH, mask_RH, scale)
+            _product(active_RH.t(), grad_RD.mul_(gates_R1), dw_out)
             grad_RH = torch.ops.aten.silu_backward(grad_RH, hidden_RH)
-            torch.mm(grad_RH.t(), x_RD, out=dw_in)
-            torch.sum(grad_RH, 0, out=db_in)
-            torch.mm(grad_RH, w_in_HD, out=grad_x_RD)
-        return grad_x_QD, None, None, None, *(grad.to(dtype) for grad, dtype in zip(grads, ctx.dtypes))
+            _product(grad_RH.t(), x_RD, dw_in)
+            db_in.copy_(grad_RH.sum(0))
+            grad_x_TD.index_add_(0, frames_R, torch.mm(grad_RH, w_in_HD).to(grad_x_TD.dtype))
+        return grad_x_TD.to(x_TD.dtype), grad_TD, grad_gates_Q, None, None, None, None, *grads
+
+
+def _of_sums(x_TD: Tensor) -> torch.dtype:
+    return torch.promote_types(x_TD.dtype, torch.float32)
+
+
+def _product(a: Tensor, b: Tensor, into: Tensor) -> None:
+    """Write a product into a tensor of its own precision or another."""
+    if into.dtype == a.dtype:
+        torch.mm(a, b, out=into)
+    else:
+        into.copy_(torch.mm(a, b))
 
 
 def _experts(parameters: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """Yield each expert's (w_in, b_in, w_out, b_out) from stacks listed kind by kind."""
-    tiers = len(parameters) // 4
-    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(4)]
+    """Yield each expert's (w_in, b_in, w_out) from stacks listed kind by kind."""
+    tiers = len(parameters) // 3
+    kinds = [[part for stack in parameters[tiers * kind : tiers * (kind + 1)] for part in stack] for kind in range(3)]
     return zip(*kinds)
 
 

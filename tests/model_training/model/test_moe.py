@@ -11,9 +11,10 @@ from torch import Tensor
 
 from model_training import config
 from model_training.config import MoESettings, OptimizerSettings
-from model_training.model.dispatch import DISPATCHES
+from model_training.model.dispatch import DISPATCHES, Sorted
+from model_training.model.experts import Experts
 from model_training.model.moe import ElasticMoE
-from model_training.model.router import Routing
+from model_training.model.router import Choice, Routing
 from model_training.training.optimizer import make_optimizer
 
 D, WIDTH = 12, 10
@@ -90,6 +91,22 @@ def test_every_dispatch_is_the_naive_sum_forward_and_backward(settings: dict[str
             assert a is None or not a.any()
         else:
             torch.testing.assert_close(a if a is not None else torch.zeros_like(b), b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.4])
+def test_gradients_of_sorted_experts_are_those_of_what_they_answer(dropout: float) -> None:
+    torch.manual_seed(0)
+    tiers = [Experts(n_experts, 4, 3).double() for n_experts in (2, 3)]  # nobody chooses the fourth of the five
+    chosen_TK = torch.tensor([[0, 2], [1, 4], [2, 0], [4, 2], [0, 1]])
+    gates_TK = torch.rand(5, 2, dtype=torch.float64, requires_grad=True)
+    x_TD = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
+    parameters = [parameter for tier in tiers for parameter in tier.parameters()]
+
+    def answer(x_TD: Tensor, gates_TK: Tensor, *_: Tensor) -> Tensor:
+        torch.manual_seed(1)  # the same hidden units are dropped
+        return Sorted()(x_TD, Choice(chosen_TK, gates_TK, torch.zeros(5, 5).double()), tiers, dropout)
+
+    assert torch.autograd.gradcheck(answer, (x_TD, gates_TK, *parameters), fast_mode=True)
 
 
 @pytest.mark.parametrize("dispatch", ["auto", "sorted", "grouped", "loop"])
@@ -193,6 +210,33 @@ def test_spare_rows_under_bfloat16_change_nothing(frames: int) -> None:
         assert float((low - exact).norm()) <= 0.02 * float(exact.norm()) + 1e-6
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_small_experts_are_the_loop_within_rounding_and_copy_no_frame_twelve_times(dtype: torch.dtype) -> None:
+    frames, width, settings = 300, 16, MoESettings(shared=0, experts=[60], top_k=12, dispatch="sorted")
+    torch.manual_seed(0)
+    moe = ElasticMoE("layer", D, width, settings, 0.0)
+    x, weight = torch.randn(frames, D), torch.randn(frames, D)
+
+    def run(dispatch: str, dtype: torch.dtype) -> list[Tensor]:
+        moe.settings.dispatch = dispatch
+        moe.zero_grad(set_to_none=True)
+        inputs = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            y = moe(inputs, Routing(0))
+        (y.float() * weight).sum().backward()
+        assert inputs.grad is not None
+        return [y.float(), inputs.grad, *(p.grad for p in moe.parameters() if p.grad is not None)]
+
+    most = 0.01 if dtype == torch.bfloat16 else 1e-6
+    for got, wanted in zip(run("sorted", dtype), run("loop", torch.float32), strict=True):
+        assert float((got - wanted).norm()) <= most * float(wanted.norm())
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda saved: kept.append(saved) or saved, lambda saved: saved):
+        run("sorted", dtype)
+    pairs = frames * settings.top_k
+    assert not [tensor.shape for tensor in kept if tensor.dim() == 2 and len(tensor) >= pairs]
+
+
 def test_the_selection_bias_levels_the_load_and_leaves_gates_alone() -> None:
     moe = layer(torch.float32, balance="bias", bias_rate=0.01, shared=0)
     x = torch.randn(400, D) + 0.5
@@ -280,5 +324,5 @@ def test_frames_are_picked_once_a_layer_where_the_router_sees_what_the_experts_s
         moe(torch.randn(1, 7, 8), routing)
     counts = {event.key: event.count for event in profile.key_averages()}
     assert counts["aten::nonzero"] == 1, "a pass looks for its frames once, for all layers"
-    assert counts["aten::index_select"] == 2 * (3 + embedding), "to pairs and back, and frames"
+    assert counts["_Pick"] == 2 * (1 + embedding), "frames, and once more what the router alone sees"
     assert counts["aten::bincount"] == 2, "the report and the dispatch count frames per expert together"
