@@ -287,6 +287,7 @@ class SpeechModel(nn.Module):
         if n_experts:
             width = self.settings.expert_width()
             moe = replace(self.settings.moe, experts=[n_experts], expert_width=width, group_weights=[], dispatch="auto")
+            moe = replace(moe, sampling="step")
             settings = replace(settings, moe=moe)
         small = SpeechModel(settings, self.vocabulary)
         small.load_state_dict(self._pruned_state(tier))

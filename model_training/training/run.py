@@ -116,6 +116,8 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
         "vocabulary": len(tokenizer),
         "tokenizer": tokenizer.fingerprint,
         "data": source.fingerprint,
+        "hours": round(source.hours, 4),
+        "clips": len(source.index),
         "handoff": handoff.uri,
         "learnt": source.known_labels,
     }
