@@ -8,7 +8,6 @@ A run that is there goes on where it stopped.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import subprocess
 import sys
@@ -60,13 +59,19 @@ def prepare(
         held = set((held_out or _held_out)(domain, recordings))
         for recording in recordings:
             print(f"{domain} {recording['recording_id']}", file=sys.stderr)
-            pcm = decode(str(crawl / recording["path"])).pcm
+            pcm: np.ndarray | None = None
             for number, segment in enumerate(recording["segments"]):
-                split = "test" if group_of(domain, recording, segment) in held else "train"
-                clip = pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)]
-                row = _row(out, split, domain, recording, segment, number, clip)
-                if row is None:
+                if not segment.get("text") and not segment.get("event"):
                     continue
+                name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
+                path = work / "audio" / f"{name}.flac"
+                if not path.exists():
+                    if pcm is None:
+                        pcm = decode(str(crawl / recording["path"])).pcm
+                    _write(path, pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)])
+                clip = soundfile.read(path, dtype="int16")[0]
+                row = _row(path, len(clip), recording, segment)
+                split = "test" if group_of(domain, recording, segment) in held else "train"
                 rows[split].append(row)
                 if split == "train":
                     sums = sums.add(filterbank(clip))
@@ -97,39 +102,28 @@ def _held_out(domain: str, recordings: list[dict[str, Any]]) -> list[str]:
     return groups[-max(1, len(groups) // 5) :]
 
 
-def _row(
-    out: Path,
-    split: str,
-    domain: str,
-    recording: dict[str, Any],
-    segment: dict[str, Any],
-    number: int,
-    clip: np.ndarray,
-) -> Row | None:
-    text = segment.get("text") or ""
-    events = (segment["event"],) if segment.get("event") else None
-    if not text and not events:
-        return None
-    language = recording["language"] if recording["language"] not in (None, "none") else None
-    name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
-    path = out / "audio" / split / f"{name}.flac"
+def _write(path: Path, clip: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = io.BytesIO()
-    soundfile.write(encoded, clip, RATE, format="FLAC")
-    path.write_bytes(encoded.getvalue())
+    part = path.with_suffix(".part")
+    soundfile.write(part, clip, RATE, format="FLAC")
+    part.rename(path)
+
+
+def _row(path: Path, samples: int, recording: dict[str, Any], segment: dict[str, Any]) -> Row:
+    text = segment.get("text") or ""
     return Row(
-        clip_id=name,
-        shard=str(path),
+        clip_id=path.stem,
+        shard=str(path.absolute()),
         offset=0,
         size=path.stat().st_size,
-        frames=feature_frames(len(clip)),
+        frames=feature_frames(samples),
         label_tokens=max(1, len(text)),
         label=text,
-        domain=domain,
-        language=language,
+        domain=recording["domain"],
+        language=recording["language"] if recording["language"] not in (None, "none") else None,
         age=segment.get("age"),
         gender=segment.get("gender"),
-        events=events,
+        events=(segment["event"],) if segment.get("event") else None,
         recording_id=recording["recording_id"],
         speaker=segment.get("speaker"),
     )
