@@ -46,6 +46,7 @@ SIZES = (3, 7, 15)
 SAMPLINGS = ("step", "micro_batch", "sandwich")
 AGAINST = ("exposure", "steps")
 MICRO_BATCHES = 4
+COLUMNS = ["trained", "size", "seeds", "steps", "twin's", "elastic", "trained alone", "relative, %, 95 % over voices"]
 
 
 def passes(sampling: str, steps: int, seed: int) -> dict[int, float]:
@@ -129,17 +130,10 @@ def elastic(handoff: Path, work: Path, options: argparse.Namespace) -> None:
                     differences.append(
                         (f"{sampling}, N={size}, worse than its twin at equal {against}, %", 3.0, percent)
                     )
-        columns = [
-            "trained",
-            "size",
-            "seeds",
-            "steps",
-            "twin's",
-            "elastic",
-            "trained alone",
-            "relative, %, 95 % over voices",
-        ]
-        table(f"Characters wrong, %, at equal {against}, {options.method}", columns, rows)
+        if rows:
+            table(f"Characters wrong, %, at equal {against}, {options.method}", COLUMNS, rows)
+        else:
+            print(f"\nnothing was measured at equal {against} yet")
     for sampling in samplings:
         ends = [_answers(work, sampling, size, seeds, options) for size in (SIZES[-1], SIZES[0])]
         if all(ends):

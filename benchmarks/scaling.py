@@ -8,8 +8,8 @@
 
 One elastic model for each number of hours, all with the same steps, and one evaluation of all its sizes. `data.hours`
 cuts the hand-off's train split down: whole recordings, every domain its share, and more hours hold all that fewer do.
-CRAWL is the unpacked set of real recordings with truth.jsonl; every tenth speaker of the classroom and every tenth
-recording of another domain, at least one, is held out. Settings (key=value) go to every training. Runs go on where they
+CRAWL is the unpacked set of real recordings with truth.jsonl; a tenth of the classroom's speakers and of each other
+domain's recordings, at least one, is held out. Settings (key=value) go to every training. Runs go on where they
 stopped, and --report needs nothing but WORK, wherever its runs were trained.
 
     hand-off ──data.hours=0.5, 1, 2, 4──> train, equal steps ──eval at each size──> tables by size and by set, picture
@@ -47,9 +47,9 @@ MOST_SETS = 4
 
 
 def every_tenth(domain: str, recordings: list[dict[str, Any]]) -> list[str]:
-    """Return the speakers or recordings of a domain that are held out: every tenth by name, one of fewer."""
+    """Return the speakers or recordings of a domain that are held out: every tenth by name, but at least one."""
     names = sorted({group_of(domain, recording, s) for recording in recordings for s in recording["segments"]})
-    return names[5::10] or names[len(names) // 2 :][:1]
+    return names[min(5, len(names) // 2) :: 10][: max(1, len(names) // 10)]
 
 
 @dataclass(frozen=True, slots=True)
