@@ -1,211 +1,174 @@
 """The elastic claim and joint perception on real audio (TouchASP, Tables 4, 8 and 9), with tiny models on a CPU.
 
-    python -m benchmarks.elastic WORK --crawl CRAWL                    one eMoE and three twins of its sizes, one seed
-    python -m benchmarks.elastic WORK --crawl CRAWL --seeds 3
-    python -m benchmarks.elastic WORK --crawl CRAWL --experiment perception     one model for all tasks against one per
-    task python -m benchmarks.elastic WORK --crawl CRAWL --experiment missing        90 % of attribute labels dropped
+    python -m benchmarks.elastic WORK --crawl CRAWL --init CKPT --seeds 0,1,2     three ways to train sizes together
+    python -m benchmarks.elastic WORK --crawl CRAWL --only sandwich --against exposure     one way, from nothing
+    python -m benchmarks.elastic WORK --crawl CRAWL --init CKPT --report          what was measured so far, again
+    python -m benchmarks.elastic WORK --crawl CRAWL --experiment perception       one model for all tasks, one per task
+    python -m benchmarks.elastic WORK --crawl CRAWL --experiment missing          90 % of attribute labels dropped
 
 CRAWL is the unpacked set of real recordings with truth.jsonl. Its segments become FLAC shards in WORK with a hand-off;
 the last fifth of every domain's recordings (by name; of the classroom's speakers) is the test set. Runs go on where
 they stopped; as many at once as there are cores, one thread each.
 
-    eMoE, N = sample[3, 7, 15] ──evaluated at 3, 7, 15──┐
-    S=1 N=3, S=1 N=7, S=1 N=15 trained alone ───────────┴──> one table per seed, and relative differences over seeds
+    one training of all sizes: drawn by step | by micro-batch | sandwich ──evaluated at 3, 7, 15──┐
+    N=3, N=7, N=15 trained alone, for as many steps | until experts saw as many frames ───────────┴──> tables over seeds
+
+A step is a minute of audio in four micro-batches. All three ways have as many passes: the sandwich takes a third of the
+steps. At equal steps a twin takes as many as the elastic model. At equal exposure it takes so many that each of its
+experts sees as many frames as in the elastic model on the average; its attention then learns for fewer steps.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import json
 import os
-import subprocess
-import sys
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
-from model_training.data.features import Cmvn
-from model_training.evaluation.evaluation import from_json
+from benchmarks.paired import answers_of, relative
+from benchmarks.real_audio import DOMAINS, evaluate, prepare, small_settings, train
+from benchmarks.targets import show_targets
+from benchmarks.truth import table
+from benchmarks.warm_start import sizes_of
+from model_training.config import MoESettings, restore
+from model_training.evaluation.answers import Answer
+from model_training.evaluation.metrics import Scores
 from model_training.evaluation.terminal import render
 from model_training.text.tokenizer import Tokenizer
-from model_training.text.tokens import Scheme
-from operators.audio.decode import decode
-from operators.filterbank import MelSums, filterbank
-from operators.handoff_record import HandoffRecord, Split
-from operators.index import Row, write_index
-from operators.shard import feature_frames
+from model_training.training.choosing import open_chosen
+from model_training.training.optimizer import draw_n_experts
 
-DOMAINS = {"elastic": ("digits", "classroom", "newsread", "sounds")}
-DOMAINS["perception"] = DOMAINS["missing"] = (*DOMAINS["elastic"], "cantonese")
 TASKS = ("language", "gender", "age", "event")
-RATE = 16_000
-GROUPS = (3, 7, 15)
+SIZES = (3, 7, 15)
+SAMPLINGS = ("step", "micro_batch", "sandwich")
+AGAINST = ("exposure", "steps")
+MICRO_BATCHES = 4
+COLUMNS = ["trained", "size", "seeds", "steps", "twin's", "elastic", "trained alone", "relative, %, 95 % over voices"]
 
 
-def prepare(crawl: Path, work: Path, domains: tuple[str, ...]) -> Path:
-    """The hand-off directory of some domains, made once."""
-    out = work / f"handoff-{'-'.join(domains)}"
-    if (out / "handoff.json").exists():
-        return out
-    out.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[Row]] = {"train": [], "test": []}
-    sums, labels = MelSums(), []
-    truth = [json.loads(line) for line in (crawl / "truth.jsonl").read_text(encoding="utf-8").splitlines()]
-    for domain in domains:
-        recordings = sorted((r for r in truth if r["domain"] == domain), key=lambda r: r["recording_id"])
-        held = set(_held_out(domain, recordings))
-        for recording in recordings:
-            print(f"{domain} {recording['recording_id']}", file=sys.stderr)
-            pcm = decode(str(crawl / recording["path"])).pcm
-            for number, segment in enumerate(recording["segments"]):
-                split = "test" if _group(domain, recording, segment) in held else "train"
-                clip = pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)]
-                row = _row(out, split, domain, recording, segment, number, clip)
-                if row is None:
-                    continue
-                rows[split].append(row)
-                if split == "train":
-                    sums = sums.add(filterbank(clip))
-                    labels.append(row.label)
-    # English by letters: two hours hold too few of every longer unit
-    Tokenizer.train(labels, Scheme(), bpe_size=40).save(out / "tokenizer")
-    (out / "cmvn.json").write_text(json.dumps(Cmvn.of(sums).to_dict(sums.frames)))
-    splits: dict[str, Split] = {}
-    for split, made in rows.items():
-        write_index(out / f"{split}.arrow", made)
-        hours = sum(row.frames for row in made) / 360_000
-        splits[split] = Split(index=f"{split}.arrow", clips=len(made), hours=hours)
-        print(f"{split}: {len(made)} clips, {hours:.2f} h", file=sys.stderr)
-    (out / "handoff.json").write_text(HandoffRecord(splits=splits).to_json())
-    return out
+def passes(sampling: str, steps: int, seed: int) -> dict[int, float]:
+    """Return how much of a step's audio passed through each size in so many steps, in steps."""
+    if sampling == "sandwich":
+        return dict.fromkeys(SIZES, float(steps))
+    numbers = range(steps * (MICRO_BATCHES if sampling == "micro_batch" else 1))
+    drawn = Counter(draw_n_experts(seed, number, SIZES, MoESettings()) for number in numbers)
+    return {size: drawn[size] * steps / len(numbers) for size in SIZES}
 
 
-def _group(domain: str, recording: dict[str, Any], segment: dict[str, Any]) -> str:
-    """What may not be in two splits."""
-    return segment["speaker"] if domain == "classroom" and segment.get("speaker") else recording["recording_id"]
+def exposure(passed: Mapping[int, float]) -> dict[int, float]:
+    """Return for each size in how many steps of its own its experts see as many frames as they did in these passes.
+
+    Of a pass through N experts each sees K / N of the frames on the average.
+    """
+    found = {}
+    for size in passed:
+        # Each of the size's experts, by the smallest size that has it
+        seen = [sum(steps / each for each, steps in passed.items() if each > expert) for expert in range(size)]
+        found[size] = sum(seen)
+    return found
 
 
-def _held_out(domain: str, recordings: list[dict[str, Any]]) -> list[str]:
-    groups = sorted(
-        {_group(domain, recording, segment) for recording in recordings for segment in recording["segments"]}
-    )
-    return groups[-max(1, len(groups) // 5) :]
+def twins(sampling: str, against: str, steps: int, seed: int) -> dict[int, int]:
+    """Return the steps that each size's twin takes."""
+    if against == "steps":
+        return dict.fromkeys(SIZES, steps)
+    return {size: max(1, round(own)) for size, own in exposure(passes(sampling, steps, seed)).items()}
 
 
-def _row(
-    out: Path,
-    split: str,
-    domain: str,
-    recording: dict[str, Any],
-    segment: dict[str, Any],
-    number: int,
-    clip: np.ndarray,
-) -> Row | None:
-    text = segment.get("text") or ""
-    events = (segment["event"],) if segment.get("event") else None
-    if not text and not events:
-        return None
-    language = recording["language"] if recording["language"] not in (None, "none") else None
-    name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
-    path = out / "audio" / split / f"{name}.flac"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = io.BytesIO()
-    soundfile.write(encoded, clip, RATE, format="FLAC")
-    path.write_bytes(encoded.getvalue())
-    return Row(
-        clip_id=name,
-        shard=str(path),
-        offset=0,
-        size=path.stat().st_size,
-        frames=feature_frames(len(clip)),
-        label_tokens=max(1, len(text)),
-        label=text,
-        domain=domain,
-        language=language,
-        age=segment.get("age"),
-        gender=segment.get("gender"),
-        events=events,
-        recording_id=recording["recording_id"],
-        speaker=segment.get("speaker"),
-    )
-
-
-def train(handoff: Path, runs: dict[Path, list[str]], options: argparse.Namespace) -> None:
-    """Train each run with its settings, several at once."""
-    fixed = [f"train.max_steps={options.steps}", "train.threads=1", "train.checkpoint_steps=200", "train.log_steps=50"]
-    fixed += ["train.eval_steps=100000", "train.keep_checkpoints=3", "train.tensorboard=false"]
-    # A minute a step, nothing masked or dropped: with two hours of audio the first thing to reach is an alignment at
-    # all
-    fixed += ["data.max_frames=6000", "model.dropout=0.0", "loss.ctc_weight=0.5"]
-    fixed += [
-        f"data.augment.{name}=0"
-        for name in ("noise_probability", "reverb_probability", "frequency_masks", "time_masks")
-    ]
-    fixed += [f"optimizer.learning_rate={options.rate}", "optimizer.warmup_steps=50", "optimizer.schedule=cosine"]
-
-    def one(run: Path) -> None:
-        run.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "model_training",
-            "train",
-            "--data",
-            str(handoff),
-            "--config",
-            "tiny",
-            "--out",
-            str(run),
-        ]
-        with (run / "train.log").open("a") as log:
-            subprocess.run([*command, *fixed, *runs[run]], check=True, stdout=log, stderr=log)
-        print(f"trained {run}", file=sys.stderr)
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(one, runs))
-
-
-def evaluate(handoff: Path, out: Path, run: Path, *more: str) -> Any:
-    command = [sys.executable, "-m", "model_training", "eval", str(run), "--data", str(handoff), "--out", str(out)]
-    subprocess.run([*command, "--beam", "5", "--threads", "1", *more], check=True, stdout=subprocess.DEVNULL)
-    return from_json((out / "eval.json").read_bytes())
+def steps_of(sampling: str, options: argparse.Namespace) -> int:
+    """Return the steps of an elastic training: a sandwich of three passes takes a third."""
+    steps: int = options.steps
+    return max(1, steps // len(SIZES)) if sampling == "sandwich" else steps
 
 
 def elastic(handoff: Path, work: Path, options: argparse.Namespace) -> None:
-    differences: dict[int, list[float]] = defaultdict(list)
+    """Train what the comparisons need, each once, evaluate it, and print the comparisons."""
+    begin: list[str] = []
+    width = 96
+    if options.init:
+        begin = [*sizes_of(options.init), f"train.init_from={options.init}", "model.moe.group_weights=[]"]
+        begin.append(f"model.moe.experts={list(SIZES)}")
+        width = restore(open_chosen(options.init).record["settings"]).model.expert_width()
+    micro = [f"data.micro_batches={MICRO_BATCHES}", f"data.max_frames={options.frames // MICRO_BATCHES}"]
+    micro.append(f"data.max_clip_frames={options.frames // MICRO_BATCHES}")
     runs: dict[Path, list[str]] = {}
-    for seed in range(options.seeds):
-        runs[work / f"emoe-{seed}"] = [f"train.seed={seed}"]
-        for group in GROUPS:
-            runs[work / f"n{group}-{seed}"] = [
-                f"train.seed={seed}",
-                f"model.moe.experts=[{group}]",
-                "model.moe.expert_width=96",
-            ]
-    train(handoff, runs, options)
-    with ThreadPoolExecutor(options.jobs) as pool:
-        evaluations = dict(zip(runs, pool.map(lambda run: evaluate(handoff, run / "test", run), runs)))
-    for seed in range(options.seeds):
-        names = {"eMoE": f"emoe-{seed}"} | {f"N={group}": f"n{group}-{seed}" for group in GROUPS}
-        found = {name: evaluations[work / run] for name, run in names.items()}
-        render(list(found.values()))
-        print(f"\nseed {seed}: error rate (%), all test sets, attention rescoring\n")
-        print("| size | eMoE | trained alone | relative |\n|---|--:|--:|--:|")
-        for group in GROUPS:
-            ours, twin = (
-                evaluation.pooled(group, "attention_rescoring").characters.percent
-                for evaluation in (found["eMoE"], found[f"N={group}"])
-            )
-            differences[group].append(ours / twin - 1)
-            print(f"| N={group} | {ours:.2f} | {twin:.2f} | {100 * (ours / twin - 1):+.1f} % |", flush=True)
-    print("\n| size | mean relative difference | seeds |\n|---|--:|--:|")
-    for group, values in differences.items():
-        print(f"| N={group} | {100 * np.mean(values):+.1f} % | {len(values)} |")
+
+    def wanted(run: Path, steps: int, seed: int, *own: str) -> None:
+        small = small_settings(steps, options.rate, options.precision)
+        runs[run] = [*begin, *small, *micro, f"train.seed={seed}", f"train.max_steps={steps}", *own]
+
+    samplings, kinds = options.only.split(","), options.against.split(",")
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for seed in seeds:
+        for sampling in samplings:
+            steps = steps_of(sampling, options)
+            wanted(work / f"{sampling}-{steps}-{seed}", steps, seed, f"model.moe.sampling={sampling}")
+            for against in kinds:
+                for size, own in twins(sampling, against, steps, seed).items():
+                    one = [f"model.moe.experts=[{size}]", f"model.moe.expert_width={width}"]
+                    wanted(work / f"n{size}-{own}-{seed}", own, seed, *one)
+    if not options.report:
+        left = {run: settings for run, settings in runs.items() if not (run / "test" / "eval.json").exists()}
+
+        def one(run: Path) -> None:
+            train(handoff, {run: left[run]}, options)
+            evaluate(handoff, run / "test", run, "--methods", options.method)
+
+        with ThreadPoolExecutor(options.jobs) as pool:
+            list(pool.map(one, left))
+    differences: list[tuple[str, float, float]] = []
+    for against in kinds:
+        rows = []
+        for sampling in samplings:
+            for size in SIZES:
+                row, percent = _compared(work, sampling, against, size, seeds, options)
+                rows += row
+                if percent is not None:
+                    differences.append(
+                        (f"{sampling}, N={size}, worse than its twin at equal {against}, %", 3.0, percent)
+                    )
+        if rows:
+            table(f"Characters wrong, %, at equal {against}, {options.method}", COLUMNS, rows)
+        else:
+            print(f"\nnothing was measured at equal {against} yet")
+    for sampling in samplings:
+        ends = [_answers(work, sampling, size, seeds, options) for size in (SIZES[-1], SIZES[0])]
+        if all(ends):
+            large, small = (Scores.of(some).characters.percent or 0.0 for some in ends)
+            differences.append((f"{sampling}, N={SIZES[-1]} over N={SIZES[0]}", 1.0, large / small))
+    if differences:
+        show_targets(differences)
+
+
+def _answers(work: Path, sampling: str, size: int, seeds: Sequence[int], options: argparse.Namespace) -> list[Answer]:
+    found = []
+    for seed in seeds:
+        path = work / f"{sampling}-{steps_of(sampling, options)}-{seed}" / "test" / "eval.jsonl"
+        found += answers_of(path, size) if path.exists() else []
+    return found
+
+
+def _compared(
+    work: Path, sampling: str, against: str, size: int, seeds: Sequence[int], options: argparse.Namespace
+) -> tuple[list[list[str]], float | None]:
+    """Return a row of the table over the seeds that were measured, and the relative difference; nothing without any."""
+    steps, ours, alone, own = steps_of(sampling, options), list[Answer](), list[Answer](), list[int]()
+    for seed in seeds:
+        twin = twins(sampling, against, steps, seed)[size]
+        paths = [work / f"{name}-{seed}" / "test" / "eval.jsonl" for name in (f"{sampling}-{steps}", f"n{size}-{twin}")]
+        if all(path.exists() for path in paths):
+            ours += answers_of(paths[0], size)
+            alone += answers_of(paths[1], size)
+            own.append(twin)
+    if not own:
+        return [], None
+    change = relative(alone, ours)
+    rates = [f"{Scores.of(some).characters.percent or 0.0:.2f}" for some in (ours, alone)]
+    taken = " to ".join(dict.fromkeys((str(min(own)), str(max(own)))))
+    return [[sampling, f"N={size}", str(len(own)), str(steps), taken, *rates, str(change)]], change.percent
 
 
 def perception(handoff: Path, work: Path, options: argparse.Namespace) -> None:
@@ -247,12 +210,20 @@ def main() -> None:
     parser.add_argument("work", type=Path, metavar="WORK")
     parser.add_argument("--crawl", type=Path, required=True)
     parser.add_argument("--experiment", choices=sorted(DOMAINS), default="elastic")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--init", metavar="CKPT", help="elastic: what every training begins from (default: nothing)")
+    parser.add_argument("--seeds", default="0", metavar="S,S", help="elastic: default 0")
+    parser.add_argument("--only", default=",".join(SAMPLINGS), metavar="S,S", help="elastic: of model.moe.sampling")
+    parser.add_argument("--against", default=",".join(AGAINST), metavar="A,A", help="elastic: exposure, steps")
+    parser.add_argument("--report", action="store_true", help="elastic: train nothing")
+    parser.add_argument("--method", default="attention_rescoring", help="elastic: of decoding")
+    parser.add_argument("--frames", type=int, default=6000, help="elastic: of 10 ms in a step (default: a minute)")
+    parser.add_argument("--precision", default="auto", help="elastic: of training")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="runs at once")
     options = parser.parse_args()
-    handoff = prepare(options.crawl, options.work, DOMAINS[options.experiment])
+    known = Tokenizer.load(open_chosen(options.init).path) if options.init else None
+    handoff = prepare(options.crawl, options.work, DOMAINS[options.experiment], known=known)
     {"elastic": elastic, "perception": perception, "missing": missing}[options.experiment](
         handoff, options.work, options
     )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.elastic import DOMAINS, prepare, train
+from benchmarks.real_audio import DOMAINS, prepare, train
 from model_training.data.index import Index
 from model_training.decoding.recognize import Recognizer
 from model_training.decoding.search import SearchSettings

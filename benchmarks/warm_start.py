@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.elastic import DOMAINS, evaluate, prepare, train
+from benchmarks.real_audio import DOMAINS, evaluate, prepare, train
 from model_training.text.tokenizer import Tokenizer
 from model_training.training.choosing import open_chosen
 

@@ -17,6 +17,7 @@ FFN_PLACES = ("none", "second", "all")
 ENCODERS = ("conformer", "wenet")
 BALANCES = ("none", "bias", "switch", "sparsity")
 DISPATCHES = ("auto", "dense", "sorted", "grouped", "loop")
+SAMPLINGS = ("step", "micro_batch", "sandwich")
 
 
 @dataclass
@@ -43,6 +44,12 @@ class MoESettings:
     )
     norm_topk: bool = setting(True, "softmax over the chosen K; false: over all N, as Switch and 3M do")
     group_weights: list[float] = setting([], "how often each group is drawn; empty: 1, 2, 4, …", at_least=0)
+    sampling: str = setting(
+        "step",
+        "when a group is drawn: once a step; micro_batch: for each micro-batch, of which a step then needs several; "
+        "sandwich: every micro-batch trains the largest, a drawn one between and the smallest, three times the work",
+        choices=SAMPLINGS,
+    )
     balance: str = setting(
         "none",
         "TouchASP has none; bias is auxiliary-loss-free, sparsity 3M's L1 and importance",
@@ -123,6 +130,12 @@ class LossSettings:
         0.3, "of the right-to-left decoder in that rest, where the model has one", at_least=0, at_most=1
     )
     label_smoothing: float = setting(0.1, "of the decoder", at_least=0, below=1)
+    distill_weight: float = setting(
+        1.0,
+        "of what parts a smaller size's answers, CTC's and the decoder's, from the largest's; with "
+        "model.moe.sampling=sandwich",
+        at_least=0,
+    )
     speaker_weight: float = setting(
         10.0, "of what the speaker head costs: a clip's attributes, rare labels counting more", at_least=0
     )
@@ -132,6 +145,12 @@ class LossSettings:
 class LoadingSettings:
     """LoadingSettings say how clips become batches, whatever the model."""
 
+    hours: float = setting(
+        0.0,
+        "how many of the train split: of each domain its share, whole recordings drawn by train.seed, so that more "
+        "hours hold all that fewer do; 0: all",
+        at_least=0,
+    )
     max_frames: int = setting(
         24_000,
         "padded 10 ms frames in one micro-batch: what memory is bounded by; at least max_clip_frames",
@@ -315,6 +334,8 @@ def check(settings: Settings) -> None:
     _check_speaker_head(model, data)
     if model.moe.ffn != "none":
         _check_experts(model)
+    elif model.moe.sampling != "step":
+        raise UserError(f"model.moe.sampling={model.moe.sampling}: a dense model has one size; say step")
     if train.init_embedding_from and (model.moe.ffn == "none" or not model.moe.embedding_layers):
         raise UserError("train.init_embedding_from: the model has no embedding network: set model.moe.embedding_layers")
 
@@ -356,6 +377,16 @@ def _check_experts(model: ModelSettings) -> None:
         )
     if moe.group_weights and not sum(moe.group_weights):
         raise UserError(f"model.moe.group_weights={moe.group_weights}: give numbers of at least 0, one of them above")
+    if moe.sampling == "sandwich" and len(moe.experts) == 1:
+        raise UserError(
+            f"model.moe.sampling=sandwich: it takes a largest and a smallest size, and model.moe.experts={moe.experts} "
+            "has one; say step, or give more"
+        )
+    if moe.sampling == "sandwich" and moe.group_weights and len(moe.experts) > 2 and not sum(moe.group_weights[1:-1]):
+        raise UserError(
+            f"model.moe.group_weights={moe.group_weights}: sandwich draws one of the groups between the smallest and "
+            "the largest, so one of these needs a weight above 0"
+        )
     if not moe.expert_width and (model.d_ff * 8) % (moe.shared + moe.experts[-1]):
         raise UserError(
             f"model.d_ff={model.d_ff}: 8 x d_ff must divide by S + N = {moe.shared + moe.experts[-1]}; "

@@ -1,6 +1,6 @@
 """The training loop, to be read from top to bottom.
 
-    handoff ──Planner──> micro-batches ──Learner at the step's variant──> losses ──backward──> summed over workers
+    handoff ──Planner──> micro-batches ──Learner at the step's variants──> losses ──backward──> summed over workers
     ──AdamW or Muon──> weights
 
 Everything random is a function of (seed, step) or (seed, micro-batch), and the place in the data is a function of the
@@ -107,8 +107,8 @@ def take_steps(
     run.model.train()
     while step < settings.max_steps and not because:
         # 1. This worker's micro-batches, forward and backward, and the sums over all workers
-        variant = learner.begin_step(step)
-        total, gradients = work(learner, islice(batches, share), variant, run.workers, monitor.bad_sample)
+        variants = learner.begin_step(step)
+        total, gradients = work(learner, islice(batches, share), variants, run.workers, monitor.bad_sample)
 
         # 2. The mean gradient over the clips of all workers
         torch._foreach_div_(gradients, max(total.clips, 1.0))
@@ -118,7 +118,7 @@ def take_steps(
         if math.isfinite(norm) and total.clips:
             skipped = 0
             update(run, step, gradients, norm)
-            learner.end_step(variant, total.loads)
+            learner.end_step(total.loads)
             if run.averaged is not None:
                 run.averaged.update(learner.weights())
         else:
@@ -132,7 +132,7 @@ def take_steps(
         step += 1
         rate = learning_rate(step - 1, run.settings.optimizer, settings.max_steps)
         numbers = total.means() | {"gradient_norm": norm, "learning_rate": rate}
-        monitor.step(step, variant, int(total.frames), numbers, total.loads)
+        monitor.step(step, variants, int(total.frames), numbers, total.loads)
 
         # 4. Now and then: dev
         last, score = step == settings.max_steps, None
@@ -205,6 +205,8 @@ def announce(run: Run[Any], monitor: Monitor, step: int) -> None:
         f"{workers.size} worker(s) on {learner.device.type}, {'bf16' if learner.autocast else 'fp32'}; "
         f"{f'going on from step {step}' if step else 'from the beginning'}"
     )
+    if source.cap:
+        monitor.say(source.cap)
     if not step:
         for note in run.notes:
             monitor.say(note)

@@ -72,11 +72,11 @@ def walk(run: Run[Batch], first: int, last: int, beginning: dict[str, Tensor] | 
     found = []
     run.model.train()
     for step in range(first, last):
-        variant = learner.begin_step(step)
-        total, gradients = work(learner, islice(batches, share), variant, run.workers, _bad)
+        variants = learner.begin_step(step)
+        total, gradients = work(learner, islice(batches, share), variants, run.workers, _bad)
         torch._foreach_div_(gradients, max(total.clips, 1.0))
         update(run, step, gradients, float(torch.nn.utils.get_total_norm(gradients)))
-        learner.end_step(variant, total.loads)
+        learner.end_step(total.loads)
         run.optimizer.zero_grad(set_to_none=True)
         found.append(total.means()["loss"])
     batches.close()

@@ -94,7 +94,7 @@ class Bench:
 
     def step(self, batches: list[Batch], n_experts: int) -> None:
         """Take a step as training does, but for the learning rate."""
-        total, gradients = work(self.learner, batches, n_experts, Workers(), _bad)
+        total, gradients = work(self.learner, batches, (n_experts,), Workers(), _bad)
         torch._foreach_div_(gradients, max(total.clips, 1.0))
         norm = float(torch.nn.utils.get_total_norm(gradients))
         torch._foreach_mul_(gradients, min(1.0, self.settings.optimizer.clip_norm / (norm + 1e-6)))
@@ -190,7 +190,7 @@ def checkpointing(context: Context) -> Finding:
         bench.recompute(again)
         for counted in (False, True):
             total = bench.learner.totals()
-            seconds, memory = bench.timed(lambda total=total: accumulate(bench.learner, batch, n_experts, total))
+            seconds, memory = bench.timed(lambda total=total: accumulate(bench.learner, batch, (n_experts,), total))
             bench.optimizer.zero_grad(set_to_none=True)
             if counted:
                 found[again] = (seconds, memory, total.means()["loss"])

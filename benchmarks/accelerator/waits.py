@@ -104,10 +104,10 @@ def count(data: str, context: Context, more: tuple[str, ...]) -> tuple[Counter[s
     use_tf32(True)
     run = begin(data, context.work / "waits", settings, pick_device(context.device), Workers())
     batches = run.source.batches(0, lambda *_: None)
-    variant, total = run.model.sizes[-1], run.learner.totals()  # type: ignore[index, union-attr]
+    variants, total = run.model.sizes[-1:], run.learner.totals()  # type: ignore[index, union-attr]
     for batch in islice(batches, 2):  # what is tried or compiled once
-        accumulate(run.learner, batch, variant, total)
-    found = waits(lambda: accumulate(run.learner, next(batches), variant, total))
+        accumulate(run.learner, batch, variants, total)
+    found = waits(lambda: accumulate(run.learner, next(batches), variants, total))
     batches.close()
     return found, 2 if settings.model.moe.embedding_layers else 1
 

@@ -150,6 +150,13 @@ class Planner:
             rows[mine] = self._rows(bucket, int(domain), stream)
         return rows
 
+    def usable(self) -> np.ndarray:
+        """Return which clips are in batches, bool [N]: those of use, of domains that weigh anything."""
+        usable_N = self._weights[self._codes] > 0
+        for fault in self._faults().values():
+            usable_N &= ~fault
+        return usable_N
+
     def unusable(self) -> Iterator[Unusable]:
         """Yield the clips that are in no batch, in the order of the index."""
         frames, tokens = self._index.frames, self._index.label_tokens

@@ -86,6 +86,22 @@ class Index:
         chosen = pa.array(self.domain_codes == self.domain_names.index(domain))
         return Index(self._table.filter(chosen), f"{self.name} ({domain})")
 
+    def only(self, chosen_N: np.ndarray) -> Index:
+        """Return the clips that are chosen, bool [N], in the same order; unlike the whole they lie in memory."""
+        return Index(self._table.filter(pa.array(chosen_N)), self.name)
+
+    def recordings(self) -> np.ndarray:
+        """Return a number for the recording of each clip, int64 [N]; a clip of which none is known is one by itself."""
+        coded = pc.dictionary_encode(self._table.column("recording_id")).unify_dictionaries()
+        if not coded.num_chunks:
+            return np.zeros(0, np.int64)
+        numbers = np.concatenate([pc.fill_null(chunk.indices, -1).to_numpy() for chunk in coded.chunks]).astype(
+            np.int64
+        )
+        names = coded.chunk(0).dictionary
+        unknown_N = np.isin(numbers, [-1, *np.flatnonzero(names.to_numpy(zero_copy_only=False) == "")])
+        return np.where(unknown_N, len(names) + np.arange(len(self)), numbers)
+
     def has_events(self, rows: np.ndarray) -> np.ndarray:
         """Return bool [len(rows)]: is the clip known to hold a sound event?"""
         return pc.fill_null(pc.list_value_length(self._table.column("events")), 0).to_numpy()[rows] > 0

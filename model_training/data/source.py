@@ -19,6 +19,8 @@ from model_training.data.augment import Augment
 from model_training.data.batching import BatchPlan, Planner, Unusable
 from model_training.data.features import Cmvn
 from model_training.data.handoff import Handoff
+from model_training.data.hours import FRAMES_PER_HOUR, within
+from model_training.data.index import Index
 from model_training.data.loading import ClipBatches, Form
 from model_training.data.reading import Batch, FilterbankForm, Reader, WaveformForm, check_shards, load_noises
 from model_training.data.speaker_labels import SpeakerLabels, forgetful
@@ -64,11 +66,18 @@ class ClipSource(ABC, Generic[B]):
             "max_clip_frames": data.max_clip_frames,
             "needs_text": needs_text,
         }
+        weights = handoff.domain_weights()
+        self.cap = ""
+        """What `data.hours` leaves, in words; empty: all."""
+        self._all: Planner | None = None
+        if data.hours:
+            self._all = Planner(self.index, plan, weights, stretch=stretch, **limits)
+            self.index = self._capped(self.index, self._all.usable(), data.hours, train.seed)
         favoured_N, favour = self.favoured()
         self.planner = Planner(
             self.index,
             plan,
-            handoff.domain_weights(),
+            weights,
             stretch=stretch,
             favoured_N=favoured_N,
             favour=favour,
@@ -80,6 +89,19 @@ class ClipSource(ABC, Generic[B]):
         self.foreign: list[str] = []
         """Labels of clips that this model does not know."""
 
+    def _capped(self, index: Index, usable_N: np.ndarray, hours: float, seed: int) -> Index:
+        kept = index.only(within(index, usable_N, hours, seed, self.handoff.uri))
+        there, left = (
+            int(frames.sum(dtype=np.int64)) / FRAMES_PER_HOUR for frames in (index.frames[usable_N], kept.frames)
+        )
+        self.cap = f"data.hours={hours:g}: {len(kept)} of {usable_N.sum()} clips, {left:.2f} of {there:.2f} h"
+        return kept
+
+    @property
+    def hours(self) -> float:
+        """Return the hours of the clips that may be trained on."""
+        return int(self.index.frames.sum(dtype=np.int64)) / FRAMES_PER_HOUR
+
     def favoured(self) -> tuple[np.ndarray | None, float]:
         """Return which clips of train are drawn more often than others, bool [N] or None, and how many times."""
         return None, 1.0
@@ -90,7 +112,7 @@ class ClipSource(ABC, Generic[B]):
 
     def unusable(self) -> Iterator[Unusable]:
         """Yield the clips of train and dev in no batch: too long or too short for the settings, or for their labels."""
-        for planner in (self.planner, self.dev_planner):
+        for planner in (self._all or self.planner, self.dev_planner):
             if planner is not None:
                 yield from planner.unusable()
 

@@ -40,6 +40,8 @@ class ElasticMoE(nn.Module):
         self.width, self.top_k = width, settings.top_k
         self.settings = settings
         self.dropout_rate = dropout
+        self.touches_all = False
+        """whether a pass in training gives what it does not use a gradient of zero, not none: for sharded models"""
         self.shared = Experts(settings.shared, d_model, width) if settings.shared else None
         added = [more - fewer for fewer, more in zip((0, *self.sizes), self.sizes)]
         self.tiers = nn.ModuleList(Experts(n_experts, d_model, width) for n_experts in added)
@@ -73,9 +75,19 @@ class ElasticMoE(nn.Module):
         y_TD = dispatch(kept_TD, choice, self.active_tiers(routing.tier), dropout)
         if self.shared is not None:
             y_TD = y_TD + self.shared(kept_TD, None, dropout)
+        if self.touches_all and self.training:
+            y_TD = self._touch_others(y_TD, routing.tier)
         if kept_K is not None:
             y_TD = put_back(y_TD, kept_K, len(frames_TD))
         return y_TD.view_as(x)
+
+    def _touch_others(self, y_TD: Tensor, tier: int) -> Tensor:
+        """Return y_TD as it is, with 0 added to it from every parameter that the group at place `tier` does not use."""
+        others = [*self.tiers[tier + 1 :], *(router for place, router in enumerate(self.routers) if place != tier)]
+        for part in others:
+            for parameter in part.parameters():
+                y_TD = y_TD + (0.0 * parameter.sum()).to(y_TD.dtype)
+        return y_TD
 
     def active_tiers(self, tier: int) -> list[Experts]:
         """Return the stacks of experts that the group at place `tier` uses."""

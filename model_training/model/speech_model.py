@@ -286,8 +286,8 @@ class SpeechModel(nn.Module):
         settings = replace(self.settings, extra_decoders=0)
         if n_experts:
             width = self.settings.expert_width()
-            moe = replace(self.settings.moe, experts=[n_experts], expert_width=width, group_weights=[], dispatch="auto")
-            settings = replace(settings, moe=moe)
+            alone = replace(self.settings.moe, experts=[n_experts], group_weights=[], sampling="step")
+            settings = replace(settings, moe=replace(alone, expert_width=width, dispatch="auto"))
         small = SpeechModel(settings, self.vocabulary)
         small.load_state_dict(self._pruned_state(tier))
         return small.train(self.training)

@@ -34,9 +34,9 @@ class OsumLearner(PlainLearner):
         """Return the phase that the last of `step` steps was of."""
         return (self.settings.phase(max(step - 1, 0)),)
 
-    def begin_step(self, step: int) -> int:
+    def begin_step(self, step: int) -> tuple[int]:
         """Return the phase of a step; only its parts are given gradients."""
-        phase = self.settings.phase(step)
+        phase = (self.settings.phase(step),)
         moving = set(map(id, self.parameters(phase)))
         for parameter in self.trained().values():
             parameter.requires_grad_(id(parameter) in moving)
@@ -63,9 +63,9 @@ class OsumLearner(PlainLearner):
         """Return the parameters that any phase trains, by name."""
         return trained_parameters(self.model, self.settings)
 
-    def parameters(self, variant: int) -> list[nn.Parameter]:
+    def parameters(self, variants: tuple[int, ...]) -> list[nn.Parameter]:
         """Return the parameters that such a step moves, in the same order on every worker."""
-        parts = tuple(f"{part}." for part in self.settings.phases[variant].parts)
+        parts = tuple(f"{part}." for phase in variants for part in self.settings.phases[phase].parts)
         return [parameter for name, parameter in self.trained().items() if name.startswith(parts)]
 
     def weights(self) -> dict[str, Tensor]:

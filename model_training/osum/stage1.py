@@ -162,9 +162,9 @@ class WhisperLearner(PlainLearner):
         """Return the one variant."""
         return (0,)
 
-    def begin_step(self, step: int) -> int:
+    def begin_step(self, step: int) -> tuple[int]:
         """Return the one variant."""
-        return 0
+        return (0,)
 
     def losses(self, batch: OsumBatch, variant: int) -> Losses:
         """Return what the answers of a batch cost."""
@@ -176,7 +176,7 @@ class WhisperLearner(PlainLearner):
         )
         return Losses(loss_B, {}, None, right, tokens)
 
-    def parameters(self, variant: int) -> list[nn.Parameter]:
+    def parameters(self, variants: tuple[int, ...]) -> list[nn.Parameter]:
         """Return all parameters but Whisper's fixed sines."""
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 

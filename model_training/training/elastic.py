@@ -1,11 +1,15 @@
-"""The elastic model as a Learner: each step trains one of its sizes, with the losses of losses.py.
+"""The elastic model as a Learner: each step trains one of its sizes or several, with the losses of losses.py.
 
-Batch ──SpeechModel at the step's size──> Outputs ──losses──> objective per clip, loads of the experts
+Batch ──SpeechModel at a size──> Outputs ──losses──> objective per clip, loads of the experts
+
+Which sizes, `model.moe.sampling` says: one a step, one a micro-batch, or by the sandwich rule the largest, one between
+and the smallest for every micro-batch, where the smaller ones also learn from what the largest answered
+(docs/decisions/which-sizes-a-step-trains.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,10 +27,19 @@ from model_training.model.router import Load, Router, merge_loads
 from model_training.model.speech_model import Outputs, SpeechModel
 from model_training.training import checkpoint as checkpoints
 from model_training.training.greedy_errors import GreedyErrors
-from model_training.training.losses import BALANCE, SPEAKER, Losses, losses, part_names
-from model_training.training.optimizer import draw_n_experts
+from model_training.training.losses import (
+    BALANCE,
+    DISTILLATION,
+    SPEAKER,
+    Answers,
+    Losses,
+    distillation,
+    losses,
+    part_names,
+)
+from model_training.training.optimizer import draw_n_experts, draw_sandwich, seed_dropout
 from model_training.training.sharding import is_sharded
-from model_training.training.step import PlainLearner, Totals
+from model_training.training.step import Loads, PlainLearner, Totals
 
 
 @dataclass(frozen=True)
@@ -45,9 +58,34 @@ class ElasticLearner(PlainLearner):
     speaker: SpeakerLabels | None = None
     """what the speaker head is taught; None where the model has none"""
 
-    def begin_step(self, step: int) -> int:
-        """Return the number of routed experts that the step trains."""
-        return draw_n_experts(self.settings.train.seed, step, self.model.sizes, self.settings.model.moe)
+    def begin_step(self, step: int) -> tuple[int, ...]:
+        """Return the numbers of routed experts that the step trains, on whichever worker."""
+        seed, sizes, moe = self.settings.train.seed, self.model.sizes, self.settings.model.moe
+        if moe.sampling == "sandwich":
+            return draw_sandwich(seed, step, sizes, moe)
+        if moe.sampling == "micro_batch":
+            many = self.settings.data.micro_batches
+            return tuple(sorted({self._of_batch(number) for number in range(step * many, (step + 1) * many)}))
+        return (draw_n_experts(seed, step, sizes, moe),)
+
+    def _of_batch(self, global_batch: int) -> int:
+        return draw_n_experts(self.settings.train.seed, global_batch, self.model.sizes, self.settings.model.moe)
+
+    def passes(self, batch: Batch, variants: tuple[int, ...]) -> Iterator[tuple[int, Losses]]:
+        """Yield a micro-batch's passes: at its own size, or at each of the step's, the largest first.
+
+        Passes of one batch drop the same hidden units where they have the same.
+        """
+        if self.settings.model.moe.sampling == "micro_batch":
+            variants = (self._of_batch(batch.global_batch),)
+        teacher: Answers | None = None
+        for n_experts in variants:
+            if teacher is not None:
+                seed_dropout(self.settings.train.seed, batch.global_batch)
+            with self.precision():
+                _, found = self.forward(batch, n_experts, teacher)
+            yield n_experts, found
+            teacher = teacher or found.answers
 
     def variants(self, step: int) -> tuple[int, ...]:
         """Return the sizes, whatever the step."""
@@ -60,8 +98,12 @@ class ElasticLearner(PlainLearner):
             found.edits = self.errors.count(outputs.ctc_logits_BSV, outputs.encoded_lengths_B, batch.rows)
         return found
 
-    def forward(self, batch: Batch, n_experts: int) -> tuple[Outputs, Losses]:
-        """Return what the model says of a batch, and what that costs."""
+    def forward(self, batch: Batch, n_experts: int, teacher: Answers | None = None) -> tuple[Outputs, Losses]:
+        """Return what the model says of a batch, and what that costs.
+
+        Args:
+            teacher: what the largest size said of it, to learn from as well.
+        """
         device, open_events = self.device, self.open_events
 
         def there(tensor: Tensor) -> Tensor:
@@ -90,11 +132,12 @@ class ElasticLearner(PlainLearner):
             reverse_inputs_BL,
             draw_chunk(self.settings.train.seed, batch.global_batch) if by_chunks else None,
         )
+        targets_BL = there(batch.decoder_targets_BL)
         found = losses(
             outputs,
             there(batch.ctc_targets_BU),
             batch.ctc_lengths_B,
-            there(batch.decoder_targets_BL),
+            targets_BL,
             self.settings.loss,
             self.settings.model.moe,
             open_BV,
@@ -104,12 +147,21 @@ class ElasticLearner(PlainLearner):
         if self.speaker is not None and outputs.speaker_logits_BV is not None:
             speaker_B = self.speaker.loss(outputs.speaker_logits_BV, there(self.speaker.targets(batch.rows)))
             found.add(SPEAKER, speaker_B, self.settings.loss.speaker_weight)
+        if self.model.training and self.settings.model.moe.sampling == "sandwich":
+            if teacher is None:
+                found.answers = Answers(outputs.ctc_logits_BSV.detach(), outputs.logits_BLV.detach())
+                apart_B = torch.zeros_like(found.objective_B.detach())
+            else:
+                open_B1V = None if open_BV is None else open_BV.unsqueeze(1)
+                apart_B = distillation(outputs, teacher, targets_BL, self.settings.loss, open_B1V)
+            found.add(DISTILLATION, apart_B, self.settings.loss.distill_weight)
         found.loads = list(outputs.routing.loads)  # a block that is computed again reports again
         return outputs, found
 
-    def parameters(self, n_experts: int) -> list[nn.Parameter]:
+    def parameters(self, variants: tuple[int, ...]) -> list[nn.Parameter]:
         """Return the parameters that such a step moves, in the same order on every worker: none that is frozen."""
-        return [one for _, one in self.model.active_parameters(n_experts) if one.requires_grad]
+        active = {id(one) for n_experts in variants for _, one in self.model.active_parameters(n_experts)}
+        return [one for one in self.model.parameters() if id(one) in active and one.requires_grad]
 
     def loads(self, routing: list[Load], n_experts: int) -> dict[str, Tensor]:
         """Return this worker's frames per expert by layer, the same layers in the same order on every worker."""
@@ -119,10 +171,17 @@ class ElasticLearner(PlainLearner):
             for layer in self.model.moe_layers()
         }
 
-    def pass_idly(self, n_experts: int) -> None:
-        """Where the model is sharded, pass a moment of silence through it, forward and back, that teaches nothing."""
+    def pass_idly(self, variants: tuple[int, ...]) -> None:
+        """Where the model is sharded, pass moments of silence through it, forward and back, that teach nothing.
+
+        As many as the others' micro-batches have passes.
+        """
         if not is_sharded(next(self.model.parameters())):
             return
+        for n_experts in variants[:1] if self.settings.model.moe.sampling == "micro_batch" else variants:
+            self._pass_silence(n_experts)
+
+    def _pass_silence(self, n_experts: int) -> None:
         features_BF80 = torch.zeros(1, 4 * MIN_FRAMES, BINS, device=self.device)
         inputs_BL = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         one = torch.ones(1, dtype=torch.int64)
@@ -134,21 +193,24 @@ class ElasticLearner(PlainLearner):
                 said.append(more)
         (0.0 * torch.stack([logits.float().sum() for logits in said]).sum()).backward()
 
-    def end_step(self, n_experts: int, loads: dict[str, Tensor]) -> None:
+    def end_step(self, loads: Loads) -> None:
         """Level the experts' load after the optimiser's step, where `balance: bias` asks for it.
 
         What is added to a frozen router's scores is frozen with it.
         """
-        if self.settings.model.moe.balance == "bias":
+        if self.settings.model.moe.balance != "bias":
+            return
+        for n_experts, of_layers in loads.items():
             tier = self.model.tier(n_experts)
             for layer in self.model.moe_layers():
                 router: Router = layer.routers[tier]  # type: ignore[assignment]
-                if layer.name in loads and router.weight.requires_grad:
-                    layer.update_bias(tier, loads[layer.name])
+                if layer.name in of_layers and router.weight.requires_grad:
+                    layer.update_bias(tier, of_layers[layer.name])
 
     def totals(self, *, dev: bool = False) -> Totals:
-        """Return sums that begin at 0. The routers' balance, which is of training, is no part of dev's."""
-        return Totals(self.device, tuple(n for n in part_names(self.settings.model) if n != BALANCE or not dev))
+        """Return sums that begin at 0. What is of training alone, balance and distillation, is no part of dev's."""
+        names = part_names(self.settings.model)
+        return Totals(self.device, tuple(n for n in names if not dev or n not in (BALANCE, DISTILLATION)))
 
     def weights(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps, by name: all of the model."""

@@ -1,14 +1,15 @@
 """The training objective: 0.3 CTC + 0.7 attention with label smoothing, and what a model's other parts add.
 
     objective = ctc_weight * ctc + (1 - ctc_weight) * (attention + extra_attention) + embedding_weight * embedding_ctc
-                + balance + speaker_weight * speaker
+                + balance + speaker_weight * speaker + distill_weight * distillation
 
 With a right-to-left decoder each attention is (1 - reverse_weight) * attention + reverse_weight * reverse_attention
 (U2++, Wu et al. 2021).
 
 extra_attention is of 3M's intermediate decoders and embedding_ctc of its shared embedding network (3M, eq. 10-12);
 balance is what the routers add (eq. 8 and 9, or Switch); speaker is the speaker head's, which is not smoothed
-(data/speaker_labels.py). A model without these parts has the first two.
+(data/speaker_labels.py); distillation is how far a smaller size's answers are from the largest's. A model without
+these parts has the first two.
 
 Losses are sums over a clip's frames or tokens and come back one per clip, so that a clip whose loss is not finite can
 be named and left out, and so that means over clips do not depend on how clips were divided into batches and workers.
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model_training.config import LossSettings, ModelSettings, MoESettings
+from model_training.model.device import to_device
 from model_training.model.router import Load
 from model_training.model.speech_model import Outputs
 
@@ -32,7 +34,15 @@ IGNORE = -1
 TEXT_ENDS = -2
 BLANK = 0
 CLOSED = -1e4  # not minus infinity, with which CTC's gradient is not a number
-BALANCE, SPEAKER = "balance", "speaker"
+BALANCE, SPEAKER, DISTILLATION = "balance", "speaker", "distillation"
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Answers are what a pass said of a batch, detached: what other sizes may learn from."""
+
+    ctc_logits_BSV: Tensor
+    logits_BLV: Tensor
 
 
 @dataclass
@@ -50,6 +60,8 @@ class Losses:
     tokens: Tensor
     loads: list[Load] = field(default_factory=list)
     """of the experts, where the model has any"""
+    answers: Answers | None = None
+    """where other sizes learn from them"""
     edits: tuple[int, int] = (0, 0)
     """on dev, where the model says what it recognises: edits to the references, and tokens of these"""
 
@@ -70,6 +82,7 @@ def part_names(model: ModelSettings) -> tuple[str, ...]:
         *(("extra_reverse_attention",) if model.extra_decoders and model.reverse_layers else ()),
         *(("embedding_ctc",) if has_experts and model.moe.embedding_layers else ()),
         *((SPEAKER,) if model.speaker_head.attributes else ()),
+        *((DISTILLATION,) if has_experts and model.moe.sampling == "sandwich" else ()),
         *((BALANCE,) if has_experts and model.moe.balance in ("switch", "sparsity") else ()),
     )
 
@@ -126,6 +139,27 @@ def losses(
     correct = ((outputs.logits_BLV.argmax(-1) == targets_BL) & counted_BL).sum()
     detached = {name: part_B.detach() for name, part_B in parts.items()}
     return Losses(objective_B, detached, outputs.routing.loss(), correct, counted_BL.sum())
+
+
+def distillation(
+    outputs: Outputs, teacher: Answers, targets_BL: Tensor, loss: LossSettings, open_B1V: Tensor | None = None
+) -> Tensor:
+    """Return how far answers are from a teacher's, per clip (B,), float32.
+
+    It is the Kullback-Leibler divergence of CTC's answers, summed over the encoder's frames, and of the decoder's,
+    summed over the tokens that count, weighed with each other as in the objective. Tokens of `open_B1V` are left out.
+    """
+
+    def divergence(logits: Tensor, taught: Tensor) -> Tensor:
+        own, wanted = without(logits, open_B1V).log_softmax(-1), without(taught, open_B1V).log_softmax(-1)
+        return (wanted.exp() * (wanted - own)).sum(-1)
+
+    frames_BS = divergence(outputs.ctc_logits_BSV, teacher.ctc_logits_BSV)
+    there_S = torch.arange(frames_BS.shape[1], device=frames_BS.device)
+    beyond_BS = there_S >= to_device(outputs.encoded_lengths_B, frames_BS.device).unsqueeze(1)
+    tokens_BL = divergence(outputs.logits_BLV, teacher.logits_BLV)
+    ctc_B = frames_BS.masked_fill(beyond_BS, 0).sum(1)
+    return loss.ctc_weight * ctc_B + (1 - loss.ctc_weight) * tokens_BL.masked_fill(targets_BL == IGNORE, 0).sum(1)
 
 
 def without(logits: Tensor, open_B1V: Tensor | None) -> Tensor:

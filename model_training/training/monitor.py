@@ -5,7 +5,7 @@
     RUN/tensorboard/       the same numbers for TensorBoard
     RUN/plots/             loss.png, expert-load.png, groups.png
 
-In these files `group` is the number of routed experts, N.
+In these files `group` is the number of routed experts, N; "3+15" where a step trains several sizes.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -60,19 +60,26 @@ class Monitor:
             self._writer.close()
 
     def step(
-        self, step: int, n_experts: int, frames: int, numbers: dict[str, float], loads: Mapping[str, torch.Tensor]
+        self,
+        step: int,
+        variants: Sequence[int],
+        frames: int,
+        numbers: dict[str, float],
+        loads: Mapping[int, Mapping[str, torch.Tensor]],
     ) -> None:
         """Report a finished step, counted from 1.
 
         Args:
             frames: feature frames of all workers.
             numbers: the loss, which is what was optimised, its parts, and what else is worth a curve.
-            loads: frames per expert by layer, which may lie on any device.
+            loads: frames per expert by variant and layer, which may lie on any device.
         """
-        self._drawn[n_experts] += 1
         self._frames += frames
-        if loads:
-            self._unread.append((n_experts, loads))
+        for n_experts in variants:
+            self._drawn[n_experts] += 1
+            if loads[n_experts]:
+                self._unread.append((n_experts, loads[n_experts]))
+        group: int | str = variants[0] if len(variants) == 1 else "+".join(map(str, sorted(variants)))
         if step % self._settings.log_steps and step != 1:
             return
         self._read_loads()
@@ -83,11 +90,11 @@ class Monitor:
         if self._settings.max_minutes:
             left = min(left, max(0.0, 60 * self._settings.max_minutes - seconds))
         numbers = numbers | {"frames_per_second": self._frames / seconds}
-        self._log({"step": step, "group": n_experts, **numbers})
+        self._log({"step": step, "group": group, **numbers})
         line = "  ".join(
             (
                 f"step {step}/{self._settings.max_steps}",
-                f"N={n_experts:<2}",
+                f"N={group:<2}",
                 f"loss {numbers['loss']:.3f}",
                 *(f"{part} {numbers[part]:.2f}" for part in ("ctc", "attention", "speaker") if part in numbers),
                 f"right {100 * numbers['accuracy']:.1f}%",
@@ -229,7 +236,7 @@ def _plot_drawn(pyplot: Any, drawn: dict[int, int]) -> Any:
     figure, axes = pyplot.subplots(figsize=(4, 3))
     sizes = sorted(drawn)
     axes.bar([f"N={n_experts}" for n_experts in sizes], [drawn[n_experts] for n_experts in sizes])
-    axes.set(ylabel="steps", title="groups drawn")
+    axes.set(ylabel="steps", title="groups trained")
     return figure
 
 

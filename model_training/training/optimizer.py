@@ -37,13 +37,30 @@ def learning_rate(step: int, settings: OptimizerSettings, max_steps: int) -> flo
     return settings.learning_rate
 
 
-def draw_n_experts(seed: int, step: int, sizes: tuple[int, ...], settings: MoESettings) -> int:
-    """Return the number of routed experts that step `step` trains.
+def draw_n_experts(seed: int, number: int, sizes: tuple[int, ...], settings: MoESettings) -> int:
+    """Return the number of routed experts that step `number`, or micro-batch `number`, trains.
 
-    It is the same on every worker and after every resume, because it depends on seed and step alone.
+    It is the same on every worker and after every resume, because it depends on seed and number alone. A step of one
+    micro-batch has its number.
     """
     weights = settings.group_weights or [2.0**tier for tier in range(len(sizes))]
-    generator = np.random.Generator(np.random.Philox(key=[seed, step]))
+    return _draw(seed, number, sizes, weights)
+
+
+def draw_sandwich(seed: int, step: int, sizes: tuple[int, ...], settings: MoESettings) -> tuple[int, ...]:
+    """Return the sizes that a step trains by the sandwich rule: the largest, one drawn between, the smallest.
+
+    Yu and Huang 2019 (Universally slimmable networks and improved training techniques), section 3.2. Two sizes have
+    none between.
+    """
+    between = sizes[1:-1]
+    weights = settings.group_weights[1:-1] or [2.0**tier for tier in range(len(between))]
+    drawn = (_draw(seed, step, between, weights),) if between else ()
+    return (sizes[-1], *drawn, sizes[0])
+
+
+def _draw(seed: int, number: int, sizes: tuple[int, ...], weights: list[float]) -> int:
+    generator = np.random.Generator(np.random.Philox(key=[seed, number]))
     return int(generator.choice(sizes, p=np.array(weights) / sum(weights)))
 
 

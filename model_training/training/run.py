@@ -101,6 +101,8 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
     torch.manual_seed(settings.train.seed)
     model = SpeechModel(settings.model, len(tokenizer))
     notes = beginning.give(model, tokenizer, settings, folder if workers.is_main else None)
+    if settings.model.moe.sampling == "micro_batch" and settings.data.micro_batches == 1:
+        notes.append("model.moe.sampling=micro_batch: a step has one micro-batch, so it is the same as step")
     model.to(device)
     freeze(model, settings.train.freeze)
     for part in model.modules():
@@ -116,6 +118,8 @@ def begin(data: str, out: str | Path, settings: Settings, device: torch.device, 
         "vocabulary": len(tokenizer),
         "tokenizer": tokenizer.fingerprint,
         "data": source.fingerprint,
+        "hours": round(source.hours, 4),
+        "clips": len(source.index),
         "handoff": handoff.uri,
         "learnt": source.known_labels,
     }

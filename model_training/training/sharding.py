@@ -5,8 +5,9 @@
     whole(tensor) <── checkpoints, norms ──> alike(tensor, parameter)
 
 A checkpoint holds whole tensors, so that any number of workers goes on from it, sharded or not. What a step draws is a
-function of the step, so all workers leave out the same experts; one without clips passes idly to keep up with the
-others.
+function of the step, so all workers leave out the same experts; where each micro-batch draws for itself, experts that
+one leaves out get a gradient of zero, as other workers may have one to send. A worker without clips passes idly to keep
+up with the others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from model_training.model.conformer import Block
 from model_training.model.decoder import Decoder
 from model_training.model.experts import Experts
+from model_training.model.moe import ElasticMoE
 from model_training.model.speech_model import SpeechModel
 from model_training.training.workers import Workers
 
@@ -34,6 +36,8 @@ def shard(model: SpeechModel, device: torch.device, workers: Workers) -> None:
             fully_shard(module, mesh=mesh)
         if isinstance(module, Experts):
             module.keeps_cast = False
+        if isinstance(module, ElasticMoE):
+            module.touches_all = module.settings.sampling == "micro_batch"
     fully_shard(cast(nn.Module, model), mesh=mesh)
     for module in model.modules():
         if isinstance(module, FSDPModule):

@@ -12,7 +12,7 @@ Shapes: B clips.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -56,6 +56,9 @@ class ClipBatch(Protocol):
     def __len__(self) -> int: ...
 
 
+Loads = dict[int, dict[str, Tensor]]
+"""Frames per expert (N,) by variant and layer."""
+
 B = TypeVar("B", bound=ClipBatch)
 B_contra = TypeVar("B_contra", bound=ClipBatch, contravariant=True)
 
@@ -63,7 +66,8 @@ B_contra = TypeVar("B_contra", bound=ClipBatch, contravariant=True)
 class Learner(Protocol[B_contra]):
     """A Learner is the model, and what of a step depends on which model it is.
 
-    A variant says what of the model a step trains: the elastic model's number of routed experts, OSUM's phase.
+    A variant says what of the model is trained: the elastic model's number of routed experts, OSUM's phase. A step has
+    one or, where its micro-batches or their passes differ, several.
     """
 
     @property
@@ -81,22 +85,28 @@ class Learner(Protocol[B_contra]):
     def precision(self) -> AbstractContextManager[Any]:
         """Return the context in which the model computes."""
 
-    def begin_step(self, step: int) -> int:
-        """Return the variant that step `step` trains: a function of the step, on every worker, after every resume."""
+    def begin_step(self, step: int) -> tuple[int, ...]:
+        """Return the variants that step `step` trains: a function of the step, on every worker, after every resume."""
 
     def losses(self, batch: B_contra, variant: int) -> Losses:
         """Return what a batch costs, one loss per clip. Called inside `precision()`."""
 
-    def parameters(self, variant: int) -> list[nn.Parameter]:
+    def passes(self, batch: B_contra, variants: tuple[int, ...]) -> Iterator[tuple[int, Losses]]:
+        """Yield a micro-batch's passes one by one, each its variant and what it costs, computed in `precision()`.
+
+        The caller goes backward before it asks for the next. The first has the dropout that the caller seeded.
+        """
+
+    def parameters(self, variants: tuple[int, ...]) -> list[nn.Parameter]:
         """Return the parameters that such a step moves, in the same order on every worker."""
 
     def loads(self, routing: list[Load], variant: int) -> dict[str, Tensor]:
         """Return this worker's frames per expert by layer, the same layers in the same order on every worker."""
 
-    def pass_idly(self, variant: int) -> None:
+    def pass_idly(self, variants: tuple[int, ...]) -> None:
         """Take part in what the workers do together while they go over a micro-batch, where this one's has no clip."""
 
-    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
+    def end_step(self, loads: Loads) -> None:
         """Do what is left after the optimiser's step; `loads` are of all workers."""
 
     def totals(self, *, dev: bool = False) -> Totals:
@@ -118,6 +128,17 @@ class PlainLearner:
     model: nn.Module
     autocast: torch.dtype | None
 
+    def losses(self, batch: Any, variant: int) -> Losses:
+        """Return what a batch costs, one loss per clip. Called inside `precision()`."""
+        raise NotImplementedError
+
+    def passes(self, batch: Any, variants: tuple[int, ...]) -> Iterator[tuple[int, Losses]]:
+        """Yield the one pass of a micro-batch through the step's one variant."""
+        for variant in variants:
+            with self.precision():
+                found = self.losses(batch, variant)
+            yield variant, found
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -130,10 +151,10 @@ class PlainLearner:
         """Return nothing: there are no experts."""
         return {}
 
-    def pass_idly(self, variant: int) -> None:
+    def pass_idly(self, variants: tuple[int, ...]) -> None:
         """Do nothing: each worker has the whole model."""
 
-    def end_step(self, variant: int, loads: dict[str, Tensor]) -> None:
+    def end_step(self, loads: Loads) -> None:
         """Do nothing."""
 
     def totals(self, *, dev: bool = False) -> Totals:
@@ -164,8 +185,9 @@ class Totals:
         self._parts = parts
         self._sums = torch.zeros(len(self._counted), dtype=torch.float64, device=device)
         self._read: dict[str, float] | None = None
-        self.routing: list[Load] = []
-        self.loads: dict[str, Tensor] = {}
+        self.routing: dict[int, list[Load]] = {}
+        """of this worker, by variant"""
+        self.loads: Loads = {}
         self.clip_ids: list[str] = []
         self.used: list[Tensor | None] = []
         """of each micro-batch which clips had a finite loss (B,); None for one without clips"""
@@ -179,8 +201,12 @@ class Totals:
     def frames(self) -> float:
         return self.read()["frames"]
 
-    def add(self, batch: ClipBatch, found: Losses, used_B: Tensor, loads: list[Load]) -> None:
-        """Add a micro-batch, of whose clips `used_B` count. Nothing waits for the device."""
+    def add(self, batch: ClipBatch, found: Losses, used_B: Tensor, *, heard: bool = True) -> None:
+        """Add a pass of a micro-batch, of whose clips `used_B` count. Nothing waits for the device.
+
+        Args:
+            heard: false: another pass went over the batch before, and its frames count once.
+        """
         clips, nothing = used_B.sum(), used_B.new_zeros((), dtype=torch.float32)
         balance = nothing if found.balance is None else found.balance.detach() * clips
         values = {
@@ -192,12 +218,10 @@ class Totals:
             BALANCE: balance,
         } | {name: part_B.masked_fill(~used_B, 0).sum() for name, part_B in found.parts.items()}
         self._sums += torch.stack([to_device(values[name], self._sums.device).double() for name in self._counted])
-        self._known["frames"] += float(batch.feature_lengths_B.sum())
+        self._known["frames"] += float(batch.feature_lengths_B.sum()) if heard else 0.0
         self._known["edits"] += found.edits[0]
         self._known["reference"] += found.edits[1]
         self._read = None
-        self.routing += loads
-        self.used.append(used_B)
 
     def sums(self) -> Tensor:
         """Return all sums as one tensor of the device, to be summed over workers in place."""
@@ -230,7 +254,7 @@ class Totals:
 
 
 def work(
-    learner: Learner[B], batches: Iterable[B], variant: int, workers: Workers, on_bad: OnBad
+    learner: Learner[B], batches: Iterable[B], variants: tuple[int, ...], workers: Workers, on_bad: OnBad
 ) -> tuple[Totals, list[Tensor]]:
     """Go forward and backward over a worker's micro-batches of a step; return sums and gradients of all workers.
 
@@ -242,8 +266,8 @@ def work(
     total = learner.totals()
     for batch in batches:
         kept.append(batch)
-        accumulate(learner, batch, variant, total)
-    gradients = gather(learner, variant, workers, total)
+        accumulate(learner, batch, variants, total)
+    gradients = gather(learner, variants, workers, total)
     while total.read()["spoilt"]:
         kept = [
             batch if used_B is None else without_spoilt(batch, used_B.tolist(), on_bad)
@@ -252,8 +276,8 @@ def work(
         learner.model.zero_grad(set_to_none=True)
         total = learner.totals()
         for batch in kept:
-            accumulate(learner, batch, variant, total)
-        gradients = gather(learner, variant, workers, total)
+            accumulate(learner, batch, variants, total)
+        gradients = gather(learner, variants, workers, total)
     return total, gradients
 
 
@@ -267,37 +291,50 @@ def without_spoilt(batch: B, used_B: list[bool], on_bad: OnBad) -> B:
     return batch.only(used_B)
 
 
-def accumulate(learner: Learner[B], batch: B, variant: int, total: Totals) -> None:
-    """Go forward and backward over one micro-batch: gradients of the sum over its clips are added to what is there."""
+def accumulate(learner: Learner[B], batch: B, variants: tuple[int, ...], total: Totals) -> None:
+    """Go forward and backward over one micro-batch: gradients of the sum over its clips are added to what is there.
+
+    A clip counts as often as the batch has passes, so what is optimised is their mean.
+    """
     seed_dropout(learner.settings.train.seed, batch.global_batch)
     total.clip_ids += batch.clip_ids
     if not batch.clip_ids:
-        learner.pass_idly(variant)
+        learner.pass_idly(variants)
         total.used.append(None)
         return
-    with learner.precision():
-        found = learner.losses(batch, variant)
-        objective = found.objective_B.sum()
-        if found.balance is not None:
-            objective = objective + found.balance * len(batch.clip_ids)
-    objective.backward()  # outside: inside, what the routers compute in float32 would come back in bfloat16
-    total.add(batch, found, finite(found.objective_B), found.loads)
+    all_used_B: Tensor | None = None
+    for variant, found in learner.passes(batch, variants):
+        with learner.precision():
+            objective = found.objective_B.sum()
+            if found.balance is not None:
+                objective = objective + found.balance * len(batch.clip_ids)
+        objective.backward()  # outside: inside, what the routers compute in float32 would come back in bfloat16
+        used_B = finite(found.objective_B)
+        total.add(batch, found, used_B, heard=all_used_B is None)
+        total.routing.setdefault(variant, []).extend(found.loads)
+        all_used_B = used_B if all_used_B is None else all_used_B & used_B
+    total.used.append(all_used_B)
 
 
-def gather(learner: Learner[Any], variant: int, workers: Workers, total: Totals) -> list[Tensor]:
+def gather(learner: Learner[Any], variants: tuple[int, ...], workers: Workers, total: Totals) -> list[Tensor]:
     """Sum gradients, counts and loads over all workers, and return the gradients.
 
     Every parameter that the step moves has a gradient afterwards, no other has.
     """
-    parameters = learner.parameters(variant)
+    parameters = learner.parameters(variants)
+    moved = set(map(id, parameters))
+    for parameter in learner.model.parameters():
+        if id(parameter) not in moved:
+            parameter.grad = None  # a sharded one may have zeros
     for parameter in parameters:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    total.loads = learner.loads(total.routing, variant)
+    total.loads = {variant: learner.loads(total.routing.get(variant, []), variant) for variant in variants}
+    loads = [counts_N for of_layers in total.loads.values() for counts_N in of_layers.values()]
     # What is sharded was summed on the way back.
     whole = [gradient for gradient in gradients if not is_sharded(gradient)]
-    workers.sum([*whole, total.sums(), *total.loads.values()])
+    workers.sum([*whole, total.sums(), *loads])
     return gradients
 
 
@@ -310,6 +347,6 @@ def dev_means(learner: Learner[B], batches: Iterable[B], variant: int) -> dict[s
         if batch.clip_ids:
             with learner.precision():
                 found = learner.losses(batch, variant)
-            total.add(batch, found, finite(found.objective_B), [])
+            total.add(batch, found, finite(found.objective_B))
     learner.model.train()
     return total.means()

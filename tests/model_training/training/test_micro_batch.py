@@ -62,7 +62,7 @@ def batch(*places: int, events_known: bool = True) -> Batch:
 def gradients(given: Batch) -> tuple[dict[str, torch.Tensor], Totals, list[tuple[str, str]]]:
     """Gradients of a step of one micro-batch, its sums, and the bad clips that were named."""
     learner, bad = ElasticLearner(model(), Settings(), EVENTS), list[tuple[str, str]]()
-    total, _ = work(learner, [given], 15, Workers(), lambda clip_id, reason, detail: bad.append((clip_id, reason)))
+    total, _ = work(learner, [given], (15,), Workers(), lambda clip_id, reason, detail: bad.append((clip_id, reason)))
     return {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}, total, bad
 
 
@@ -97,8 +97,8 @@ def test_blocks_computed_again_on_the_way_back_give_the_same_gradients_and_loads
         one = SpeechModel(settings, V)
         one.encoder.recompute = recompute
         learner = ElasticLearner(one, Settings(model=settings), EVENTS)
-        total, gradients = work(learner, [batch(0, 1), batch(2, 3)], 7, Workers(), lambda *_: None)
-        found.append([*gradients, *total.loads.values(), torch.tensor(list(total.means().values()))])
+        total, gradients = work(learner, [batch(0, 1), batch(2, 3)], (7,), Workers(), lambda *_: None)
+        found.append([*gradients, *total.loads[7].values(), torch.tensor(list(total.means().values()))])
     for kept, again in zip(*found, strict=True):
         torch.testing.assert_close(kept, again, rtol=0, atol=0)
 
@@ -169,7 +169,7 @@ def test_only_weights_decay() -> None:
 def test_the_way_back_is_no_less_exact_than_the_way_there() -> None:
     """In bfloat16 the routers compute in float32, and so do their gradients: autocast is of the way there alone."""
     learner = ElasticLearner(model(), Settings(), EVENTS, autocast=torch.bfloat16)
-    accumulate(learner, batch(0, 1), 15, learner.totals())
+    accumulate(learner, batch(0, 1), (15,), learner.totals())
     found = {name: p.grad for name, p in learner.model.named_parameters() if p.grad is not None}
     learner.model.zero_grad()
     with learner.precision():
