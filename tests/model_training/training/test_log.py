@@ -74,5 +74,5 @@ def test_the_time_left_is_that_of_the_command_when_minutes_end_it(
     settings = config.load(None, ["train.max_steps=1000000", "train.max_minutes=2"]).train
     with Monitor(tmp_path, settings, 0) as monitor:
         time.sleep(0.05)
-        monitor.step(1, 3, 100, {"loss": 1.0, "accuracy": 0.5, "learning_rate": 0.1}, {})
+        monitor.step(1, (3,), 100, {"loss": 1.0, "accuracy": 0.5, "learning_rate": 0.1}, {3: {}})
     assert "ETA 0:01:5" in capsys.readouterr().err

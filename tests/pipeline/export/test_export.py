@@ -69,6 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         domain = path.parent.name
         line = {
             "uri": str(path),
+            "recording_id": f"{domain}/{path.stem}",  # splits are drawn by it, and the folder is another each time
             "domain": domain,
             "language": "zh" if domain == "live" else "en",
             "license": "CC BY 4.0" if domain == "live" else "CC0-1.0",
