@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from benchmarks.speakers import FOLDS, RATE
+from benchmarks.real_audio import RATE
+from benchmarks.speakers import FOLDS
 from benchmarks.truth import table
 from model_training.data.handoff import Handoff
 from operators.index import Row

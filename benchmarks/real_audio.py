@@ -11,7 +11,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -59,22 +59,11 @@ def prepare(
         held = set((held_out or _held_out)(domain, recordings))
         for recording in recordings:
             print(f"{domain} {recording['recording_id']}", file=sys.stderr)
-            pcm: np.ndarray | None = None
-            for number, segment in enumerate(recording["segments"]):
-                if not segment.get("text") and not segment.get("event"):
-                    continue
-                name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
-                path = work / "audio" / f"{name}.flac"
-                if not path.exists():
-                    if pcm is None:
-                        pcm = decode(str(crawl / recording["path"])).pcm
-                    _write(path, pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)])
-                clip = soundfile.read(path, dtype="int16")[0]
-                row = _row(path, len(clip), recording, segment)
+            for row, segment in cut(crawl, work, recording, lambda one: bool(one.get("text") or one.get("event"))):
                 split = "test" if group_of(domain, recording, segment) in held else "train"
                 rows[split].append(row)
                 if split == "train":
-                    sums = sums.add(filterbank(clip))
+                    sums = sums.add(filterbank(soundfile.read(row.shard, dtype="int16")[0]))
                     labels.append(row.label)
     # English by letters: two hours hold too few of every longer unit
     tokenizer = Tokenizer.train(labels, Scheme(), bpe_size=40) if known is None else known.grown(labels)
@@ -88,6 +77,23 @@ def prepare(
         print(f"{split}: {len(made)} clips, {hours:.2f} h", file=sys.stderr)
     (out / "handoff.json").write_text(HandoffRecord(splits=splits).to_json())
     return out
+
+
+def cut(
+    crawl: Path, work: Path, recording: dict[str, Any], wanted: Callable[[dict[str, Any]], bool]
+) -> Iterator[tuple[Row, dict[str, Any]]]:
+    """Yield the wanted segments of a recording, each a FLAC file in WORK/audio with its row, made once."""
+    pcm: np.ndarray | None = None
+    for number, segment in enumerate(recording["segments"]):
+        if not wanted(segment):
+            continue
+        name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
+        path = work / "audio" / f"{name}.flac"
+        if not path.exists():
+            if pcm is None:
+                pcm = decode(str(crawl / recording["path"])).pcm
+            _write(path, pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)])
+        yield _row(path, soundfile.info(path).frames, recording, segment), segment
 
 
 def group_of(domain: str, recording: dict[str, Any], segment: dict[str, Any]) -> str:

@@ -18,7 +18,6 @@ by models that were trained on the other four. Runs go on where they stopped.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import subprocess
@@ -27,10 +26,12 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
 
+from benchmarks.real_audio import cut
 from benchmarks.targets import show_targets
 from benchmarks.truth import table
 from benchmarks.warm_start import sizes_of
@@ -43,13 +44,11 @@ from model_training.evaluation.metrics import Balanced, Scores
 from model_training.evaluation.sets import labelled_sets, load_model
 from model_training.text.tokenizer import Tokenizer
 from model_training.training.choosing import open_chosen
-from operators.audio.decode import decode
 from operators.filterbank import MelSums, filterbank
 from operators.handoff_record import HandoffRecord, Split
 from operators.index import Row, write_index
-from operators.shard import feature_frames
 
-FOLDS, MOST, RATE = 5, 20, 16_000
+FOLDS, MOST = 5, 20
 DOMAINS = ("audiobook", "cantonese", "classroom", "digits", "live")
 KINDS = ("gender", "age")
 TENTH = "data.attribute_dropout=0.9"
@@ -69,45 +68,17 @@ def clips(crawl: Path, work: Path) -> list[Row]:
     """Return the clips, each a FLAC file, made once."""
     made: list[Row] = []
     of_speaker: Counter[str] = Counter()
+
+    def wanted(segment: dict[str, Any]) -> bool:
+        if not (segment.get("gender") and segment.get("text")):
+            return False
+        of_speaker[segment["speaker"]] += 1
+        return of_speaker[segment["speaker"]] <= MOST
+
     for line in (crawl / "truth.jsonl").read_text(encoding="utf-8").splitlines():
         recording = json.loads(line)
-        if recording["domain"] not in DOMAINS:
-            continue
-        pcm: np.ndarray | None = None
-        for number, segment in enumerate(recording["segments"]):
-            if not (segment.get("gender") and segment.get("text")):
-                continue
-            of_speaker[segment["speaker"]] += 1
-            if of_speaker[segment["speaker"]] > MOST:
-                continue
-            name = f"{recording['recording_id']}-{number:04d}".replace("/", "_")
-            path = work / "audio" / f"{name}.flac"
-            if not path.exists():
-                if pcm is None:
-                    pcm = decode(str(crawl / recording["path"])).pcm
-                path.parent.mkdir(parents=True, exist_ok=True)
-                encoded = io.BytesIO()
-                clip = pcm[int(segment["start_s"] * RATE) : int(segment["end_s"] * RATE)]
-                soundfile.write(encoded, clip, RATE, format="FLAC")
-                path.with_suffix(".part").write_bytes(encoded.getvalue())
-                path.with_suffix(".part").rename(path)
-            made.append(
-                Row(
-                    clip_id=name,
-                    shard=str(path.absolute()),
-                    offset=0,
-                    size=path.stat().st_size,
-                    frames=feature_frames(soundfile.info(path).frames),
-                    label_tokens=max(1, len(segment["text"])),
-                    label=segment["text"],
-                    domain=recording["domain"],
-                    language=recording["language"],
-                    age=segment.get("age"),
-                    gender=segment["gender"],
-                    recording_id=recording["recording_id"],
-                    speaker=segment["speaker"],
-                )
-            )
+        if recording["domain"] in DOMAINS:
+            made += [row for row, _ in cut(crawl, work, recording, wanted)]
     return made
 
 
