@@ -29,13 +29,13 @@ _HERE = "benchmarks.accelerator"
 ROWS = (
     Row("card", f"{_HERE}.engines:card", 20),
     Row("experts' dispatch", f"{_HERE}.correctness:dispatches", 30),
-    Row("20 steps of tiny", f"{_HERE}.correctness:tiny", 40),
-    Row("20 steps of a mid size", f"{_HERE}.correctness:mid", 70),
+    Row("20 steps of tiny", f"{_HERE}.correctness:tiny", 90),
+    Row("20 steps of a mid size", f"{_HERE}.correctness:mid", 120),
     Row("going on", f"{_HERE}.correctness:going_on", 40),
     Row("waits", f"{_HERE}.waits:micro_batch", 30),
-    Row("paper-1b, noise", f"{_HERE}.speed:step", 50),
-    Row("paper-1b, recompute", f"{_HERE}.speed:checkpointing", 30),
-    Row("paper-1b, loaders", f"{_HERE}.speed:loading", 60),
+    Row("paper-1b noise", f"{_HERE}.speed:step", 50),
+    Row("paper-1b recompute", f"{_HERE}.speed:checkpointing", 30),
+    Row("paper-1b loaders", f"{_HERE}.speed:loading", 60),
     Row("Whisper", f"{_HERE}.engines:whisper", 60),
     Row("ONNX", f"{_HERE}.engines:onnx", 30),
 )

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -109,7 +111,7 @@ def mid(context: Context) -> Finding:
 def _beside_the_cpu(context: Context, preset: str, more: Sequence[str]) -> Finding:
     data = handoff(context.work, 2, few=context.quick)
     steps = 4 if context.quick else STEPS
-    walked = {}
+    walked, seconds = {}, {}
     for name, device, precision in (
         ("cpu", "cpu", "fp32"),
         ("exact", context.device, "fp32"),
@@ -117,7 +119,10 @@ def _beside_the_cpu(context: Context, preset: str, more: Sequence[str]) -> Findi
     ):
         settings = _settings(preset, [*_STILL, *more, f"train.precision={precision}"], context.quick)
         use_tf32(False)
-        walked[name] = walk(_begin(data, context.work / f"{preset}-{name}", settings, device), 0, steps)
+        began = time.perf_counter()
+        with _few_threads():
+            walked[name] = walk(_begin(data, context.work / f"{preset}-{name}", settings, device), 0, steps)
+        seconds[name] = time.perf_counter() - began
     exact, rounded = apart(walked["cpu"], walked["exact"]), apart(walked["cpu"], walked["rounded"])
     wrong = [
         f"{kind}: {name} {found[name]:.1e} apart, at most {most[name]:g}"
@@ -130,9 +135,20 @@ def _beside_the_cpu(context: Context, preset: str, more: Sequence[str]) -> Findi
     return Finding(
         f"{steps} steps beside the CPU's, first loss, any loss, way of the weights: {_numbers(exact)}, at most "
         f"{_numbers(EXACT)}; bf16 {_numbers(rounded)}, at most {_numbers(ROUNDED)}",
-        {"steps": steps, "float32": exact, "bf16": rounded, "losses": walked["cpu"].losses},
+        {"steps": steps, "float32": exact, "bf16": rounded, "losses": walked["cpu"].losses, "seconds": seconds},
         "; ".join(wrong),
     )
+
+
+@contextmanager
+def _few_threads() -> Iterator[None]:
+    """Compute on a few threads: models this small are slower on all cores of a large machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, 4))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def going_on(context: Context) -> Finding:

@@ -77,6 +77,7 @@ class Bench:
     device: torch.device
     learner: ElasticLearner
     optimizer: torch.optim.Optimizer
+    vocabulary: int
     micro: int = 2
     """micro-batches of a step here; the preset's are more, which costs an optimiser less"""
     seconds: dict[int, float] = field(default_factory=dict)
@@ -90,7 +91,7 @@ class Bench:
         with device:  # a thousand million numbers are drawn sooner there
             model = SpeechModel(settings.model, vocabulary)
         learner = ElasticLearner(model, settings, range(0), autocast_dtype(settings.train.precision, device))
-        return cls(settings, device, learner, make_optimizer(model, settings.optimizer))
+        return cls(settings, device, learner, make_optimizer(model, settings.optimizer), vocabulary)
 
     def step(self, batches: list[Batch], n_experts: int) -> None:
         """Take a step as training does, but for the learning rate."""
@@ -122,10 +123,10 @@ class Bench:
             torch.cuda.synchronize()
 
 
-def noise(context: Context, frames: int, count: int) -> list[Batch]:
+def noise(context: Context, bench: Bench, frames: int, count: int) -> list[Batch]:
     """Return micro-batches of so many feature frames, clips of ten seconds (of one with --quick)."""
     length, tokens = (100, 5) if context.quick else (CLIP_FRAMES, CLIP_TOKENS)
-    return [synthetic(max(1, frames // length), length, tokens, VOCABULARY, number) for number in range(count)]
+    return [synthetic(max(1, frames // length), length, tokens, bench.vocabulary, number) for number in range(count)]
 
 
 def fitting(context: Context, bench: Bench) -> int:
@@ -133,7 +134,7 @@ def fitting(context: Context, bench: Bench) -> int:
     frames = 400 if context.quick else bench.settings.data.max_frames
     while True:
         try:
-            bench.step(noise(context, frames, bench.micro), bench.learner.model.sizes[-1])
+            bench.step(noise(context, bench, frames, bench.micro), bench.learner.model.sizes[-1])
             return frames
         except torch.cuda.OutOfMemoryError:
             bench.optimizer.zero_grad(set_to_none=True)
@@ -148,7 +149,7 @@ def step(context: Context) -> Finding:
     """paper-1b's step on noise, at every size."""
     bench = Bench.of(context, VOCABULARY)
     frames = fitting(context, bench)
-    batches = noise(context, frames, bench.micro)
+    batches = noise(context, bench, frames, bench.micro)
     heard = sum(int(batch.feature_lengths_B.sum()) for batch in batches)
     name = torch.cuda.get_device_name() if context.on_card else ""
     peak = peak_tflops(name)
@@ -183,7 +184,7 @@ def step(context: Context) -> Finding:
 def checkpointing(context: Context) -> Finding:
     """Memory and time of one micro-batch, its blocks kept or computed again (train.recompute)."""
     bench = Bench.of(context, VOCABULARY)
-    (batch,) = noise(context, fitting(context, bench), 1)
+    (batch,) = noise(context, bench, fitting(context, bench), 1)
     n_experts = bench.learner.model.sizes[-1]
     found = {}
     for again in (False, True):
@@ -217,8 +218,9 @@ def loading(context: Context) -> Finding:
         *(["data.max_frames=1500", "data.max_clip_frames=1500"] if context.quick else []),
     ]
     bench = Bench.of(context, len(tokenizer), *more)
+    room = fitting(context, bench)
     if not context.quick:
-        bench.settings.data.max_frames = fitting(context, bench)
+        bench.settings.data.max_frames = room
     source = Source(opened, tokenizer, bench.settings, bench.device)
     seconds = 0.5 if context.quick else 10.0
     n_experts = bench.learner.model.sizes[-1]
