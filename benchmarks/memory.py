@@ -1,16 +1,16 @@
 """Peak memory while the input grows tenfold: the whole `python -m pipeline run`, planning and report included.
 
-    synthetic crawl, 1x and 10x ──python -m pipeline run──> process tree ──sampled every 50 ms──> peak of every process
-    ──> table
+    synthetic crawl, 1x and 10x ──python -m pipeline run──> process tree ──sampled every 100 ms──> peak of every kind
+    of process ──> table
 
     python -m benchmarks.memory                  30 and 300 units of a minute, plain runner and Ray: about four minutes
     python -m benchmarks.memory --units 60
 
 Recordings are decoded from FLAC, cut, encoded and written in earnest; VAD and recognisers are the fast engines of the
-tests, whose memory is nothing, so what would grow is seen and not drowned. A peak is each process's own, and peaks are
-added up. Resident memory counts pages that processes share (libraries, Ray's object store) in each of them; "own"
-leaves those out. A worker reaches its height after some twenty units, when it has met a large one and Ray's store has
-been used all over, so fewer units measure the climb.
+tests, whose memory is nothing, so what would grow is seen and not drowned. A peak is the most that all processes of a
+kind held at one moment. Of a page that processes share (libraries, Ray's object store) each counts its part (PSS), so
+the sum is what the machine must have; "own" leaves such pages out (USS). A worker reaches its height after some twenty
+units, when it has met a large one and Ray's store has been used all over, so fewer units measure the climb.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.support.fast_engines import settings, write_crawl
 ROOT = Path(__file__).resolve().parents[1]
 CLIPS_PER_UNIT = 12
 GROWTH = 10
-SAMPLE_SECONDS = 0.05
+SAMPLE_SECONDS = 0.1
 ALLOWED = 0.10
 
 
@@ -49,34 +49,31 @@ def kind(process: psutil.Process, driver: int) -> str:
 
 
 def peaks(command: list[str]) -> dict[str, tuple[float, float]]:
-    """Run a command; the added peaks of its processes by kind, in MB: resident, and own. Raises SystemExit when it
-    fails.
+    """Run a command; the most that its processes of a kind, and all of them, held at a moment, in MB: with their part
+    of shared pages, and without. Raises SystemExit when it fails.
     """
-    highest: dict[int, tuple[int, int]] = defaultdict(lambda: (0, 0))
-    kinds: dict[int, str] = {}
+    highest: dict[str, tuple[int, int]] = {}
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
     with tempfile.TemporaryFile() as log:
         run = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, env=environment)
         while run.poll() is None:
+            now: dict[str, list[int]] = defaultdict(lambda: [0, 0])
             for process in tree(run.pid):
                 try:
-                    memory = process.memory_info()
-                    if kinds.get(process.pid) != "workers":  # a worker of Ray gets its name when it gets its work
-                        kinds[process.pid] = kind(process, run.pid)
-                except psutil.Error:
+                    memory, name = process.memory_full_info(), kind(process, run.pid)
+                except psutil.Error:  # it ended meanwhile
                     continue
-                before = highest[process.pid]
-                highest[process.pid] = (max(before[0], memory.rss), max(before[1], memory.rss - memory.shared))
+                for each in (name, "all"):
+                    now[each][0] += memory.pss
+                    now[each][1] += memory.uss
+            for each, (held, own) in now.items():
+                before = highest.get(each, (0, 0))
+                highest[each] = max(before[0], held), max(before[1], own)
             time.sleep(SAMPLE_SECONDS)
         if run.returncode:
             log.seek(0)
             raise SystemExit(f"{' '.join(command)} failed:\n{log.read().decode()[-2000:]}")
-    found: dict[str, tuple[float, float]] = {}
-    for pid, (resident, own) in highest.items():
-        sums = found.get(kinds.get(pid, ""), (0.0, 0.0))
-        found[kinds.get(pid, "")] = (sums[0] + resident / 1e6, sums[1] + own / 1e6)
-    found.pop("", None)
-    return found
+    return {name: (held / 1e6, own / 1e6) for name, (held, own) in highest.items()}
 
 
 def tree(pid: int) -> Iterator[psutil.Process]:
@@ -114,19 +111,17 @@ def main() -> None:
                 chosen = settings(str(folder / f"{runner}-{growth}"), str(crawl), f"execution.runner={runner}")
                 found[growth] = peaks([sys.executable, "-m", "pipeline", "run", str(folder / "empty.yaml"), *chosen])
                 print(f"  {runner}, {growth}x: {time.time() - started:.0f} s", flush=True)
-            for kinds in found.values():
-                kinds["all"] = (sum(size[0] for size in kinds.values()), sum(size[1] for size in kinds.values()))
-            for process in found[1]:
+            for process in sorted(found[1], key="all".__eq__):  # their sum last
                 small, large = found[1][process], found[GROWTH][process]
                 rows.append((runner, process, small[0], large[0], small[1], large[1]))
-    print(f"\nAdded peaks in MB at 1x and {GROWTH}x:\n")
-    print("| runner | processes | resident 1x | 10x | growth | own 1x | 10x | growth |\n|---|---|" + "--:|" * 6)
+    print(f"\nPeaks in MB at 1x and {GROWTH}x:\n")
+    print("| runner | processes | at 1x | 10x | growth | own 1x | 10x | growth |\n|---|---|" + "--:|" * 6)
     for runner, process, *sizes in rows:
         cells = [f"{a:.0f} | {b:.0f} | {b / a - 1:+.1%}" for a, b in (sizes[:2], sizes[2:])]
         print(f"| {runner} | {process} | {' | '.join(cells)} |")
     print("\n| target | at most | measured | verdict |\n|---|--:|--:|---|")
     for runner, process, before, after, *_ in rows:
-        if process == ("all" if runner == "local" else "workers"):
+        if process in ("all", "driver"):
             more = after / before - 1
             verdict = "met" if more <= ALLOWED else "missed"
             print(

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import elastic, scaling
+from benchmarks import elastic, reverse, scaling
 from benchmarks.curves import Curve, Panel, Point, draw
 from benchmarks.paired import relative
 from model_training.evaluation.answers import Answer, to_lines
@@ -116,3 +116,25 @@ def test_the_commands_of_a_run_are_the_trainers_own() -> None:
     from model_training import config
 
     config.load("moe-1b", [part for part in train if "=" in part])
+
+
+def test_a_second_decoder_is_compared_over_the_seeds_that_are_whole(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = argparse.Namespace(work=tmp_path, steps=5, size=3)
+    reverse.report([0, 1], options)
+    assert "nothing was measured" in capsys.readouterr().out
+    rates = {(0, 0.0): 0.5, (1, 0.0): 0.5, (1, 0.3): 0.4, (1, 0.5): 0.6}
+    for seed, asked in ((0, list(rates)), (1, [(0, 0.0)])):
+        for layers, weight in asked:
+            out = reverse.run_of(layers, seed, options) / f"test-{weight:g}"
+            out.mkdir(parents=True)
+            (out / "eval.jsonl").write_bytes(to_lines(answers(rates[layers, weight])))
+    reverse.report([0, 1], options)
+    printed = capsys.readouterr().out
+    assert "N=3, 1 seed(s)" in printed, "the other seed lacks its second model"
+    both = [line for line in printed.splitlines() if line.startswith("| left to right and back")]
+    assert [line.split(" | ")[1:4] for line in both] == [
+        ["0", "51.00", "51.00"], ["0.3", "41.00", "41.00"], ["0.5", "61.00", "61.00"]
+    ]  # fmt: skip
+    assert "-19.6 [" in both[1]
