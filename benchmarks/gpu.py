@@ -35,6 +35,7 @@ ROWS = (
     Row("waits", f"{_HERE}.waits:micro_batch", 30),
     Row("paper-1b noise", f"{_HERE}.speed:step", 50),
     Row("paper-1b recompute", f"{_HERE}.speed:checkpointing", 30),
+    Row("paper-1b kernels", f"{_HERE}.speed:kernels", 40),
     Row("paper-1b loaders", f"{_HERE}.speed:loading", 60),
     Row("Whisper", f"{_HERE}.engines:whisper", 60),
     Row("ONNX", f"{_HERE}.engines:onnx", 30),

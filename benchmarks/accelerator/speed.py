@@ -60,6 +60,8 @@ PEAKS = (
 """TFLOP/s of dense bfloat16 products with sums in float32, from the maker's data sheets, by a part of the name; the
 first that fits."""
 VOCABULARY, CLIP_FRAMES, CLIP_TOKENS = 6000, 1000, 40
+_MOST = 8
+"""Operations that are named."""
 _SMALL = ("model.d_model=32", "model.heads=2", "model.d_ff=48", "model.encoder_layers=1", "model.decoder_layers=1")
 """For --quick: paper-1b's shape, of no size."""
 
@@ -204,6 +206,35 @@ def checkpointing(context: Context) -> Finding:
         f"a micro-batch: {memory}{kept:.2f} s and {computed:.2f} s",
         {"kept": {"gib": room, "seconds": kept}, "again": {"gib": less, "seconds": computed}},
         wrong,
+    )
+
+
+def kernels(context: Context) -> Finding:
+    """Return what a micro-batch's time goes to: the card's busy share, and the operations that take most of it."""
+    bench = Bench.of(context, VOCABULARY)
+    (batch,) = noise(context, bench, fitting(context, bench), 1)
+    n_experts = bench.learner.model.sizes[-1]
+    kinds = [torch.profiler.ProfilerActivity.CPU, *([torch.profiler.ProfilerActivity.CUDA] if context.on_card else [])]
+    for profiled in (False, True):
+        total = bench.learner.totals()
+        with torch.profiler.profile(activities=kinds if profiled else kinds[:1]) as profile:
+            wall, _ = bench.timed(lambda total=total: accumulate(bench.learner, batch, (n_experts,), total))
+        bench.optimizer.zero_grad(set_to_none=True)
+
+    def own(event: Any) -> float:
+        return float(event.self_device_time_total if context.on_card else event.self_cpu_time_total) / 1e6
+
+    # A kernel counts where it was launched from; the kernels' own lines would count it twice.
+    found = [event for event in profile.key_averages() if not event.key.startswith("Profiler")]
+    launched = [event for event in found if str(event.device_type).endswith("CPU") and own(event) > 0]
+    launched.sort(key=own, reverse=True)
+    busy = sum(map(own, launched))
+    most = {event.key.removeprefix("aten::"): own(event) / busy for event in launched[:_MOST]}
+    whose = "the card works" if context.on_card else "operations take"
+    return Finding(
+        f"{whose} {100 * busy / wall:.0f} % of {wall:.2f} s (profiled): "
+        + ", ".join(f"{name[:28]} {100 * share:.0f} %" for name, share in most.items()),
+        {"wall_seconds": wall, "busy_seconds": busy, "shares": most},
     )
 
 
