@@ -91,6 +91,7 @@ def command(handoff: Path, out: Path, *settings: str) -> list[str]:
 def test_a_run_stopped_and_gone_on_anywhere_has_the_same_weights(handoff: Path, tmp_path: Path, name: str) -> None:
     whole = tmp_path / "whole"
     extra = ["optimizer.ema=0.9", "model.moe.balance=bias", f"optimizer.name={name}", "train.checkpoint_steps=50"]
+    extra += ["model.causal=true", "model.dynamic_chunks=true", "model.reverse_layers=1"]
     train(str(handoff), whole, config.load(None, [*SMALL, *extra, "train.max_steps=12"]))
     for stop in (1, 7):
         parts = tmp_path / f"parts-{stop}"
@@ -176,6 +177,7 @@ def test_two_workers_equal_one_with_twice_the_accumulation(tmp_path: Path) -> No
     """Lengths are skewed, so that one worker often waits for the other; only the order of sums differs."""
     handoff = make_handoff(tmp_path / "handoff", train=40, longest=12)
     eight_steps = ["model.speaker_head.attributes=[gender,language]", "train.max_steps=8"]
+    eight_steps += ["model.causal=true", "model.dynamic_chunks=true", "model.reverse_layers=1"]
     run_workers(handoff, tmp_path / "two", 2, *eight_steps)
     # Its own process too: other tests may have changed torch's state.
     run_workers(handoff, tmp_path / "one", 1, *eight_steps)
