@@ -1,6 +1,7 @@
 """What a stream costs and how well it hears, by the size of its chunks, on real audio with a tiny model on a CPU.
 
-    python -m benchmarks.streaming WORK --crawl CRAWL [--steps 600] [--minutes 8]
+    python -m benchmarks.streaming WORK --crawl CRAWL --init CKPT [--steps 600]      begun with CKPT's weights
+    python -m benchmarks.streaming WORK --crawl CRAWL [--minutes 8]                  from nothing
 
 CRAWL and the clips that are made of it are those of benchmarks.elastic, the last fifth of every domain held out. One
 model is trained by chunks; a run that reached --minutes goes on with the same command. Its export hears the held-out
@@ -18,13 +19,16 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.real_audio import DOMAINS, prepare, train
+from benchmarks.real_audio import DOMAINS, prepare, small_settings, train
+from benchmarks.warm_start import sizes_of
 from model_training.data.index import Index
 from model_training.decoding.recognize import Recognizer
 from model_training.decoding.search import SearchSettings
 from model_training.decoding.streaming import StreamingRecognizer, StreamSettings
 from model_training.evaluation.metrics import ErrorRate, reference_tokens
 from model_training.export.export import export
+from model_training.text.tokenizer import Tokenizer
+from model_training.training.choosing import open_chosen
 from operators.audio.decode import decode
 from operators.index import Row
 
@@ -52,15 +56,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
     parser.add_argument("--crawl", type=Path, required=True)
+    parser.add_argument("--init", metavar="CKPT", help="what the training begins from (default: nothing)")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=0.0, help="of one call's training; 0: to its end")
     parser.add_argument("--rate", type=float, default=0.005)
     parser.add_argument("--size", type=int, default=15, help="routed experts")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args()
-    handoff = prepare(options.crawl, options.work, DOMAINS["elastic"])
+    known = Tokenizer.load(open_chosen(options.init).path) if options.init else None
+    handoff = prepare(options.crawl, options.work, DOMAINS["elastic"], known=known)
     run = options.work / "streaming"
-    by_chunks = ["model.causal=true", "model.dynamic_chunks=true", "train.precision=bf16", "train.seed=0"]
+    by_chunks = [*sizes_of(options.init), f"train.init_from={options.init}"] if options.init else []
+    by_chunks += ["model.causal=true", "model.dynamic_chunks=true", "train.precision=bf16", "train.seed=0"]
+    by_chunks += small_settings(options.steps, options.rate, "bf16")
     train(handoff, {run: [*by_chunks, f"train.max_minutes={options.minutes}"]}, options)
     (done,) = export(run, options.size, "onnx", options.work / "streaming-onnx", measure=False)
     index = Index.open(str(handoff / "test.arrow"))
