@@ -115,8 +115,8 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
                 f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and "
                 f"{asked.gpus:g} GPUs once "
                 f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are "
-                f"{have}): lower "
-                f"execution.<stage>.cpus or .gpus, or add nodes"
+                f"{have}): lower execution.<stage>.cpus or .gpus, add nodes, or give them more logical CPUs "
+                "(execution.num_cpus, ray start --num-cpus)"
             )
 
 
