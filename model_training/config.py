@@ -188,7 +188,7 @@ def _dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read(config: str, folder: Path) -> Any:
     path = Path(config)
-    if not path.suffix and not path.exists():
+    if not path.exists() and (config in presets(folder) or not path.suffix):  # osum-0.5b has a point, and no suffix
         path = folder / f"{config}.yaml"
         if not path.exists():
             raise UserError(

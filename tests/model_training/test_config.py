@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from model_training import config
+from model_training.osum import settings as osum
 from operators.errors import UserError
 
 
@@ -24,6 +25,14 @@ def test_a_wrong_override_is_one_line(override: str, words: str) -> None:
     with pytest.raises(UserError) as error:
         config.load(None, [override])
     assert str(error.value) == words
+
+
+def test_every_preset_is_known_by_its_name_a_point_in_it_too() -> None:
+    for load, folder in ((config.load, config.PRESETS), (osum.load, osum.PRESETS)):
+        names = config.presets(folder)
+        assert len(names) > 2
+        for name in names:
+            load(name, [])
 
 
 def test_a_file_that_is_no_yaml_is_named_with_the_line(tmp_path: Path) -> None:
