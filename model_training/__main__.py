@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import multiprocessing
 import os
 import shlex
 import signal
@@ -187,6 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"touchasp: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
+        # Loaders outlive SIGTERM. Where a second Ctrl-C came into their end, Python would wait for them for ever.
+        for loader in multiprocessing.active_children():
+            loader.kill()
         more = "; the same command goes on from the last checkpoint" if options.command == "train" else ""
         print(f"\ntouchasp: stopped{more}", file=sys.stderr)
         return 130

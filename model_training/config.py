@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from model_training.settings import (
@@ -97,11 +97,11 @@ def load_as(kind: type[S], config: str | None, overrides: list[str], folder: Pat
         UserError: no such file or preset, a key that does not exist, a value of the wrong type or out of range.
     """
     try:
-        layers = [_read(config, folder)] if config else []
+        layers = [("", _read(config, folder))] if config else []
         for override in overrides:
             if "=" not in override or override.startswith("="):
                 raise UserError(f"'{override}' is no setting: write key=value, for example train.max_steps=1000")
-            layers.append(OmegaConf.to_container(OmegaConf.from_dotlist([override])))
+            layers.append((override.partition("=")[0], OmegaConf.to_container(OmegaConf.from_dotlist([override]))))
         return _merged(kind, *layers)
     except OmegaConfBaseException as error:
         raise UserError(_explain(error)) from None
@@ -121,7 +121,7 @@ def restore_as(kind: type[S], values: dict[str, Any]) -> S:
         UserError: they are damaged, or of a newer version.
     """
     try:
-        return _merged(kind, values)
+        return _merged(kind, ("", values))
     except (OmegaConfBaseException, UserError) as error:
         reason = error if isinstance(error, UserError) else _explain(error)
         raise UserError(f"the checkpoint's settings are damaged or of another version: {reason}") from None
@@ -137,11 +137,20 @@ def flat(settings: Any) -> dict[str, Any]:
     return {key: value for key, value, _ in leaves(settings)}
 
 
-def _merged(kind: type[S], *layers: Any) -> S:
+def _merged(kind: type[S], *layers: tuple[str, Any]) -> S:
+    """Return the defaults with the layers laid over them, each the key that it was given by and nested values.
+
+    A table of the user's own (data.tasks) replaces the one below it; only `table.entry=value` adds to that.
+    """
     tree = OmegaConf.structured(kind)
-    for layer in layers:
+    tables = [table for table, value in flat(kind()).items() if isinstance(value, dict)]
+    for key, layer in layers:
         values = _with_new_names(layer)
         _refuse_unknown(values, kind())
+        for table in tables:
+            whole = isinstance(OmegaConf.select(OmegaConf.create(values), table), DictConfig)
+            if whole and not key.startswith(f"{table}."):
+                OmegaConf.update(tree, table, {}, merge=False)
         tree = OmegaConf.merge(tree, values)
     settings = OmegaConf.to_object(tree)
     assert isinstance(settings, kind)
@@ -188,7 +197,7 @@ def _dotted(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _read(config: str, folder: Path) -> Any:
     path = Path(config)
-    if not path.suffix and not path.exists():
+    if not path.exists() and (config in presets(folder) or not path.suffix):  # osum-0.5b has a point, and no suffix
         path = folder / f"{config}.yaml"
         if not path.exists():
             raise UserError(

@@ -57,6 +57,9 @@ class EngineSpec:
     arguments: dict[str, Any] = field(default_factory=dict)
     offered: dict[str, Any] = field(default_factory=dict)
     """more arguments, given where the engine names them."""
+    setting: str = field(default="", compare=False)
+    """the part of the settings that names the engine, given as `what` where it takes that: its errors then say which
+    setting was wrong. Two languages that name one engine alike still share it."""
 
     def __call__(self) -> Any:
         """Build the engine. Raises UserError for an argument that it does not take, or that it refuses."""
@@ -65,7 +68,8 @@ class EngineSpec:
         if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
             for argument in self.arguments.keys() - known.keys():
                 raise UserError(f"{name} has no {argument}: it takes {', '.join(known)}")
-        arguments = {key: value for key, value in self.offered.items() if key in known} | self.arguments
+        offered = self.offered | ({"what": self.setting} if self.setting else {})
+        arguments = {key: value for key, value in offered.items() if key in known} | self.arguments
         try:
             return engine(**arguments)
         except (TypeError, ValueError) as error:
@@ -109,7 +113,7 @@ def recogniser(settings: AsrSettings, threads: int) -> EngineSpec:
         }
     elif settings.engine == EXPORTED:
         arguments |= {"device": settings.device, "threads": threads}
-    return EngineSpec(target("asr", settings.engine), arguments | settings.options)
+    return EngineSpec(target("asr", settings.engine), arguments | settings.options, setting="asr")
 
 
 def copilots(settings: CopilotSettings, threads: int) -> CopilotSpec:
@@ -119,7 +123,7 @@ def copilots(settings: CopilotSettings, threads: int) -> CopilotSpec:
         code = language.strip().lower().replace("_", "-")
         if code in models:
             raise UserError(f"copilot.models: {language} stands there twice: give one entry a list of models")
-        models[code] = [_copilot(each, f"copilot.models.{language}.engine", settings, threads) for each in listed]
+        models[code] = [_copilot(each, f"copilot.models.{language}", settings, threads) for each in listed]
     for code in list(models):  # zh-CN serves what is reported as zh, unless zh has an entry of its own
         models.setdefault(canonical(code) or code, models[code])
     return CopilotSpec(models)
@@ -131,9 +135,9 @@ def _copilot(entry: CopilotModel, key: str, settings: CopilotSettings, threads: 
         arguments |= {"device": settings.device, "batch_seconds": settings.batch_seconds, "threads": threads}
     elif entry.engine == EXPORTED:
         arguments |= {"device": settings.device, "threads": threads}
-    if entry.engine == settings.engine:
-        key = "copilot.engine"
-    return EngineSpec(target("copilot", entry.engine, key), arguments | dict(entry.options))
+    named = "copilot.engine" if entry.engine == settings.engine else f"{key}.engine"
+    setting = "copilot" if entry.engine == FUNASR else key  # FunASR's device is the section's
+    return EngineSpec(target("copilot", entry.engine, named), arguments | dict(entry.options), setting=setting)
 
 
 def annotators(settings: AnnotateSettings, threads: int) -> list[EngineSpec]:
@@ -166,7 +170,7 @@ def _choice(choice: EngineChoice, section: str, key: str, threads: int) -> Engin
     arguments = {} if choice.model is None else {"model": choice.model}
     if choice.device != "cpu":
         arguments["device"] = choice.device
-    return EngineSpec(target(section, choice.engine, key), arguments | choice.options, {"threads": threads})
+    return EngineSpec(target(section, choice.engine, key), arguments | choice.options, {"threads": threads}, section)
 
 
 def target(section: str, engine: str, key: str = "") -> str:

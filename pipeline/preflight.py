@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from operators.annotate.settings import EngineChoice
 from operators.asr.funasr import find_funasr
 from operators.asr.whisper_folder import find_whisper, has_alignment_heads
 from operators.errors import UserError
 from operators.storage.base import Store
-from operators.storage.hub import silent, surely_missing
-from pipeline.config import AudioSettings, Settings
-from pipeline.copilots import entries
+from operators.storage.hub import HUBS, silent, surely_missing
+from pipeline.config import AsrSettings, AudioSettings, Settings, VadSettings
+from pipeline.copilots import CopilotModel, entries
 from pipeline.display.words import human_seconds, printable
 from pipeline.engines import BUILT_IN, CHAT, EXPORTED, FUNASR, WHISPERX, imported
 from pipeline.executor.cluster import cluster_address
@@ -65,8 +68,8 @@ class Preflight:
     settings: Settings
     store: Store
     console: Console
-    _wanted: list[tuple[str, str, str]] = field(default_factory=list, init=False)
-    """setting, engine and name of models that are no folders here"""
+    _wanted: list[tuple[str, str, str, Mapping[str, Any]]] = field(default_factory=list, init=False)
+    """setting, engine, name and engine's options of models that are no folders here"""
     _silent: dict[str, str | None] = field(default_factory=dict, init=False)
     """by hub: why there is no use in asking it."""
 
@@ -87,20 +90,21 @@ class Preflight:
 
         What an engine of the user's own makes of a name is its own business.
         """
-        settings = self.settings
-        named = [("vad.model", settings.vad.engine, settings.vad.model)]
-        named += [("asr.model", settings.asr.engine, settings.asr.model)]
-        for language, models in entries(settings.copilot.models, settings.copilot.engine).items():
-            named += [(f"copilot.models.{language}", each.engine, each.model) for each in models]
-        annotate = settings.annotate
-        named += [("annotate.annotators.model", each.engine, each.model) for each in annotate.annotators]
-        named += [("annotate.words.aligners.model", each.engine, each.model) for each in annotate.words.aligners]
-        named += [("annotate.speaker.model", annotate.speaker.engine, annotate.speaker.model)]
+        settings, annotate = self.settings, self.settings.annotate
+        chosen: list[tuple[str, VadSettings | AsrSettings | CopilotModel | EngineChoice]] = []
+        chosen += [("vad.model", settings.vad), ("asr.model", settings.asr)]
+        copilot = settings.copilot
+        for language, models in entries(copilot.models, copilot.engine, copilot.options).items():
+            chosen += [(f"copilot.models.{language}", each) for each in models]
+        chosen += [("annotate.annotators.model", each) for each in annotate.annotators]
+        chosen += [("annotate.words.aligners.model", each) for each in annotate.words.aligners]
+        chosen += [("annotate.speaker.model", annotate.speaker)]
         dnsmos = annotate.quality.dnsmos
         if dnsmos is not None and not os.path.exists(os.path.expanduser(dnsmos)):
             raise UserError(f"annotate.quality.dnsmos: no file {dnsmos}: correct the path to the ONNX model")
         built_in = {engine for engines in BUILT_IN.values() for engine in engines}
-        for key, engine, model in named:
+        for key, choice in chosen:
+            engine, model = choice.engine, choice.model
             if not model or engine not in built_in or engine == CHAT:  # what an endpoint calls its model is its own
                 continue
             there = os.path.exists(os.path.expanduser(model))
@@ -110,7 +114,7 @@ class Preflight:
             if path and not there:
                 raise UserError(f"{key}: no model folder {model}: correct the path, or give a hub name")
             if not there:
-                self._wanted.append((key, engine, model))
+                self._wanted.append((key, engine, model, choice.options))
             elif not os.path.isdir(os.path.expanduser(model)):
                 continue
             elif key == "asr.model" and engine == WHISPERX:
@@ -124,19 +128,21 @@ class Preflight:
 
     def before_engines(self) -> None:
         """Look whether models that are not here can be fetched, when all else is right. Raises UserError."""
-        for key, engine, model in self._wanted:
-            self._on_hub(key, engine, model)
+        for key, engine, model, options in self._wanted:
+            self._on_hub(key, engine, model, options)
 
-    def _on_hub(self, key: str, engine: str, model: str) -> None:
+    def _on_hub(self, key: str, engine: str, model: str, options: Mapping[str, Any]) -> None:
         """Refuse a hub's model that is not here and cannot be fetched; elsewhere the workers' own machines decide.
 
         An engine would say so as well, after a minute of tries, and once every other model is loaded.
         """
-        hub = {WHISPERX: "hf", FUNASR: "ms"}.get(engine)
-        asr, copilot, execution = self.settings.asr, self.settings.copilot, self.settings.execution
+        hub = {WHISPERX: "hf", FUNASR: options.get("hub", "ms")}.get(engine)
+        asr, execution = self.settings.asr, self.settings.execution
         elsewhere = execution.runner == "ray" and cluster_address(execution) is not None
-        own = {"download_root", "hub"} & {*asr.options, *copilot.options}
-        if hub is None or elsewhere or own or not surely_missing(hub, model):
+        own_cache = "download_root" in options
+        if hub not in HUBS or elsewhere or own_cache:  # a hub of no known name is the engine's to refuse
+            return
+        if not surely_missing(hub, model, "whisper" if engine == WHISPERX else ""):
             return
         if why := self._why_silent(hub):
             # A misspelt engine of the user's own says more than a hub that has nothing to do with it.

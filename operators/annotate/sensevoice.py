@@ -40,12 +40,12 @@ _SPEECH = "Speech"
 class SenseVoice:
     """A SenseVoice reads tags. Without a model those of the copilots, which cost nothing; with one it hears each clip.
 
-    model: folder or hub name, as of the copilot. More arguments are those of FunAsr. Raises UserError for a model that
-    cannot be loaded.
+    model: folder or hub name, as of the copilot. what: the part of the settings that names it, for errors. More
+    arguments are those of FunAsr. Raises UserError for a model that cannot be loaded.
     """
 
-    def __init__(self, model: str | None = None, **options: Any) -> None:
-        self._engine = None if model is None else FunAsr(model, **options)
+    def __init__(self, model: str | None = None, *, what: str = "annotate.annotators", **options: Any) -> None:
+        self._engine = None if model is None else FunAsr(model, what=what, **options)
         self.name = "sensevoice" if self._engine is None else f"sensevoice/{self._engine.name.rpartition('/')[2]}"
 
     def annotate(self, clips: Sequence[Heard], progress: Progress | None = None) -> list[Mapping[str, Opinion]]:

@@ -79,7 +79,8 @@ class FunAsr:
     or "hf" Hugging Face. batch_seconds: padded audio per batch. max_padding: padded over true seconds less 1, at most,
     per batch. language: for models that take one (SenseVoice): "auto" to let the model tell, "given" for that of each
     clip, or a code. threads: of torch, for the whole process. generate_options and model_options go to FunASR as they
-    are; trust_remote_code among them runs the model's own code.
+    are; trust_remote_code among them runs the model's own code. what: the part of the settings that names the engine,
+    for errors.
 
     Raises UserError when the model cannot be found or loaded, or the device is not there.
     """
@@ -99,16 +100,17 @@ class FunAsr:
         generate_options: Mapping[str, Any] | None = None,
         model_options: Mapping[str, Any] | None = None,
         name: str | None = None,
+        what: str = "copilot",
     ) -> None:
         if batch_seconds <= 0 or max_padding < 0 or max_clips < 1:
-            raise UserError("copilot: batch_seconds must be over 0, max_padding 0 or more, max_clips 1 or more")
+            raise UserError(f"{what}: batch_seconds must be over 0, max_padding 0 or more, max_clips 1 or more")
         self.name = name or f"funasr/{Path(model).name}"
         self._batches = functools.partial(
             plan_batches, max_samples=int(batch_seconds * SAMPLE_RATE), max_padding=max_padding, max_clips=max_clips
         )
         self._language = language
         self._generate_options = {"use_itn": False, **(generate_options or {})}  # spoken form: what Rover compares
-        self._model = load_funasr(model, device, threads, hub, local_files_only, model_options or {})
+        self._model = load_funasr(model, device, threads, hub, local_files_only, model_options or {}, what)
 
     def transcribe(
         self,

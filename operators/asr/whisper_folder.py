@@ -1,7 +1,7 @@
 """A Whisper model on disk, before it is loaded: where it is, and whether it can be what the settings ask for.
 
-asr.model ──find_whisper──> folder ──check_compute, check_mels──> loaded by operators/asr/whisperx.py
-                               └─has_alignment_heads──> clips may share windows
+model ──find_whisper──> folder ──check_compute, check_mels──> loaded by operators/asr/whisperx.py
+                           └─has_alignment_heads──> clips may share windows
 """
 
 from __future__ import annotations
@@ -15,29 +15,32 @@ from operators.speech.quiet import quiet
 from operators.storage.hub import silent
 
 
-def find_whisper(model: str, download_root: str | None = None, local_files_only: bool = False) -> Path:
-    """Return the folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched. Raises UserError when
-    there is none.
+def find_whisper(
+    model: str, download_root: str | None = None, local_files_only: bool = False, what: str = "asr"
+) -> Path:
+    """Return the folder of a CTranslate2 Whisper: given, in the hub's local cache, or fetched.
+
+    what: the part of the settings that names it, for errors. Raises UserError when there is none.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         if not (folder / "model.bin").is_file():
             raise UserError(
-                f"asr.model={model} is no CTranslate2 folder (it has no model.bin): convert with "
+                f"{what}.model={model} is no CTranslate2 folder (it has no model.bin): convert with "
                 "ct2-transformers-converter "
                 "--copy_files tokenizer.json preprocessor_config.json"
             )
         if not (folder / "tokenizer.json").is_file():  # faster-whisper would ask the hub for one that may not fit
-            raise UserError(f"asr.model={model} has no tokenizer.json: copy it from the model that was converted")
+            raise UserError(f"{what}.model={model} has no tokenizer.json: copy it from the model that was converted")
         return folder
     if folder.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1:
-        raise UserError(f"asr.model={model}: no such folder")
+        raise UserError(f"{what}.model={model}: no such folder")
     with quiet():
         from faster_whisper.utils import available_models, download_model
 
         if "/" not in model and model not in available_models():
             raise UserError(
-                f"asr.model={model}: no such folder, and no such model; the hub has {', '.join(available_models())}"
+                f"{what}.model={model}: no such folder, and no such model; the hub has {', '.join(available_models())}"
             )
         for local in (True,) if local_files_only else (True, False):  # the cache first: no network when it is there
             if not local and (why := silent("hf")) is not None:
@@ -52,34 +55,36 @@ def find_whisper(model: str, download_root: str | None = None, local_files_only:
                     return found
                 reason = "no model.bin in it"
     raise UserError(
-        f"asr.model={model} is not in the local cache and the hub gives no copy ({reason}): "
-        "give a local CTranslate2 folder (asr.model=/path/to/folder), or run once where the hub can be reached"
+        f"{what}.model={model} is not in the local cache and the hub gives no copy ({reason}): "
+        f"give a local CTranslate2 folder ({what}.model=/path/to/folder), or run once where the hub can be reached"
     )
 
 
-def check_compute(device: str, compute_type: str) -> str:
-    """Return the compute type to ask for, whisperX's own where "default". Raises UserError when the device cannot do
-    it.
+def check_compute(device: str, compute_type: str, what: str = "asr") -> str:
+    """Return the compute type to ask for, whisperX's own where "default".
+
+    what: the part of the settings that gives both, for errors. Raises UserError when the device cannot do it.
     """
     import ctranslate2
 
     if device not in ("cpu", "cuda"):
-        raise UserError(f"asr.device={device}: choose cpu, cuda or cuda:N")
+        raise UserError(f"{what}.device={device}: choose cpu, cuda or cuda:N")
     if device == "cuda" and not ctranslate2.get_cuda_device_count():
-        raise UserError("asr.device=cuda, but no CUDA device is to be seen: set asr.device=cpu")
+        raise UserError(f"{what}.device=cuda, but no CUDA device is to be seen: set {what}.device=cpu")
     if compute_type == "default":
         return "float16" if device == "cuda" else "float32"
     supported = sorted(ctranslate2.get_supported_compute_types(device))
     if compute_type not in supported:
-        raise UserError(f"asr.compute_type={compute_type}: this {device} can do {', '.join(supported)}")
+        raise UserError(f"{what}.compute_type={compute_type}: this {device} can do {', '.join(supported)}")
     return compute_type
 
 
-def check_mels(whisper: Any, model: str) -> None:
+def check_mels(whisper: Any, model: str, what: str = "asr") -> None:
+    """Refuse a model whose preprocessor gives another number of mel bands than it takes. Raises UserError."""
     declared = whisper.feat_kwargs.get("feature_size", 80)
     if declared != whisper.model.n_mels:
         raise UserError(
-            f"asr.model={model} takes {whisper.model.n_mels} mel bands but its preprocessor_config.json gives "
+            f"{what}.model={model} takes {whisper.model.n_mels} mel bands but its preprocessor_config.json gives "
             f"{declared} "
             "(80 when missing): copy the file from the model that was converted"
         )

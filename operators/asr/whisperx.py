@@ -40,7 +40,8 @@ class WhisperX:
     max_new_tokens: a bound on the length of a transcript, where a loop would otherwise run to 224 tokens.
     share_windows: consecutive clips of one recording share a window of 30 s, `window_gap_seconds` of silence apart; a
     model without alignment heads hears each clip alone. suppress_numerals: spell numbers out. asr_options: any more of
-    whisperX's decoding options. local_files_only: never ask the hub.
+    whisperX's decoding options. local_files_only: never ask the hub. what: the part of the settings that names the
+    engine, for errors.
 
     Decoding is beam search without sampling, so the same list of clips gives the same answer.
     Raises UserError when model, device, compute type, language or an option is wrong.
@@ -67,12 +68,14 @@ class WhisperX:
         download_root: str | None = None,
         local_files_only: bool = False,
         name: str | None = None,
+        what: str = "asr",
     ) -> None:
+        own = what if what == "asr" else f"{what}.options"
         if batch_size < 1:
-            raise UserError(f"asr.batch_size={batch_size}: give a whole number of clips, 1 or more")
+            raise UserError(f"{own}.batch_size={batch_size}: give a whole number of clips, 1 or more")
         self.name = name or f"whisperx/{Path(model).name}"
         self._batch_size = batch_size
-        folder = find_whisper(model, download_root, local_files_only)
+        folder = find_whisper(model, download_root, local_files_only, what)
         self._share_windows = share_windows and has_alignment_heads(folder)
         self._gap = round(window_gap_seconds * SAMPLE_RATE)
         self._sure = sure_language_prob
@@ -84,7 +87,7 @@ class WhisperX:
             whisperx.log_utils.setup_logging("error")
             torch.set_num_threads(threads)
             kind, _, index = device.partition(":")
-            compute_type = check_compute(kind, compute_type)
+            compute_type = check_compute(kind, compute_type, own)
             recogniser = model_class()
             try:
                 self._model = recogniser(
@@ -95,8 +98,8 @@ class WhisperX:
                     cpu_threads=threads,
                 )
             except (RuntimeError, ValueError) as error:  # a truncated file, not a Whisper, no such GPU
-                raise UserError(f"asr.model={model}: CTranslate2 cannot load it: {first_line(error)}") from error
-            check_mels(self._model, model)
+                raise UserError(f"{what}.model={model}: CTranslate2 cannot load it: {first_line(error)}") from error
+            check_mels(self._model, model, what)
             options = {
                 "beam_size": beam_size,
                 "initial_prompt": initial_prompt,
@@ -113,7 +116,7 @@ class WhisperX:
                     asr_options=options,
                 )
             except TypeError as error:
-                raise UserError(f"asr.options: {first_line(error)}") from error
+                raise UserError(f"{what}.options: {first_line(error)}") from error
             self._model.prepare(
                 self._pipeline.options, tuple(languages), max_new_tokens, self._pipeline.suppress_numerals
             )

@@ -21,21 +21,23 @@ HUBS = {
 PATIENCE_SECONDS = 6.0
 
 
-def surely_missing(hub: str, model: str) -> bool:
+def surely_missing(hub: str, model: str, short: str = "") -> bool:
     """Return whether this machine's cache of a hub cannot hold a model; a look at names of folders, nothing more.
 
-    A short name (large-v3) may stand for several repositories, which only its own library knows: any Whisper, or any
-    model of ModelScope, may then be it.
+    A short name (large-v3) may stand for several repositories, which only its own library knows: any with `short` in
+    its name may then be it.
     """
     home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     if hub == "hf":
         root = os.path.join(os.environ.get("HF_HOME") or os.path.join(home, "huggingface"), "hub")
         root = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or root
-        wanted = f"models--{model.replace('/', '--')}" if "/" in model else "whisper"
-        return not any(wanted.lower() in name.lower() for name in _folder(root))
+        wanted = f"models--{model.replace('/', '--')}" if "/" in model else short
+        cached = [name for name in _folder(root) if name.startswith("models--")]
+        return not any(wanted.lower() in name.lower() for name in cached)
     root = os.environ.get("MODELSCOPE_CACHE") or os.path.join(home, "modelscope")
     models = [each for under in ("models", "hub", os.path.join("hub", "models")) for each in _owned(root, under)]
-    return not ([each for each in models if each.lower() == model.lower()] if "/" in model else models)
+    found = [each for each in models if (each.lower() == model.lower() if "/" in model else short in each.lower())]
+    return not found
 
 
 def _folder(path: str) -> list[str]:

@@ -27,7 +27,8 @@ from stages.base import Resources, Stage
 def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
     """Join the cluster that the settings or the environment name, or start one here that is large enough.
 
-    Raises UserError when the cluster cannot hold the workers: Ray Data would wait for ever without a word.
+    Raises UserError when the cluster cannot hold the workers: Ray Data would wait for ever without a word. Raises
+    ClusterLost when Ray does not start here.
     """
     address = cluster_address(settings)
     if address and ("RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists()):
@@ -57,7 +58,15 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         cpus = settings.num_cpus or max(os.cpu_count() or 1, math.ceil(wanted) + 1)
         os.environ.update(KEEP_FREED_MEMORY | os.environ)  # for Ray's workers: they have threads before they are ours
         # "local": without it Ray would join any cluster that happens to run on this machine.
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        try:
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
+        except (
+            Exception
+        ) as error:  # Ray waits 30 s for its own processes, and raises a bare Exception when they are late
+            raise ClusterLost(
+                f"Ray did not start on this machine, which may be too busy or short of memory ({reason(error)}): try "
+                "again, or set execution.runner=local"
+            ) from error
     signal.signal(signal.SIGTERM, on_terminate)  # Ray's own ends in a native stack trace
     check_fit(stages, [_free(node) for node in ray.nodes() if node["Alive"]])
 
@@ -106,8 +115,8 @@ def check_fit(stages: list[Stage], nodes: list[tuple[float, float]]) -> None:
                 f"the cluster is too small: no node can hold a {name} worker of {asked.cpus:g} CPUs and "
                 f"{asked.gpus:g} GPUs once "
                 f"the others are placed (all stages need {need_cpus:g} CPUs and {need_gpus:g} GPUs; there are "
-                f"{have}): lower "
-                f"execution.<stage>.cpus or .gpus, or add nodes"
+                f"{have}): lower execution.<stage>.cpus or .gpus, add nodes, or give them more logical CPUs "
+                "(execution.num_cpus, ray start --num-cpus)"
             )
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -229,6 +232,30 @@ def test_only_a_stopped_training_is_said_to_go_on(
     where = ["--out", str(tmp_path)] if command == "train" else [str(run)]
     assert main([command, *where, "--data", str(handoff)]) == 130
     assert ("goes on from the last checkpoint" in capsys.readouterr().err) == (command == "train")
+
+
+def _deaf(ready: Any) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    ready.set()
+    time.sleep(60)
+
+
+def test_ctrl_c_twice_does_not_wait_for_loaders_that_outlive_sigterm(
+    handoff: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second interrupts their end, and at its own end Python ends children by SIGTERM and joins them."""
+    ready = multiprocessing.Event()
+    loader = multiprocessing.Process(target=_deaf, args=(ready,), daemon=True)
+
+    def stop(*_: Any) -> None:
+        loader.start()
+        assert ready.wait(30)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("model_training.data.handoff.Handoff.open", stop)
+    assert main(["train", "--out", str(tmp_path), "--data", str(handoff)]) == 130
+    loader.join(10)
+    assert loader.exitcode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(

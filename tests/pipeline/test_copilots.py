@@ -132,6 +132,31 @@ def test_a_folder_of_another_kind_is_refused_before_anything_is_planned_or_loade
     assert "ok disk" not in said.out
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ("copilot.models={{en: {{engine: 'operators.asr.whisperx:WhisperX', model: {other}}}}}",
+         "copilot.models.en.model={other} is no CTranslate2 folder"),
+        ("asr={{engine: 'operators.asr.funasr:FunAsr', model: {other}}}", "asr model {other} is no FunASR folder"),
+        ("annotate.annotators=[{{engine: sensevoice}}, {{engine: sensevoice, model: {other}}}]",
+         "annotate.annotators model {other} is no FunASR folder"),
+    ],
+)  # fmt: skip
+def test_an_engine_in_an_unusual_place_names_the_setting_that_put_it_there(
+    settings: str, words: str, crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    assert run(tmp_path, crawl, "check", settings.format(other=other)) == 2
+    assert words.format(other=other) in capsys.readouterr().err
+
+
+def test_languages_that_name_one_engine_share_it() -> None:
+    found = specs(f"copilot.models={{en: {{engine: '{MINE}', model: a}}, fr: {{engine: '{MINE}', model: a}}}}")
+    assert found["en"] == found["fr"]
+    assert found["en"][0].setting != found["fr"][0].setting
+
+
 def test_check_loads_every_model_and_says_so(crawl: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, crawl, "check") == 0
     assert "every stage has loaded its models" in capsys.readouterr().out

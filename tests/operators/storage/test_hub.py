@@ -61,11 +61,13 @@ def test_what_the_cache_may_hold_is_left_to_the_engine(
 ) -> None:
     monkeypatch.setenv(name, str(tmp_path))
     short, long = {"hf": ("large-v3", "a/whisper-b"), "ms": ("paraformer-zh", "iic/SenseVoiceSmall")}[hub]
-    assert surely_missing(hub, short)
-    assert surely_missing(hub, long)
+    part = {"hf": "whisper", "ms": ""}[hub]
+    assert surely_missing(hub, short, part)
+    assert surely_missing(hub, long, part)
     folder = {"hf": "models--a--whisper-b", "ms": "hub/models/iic/SenseVoiceSmall"}[hub]
     (tmp_path / folder).mkdir(parents=True)
-    assert not surely_missing(hub, short), "the name may stand for it"
+    assert not surely_missing(hub, short, part), "the name may stand for it"
+    assert surely_missing(hub, short, "paraformer"), "nor for what it cannot be"
     assert not surely_missing(hub, long)
     assert surely_missing(hub, "somebody/other")
 
@@ -74,8 +76,8 @@ def test_a_missing_model_is_one_line_before_any_engine_is_loaded(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And `check` leaves nothing behind."""
-    for name in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN"):
-        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for port, name in enumerate(("HF_ENDPOINT", "MODELSCOPE_DOMAIN"), start=1):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
     for name in ("HF_HUB_CACHE", "MODELSCOPE_CACHE"):
         monkeypatch.setenv(name, str(tmp_path / "cache"))
     (tmp_path / "crawl" / "talk").mkdir(parents=True)
@@ -85,12 +87,17 @@ def test_a_missing_model_is_one_line_before_any_engine_is_loaded(
     settings = ["output=runs/deep/first", "sources=crawl"]
     config = tmp_path.parent / f"{tmp_path.name}.yaml"
     config.write_text("asr: {model: large-v3}\n")
-    for more, words in (
-        ([], "asr.model: large-v3"),
-        (["asr.engine=tests.support.fast_engines:HashRecogniser"], "copilot.models.zh: paraformer-zh"),
+    own = "asr.engine=tests.support.fast_engines:HashRecogniser"
+    hf, ms = "http://127.0.0.1:1", "http://127.0.0.1:2"
+    for more, words, place in (
+        ([], "asr.model: large-v3", hf),
+        ([own], "copilot.models.zh: paraformer-zh", ms),
+        ([own, "copilot.options={hub: hf}"], "copilot.models.zh: paraformer-zh", hf),
+        ([own, "copilot.models={en: {model: some/model, options: {hub: hf}}}"], "copilot.models.en: some/model", hf),
     ):
         assert main(["check", str(config), *settings, *more]) == 2
         error = capsys.readouterr().err
-        assert error.startswith(f"touchasp: {words} is not in the local cache and the hub gives no copy (no answer")
+        words += " is not in the local cache and the hub gives no copy"
+        assert error.startswith(f"touchasp: {words} (no answer from {place})")
         assert error.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before

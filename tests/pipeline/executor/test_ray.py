@@ -15,6 +15,7 @@ import pytest
 from operators.errors import UserError
 from operators.storage.fetch import Fetch, open_store
 from pipeline import config, recipe
+from pipeline.__main__ import main
 from pipeline.executor.cluster import check_fit
 from tests.conftest import REPOSITORY
 from tests.support import fast_engines
@@ -106,6 +107,27 @@ def test_a_small_cluster_and_a_missing_one_are_one_line(tmp_path: Path) -> None:
 
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+def test_a_ray_that_does_not_start_is_one_line_and_the_run_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a busy machine Ray's own processes are later than the 30 s that it waits for them."""
+    import ray
+
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen because\nof anything.")
+
+    fast_engines.write_crawl(tmp_path / "crawl", 2, seed=1)
+    monkeypatch.setattr(ray, "init", late)
+    (tmp_path / "my.yaml").write_text("{}\n")
+    settings = fast_engines.settings(str(tmp_path / "run"), str(tmp_path / "crawl"))
+    assert main(["run", str(tmp_path / "my.yaml"), *settings]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("touchasp: Ray did not start on this machine")
+    assert "timed out during startup" in said
+    assert "the same command goes on" in said
+    assert said.count("\n") == 1
 
 
 def test_a_running_cluster_is_joined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
