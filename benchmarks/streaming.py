@@ -1,6 +1,6 @@
 """What a stream costs and how well it hears, by the size of its chunks, on real audio with a tiny model on a CPU.
 
-    python -m benchmarks.streaming WORK --crawl CRAWL --init CKPT [--steps 600]      begun with CKPT's weights
+    python -m benchmarks.streaming WORK --crawl CRAWL --init CKPT [--steps 600]      begun with a causal model
     python -m benchmarks.streaming WORK --crawl CRAWL [--minutes 8]                  from nothing
 
 CRAWL and the clips that are made of it are those of benchmarks.elastic, the last fifth of every domain held out. One
