@@ -60,9 +60,8 @@ def connect(settings: ExecutionSettings, stages: list[Stage]) -> None:
         # "local": without it Ray would join any cluster that happens to run on this machine.
         try:
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, **common)
-        except (
-            Exception
-        ) as error:  # Ray waits 30 s for its own processes, and raises a bare Exception when they are late
+        # Ray waits 30 s for its own processes, and raises a bare Exception when they are late.
+        except Exception as error:
             raise ClusterLost(
                 f"Ray did not start on this machine, which may be too busy or short of memory ({reason(error)}): try "
                 "again, or set execution.runner=local"
