@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.paired import answers_of, relative
-from benchmarks.real_audio import DOMAINS, evaluate, prepare, small_settings, train
+from benchmarks.real_audio import DOMAINS, a_checkpoint, a_crawl, evaluate, prepare, small_settings, train
 from benchmarks.targets import show_targets
 from benchmarks.truth import table
 from benchmarks.warm_start import sizes_of
@@ -208,9 +208,11 @@ def _share(evaluation: Any, task: str, method: str) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--crawl", type=Path, required=True)
+    parser.add_argument("--crawl", type=a_crawl, required=True)
     parser.add_argument("--experiment", choices=sorted(DOMAINS), default="elastic")
-    parser.add_argument("--init", metavar="CKPT", help="elastic: what every training begins from (default: nothing)")
+    parser.add_argument(
+        "--init", type=a_checkpoint, metavar="CKPT", help="elastic: what every training begins from (default: nothing)"
+    )
     parser.add_argument("--seeds", default="0", metavar="S,S", help="elastic: default 0")
     parser.add_argument("--only", default=",".join(SAMPLINGS), metavar="S,S", help="elastic: of model.moe.sampling")
     parser.add_argument("--against", default=",".join(AGAINST), metavar="A,A", help="elastic: exposure, steps")

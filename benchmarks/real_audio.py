@@ -23,7 +23,9 @@ from model_training.data.features import Cmvn
 from model_training.evaluation.evaluation import from_json
 from model_training.text.tokenizer import Tokenizer
 from model_training.text.tokens import Scheme
+from model_training.training.choosing import open_chosen
 from operators.audio.decode import decode
+from operators.errors import UserError
 from operators.filterbank import MelSums, filterbank
 from operators.handoff_record import HandoffRecord, Split
 from operators.index import Row, write_index
@@ -32,6 +34,22 @@ from operators.shard import feature_frames
 DOMAINS = {"elastic": ("digits", "classroom", "newsread", "sounds")}
 DOMAINS["perception"] = DOMAINS["missing"] = (*DOMAINS["elastic"], "cantonese")
 RATE = 16_000
+
+
+def a_crawl(text: str) -> Path:
+    """Return the folder of real recordings that an argument names. Raises ArgumentTypeError when it is none."""
+    if not (Path(text) / "truth.jsonl").is_file():
+        raise argparse.ArgumentTypeError(f"no {text}/truth.jsonl: give the unpacked set of real recordings")
+    return Path(text)
+
+
+def a_checkpoint(text: str) -> str:
+    """Return the checkpoint that an argument names as it is. Raises ArgumentTypeError when it is none."""
+    try:
+        open_chosen(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def prepare(
@@ -141,18 +159,8 @@ def train(handoff: Path, runs: dict[Path, list[str]], options: argparse.Namespac
 
     def one(run: Path) -> None:
         run.mkdir(parents=True, exist_ok=True)
-        command = [
-            sys.executable,
-            "-m",
-            "model_training",
-            "train",
-            "--data",
-            str(handoff),
-            "--config",
-            "tiny",
-            "--out",
-            str(run),
-        ]
+        command = [sys.executable, "-m", "model_training", "train", "--config", "tiny"]
+        command += ["--data", str(handoff), "--out", str(run)]
         with (run / "train.log").open("a") as log:
             subprocess.run([*command, *fixed, *runs[run]], check=True, stdout=log, stderr=log)
         print(f"trained {run}", file=sys.stderr)

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from benchmarks.paired import answers_of, relative
-from benchmarks.real_audio import DOMAINS, evaluate, prepare, small_settings, train
+from benchmarks.real_audio import DOMAINS, a_checkpoint, a_crawl, evaluate, prepare, small_settings, train
 from benchmarks.truth import table
 from benchmarks.warm_start import sizes_of
 from model_training.evaluation.metrics import Scores
@@ -30,8 +30,8 @@ LAYERS = (0, 1)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--crawl", type=Path, required=True)
-    parser.add_argument("--init", metavar="CKPT", required=True)
+    parser.add_argument("--crawl", type=a_crawl, required=True)
+    parser.add_argument("--init", type=a_checkpoint, metavar="CKPT", required=True)
     parser.add_argument("--seeds", default="0", metavar="S,S", help="default 0")
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--rate", type=float, default=0.003)

@@ -31,7 +31,7 @@ from typing import Any
 
 from benchmarks.curves import Curve, Panel, Point, draw
 from benchmarks.paired import answers_of, relative
-from benchmarks.real_audio import group_of, prepare, small_settings
+from benchmarks.real_audio import a_checkpoint, a_crawl, group_of, prepare, small_settings
 from benchmarks.targets import show_targets
 from benchmarks.truth import table
 from benchmarks.warm_start import sizes_of
@@ -202,9 +202,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="of every training")
-    parser.add_argument("--crawl", type=Path, help="real audio of which a hand-off is made")
+    parser.add_argument("--crawl", type=a_crawl, help="real audio of which a hand-off is made")
     parser.add_argument("--data", metavar="HANDOFF", help="a hand-off of yours instead")
-    parser.add_argument("--init", metavar="CKPT", help="what every training begins from (default: nothing)")
+    parser.add_argument(
+        "--init", type=a_checkpoint, metavar="CKPT", help="what every training begins from (default: nothing)"
+    )
     parser.add_argument("--config", metavar="CONFIG", help="preset or YAML file (default: tiny, or the sizes of CKPT)")
     parser.add_argument("--hours", default="0.5,1,2,4", metavar="H,H", help="0: all (default 0.5,1,2,4)")
     parser.add_argument("--seeds", default="0", metavar="S,S", help="a seed also draws the recordings (default 0)")

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.real_audio import cut
+from benchmarks.real_audio import a_checkpoint, a_crawl, cut
 from benchmarks.targets import show_targets
 from benchmarks.truth import table
 from benchmarks.warm_start import sizes_of
@@ -306,8 +306,8 @@ def _drawn(before_S2: np.ndarray, after_S2: np.ndarray) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--crawl", type=Path, required=True)
-    parser.add_argument("--init", required=True, metavar="CKPT")
+    parser.add_argument("--crawl", type=a_crawl, required=True)
+    parser.add_argument("--init", type=a_checkpoint, required=True, metavar="CKPT")
     parser.add_argument("--folds", default="0,1,2,3,4")
     parser.add_argument("--only", default=",".join(CONDITIONS), metavar="C,C", help=", ".join(CONDITIONS))
     parser.add_argument("--report", action="store_true", help="train nothing")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.real_audio import DOMAINS, prepare, small_settings, train
+from benchmarks.real_audio import DOMAINS, a_checkpoint, a_crawl, prepare, small_settings, train
 from benchmarks.warm_start import sizes_of
 from model_training.data.index import Index
 from model_training.decoding.recognize import Recognizer
@@ -55,8 +55,10 @@ def errors(rows: list[Row], texts: list[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--crawl", type=Path, required=True)
-    parser.add_argument("--init", metavar="CKPT", help="what the training begins from (default: nothing)")
+    parser.add_argument("--crawl", type=a_crawl, required=True)
+    parser.add_argument(
+        "--init", type=a_checkpoint, metavar="CKPT", help="what the training begins from (default: nothing)"
+    )
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=0.0, help="of one call's training; 0: to its end")
     parser.add_argument("--rate", type=float, default=0.005)

@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.real_audio import DOMAINS, evaluate, prepare, train
+from benchmarks.real_audio import DOMAINS, a_checkpoint, a_crawl, evaluate, prepare, train
 from model_training.text.tokenizer import Tokenizer
 from model_training.training.choosing import open_chosen
 
@@ -55,8 +55,8 @@ def grown(handoff: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("work", type=Path, metavar="WORK")
-    parser.add_argument("--crawl", type=Path, required=True)
-    parser.add_argument("--init", required=True, metavar="CKPT")
+    parser.add_argument("--crawl", type=a_crawl, required=True)
+    parser.add_argument("--init", type=a_checkpoint, required=True, metavar="CKPT")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--frames", type=int, default=6000, help="of 10 ms in a step (default: a minute)")
     parser.add_argument("--rate", type=float, default=0.005)

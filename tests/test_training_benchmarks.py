@@ -138,3 +138,18 @@ def test_a_second_decoder_is_compared_over_the_seeds_that_are_whole(
         ["0", "51.00", "51.00"], ["0.3", "41.00", "41.00"], ["0.5", "61.00", "61.00"]
     ]  # fmt: skip
     assert "-19.6 [" in both[1]
+
+
+@pytest.mark.parametrize("benchmark", [elastic, reverse, scaling])
+def test_a_wrong_path_is_one_line(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crawl = tmp_path / "crawl"
+    crawl.mkdir()
+    monkeypatch.setattr("sys.argv", ["benchmark", str(tmp_path), "--crawl", str(crawl), "--init", str(tmp_path)])
+    for said in ("truth.jsonl: give the unpacked set", "--init: no checkpoint in"):
+        with pytest.raises(SystemExit) as ended:
+            benchmark.main()
+        assert ended.value.code == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+        (crawl / "truth.jsonl").touch()
